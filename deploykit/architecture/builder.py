@@ -1,0 +1,121 @@
+"""Builds a Network layer by layer, inferring shapes; a family is a function that drives it."""
+
+from deploykit.architecture.graph import (
+    INPUT,
+    Activation,
+    ActivationKind,
+    Add,
+    ChannelScale,
+    Convolution,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    Shape,
+)
+
+
+def round_channels(channels: float, *, divisor: int = 8) -> int:
+    """Nearest multiple of divisor, never under 90 % of what was asked.
+
+    References:
+        arXiv:1905.11946 as implemented in tensorflow/tpu, efficientnet_builder.py, round_filters.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class NetworkBuilder:
+    """Each method appends a layer that reads `x` (the latest by default) and returns its name.
+
+    Layers join the block set last with `block`.
+    """
+
+    def __init__(self, side_px: int) -> None:
+        self.input: Shape = (3, side_px, side_px)
+        self.block = ""
+        self._layers: list[Layer] = []
+        self._shapes: dict[str, Shape] = {INPUT: self.input}
+
+    @property
+    def latest(self) -> str:
+        return self._layers[-1].name if self._layers else INPUT
+
+    def channels(self, x: str) -> int:
+        return self._shapes[x][0]
+
+    def conv(
+        self,
+        name: str,
+        channels: int,
+        *,
+        x: str | None = None,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm: str | None = None,
+    ) -> str:
+        x = x or self.latest
+        in_channels, height, width = self._shapes[x]
+        return self._append(
+            Convolution(
+                name=name,
+                block=self.block,
+                inputs=(x,),
+                output=(channels, -(-height // stride), -(-width // stride)),
+                in_channels=in_channels,
+                kernel=kernel,
+                stride=stride,
+                groups=groups,
+                norm=norm,
+            )
+        )
+
+    def activation(self, kind: ActivationKind) -> str:
+        x = self.latest
+        return self._append(
+            Activation(name=f"{x}.{kind}", block=self.block, inputs=(x,), output=self._shapes[x], kind=kind)
+        )
+
+    def max_pool(self, name: str, *, kernel: int, stride: int) -> str:
+        x = self.latest
+        channels, height, width = self._shapes[x]
+        output = (channels, -(-height // stride), -(-width // stride))
+        return self._append(
+            MaxPool(name=name, block=self.block, inputs=(x,), output=output, kernel=kernel, stride=stride)
+        )
+
+    def global_average_pool(self, name: str) -> str:
+        x = self.latest
+        return self._append(
+            GlobalAveragePool(name=name, block=self.block, inputs=(x,), output=(self.channels(x), 1, 1))
+        )
+
+    def add(self, name: str, x: str, shortcut: str) -> str:
+        return self._append(Add(name=name, block=self.block, inputs=(x, shortcut), output=self._shapes[x]))
+
+    def channel_scale(self, name: str, x: str, factors: str) -> str:
+        return self._append(
+            ChannelScale(name=name, block=self.block, inputs=(x, factors), output=self._shapes[x])
+        )
+
+    def linear(self, name: str, features: int) -> str:
+        x = self.latest
+        return self._append(
+            Linear(
+                name=name,
+                block=self.block,
+                inputs=(x,),
+                output=(features, 1, 1),
+                in_features=self.channels(x),
+            )
+        )
+
+    def network(self, family: str) -> Network:
+        return Network(family=family, input=self.input, layers=tuple(self._layers))
+
+    def _append(self, layer: Layer) -> str:
+        self._layers.append(layer)
+        self._shapes[layer.name] = layer.output
+        return layer.name

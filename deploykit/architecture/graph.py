@@ -1,0 +1,195 @@
+"""A network as data: layers in execution order, each with its shape, parameters and work.
+
+This is the one source of truth for a model's shape. The nn.Module, the ONNX graph and the cost
+model are three readers of it, so anything expressed here can be exported, compiled and predicted.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+INPUT = "input"
+
+Shape = tuple[int, int, int]
+"""Channels, height, width of one image's feature map; (features, 1, 1) after pooling."""
+
+ActivationKind = Literal["silu", "sigmoid", "relu", "relu6"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One operation.
+
+    Attributes:
+        name: unique; for a layer with parameters, their prefix in timm's state dict.
+        block: the building block it belongs to, as reports and sensitivity name it.
+        inputs: names of the layers (or INPUT) it reads.
+        output: shape it makes.
+    """
+
+    name: str
+    block: str
+    inputs: tuple[str, ...]
+    output: Shape
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """Trained tensors, by full name, with their shapes."""
+        return {}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and linear layers, one image."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convolution(Layer):
+    """A 2-d convolution with "same" zero padding of (kernel - 1) / 2, and its batch norm.
+
+    Attributes:
+        norm: prefix of the batch norm that follows it; None where it has a bias instead.
+    """
+
+    in_channels: int
+    kernel: int
+    stride: int
+    groups: int
+    norm: str | None
+
+    @property
+    def padding(self) -> int:
+        return (self.kernel - 1) // 2
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return (self.output[0], self.in_channels // self.groups, self.kernel, self.kernel)
+
+    @property
+    def is_pointwise(self) -> bool:
+        return self.kernel == 1 and self.groups == 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.groups > 1 and self.groups == self.in_channels
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        channels = (self.output[0],)
+        weight: dict[str, tuple[int, ...]] = {f"{self.name}.weight": self.weight_shape}
+        if self.norm is None:
+            return weight | {f"{self.name}.bias": channels}
+        return weight | {f"{self.norm}.{part}": channels for part in ("weight", "bias")}
+
+    @property
+    def macs(self) -> int:
+        _, height, width = self.output
+        return math.prod(self.weight_shape) * height * width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear(Layer):
+    """A fully connected layer with a bias."""
+
+    in_features: int
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        return (self.output[0], self.in_features)
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        return {f"{self.name}.weight": self.weight_shape, f"{self.name}.bias": self.output[:1]}
+
+    @property
+    def macs(self) -> int:
+        return math.prod(self.weight_shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation(Layer):
+    kind: ActivationKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxPool(Layer):
+    kernel: int
+    stride: int
+
+    @property
+    def padding(self) -> int:
+        return (self.kernel - 1) // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalAveragePool(Layer):
+    """Mean over height and width."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(Layer):
+    """Residual sum of two equal shapes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelScale(Layer):
+    """Multiplies a feature map (first input) by one factor a channel (second input)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A whole model.
+
+    Attributes:
+        family: `efficientnet`, `resnet`, ...
+        input: shape of one image.
+        layers: in execution order; the last one makes the logits.
+    """
+
+    family: str
+    input: Shape
+    layers: tuple[Layer, ...]
+
+    @property
+    def side_px(self) -> int:
+        return self.input[1]
+
+    @property
+    def num_classes(self) -> int:
+        return self.layers[-1].output[0]
+
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Shape of every tensor, by the name of the layer that makes it."""
+        return {INPUT: self.input} | {layer.name: layer.output for layer in self.layers}
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        return tuple(layer for layer in self.layers if isinstance(layer, Convolution))
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """Trained tensors by name; batch-norm statistics are not among them."""
+        return {name: shape for layer in self.layers for name, shape in layer.parameters.items()}
+
+    @property
+    def state(self) -> Mapping[str, tuple[int, ...]]:
+        """Trained tensors and batch-norm statistics by name: what a checkpoint holds."""
+        statistics = {
+            f"{conv.norm}.{part}": conv.output[:1]
+            for conv in self.convolutions
+            if conv.norm is not None
+            for part in ("running_mean", "running_var")
+        }
+        return {**self.parameters, **statistics}
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(math.prod(shape) for shape in self.parameters.values())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and linear layers, one image."""
+        return sum(layer.macs for layer in self.layers)

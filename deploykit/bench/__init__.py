@@ -1,0 +1,1 @@
+"""Measures engines: what was timed, how, and every sample."""

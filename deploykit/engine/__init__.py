@@ -1,0 +1,1 @@
+"""ONNX -> a compiled engine and its manifest."""

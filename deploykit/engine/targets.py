@@ -1,0 +1,104 @@
+"""What an engine is compiled for, and which compiler does it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deploykit.errors import DeployError
+from deploykit.local_gpu import local_gpu
+from deploykit.predict.gpus import find_gpu
+
+Compiler = Literal["tensorrt-rtx", "onnxruntime"]
+
+CPU, LOCAL = "cpu", "local"
+
+# tensorrt_rtx.ComputeCapability's members, 1.7. SM70, SM90 and SM100 are not among them.
+AHEAD_OF_TIME_SMS = (75, 80, 86, 89, 120, 121)
+# Without a compute capability the engine covers 8.0, 8.6, 8.9, 12.0 and later of those lines.
+PORTABLE_SMS = (80, 86, 89, 120)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Attributes.
+
+    name: the GPU's, `CPU`, or `portable`.
+    sm: compute capability to compile for, 75 for 7.5; None for the CPU and the portable engine.
+    note: a sentence the user should read, or None.
+    """
+
+    name: str
+    compiler: Compiler
+    sm: int | None = None
+    note: str | None = None
+
+    @property
+    def label(self) -> str:
+        """As file names have it: `sm75`, `portable`, `cpu`."""
+        return f"sm{self.sm}" if self.sm is not None else self.name.lower()
+
+    @property
+    def title(self) -> str:
+        """As messages have it: `T4 (SM75)`."""
+        if self.sm is not None:
+            return f"{self.name} (SM{self.sm})"
+        return "any GPU of SM80, 86, 89 or 120" if self.name == "portable" else "the CPU"
+
+
+def target_for(gpu: str | None) -> Target:
+    """The target a user means by --gpu.
+
+    Args:
+        gpu: a GPU's name, `cpu`, `local`, or None: the local GPU, else the portable engine.
+
+    Raises:
+        DeployError: unknown GPU, none here though `local` was asked for, or one no compiler here builds for.
+    """
+    if gpu is not None and gpu.lower() == CPU:
+        return Target(name="CPU", compiler="onnxruntime")
+    if gpu is None or gpu.lower() == LOCAL:
+        return _local(required=gpu is not None)
+    known = find_gpu(gpu)
+    return _ahead_of_time(known.name, known.sm, known.architecture)
+
+
+def _local(*, required: bool) -> Target:
+    gpu = local_gpu()
+    if gpu is not None:
+        return _ahead_of_time(gpu.name, gpu.sm, None)
+    if required:
+        raise DeployError(
+            "This machine shows no NVIDIA GPU.",
+            fix="name the GPU to build for, as in --gpu T4, or use --gpu cpu",
+        )
+    return Target(
+        name="portable",
+        compiler="tensorrt-rtx",
+        note="No GPU here and none named: building the portable engine, for "
+        f"{', '.join(f'SM{sm}' for sm in PORTABLE_SMS)} and later; a T4 (SM75) needs --gpu T4.",
+    )
+
+
+def _ahead_of_time(name: str, sm: int | None, architecture: str | None) -> Target:
+    if sm not in AHEAD_OF_TIME_SMS:
+        capability = "an unknown compute capability" if sm is None else f"SM{sm}"
+        raise DeployError(
+            f"TensorRT-RTX can't compile for {name} ({capability}), only for "
+            f"{', '.join(f'SM{each}' for each in AHEAD_OF_TIME_SMS)}.",
+            fix="take the ONNX model to that GPU and build there with NVIDIA's tensorrt, or use --gpu cpu",
+        )
+    return Target(name=name, compiler="tensorrt-rtx", sm=sm, note=_what_nvidia_documents(name, sm))
+
+
+def _what_nvidia_documents(name: str, sm: int) -> str | None:
+    if "RTX" in name:
+        return None
+    return (
+        f"NVIDIA documents TensorRT-RTX for RTX GPUs; {name} shares their compute capability (SM{sm}), "
+        "but for data-centre cards its documented compiler is tensorrt."
+    )
+
+
+INT8_NOTE = (
+    "INT8 convolutions are not in TensorRT-RTX's support matrix though its builder takes them: "
+    "measure before relying on their speed."
+)

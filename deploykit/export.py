@@ -1,0 +1,132 @@
+"""phi -> model.onnx, checked against torch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.graph import Network
+from deploykit.errors import DeployError
+from deploykit.extras import require
+from deploykit.files import require_writable, write_atomically
+from deploykit.model_file import INPUT_NAME, ModelInfo, to_bytes
+from deploykit.models.onnx_graph import onnx_model
+from deploykit.models.weights import Weights, load_weights, random_weights, require_match
+from deploykit.preprocessing import Preprocessing
+from deploykit.scaling import MIN_SIDE_PX, Rule, scale_for
+from deploykit.sessions import cpu_session
+from deploykit.workspace import export_path, model_name
+
+MAX_RELATIVE_DIFFERENCE = 1e-4
+DEFAULT_CLASSES = 1000
+_CHECKED_IMAGES = 2  # more than one, so that a batch fixed by mistake shows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Between two outputs: the largest absolute one, and that over the reference's largest magnitude."""
+
+    absolute: float
+    relative: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A written model: its file, what it is, and how far ONNX Runtime is from torch on it."""
+
+    path: Path
+    info: ModelInfo
+    network: Network
+    difference: Difference
+
+
+def export_onnx(
+    phi: float,
+    *,
+    rule: Rule = "published",
+    weights: Path | None = None,
+    num_classes: int | None = None,
+    side_px: int | None = None,
+    output: Path | None = None,
+) -> Export:
+    """Builds the member at phi, checks it against torch, and writes it as ONNX.
+
+    Args:
+        phi: compound coefficient.
+        weights: a .safetensors or .pth checkpoint with timm's names; random weights without.
+        num_classes: default what the checkpoint has, else 1000.
+        side_px: input side; default the member's own.
+        output: a folder or a .onnx file; default engines/efficientnet-phiN/.
+
+    Raises:
+        DeployError: bad input, or a model that differs from torch by more than 1e-4; nothing is written.
+    """
+    name = model_name("efficientnet", phi, rule)
+    path = export_path(name, output)
+    require_writable(path)
+    network, loaded, info = prepare(phi, rule=rule, weights=weights, num_classes=num_classes, side_px=side_px)
+    model = to_bytes(onnx_model(network, loaded, info))
+    difference = difference_from_torch(model, network, loaded)
+    if not difference.relative <= MAX_RELATIVE_DIFFERENCE:
+        raise DeployError(
+            f"The exported model differs from torch by {difference.relative:.1e} (relative), "
+            f"more than {MAX_RELATIVE_DIFFERENCE:.0e}; nothing was written.",
+            fix="look for extreme values in the weights, and report this if there are none",
+        )
+    write_atomically(path, model)
+    return Export(path=path, info=info, network=network, difference=difference)
+
+
+def prepare(
+    phi: float,
+    *,
+    rule: Rule = "published",
+    weights: Path | None = None,
+    num_classes: int | None = None,
+    side_px: int | None = None,
+) -> tuple[Network, Weights, ModelInfo]:
+    """The network, its weights and its description: all that goes into an export."""
+    scale = scale_for(phi, rule=rule)
+    if side_px is not None:
+        if side_px < MIN_SIDE_PX:
+            raise DeployError(
+                f"A side of {side_px} px is too small for five halvings.",
+                fix=f"give --side {MIN_SIDE_PX} or more",
+            )
+        scale = replace(scale, side_px=side_px)
+    checkpoint = load_weights(weights) if weights is not None else None
+    if num_classes is None:
+        num_classes = _classes_of(checkpoint)
+    network = efficientnet(scale, num_classes=num_classes)
+    loaded = checkpoint or random_weights(network)
+    require_match(loaded, network)
+    info = ModelInfo(
+        family=network.family,
+        phi=phi,
+        rule=rule,
+        precision="fp32",
+        preprocessing=Preprocessing(side_px=scale.side_px),
+        weights="random" if loaded.is_random else "trained",
+        weights_sha256=loaded.sha256,
+    )
+    return network, loaded, info
+
+
+def difference_from_torch(model: bytes, network: Network, weights: Weights) -> Difference:
+    """Runs the ONNX model and the torch module on the same random images."""
+    torch = require("torch")
+    from deploykit.models.module import module_for
+
+    images = np.random.default_rng(0).standard_normal((_CHECKED_IMAGES, *network.input), np.float32)
+    with torch.inference_mode():
+        expected = module_for(network, weights)(torch.from_numpy(images)).numpy()
+    (actual,) = cpu_session(model).run(None, {INPUT_NAME: images})
+    absolute = float(np.abs(actual - expected).max())
+    return Difference(absolute=absolute, relative=absolute / float(np.abs(expected).max()))
+
+
+def _classes_of(checkpoint: Weights | None) -> int:
+    if checkpoint is None or "classifier.bias" not in checkpoint.state:
+        return DEFAULT_CLASSES
+    return int(checkpoint.state["classifier.bias"].shape[0])

@@ -1,0 +1,1 @@
+"""Networks brought to life: parameters (weights) and the torch module built from a Network."""

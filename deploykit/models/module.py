@@ -1,0 +1,106 @@
+"""Network -> torch.nn.Module, with timm's parameter names."""
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from deploykit.architecture.graph import (
+    INPUT,
+    Activation,
+    Add,
+    ChannelScale,
+    Convolution,
+    GlobalAveragePool,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+)
+from deploykit.models.weights import BATCH_NORM_EPSILON, Weights
+
+_ACTIVATIONS = {
+    "silu": nn.functional.silu,
+    "sigmoid": torch.sigmoid,
+    "relu": nn.functional.relu,
+    "relu6": nn.functional.relu6,
+}
+
+
+class NetworkModule(nn.Module):
+    """Runs a Network: (batch, 3, side, side) float32 -> (batch, classes) logits."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        for layer in network.layers:
+            if isinstance(layer, Convolution):
+                _place(self, layer.name, _conv2d(layer))
+                if layer.norm is not None:
+                    _place(self, layer.norm, nn.BatchNorm2d(layer.output[0], eps=BATCH_NORM_EPSILON))
+            elif isinstance(layer, Linear):
+                _place(self, layer.name, nn.Linear(layer.in_features, layer.output[0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        readers = Counter(name for layer in self.network.layers for name in layer.inputs)
+        values = {INPUT: images}
+        for layer in self.network.layers:
+            values[layer.name] = self._apply(layer, [values[name] for name in layer.inputs])
+            for name in layer.inputs:  # frees what no later layer reads
+                readers[name] -= 1
+                if not readers[name]:
+                    del values[name]
+        return values[self.network.layers[-1].name]
+
+    def _apply(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
+        x = inputs[0]
+        match layer:
+            case Convolution(norm=None):
+                return self.get_submodule(layer.name)(x)
+            case Convolution(norm=str(norm)):
+                return self.get_submodule(norm)(self.get_submodule(layer.name)(x))
+            case Linear():
+                return self.get_submodule(layer.name)(x.flatten(1))
+            case Activation():
+                return _ACTIVATIONS[layer.kind](x)
+            case MaxPool():
+                return nn.functional.max_pool2d(x, layer.kernel, layer.stride, layer.padding)
+            case GlobalAveragePool():
+                return x.mean((2, 3), keepdim=True)
+            case Add():
+                return x + inputs[1]
+            case ChannelScale():
+                return x * inputs[1]
+        raise NotImplementedError(type(layer).__name__)
+
+
+def module_for(network: Network, weights: Weights) -> NetworkModule:
+    """The network with these weights, ready for inference."""
+    with torch.device("meta"):
+        module = NetworkModule(network)
+    state = {name: torch.from_numpy(array) for name, array in weights.state.items()}
+    counters = {name: torch.tensor(0) for name in module.state_dict() if name.endswith("num_batches_tracked")}
+    module.load_state_dict({**state, **counters}, assign=True)
+    return module.eval()
+
+
+def _conv2d(layer: Convolution) -> nn.Conv2d:
+    return nn.Conv2d(
+        layer.in_channels,
+        layer.output[0],
+        layer.kernel,
+        layer.stride,
+        layer.padding,
+        groups=layer.groups,
+        bias=layer.norm is None,
+    )
+
+
+def _place(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Registers module at a dotted path, making plain containers on the way."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    root.add_module(name, module)

@@ -1,0 +1,200 @@
+"""Exported model -> engine: find it, give it its precision, compile, audit, write."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import deploykit
+from deploykit.engine import onnxruntime, tensorrt
+from deploykit.engine.manifest import BatchRange, Manifest, Tensor, write_engine
+from deploykit.engine.rtx_int8 import respell
+from deploykit.engine.targets import INT8_NOTE, Target, target_for
+from deploykit.errors import DeployError
+from deploykit.files import require_writable, sha256_of
+from deploykit.model_file import ModelInfo, Precision, info_of, read_model, stamp, to_bytes
+from deploykit.precision import to_fp16
+from deploykit.quantize.calibration import calibrate
+from deploykit.quantize.images import GENERATED, open_images
+from deploykit.quantize.placement import pointwise
+from deploykit.quantize.qdq import insert_qdq
+from deploykit.quantize.ranges import Ranges
+from deploykit.workspace import CALIBRATION, find_model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+GENERATED_IMAGES = 32  # enough for ranges of random weights, which mean nothing anyway
+CALIBRATION_IMAGES = 512
+
+Report = Callable[[str], None]
+"""Called with a sentence for the user, or the name of what is going on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A written engine."""
+
+    path: Path
+    manifest: Manifest
+
+
+def build_engine(
+    *,
+    phi: float | None = None,
+    onnx: Path | None = None,
+    precision: Precision | None = None,
+    gpu: str | None = None,
+    batch: BatchRange = BatchRange(),  # noqa: B008  # frozen
+    data: str | Path | None = None,
+    ranges: Path | None = None,
+    output: Path | None = None,
+    note: Report = lambda sentence: None,
+    progress: Report = lambda phase: None,
+) -> Built:
+    """Compiles an exported model.
+
+    Args:
+        phi, onnx: which model, see workspace.find_model.
+        precision: default FP16, and FP32 on the CPU, where FP16 has no kernels.
+        gpu: see engine.targets.target_for.
+        data: images to calibrate INT8 on; else `ranges`, else the model's own in calibration/.
+        output: the engine file; default beside the model, named for precision and target.
+
+    Raises:
+        DeployError: bad input, or an engine that is not what was asked for; nothing is written.
+    """
+    target = target_for(gpu)
+    precision = _precision_for(target, precision)
+    path, chosen = find_model(phi=phi, onnx=onnx)
+    for sentence in (chosen, target.note, INT8_NOTE if _is_int8_rtx(target, precision) else None):
+        if sentence is not None:
+            note(sentence)
+    model = read_model(path)
+    info = info_of(model)
+    if info.precision != "fp32":
+        raise DeployError(
+            f"{path} is already {info.precision.upper()}.", fix="give the FP32 model it came from"
+        )
+    engine = output or _engine_path(path, precision, target)
+    require_writable(engine)
+    used = _ranges_for(path, info, data, ranges, note, progress) if precision == "int8" else None
+    graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), ranges=used)
+    progress("compiling")
+    plan = _compile(graph, target, batch, progress)
+    plan.audit.require(precision)
+    manifest = _manifest(plan, graph, precision, target, batch)
+    write_engine(engine, plan.data, manifest)
+    return Built(path=engine, manifest=manifest)
+
+
+def with_precision(
+    model: "ModelProto",
+    info: ModelInfo,
+    precision: Precision,
+    target: Target,
+    *,
+    onnx_sha256: str,
+    ranges: Ranges | None = None,
+) -> "ModelProto":
+    """The FP32 model as the compiler gets it: Q/DQ where INT8 is, FP16 elsewhere on a GPU."""
+    graph = model
+    if ranges is not None:
+        graph = insert_qdq(graph, pointwise(graph), ranges)
+    if precision != "fp32" and target.compiler == "tensorrt-rtx":
+        graph = to_fp16(respell(graph, sm=target.sm) if ranges is not None else graph)
+    stamp(
+        graph,
+        info.derive(
+            precision=precision,
+            onnx_sha256=onnx_sha256,
+            ranges_sha256=ranges.sha256 if ranges is not None else None,
+        ),
+    )
+    return graph
+
+
+def _precision_for(target: Target, asked: Precision | None) -> Precision:
+    on_cpu = target.compiler == "onnxruntime"
+    if on_cpu and asked == "fp16":
+        raise DeployError(
+            "ONNX Runtime has no FP16 arithmetic on CPUs and would compute in FP32.",
+            fix="take --fp32 or --int8",
+        )
+    return asked or ("fp32" if on_cpu else "fp16")
+
+
+def _is_int8_rtx(target: Target, precision: Precision) -> bool:
+    return precision == "int8" and target.compiler == "tensorrt-rtx"
+
+
+def _engine_path(model: Path, precision: Precision, target: Target) -> Path:
+    suffix = "onnx" if target.compiler == "onnxruntime" else "engine"
+    return model.with_name(f"{model.stem}.{precision}.{target.label}.{suffix}")
+
+
+def _ranges_for(
+    model: Path, info: ModelInfo, data: str | Path | None, ranges: Path | None, note: Report, progress: Report
+) -> Ranges:
+    """Ranges that were given, measured on data that was given, found, or (random weights) generated."""
+    sha256 = sha256_of(model)
+    if ranges is not None:
+        given = Ranges.load(ranges)
+        given.require_model(sha256)
+        note(f"Ranges: {ranges}, of {given.images} images from {given.source}.")
+        return given
+    if data is None:
+        for path in sorted(CALIBRATION.glob("*.ranges.json")):
+            found = Ranges.load(path)
+            if found.onnx_sha256 == sha256:
+                note(f"Ranges: {path}, of {found.images} images from {found.source}.")
+                return found
+        if info.weights != "random":
+            raise DeployError(
+                f"INT8 needs calibration images: {model} has trained weights, and no ranges of it are "
+                f"in {CALIBRATION}/.",
+                fix="deploykit build-engine --int8 --data DIR, with a folder of a few hundred typical images",
+            )
+        note(
+            f"Random weights: calibrating on {GENERATED_IMAGES} generated images, which is right for latency alone."
+        )
+        data = GENERATED
+    limit = GENERATED_IMAGES if str(data) == GENERATED else CALIBRATION_IMAGES
+    images = open_images(data, info.preprocessing, limit=limit)
+    progress(f"calibrating on {images.count} images")
+    return calibrate(model, images)
+
+
+def _compile(graph: "ModelProto", target: Target, batch: BatchRange, progress: Report) -> tensorrt.Plan:
+    if target.compiler == "onnxruntime":
+        return onnxruntime.prepare_artifact(graph)
+    return tensorrt.compile_plan(to_bytes(graph), target=target, batch=batch, progress=progress)
+
+
+def _manifest(
+    plan: tensorrt.Plan, graph: "ModelProto", precision: Precision, target: Target, batch: BatchRange
+) -> Manifest:
+    import hashlib
+
+    return Manifest(
+        engine_sha256=hashlib.sha256(plan.data).hexdigest(),
+        precision=precision,
+        compiler=target.compiler,
+        compiler_version=plan.compiler_version,
+        target=target,
+        batch=batch,
+        input=_tensor(graph.graph.input[0]),
+        output=_tensor(graph.graph.output[0]),
+        model=info_of(graph),
+        audit=plan.audit,
+        build_seconds=plan.build_seconds,
+        deploykit_version=deploykit.__version__,
+    )
+
+
+def _tensor(value: "object") -> Tensor:
+    return Tensor(
+        name=value.name,  # type: ignore[attr-defined]  # onnx.ValueInfoProto, which ships without types
+        dtype="float32",
+        shape=tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]),  # type: ignore[attr-defined]
+    )

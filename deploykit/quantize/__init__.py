@@ -1,0 +1,1 @@
+"""INT8: images -> activation ranges -> explicit Q/DQ in the graph."""

@@ -1,0 +1,5 @@
+"""Runs engines. Needs neither torch nor onnx nor the command line."""
+
+from deploykit.runtime.engine import Engine
+
+__all__ = ["Engine"]

@@ -1,0 +1,108 @@
+"""One class for every engine: preflight, load, run, close."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.engine.manifest import Manifest, read_manifest
+from deploykit.engine.targets import PORTABLE_SMS, Target
+from deploykit.errors import DeployError
+from deploykit.local_gpu import LocalGpu, local_gpu
+
+Array = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """What runs an engine's own file."""
+
+    def run(self, images: Array) -> Array: ...
+
+    def close(self) -> None: ...
+
+
+class Engine:
+    """A loaded engine.
+
+    with Engine.load("model.int8.cpu.onnx") as engine:
+        logits = engine(images)
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, runner: Runner) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._runner: Runner | None = runner
+
+    @classmethod
+    def load(cls, path: str | Path, *, threads: int | None = None) -> Self:
+        """Loads an engine after checking that this machine can run it.
+
+        Args:
+            path: the engine file; its manifest lies beside it.
+            threads: for the CPU; default one a core.
+
+        Raises:
+            DeployError: altered or missing files, or an engine for another machine.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        require_runs_here(path, manifest.target, local_gpu())
+        if manifest.compiler == "onnxruntime":
+            from deploykit.runtime.cpu import CpuRunner
+
+            return cls(path, manifest, CpuRunner(path, manifest, threads=threads))
+        from deploykit.runtime.gpu import GpuRunner
+
+        return cls(path, manifest, GpuRunner(path, manifest))
+
+    def __call__(self, images: Array) -> Array:
+        """(n, 3, side, side) float32, n within the engine's batch range -> (n, classes) float32 logits.
+
+        Raises:
+            DeployError: another shape or type, or the engine is closed.
+        """
+        if self._runner is None:
+            raise DeployError(f"{self.path} was closed.", fix="call it inside its with block")
+        batch, taken = self.manifest.batch, self.manifest.input
+        shape_fits = images.ndim == 4 and images.shape[1:] == taken.shape
+        if images.dtype != np.float32 or not shape_fits or not batch.min <= len(images) <= batch.max:
+            raise DeployError(
+                f"{self.path} takes {batch.min} to {batch.max} images of {taken.dtype} {taken.shape}, "
+                f"not {images.dtype} {images.shape}.",
+                fix="prepare them with the manifest's preprocessing, or build with another --batch",
+            )
+        return self._runner.run(images)
+
+    def close(self) -> None:
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def require_runs_here(path: Path, target: Target, gpu: LocalGpu | None) -> None:
+    """Whether an engine for target runs on a machine with this GPU, before anything is deserialized.
+
+    Raises:
+        DeployError: it doesn't; names both.
+    """
+    if target.compiler == "onnxruntime":
+        return
+    here = "has no NVIDIA GPU" if gpu is None else f"has {gpu.name} (SM{gpu.sm})"
+    fits = gpu is not None and (gpu.sm == target.sm if target.sm is not None else gpu.sm in PORTABLE_SMS)
+    if not fits:
+        raise DeployError(
+            f"{path} is for {target.title}; this machine {here}.",
+            fix="deploykit build-engine --gpu cpu makes one for here"
+            if gpu is None
+            else "deploykit build-engine --gpu local makes one for here",
+        )

@@ -1,0 +1,113 @@
+"""Compound scaling: phi -> how deep, how wide and at what resolution.
+
+References:
+    Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
+    ICML 2019, arXiv:1905.11946. Section 3.3 has the rule, the released models its rounded use.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from deploykit.errors import DeployError
+
+Rule = Literal["published", "formula"]
+RULES: tuple[str, ...] = get_args(Rule)
+
+# Coefficients found by the grid search at phi = 1 (section 5, step 1).
+ALPHA_DEPTH, BETA_WIDTH, GAMMA_SIDE = 1.2, 1.1, 1.15
+BASE_SIDE_PX = 224
+
+FORMULA_PHI_RANGE = (-8.0, 12.0)  # 72 px to 1200 px: beyond, no such network has been of use
+SIDE_STEP_PX = 4  # every published side is a multiple of 4
+MIN_SIDE_PX = 32  # the network halves its input five times
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How far a baseline network is stretched.
+
+    Attributes:
+        depth: multiplies blocks per stage.
+        width: multiplies channels.
+        side_px: input height and width, pixels.
+    """
+
+    depth: float
+    width: float
+    side_px: int
+
+
+# B0..B7 as released: (width, depth, side). Their sides are not the formula's: B3 is 300 px, not 340.
+# Source: the efficientnet_params table of the reference implementation (tensorflow/tpu, efficientnet_builder.py).
+PUBLISHED: tuple[Scale, ...] = tuple(
+    Scale(width=width, depth=depth, side_px=side_px)
+    for width, depth, side_px in (
+        (1.0, 1.0, 224),
+        (1.0, 1.1, 240),
+        (1.1, 1.2, 260),
+        (1.2, 1.4, 300),
+        (1.4, 1.8, 380),
+        (1.6, 2.2, 456),
+        (1.8, 2.6, 528),
+        (2.0, 3.1, 600),
+    )
+)
+PUBLISHED_PHI_RANGE = (0.0, float(len(PUBLISHED) - 1))
+
+
+def scale_for(phi: float, *, rule: Rule = "published") -> Scale:
+    """The scale of one member of the family.
+
+    Args:
+        phi: compound coefficient. `published`: 0 to 7. `formula`: -8 to 12.
+        rule: `published` gives B0..B7 at integers and interpolates log-linearly between them;
+            `formula` is alpha^phi, beta^phi, 224 * gamma^phi.
+
+    Raises:
+        DeployError: phi is not a number in the rule's range.
+    """
+    low, high = PUBLISHED_PHI_RANGE if rule == "published" else FORMULA_PHI_RANGE
+    if not low <= phi <= high:  # false for NaN too
+        outside = rule == "published" and FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]
+        raise DeployError(
+            f"phi must be between {low:g} and {high:g} under the {rule} rule, not {phi:g}.",
+            fix="add --rule formula for a phi out there"
+            if outside
+            else f"give --phi from {low:g} to {high:g}",
+        )
+    return _published(phi) if rule == "published" else _formula(phi)
+
+
+def phi_label(phi: float) -> str:
+    """phi as people write it: `3`, `2.5`."""
+    return f"{phi:.6g}"
+
+
+def _formula(phi: float) -> Scale:
+    return Scale(
+        depth=ALPHA_DEPTH**phi,
+        width=BETA_WIDTH**phi,
+        side_px=_round_side_px(BASE_SIDE_PX * GAMMA_SIDE**phi),
+    )
+
+
+def _published(phi: float) -> Scale:
+    below = PUBLISHED[math.floor(phi)]
+    above = PUBLISHED[math.ceil(phi)]
+    fraction = phi - math.floor(phi)
+    if fraction == 0:
+        return below
+    return Scale(
+        depth=_log_interpolate(below.depth, above.depth, fraction),
+        width=_log_interpolate(below.width, above.width, fraction),
+        side_px=_round_side_px(_log_interpolate(below.side_px, above.side_px, fraction)),
+    )
+
+
+def _log_interpolate(low: float, high: float, fraction: float) -> float:
+    return float(low * (high / low) ** fraction)
+
+
+def _round_side_px(side_px: float) -> int:
+    return SIDE_STEP_PX * round(side_px / SIDE_STEP_PX)

@@ -1,0 +1,72 @@
+"""Where things land by default, and how one command finds what another one left."""
+
+from pathlib import Path
+
+from deploykit.errors import DeployError
+from deploykit.scaling import phi_label
+
+ENGINES = Path("engines")
+CALIBRATION = Path("calibration")
+MODEL_FILE = "model.onnx"
+
+_SAME_MOMENT_S = 1.0  # copies made together are this close in time: neither is "the newest"
+
+
+def model_name(family: str, phi: float | None, rule: str | None = "published") -> str:
+    """`efficientnet-phi3`; the formula's members are told apart: `efficientnet-formula-phi3`."""
+    if phi is None:
+        return family
+    return f"{family}{'-formula' if rule == 'formula' else ''}-phi{phi_label(phi)}"
+
+
+def export_path(name: str, output: Path | None) -> Path:
+    """Where an export goes: engines/NAME/model.onnx, or what -o says (a folder or a .onnx file)."""
+    if output is None:
+        return ENGINES / name / MODEL_FILE
+    return output if output.suffix == ".onnx" else output / MODEL_FILE
+
+
+def ranges_path(model: Path, name: str) -> Path:
+    return CALIBRATION / f"{name if model.name == MODEL_FILE else model.stem}.ranges.json"
+
+
+def find_model(*, phi: float | None = None, onnx: Path | None = None) -> tuple[Path, str | None]:
+    """The exported model a command is about.
+
+    Args:
+        phi: only models under engines/ with this coefficient.
+        onnx: this very file.
+
+    Returns:
+        Its path, and a sentence for the user where it was chosen among several.
+
+    Raises:
+        DeployError: there is none, or no telling which.
+    """
+    if onnx is not None:
+        return onnx, None
+    models = sorted(ENGINES.glob(f"*/{MODEL_FILE}"))
+    if phi is not None:
+        models = [path for path in models if path.parent.name.endswith(f"-phi{phi_label(phi)}")]
+    if not models:
+        which = "" if phi is None else f" of phi {phi_label(phi)}"
+        raise DeployError(
+            f"There is no exported model{which} in {ENGINES}/.",
+            fix=f"deploykit export --phi {phi_label(3 if phi is None else phi)}",
+        )
+    if len(models) == 1:
+        return models[0], None
+    *_, second, newest = sorted(models, key=_modified_s)
+    if _modified_s(newest) - _modified_s(second) < _SAME_MOMENT_S:
+        raise DeployError(
+            f"{ENGINES}/ holds {', '.join(str(path.parent.name) for path in models)}, and none is clearly the newest.",
+            fix=f"say which: --onnx {newest}",
+        )
+    return (
+        newest,
+        f"{newest} is the newest of {len(models)} exported models; --phi or --onnx chooses another.",
+    )
+
+
+def _modified_s(path: Path) -> float:
+    return path.stat().st_mtime

@@ -1,0 +1,179 @@
+import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.resnet import resnet
+from deploykit.errors import DeployError
+from deploykit.predict.cost_model import Rates, batch_ms, predict_latency
+from deploykit.predict.gpus import find_gpu, known_gpus
+from deploykit.predict.kernels import Kernel
+from deploykit.scaling import scale_for
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "fit_cost_model.py"
+
+
+def imported(path):
+    """A script's module; benchmarks/ is no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+fit = imported(BENCHMARK)
+ROWS = fit.read_rows()
+T4, V100, A100 = find_gpu("T4"), find_gpu("V100"), find_gpu("A100 80GB")
+B0, B4 = efficientnet(scale_for(0)), efficientnet(scale_for(4))
+
+gpus = st.sampled_from([T4, V100, A100, find_gpu("L4"), find_gpu("H100"), find_gpu("RTX 4090")])
+precisions = st.sampled_from(["fp32", "fp16", "int8"])
+batches = st.integers(1, 256)
+few = settings(max_examples=40, deadline=None)
+
+
+def latency_ms(network, gpu, precision="fp16", batch=1):
+    return predict_latency(network, gpu, precision=precision, batch=batch).latency_ms
+
+
+@pytest.fixture(scope="module")
+def left_out():
+    """Every published figure with the ratio to a prediction by a fit without its GPU."""
+    return fit.held_out(ROWS, fit.by_gpu)
+
+
+@few
+@given(gpu=gpus, precision=precisions, batch=batches)
+def test_a_larger_batch_never_takes_less_time(gpu, precision, batch):
+    assert latency_ms(B0, gpu, precision, batch) < latency_ms(B0, gpu, precision, batch + 1)
+
+
+@few
+@given(gpu=gpus, precision=precisions, batch=batches, phis=st.tuples(st.floats(0, 7), st.floats(0, 7)))
+def test_a_larger_phi_never_takes_less_time(gpu, precision, batch, phis):
+    small, large = (efficientnet(scale_for(phi)) for phi in sorted(phis))
+    assert latency_ms(small, gpu, precision, batch) <= latency_ms(large, gpu, precision, batch)
+
+
+@few
+@given(gpu=gpus, precision=precisions, batch=batches, side_px=st.integers(32, 512), more=st.integers(1, 99))
+def test_a_larger_image_never_takes_less_time(gpu, precision, batch, side_px, more):
+    small, large = resnet(18, side_px=side_px), resnet(18, side_px=side_px + more)
+    assert latency_ms(small, gpu, precision, batch) <= latency_ms(large, gpu, precision, batch)
+
+
+@few
+@given(
+    gpu=gpus,
+    precision=precisions,
+    batch=batches,
+    factor=st.floats(1, 10),
+    fact=st.sampled_from(
+        ["memory_bandwidth_gb_s", "fp32_tflops", "fp16_tensor_tflops", "int8_tensor_tops", "tdp_w"]
+    ),
+)
+def test_a_better_gpu_never_takes_more_time(gpu, precision, batch, factor, fact):
+    assume(getattr(gpu, fact) is not None)  # a V100 has no INT8 tensor cores to better
+    better = replace(gpu, **{fact: getattr(gpu, fact) * factor})
+    assert latency_ms(B0, better, precision, batch) <= latency_ms(B0, gpu, precision, batch)
+
+
+@few
+@given(phi=st.floats(0, 7), batch=batches)
+def test_int8_is_no_faster_than_fp16_on_a_v100_and_faster_on_a_t4(phi, batch):
+    network = efficientnet(scale_for(phi))
+    assert latency_ms(network, V100, "int8", batch) >= latency_ms(network, V100, "fp16", batch)
+    assert latency_ms(network, T4, "int8", batch) < latency_ms(network, T4, "fp16", batch)
+
+
+def test_a_kernel_takes_its_launch_and_the_smooth_maximum_of_arithmetic_and_traffic():
+    # 3 ms of arithmetic and 4 ms of traffic make 5 ms, by Pythagoras; twice, with 0.5 ms launches.
+    kernel = Kernel(
+        name="", kind="dense", macs=1500, read_elements=1000, written_elements=900, weight_elements=100
+    )
+    rates = Rates(
+        matrix_flop_s=1e6,
+        depthwise_flop_s=1.0,
+        bytes_s=1e6,
+        element_bytes=2,
+        channel_granule=1,
+        launch_s=0.5e-3,
+        busy_outputs=0.0,
+        unfused=(),
+    )
+    assert batch_ms([(kernel, 2)], rates, 1) == pytest.approx(2 * (0.5 + 5.0))
+
+
+def test_a_t4_is_held_back_by_its_70_watts():
+    published_ms = 30.08  # ResNet-50, FP16, batch 64: GENet, arXiv:2006.14090
+    unlimited = replace(T4, tdp_w=300)
+    assert latency_ms(resnet(50), T4, batch=64) == pytest.approx(published_ms, rel=0.2)
+    assert latency_ms(resnet(50), unlimited, batch=64) < 0.75 * published_ms
+
+
+@pytest.mark.parametrize("gpu", ["A100 SXM4 80GB", "V100 SXM2", "T4"])
+def test_published_figures_are_met_within_20_percent_on_average(gpu):
+    rows = [row for row in ROWS if row.gpu == gpu]
+    ratios = [
+        latency_ms(fit.network_of(row), find_gpu(gpu), row.precision, row.batch) / row.latency_ms
+        for row in rows
+    ]
+    assert sum(max(ratio, 1 / ratio) for ratio in ratios) / len(ratios) < 1.2
+
+
+def test_the_committed_model_is_what_the_committed_figures_give():
+    assert fit.model_json(ROWS) == fit.MODEL_JSON.read_text(encoding="utf-8")
+
+
+def test_the_interval_covers_a_gpu_that_the_fit_never_saw(left_out):
+    factors = fit.widest_interval(left_out)
+    for gpu in {row.gpu for row in ROWS}:
+        assert fit.coverage([pair for pair in left_out if pair[0].gpu == gpu], factors) >= 0.85
+
+
+def test_the_interval_is_no_wider_than_the_worst_gpu_needs(left_out):
+    factors = fit.widest_interval(left_out)
+    shares = [
+        fit.coverage([pair for pair in left_out if pair[0].gpu == gpu], factors)
+        for gpu in map(fit.by_gpu, ROWS)
+    ]
+    assert min(shares) <= 0.95
+
+
+def test_the_interval_is_narrower_where_efficientnets_were_measured():
+    known, unknown = (
+        predict_latency(B4, find_gpu(name), precision="fp16", batch=8) for name in ("A100 80GB", "A100 40GB")
+    )
+    assert known.high_ms / known.low_ms < unknown.high_ms / unknown.low_ms
+    assert known.low_ms <= 5.7 <= known.high_ms  # published: google/automl, effnetv2-s-gpu.png
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_without_images_is_refused(batch):
+    with pytest.raises(DeployError, match="at least one image"):
+        latency_ms(B0, T4, batch=batch)
+
+
+def test_a_gpu_that_is_not_known_well_enough_is_refused_not_guessed():
+    with pytest.raises(DeployError, match="int8_tensor_tops"):
+        latency_ms(B0, find_gpu("A30"), "int8")
+
+
+def test_every_well_known_gpu_gets_an_answer():
+    facts = ("sm_count", "boost_mhz", "tdp_w", "memory_bandwidth_gb_s", "fp32_tflops", "fp16_tensor_tflops")
+    complete = [gpu for gpu in known_gpus() if all(getattr(gpu, fact) for fact in facts)]
+    assert len(complete) > 10
+    assert all(latency_ms(B0, gpu) > 0 for gpu in complete)
+
+
+def test_predicting_imports_nothing_heavy():
+    code = "import sys, deploykit.predict.cost_model; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"numpy", "torch", "onnx", "scipy"} & set(loaded.split())
