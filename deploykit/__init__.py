@@ -1,3 +1,64 @@
-"""From a compute budget to a served model: scale, export, quantize, compile, measure, fit."""
+"""From a compute budget to a served model: scale, export, quantize, compile, measure, fit.
+
+    import deploykit
+    deploykit.export_onnx(3)
+    built = deploykit.build_engine(precision="int8")
+    deploykit.fit_phi("T4", max_latency_ms=10).chosen
+
+Names load on first use, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from deploykit.bench.record import benchmark
+    from deploykit.doctor import diagnose
+    from deploykit.engine.manifest import BatchRange, read_manifest
+    from deploykit.errors import DeployError
+    from deploykit.export import export_onnx
+    from deploykit.fit import fit_phi
+    from deploykit.pipeline import build_engine
+    from deploykit.predict.gpus import known_gpus
+    from deploykit.quantize.calibration import calibrate_to_file
+    from deploykit.runtime import Engine
+    from deploykit.scaling import scale_for
+
+_HOMES = {
+    "BatchRange": "deploykit.engine.manifest",
+    "DeployError": "deploykit.errors",
+    "Engine": "deploykit.runtime",
+    "benchmark": "deploykit.bench.record",
+    "build_engine": "deploykit.pipeline",
+    "calibrate_to_file": "deploykit.quantize.calibration",
+    "diagnose": "deploykit.doctor",
+    "export_onnx": "deploykit.export",
+    "fit_phi": "deploykit.fit",
+    "known_gpus": "deploykit.predict.gpus",
+    "read_manifest": "deploykit.engine.manifest",
+    "scale_for": "deploykit.scaling",
+}
+
+__all__ = [
+    "BatchRange",
+    "DeployError",
+    "Engine",
+    "__version__",
+    "benchmark",
+    "build_engine",
+    "calibrate_to_file",
+    "diagnose",
+    "export_onnx",
+    "fit_phi",
+    "known_gpus",
+    "read_manifest",
+    "scale_for",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

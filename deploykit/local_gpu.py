@@ -23,5 +23,5 @@ def local_gpu() -> LocalGpu | None:
         device = Device(0)
         major, minor = device.compute_capability
         return LocalGpu(name=device.name, sm=10 * major + minor)
-    except Exception:  # noqa: BLE001  # no driver, no device, a broken driver: cuda-core's errors differ
+    except Exception:  # no driver, no device, a broken driver: cuda-core's errors differ
         return None

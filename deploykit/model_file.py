@@ -108,7 +108,7 @@ def image_side_px(model: "ModelProto") -> int:
     shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input]
     match shapes:
         case [[_, 3, height, width]] if height == width and height > 0:
-            return height
+            return int(height)
     raise DeployError(
         f"The model takes {shapes or 'nothing'}, not one batch of square RGB images.",
         fix="give a model whose only input is (batch, 3, side, side) with a fixed side",
@@ -140,7 +140,8 @@ def read_model(path: Path) -> "ModelProto":
 
 def to_bytes(model: "ModelProto") -> bytes:
     """The model serialized; equal models give equal bytes."""
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def _one_of_precisions(text: str) -> Precision:

@@ -5,27 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import deploykit
+from deploykit import __version__
 from deploykit.engine import onnxruntime, tensorrt
 from deploykit.engine.manifest import BatchRange, Manifest, Tensor, write_engine
 from deploykit.engine.rtx_int8 import respell
-from deploykit.engine.targets import INT8_NOTE, Target, target_for
+from deploykit.engine.targets import INT8_NOTE, Target, precision_for, target_for
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, stamp, to_bytes
 from deploykit.precision import to_fp16
-from deploykit.quantize.calibration import calibrate
-from deploykit.quantize.images import GENERATED, open_images
+from deploykit.quantize.find_ranges import ranges_for
 from deploykit.quantize.placement import pointwise
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.ranges import Ranges
-from deploykit.workspace import CALIBRATION, find_model
+from deploykit.workspace import find_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-GENERATED_IMAGES = 32  # enough for ranges of random weights, which mean nothing anyway
-CALIBRATION_IMAGES = 512
 
 Report = Callable[[str], None]
 """Called with a sentence for the user, or the name of what is going on."""
@@ -65,7 +61,7 @@ def build_engine(
         DeployError: bad input, or an engine that is not what was asked for; nothing is written.
     """
     target = target_for(gpu)
-    precision = _precision_for(target, precision)
+    precision = precision_for(target, precision)
     path, chosen = find_model(phi=phi, onnx=onnx)
     for sentence in (chosen, target.note, INT8_NOTE if _is_int8_rtx(target, precision) else None):
         if sentence is not None:
@@ -78,7 +74,9 @@ def build_engine(
         )
     engine = output or _engine_path(path, precision, target)
     require_writable(engine)
-    used = _ranges_for(path, info, data, ranges, note, progress) if precision == "int8" else None
+    used = None
+    if precision == "int8":
+        used = ranges_for(path, info, ranges=ranges, data=data, note=note, progress=_counting(progress))
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), ranges=used)
     progress("compiling")
     plan = _compile(graph, target, batch, progress)
@@ -114,14 +112,8 @@ def with_precision(
     return graph
 
 
-def _precision_for(target: Target, asked: Precision | None) -> Precision:
-    on_cpu = target.compiler == "onnxruntime"
-    if on_cpu and asked == "fp16":
-        raise DeployError(
-            "ONNX Runtime has no FP16 arithmetic on CPUs and would compute in FP32.",
-            fix="take --fp32 or --int8",
-        )
-    return asked or ("fp32" if on_cpu else "fp16")
+def _counting(progress: Report) -> Callable[[int, int], None]:
+    return lambda done, total: progress(f"calibrating, {done} of {total} images")
 
 
 def _is_int8_rtx(target: Target, precision: Precision) -> bool:
@@ -131,38 +123,6 @@ def _is_int8_rtx(target: Target, precision: Precision) -> bool:
 def _engine_path(model: Path, precision: Precision, target: Target) -> Path:
     suffix = "onnx" if target.compiler == "onnxruntime" else "engine"
     return model.with_name(f"{model.stem}.{precision}.{target.label}.{suffix}")
-
-
-def _ranges_for(
-    model: Path, info: ModelInfo, data: str | Path | None, ranges: Path | None, note: Report, progress: Report
-) -> Ranges:
-    """Ranges that were given, measured on data that was given, found, or (random weights) generated."""
-    sha256 = sha256_of(model)
-    if ranges is not None:
-        given = Ranges.load(ranges)
-        given.require_model(sha256)
-        note(f"Ranges: {ranges}, of {given.images} images from {given.source}.")
-        return given
-    if data is None:
-        for path in sorted(CALIBRATION.glob("*.ranges.json")):
-            found = Ranges.load(path)
-            if found.onnx_sha256 == sha256:
-                note(f"Ranges: {path}, of {found.images} images from {found.source}.")
-                return found
-        if info.weights != "random":
-            raise DeployError(
-                f"INT8 needs calibration images: {model} has trained weights, and no ranges of it are "
-                f"in {CALIBRATION}/.",
-                fix="deploykit build-engine --int8 --data DIR, with a folder of a few hundred typical images",
-            )
-        note(
-            f"Random weights: calibrating on {GENERATED_IMAGES} generated images, which is right for latency alone."
-        )
-        data = GENERATED
-    limit = GENERATED_IMAGES if str(data) == GENERATED else CALIBRATION_IMAGES
-    images = open_images(data, info.preprocessing, limit=limit)
-    progress(f"calibrating on {images.count} images")
-    return calibrate(model, images)
 
 
 def _compile(graph: "ModelProto", target: Target, batch: BatchRange, progress: Report) -> tensorrt.Plan:
@@ -188,7 +148,7 @@ def _manifest(
         model=info_of(graph),
         audit=plan.audit,
         build_seconds=plan.build_seconds,
-        deploykit_version=deploykit.__version__,
+        deploykit_version=__version__,
     )
 
 

@@ -42,6 +42,8 @@ def to_fp16(model: "ModelProto") -> "ModelProto":
 def _casts_of_inputs_first(model: "ModelProto") -> None:
     """The converter appends them, and ONNX wants nodes after what they read."""
     inputs = {value.name for value in model.graph.input}
-    nodes = sorted(model.graph.node, key=lambda node: not (node.op_type == "Cast" and node.input[0] in inputs))
+    nodes = sorted(
+        model.graph.node, key=lambda node: not (node.op_type == "Cast" and node.input[0] in inputs)
+    )
     del model.graph.node[:]
     model.graph.node.extend(nodes)

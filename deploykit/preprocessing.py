@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Pixels between the resized image and the crop: CROP_PADDING in tensorflow/tpu, efficientnet/preprocessing.py.
+# Pixels between the resized image and the crop.
+# Source: CROP_PADDING in tensorflow/tpu, efficientnet/preprocessing.py.
 CROP_PADDING_PX = 32
 
 

@@ -39,7 +39,7 @@ class Scale:
 
 
 # B0..B7 as released: (width, depth, side). Their sides are not the formula's: B3 is 300 px, not 340.
-# Source: the efficientnet_params table of the reference implementation (tensorflow/tpu, efficientnet_builder.py).
+# Source: efficientnet_params in the reference implementation, tensorflow/tpu, efficientnet_builder.py.
 PUBLISHED: tuple[Scale, ...] = tuple(
     Scale(width=width, depth=depth, side_px=side_px)
     for width, depth, side_px in (

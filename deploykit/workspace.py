@@ -59,7 +59,7 @@ def find_model(*, phi: float | None = None, onnx: Path | None = None) -> tuple[P
     *_, second, newest = sorted(models, key=_modified_s)
     if _modified_s(newest) - _modified_s(second) < _SAME_MOMENT_S:
         raise DeployError(
-            f"{ENGINES}/ holds {', '.join(str(path.parent.name) for path in models)}, and none is clearly the newest.",
+            f"{ENGINES}/ holds {', '.join(path.parent.name for path in models)}, none clearly the newest.",
             fix=f"say which: --onnx {newest}",
         )
     return (

@@ -11,6 +11,7 @@ from deploykit.errors import DeployError
 
 DEFAULT_SECONDS = 5.0
 MIN_SAMPLES = 10
+SAMPLES_FOR_P99 = 1000  # ten of them lie beyond it
 
 # Warm-up is over once a window's median is no longer clearly under the one before it.
 _WINDOW = 5

@@ -12,7 +12,7 @@ What its builder's log and plans show, version 1.7:
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +47,7 @@ def respell(model: "ModelProto", *, sm: int | None) -> "ModelProto":
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     constants = {tensor.name: tensor for tensor in copy.graph.initializer}
-    dequantizers = {
-        node.output[0]: node for node in copy.graph.node if node.op_type == "DequantizeLinear"
-    }
+    dequantizers = {node.output[0]: node for node in copy.graph.node if node.op_type == "DequantizeLinear"}
     replaced: dict[str, list[NodeProto]] = {}
     for node in copy.graph.node:
         product = _product(node, dequantizers, constants)
@@ -103,10 +101,10 @@ def _spelled(product: _Product, constants: dict[str, "TensorProto"], *, as_matri
     scale = shared_scale(product.activation_scale, product.values[0].size)
 
     def constant(suffix: str, array: npt.NDArray[np.generic]) -> str:
-        constants[f"{name}.{suffix}"] = numpy_helper.from_array(np.ascontiguousarray(array), f"{name}.{suffix}")
+        constants[f"{name}.{suffix}"] = numpy_helper.from_array(array, f"{name}.{suffix}")
         return f"{name}.{suffix}"
 
-    def step(op: str, reads: list[str], suffix: str, **attributes: object) -> str:
+    def step(op: str, reads: list[str], suffix: str, **attributes: Any) -> str:
         made = f"{name}.{suffix}" if suffix else name
         steps.append(helper.make_node(op, reads, [made], name=made, **attributes))
         return made
@@ -118,17 +116,19 @@ def _spelled(product: _Product, constants: dict[str, "TensorProto"], *, as_matri
     shape = (1, -1) if node.op_type == "Gemm" else (-1,) if as_matrix else (1, -1, 1, 1)
     if as_matrix:
         constants[product.weight.input[0]].CopyFrom(
-            numpy_helper.from_array(np.ascontiguousarray(product.values[:, :, 0, 0].T), product.weight.input[0])
+            numpy_helper.from_array(
+                np.ascontiguousarray(product.values[:, :, 0, 0].T), product.weight.input[0]
+            )
         )
         x = step("Transpose", [node.input[0]], "channels_last", perm=[0, 2, 3, 1])
         x = step("MatMul", [x, node.input[1]], "product")
     else:
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         x = step(node.op_type, [node.input[0], node.input[1]], "product", **attributes)
-    x = step("Mul", [x, constant("channel_factors", (product.scales / np.float32(scale)).reshape(shape))], "scaled")
     x = step(
-        "Add", [x, constant("channel_bias", product.bias.reshape(shape))], "biased" if as_matrix else ""
+        "Mul", [x, constant("channel_factors", (product.scales / np.float32(scale)).reshape(shape))], "scaled"
     )
+    x = step("Add", [x, constant("channel_bias", product.bias.reshape(shape))], "biased" if as_matrix else "")
     if as_matrix:
         step("Transpose", [x], "", perm=[0, 3, 1, 2])
     if len(node.input) > 2:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
+from deploykit.model_file import Precision
 from deploykit.predict.gpus import find_gpu
 
 Compiler = Literal["tensorrt-rtx", "onnxruntime"]
@@ -59,6 +60,21 @@ def target_for(gpu: str | None) -> Target:
         return _local(required=gpu is not None)
     known = find_gpu(gpu)
     return _ahead_of_time(known.name, known.sm, known.architecture)
+
+
+def precision_for(target: Target, asked: Precision | None) -> Precision:
+    """What to build where the user may not have said: FP16, and FP32 on the CPU.
+
+    Raises:
+        DeployError: FP16 on the CPU, which would be FP32 under another name.
+    """
+    on_cpu = target.compiler == "onnxruntime"
+    if on_cpu and asked == "fp16":
+        raise DeployError(
+            "ONNX Runtime has no FP16 arithmetic on CPUs and would compute in FP32.",
+            fix="take --fp32 or --int8",
+        )
+    return asked or ("fp32" if on_cpu else "fp16")
 
 
 def _local(*, required: bool) -> Target:

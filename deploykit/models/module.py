@@ -1,6 +1,7 @@
 """Network -> torch.nn.Module, with timm's parameter names."""
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,14 @@ class NetworkModule(nn.Module):
         readers = Counter(name for layer in self.network.layers for name in layer.inputs)
         values = {INPUT: images}
         for layer in self.network.layers:
-            values[layer.name] = self._apply(layer, [values[name] for name in layer.inputs])
+            values[layer.name] = self._value(layer, [values[name] for name in layer.inputs])
             for name in layer.inputs:  # frees what no later layer reads
                 readers[name] -= 1
                 if not readers[name]:
                     del values[name]
         return values[self.network.layers[-1].name]
 
-    def _apply(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
+    def _value(self, layer: Layer, inputs: list[Tensor]) -> Any:  # torch types no module's call
         x = inputs[0]
         match layer:
             case Convolution(norm=None):
@@ -64,7 +65,7 @@ class NetworkModule(nn.Module):
             case Activation():
                 return _ACTIVATIONS[layer.kind](x)
             case MaxPool():
-                return nn.functional.max_pool2d(x, layer.kernel, layer.stride, layer.padding)
+                return torch.max_pool2d(x, layer.kernel, layer.stride, layer.padding)
             case GlobalAveragePool():
                 return x.mean((2, 3), keepdim=True)
             case Add():

@@ -4,7 +4,7 @@ Written straight from the Network rather than traced from torch: nodes keep the 
 names, equal weights give equal bytes, and nothing of the machine gets into the file.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
     inputs = [INPUT_NAME if name == INPUT else name for name in layer.inputs]
     weight_name, bias_name = f"{layer.name}.weight", f"{layer.name}.bias"
 
-    def node(op: str, reads: list[str], **attributes: object) -> "NodeProto":
+    def node(op: str, reads: list[str], **attributes: Any) -> "NodeProto":
         return helper.make_node(op, reads, [output], name=layer.name, **attributes)
 
     match layer:

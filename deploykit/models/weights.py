@@ -160,7 +160,7 @@ def require_match(weights: Weights, network: Network) -> None:
     if found:
         raise DeployError(
             f"{weights.origin} does not fit this network: {'; '.join(found)}.",
-            fix="give the --phi and --num-classes these weights were trained with, under timm's parameter names",
+            fix="give the --phi and --num-classes these weights were trained with, under timm's names",
         )
     broken = [name for name, array in given.items() if not np.isfinite(array).all()]
     if broken:

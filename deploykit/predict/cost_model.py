@@ -207,3 +207,12 @@ def _kernel_s(kernel: Kernel, rates: Rates, batch: int) -> float:
 def _clock_fraction(w_per_sm_ghz: float, exponent: float) -> float:
     """Clock under sustained load, as a fraction of boost."""
     return min(1.0, math.pow(w_per_sm_ghz / UNTHROTTLED_W_PER_SM_GHZ, exponent))
+
+
+def can_predict(gpu: Gpu) -> bool:
+    """Whether enough is known of the GPU to predict FP16."""
+    try:
+        sustained_rates(gpu, "fp16", calibration().parameters)
+    except DeployError:
+        return False
+    return True

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import click
+
+from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.engine.manifest import BatchRange, manifest_path
+from deploykit.model_file import Precision
+from deploykit.pipeline import build_engine
+
+
+@click.command(name="build-engine")
+@click.option("--fp16", "precision", flag_value="fp16", help="The default for GPUs.")
+@click.option("--int8", "precision", flag_value="int8", help="Pointwise convolutions and classifier in INT8.")
+@click.option("--fp32", "precision", flag_value="fp32", help="The default for the CPU.")
+@click.option("--gpu", help="GPU to compile for (T4, RTX 4090, ...), `local`, or `cpu`.")
+@click.option("--phi", type=float, help="Which exported model, by its phi.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
+@click.option("--batch", default="1,1,64", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes.")
+@click.option("--data", help="Calibrate on this: folder of images, .npz, or `generated`.")
+@click.option(
+    "--ranges", type=click.Path(path_type=Path), help="Ranges file; default: this model's in calibration/."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Engine file; default: beside the model."
+)
+@json_option
+def command(
+    precision: Precision | None,
+    gpu: str | None,
+    phi: float | None,
+    onnx: Path | None,
+    batch: str,
+    data: str | None,
+    ranges: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compile the exported model to an engine, and write its manifest beside it.
+
+    Without --gpu: for the GPU of this machine, and where there is none, the portable engine.
+
+    \b
+    Example:
+      deploykit build-engine --int8 --gpu T4 --data photos/ --batch 1,8,64
+    """
+    with phases("building") as progress:
+        built = build_engine(
+            phi=phi,
+            onnx=onnx,
+            precision=precision,
+            gpu=gpu,
+            batch=BatchRange.parse(batch),
+            data=data,
+            ranges=ranges,
+            output=output,
+            note=note,
+            progress=progress,
+        )
+    manifest = built.manifest
+    if as_json:
+        print_json({"path": built.path, "manifest": manifest})
+        return
+    print(
+        f"{built.path}: {manifest.precision.upper()} for {manifest.target.title}, "
+        f"{built.path.stat().st_size / 1e6:.1f} MB, compiled in {manifest.build_seconds:.1f} s"
+    )
+    print(f"audit: {manifest.audit.summary()}")
+    print(f"manifest: {manifest_path(built.path)}")

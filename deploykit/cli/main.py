@@ -1,0 +1,99 @@
+"""`deploykit`: finds the command, and turns what goes wrong into a sentence, a fix and an exit status."""
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from deploykit import __version__
+from deploykit.errors import DeployError
+
+# In the order a newcomer meets them; each module has a `command`, imported when it is called.
+COMMANDS = {
+    "scale": ("scale", "Print the family, or one member of it."),
+    "export": ("export", "Build a model at any phi and write it as ONNX."),
+    "calibrate": ("calibrate", "Measure activation ranges for INT8 on images."),
+    "build-engine": ("build_engine", "Compile an exported model to an FP16, INT8 or FP32 engine."),
+    "bench": ("bench", "Measure an engine's latency on this machine."),
+    "fit": ("fit", "Find the largest phi that meets a target on a GPU."),
+    "gpus": ("gpus", "List the GPUs that are known."),
+    "doctor": ("doctor", "Say what is installed and what this machine can do."),
+}
+INTERRUPTED, FAILED = 130, 1
+
+
+class Commands(click.Group):
+    """Loads a command's module when it is called: help must not import torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"deploykit.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Each command has --help with an example, and --json.",
+)
+@click.version_option(__version__, prog_name="deploykit")
+def cli() -> None:
+    """From a compute budget to a served model.
+
+    \b
+    Example:
+      deploykit export --phi 3
+      deploykit build-engine --int8
+      deploykit fit --gpu T4 --max-latency 10ms
+    """
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        status = cli.main(prog_name="deploykit", standalone_mode=False)
+    except DeployError as error:
+        _say(error.problem, error.fix)
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "deploykit"
+        _say(error.format_message(), f"{command} --help shows what it takes")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped; nothing half-written is left", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if "DEPLOYKIT_DEBUG" in os.environ:
+            raise
+        _say(
+            f"deploykit failed in a way it should not: {type(error).__name__}: {error}",
+            "run it again with DEPLOYKIT_DEBUG=1 and report what it prints",
+        )
+        sys.exit(FAILED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(problem: str, fix: str) -> None:
+    print(f"error: {problem}\n  fix: {fix}", file=sys.stderr)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM ends it as Ctrl-C does, so that temporary files go."""
+    raise KeyboardInterrupt

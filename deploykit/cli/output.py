@@ -1,0 +1,68 @@
+"""Tables, JSON, notes and progress, the same for every command."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def print_json(value: Any) -> None:
+    """Prints dataclasses, paths and plain values as JSON."""
+    print(json.dumps(value, indent=1, default=_plain))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table: a first column to the left, the others to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
+    width = None if sys.stdout.isatty() else 200  # a pipe has no width to fit
+    Console(markup=False, highlight=False, width=width).print(table)
+
+
+def note(sentence: str) -> None:
+    """A sentence beside the result, on standard error."""
+    print(f"note: {sentence}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def phases(label: str) -> Iterator[Callable[[str], None]]:
+    """A spinner whose text is the current phase; nothing where standard error is no terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True, markup=False).status(label) as status:
+        yield lambda phase: status.update(f"{label}: {phase}")
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
+    """A bar fed with (done, total); nothing where standard error is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, markup=False)
+    count = TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit) if unit else TextColumn("")
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(type(value).__name__)
