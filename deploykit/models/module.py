@@ -1,6 +1,7 @@
 """Network -> torch.nn.Module, with timm's parameter names."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from deploykit.architecture.graph import (
 )
 from deploykit.models.weights import BATCH_NORM_EPSILON, Weights
 
-_ACTIVATIONS = {
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
     "sigmoid": torch.sigmoid,
     "relu": nn.functional.relu,

@@ -1,0 +1,88 @@
+"""Models and data that several tests share, made once."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import deploykit
+from deploykit.cli.main import main
+from deploykit.export import Export, export_onnx
+
+# Trained models and real images, which are not part of the project.
+SHARED = Path(os.environ.get("DEPLOYKIT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_report_header() -> str:
+    return f"deploykit under test: {Path(deploykit.__file__).parent}"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the trained EfficientNet-B0 (10 classes, 64 px) and real images."""
+    if not (SHARED / "README.md").is_file():
+        pytest.skip(f"needs the trained model and images, which are not at {SHARED}: set DEPLOYKIT_TEST_DATA")
+    return SHARED
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+@pytest.fixture(scope="session")
+def validation(shared: Path) -> LabelledImages:
+    """2,000 CIFAR-10 test images at 64 px."""
+    archive = np.load(shared / "cifar10_val.npz")
+    return LabelledImages(pixels=archive["images"], labels=archive["labels"])
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The trained B0, exported."""
+    return export_onnx(
+        0,
+        weights=shared / "efficientnet_b0_cifar10_64px.safetensors",
+        side_px=64,
+        output=tmp_path_factory.mktemp("trained"),
+    )
+
+
+@pytest.fixture(scope="session")
+def random_b0(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """B0 with random weights at 64 px, which is quick."""
+    return export_onnx(0, side_px=64, output=tmp_path_factory.mktemp("random"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    """Runs a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(*arguments: str) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["deploykit", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        printed = capsys.readouterr()
+        code = exit_info.value.code
+        return Outcome(status=code if isinstance(code, int) else 0, out=printed.out, err=printed.err)
+
+    return run_command
