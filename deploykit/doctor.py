@@ -96,7 +96,8 @@ def _advice(components: tuple[Component, ...], gpu: LocalGpu | None) -> list[str
     advice += [
         "For data-centre GPUs (T4, A100, ...) NVIDIA's documented compiler is tensorrt, whose libraries come "
         "from NVIDIA's own package index; TensorRT-RTX is documented for RTX GPUs.",
-        "INT8 convolutions are not in TensorRT-RTX's support matrix though its builder takes them.",
+        "INT8 convolutions are not in TensorRT-RTX's support matrix though its builder takes them, "
+        "except for SM75, where pointwise ones are built as INT8 matrix products.",
         "TensorRT-RTX has no target for SM70, SM90 and SM100: build for those on that GPU with tensorrt.",
     ]
     return advice

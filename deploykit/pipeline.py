@@ -9,7 +9,7 @@ from deploykit import __version__
 from deploykit.engine import onnxruntime, tensorrt
 from deploykit.engine.manifest import BatchRange, Manifest, Tensor, write_engine
 from deploykit.engine.rtx_int8 import respell
-from deploykit.engine.targets import INT8_NOTE, Target, precision_for, target_for
+from deploykit.engine.targets import Target, int8_note, precision_for, target_for
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, stamp, to_bytes
@@ -63,7 +63,7 @@ def build_engine(
     target = target_for(gpu)
     precision = precision_for(target, precision)
     path, chosen = find_model(phi=phi, onnx=onnx)
-    for sentence in (chosen, target.note, INT8_NOTE if _is_int8_rtx(target, precision) else None):
+    for sentence in (chosen, target.note, int8_note(target) if precision == "int8" else None):
         if sentence is not None:
             note(sentence)
     model = read_model(path)
@@ -114,10 +114,6 @@ def with_precision(
 
 def _counting(progress: Report) -> Callable[[int, int], None]:
     return lambda done, total: progress(f"calibrating, {done} of {total} images")
-
-
-def _is_int8_rtx(target: Target, precision: Precision) -> bool:
-    return precision == "int8" and target.compiler == "tensorrt-rtx"
 
 
 def _engine_path(model: Path, precision: Precision, target: Target) -> Path:

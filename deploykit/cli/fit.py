@@ -56,23 +56,23 @@ def command(
     if as_json:
         print_json({"chosen_phi": fit.chosen.phi if fit.chosen else None, "fit": fit})
     else:
-        _print(fit)
+        _print(fit, percentile)
     if fit.chosen is None:
         sys.exit(NOTHING_FITS)
 
 
-def _print(fit: Fit) -> None:
+def _print(fit: Fit, percentile: float) -> None:
     measured = fit.candidates[0].latency.evidence == "measured"
-    how = "measured here" if measured else "predicted for TensorRT, 90 % interval"
+    how = f"measured here, p{percentile:g}" if measured else "predicted for TensorRT, with a 90 % interval"
     print(f"EfficientNet {fit.precision.upper()} on {fit.gpu}, batch {fit.candidates[0].batch}, {how}")
     print_table(
-        ("phi", "side", "latency", "interval", "throughput", "evidence", "fits"),
+        ("phi", "side", "latency", *(() if measured else ("interval",)), "throughput", "evidence", "fits"),
         [
             (
                 phi_label(each.phi),
                 f"{each.side_px} px",
                 f"{each.latency.expected_ms:.2f} ms",
-                "" if measured else f"{each.latency.low_ms:.2f}-{each.latency.high_ms:.2f} ms",
+                *(() if measured else (f"{each.latency.low_ms:.2f}-{each.latency.high_ms:.2f} ms",)),
                 f"{each.images_per_s:.0f} images/s",
                 each.latency.evidence,
                 "yes" if each.fits else "no",

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.engine.targets import SMS_WITHOUT_INT8_CONVOLUTIONS
 from deploykit.precision import FP16_MAX
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-SMS_WITHOUT_INT8_CONVOLUTIONS = frozenset({75})
 _LARGEST_PRODUCT = 127 * 127
 
 Array = npt.NDArray[np.float32]

@@ -14,8 +14,11 @@ CPU, LOCAL = "cpu", "local"
 
 # tensorrt_rtx.ComputeCapability's members, 1.7. SM70, SM90 and SM100 are not among them.
 AHEAD_OF_TIME_SMS = (75, 80, 86, 89, 120, 121)
-# Without a compute capability the engine covers 8.0, 8.6, 8.9, 12.0 and later of those lines.
+# Seen in its builder's log, 1.7: Q/DQ convolutions are dequantized and computed in FP16.
+SMS_WITHOUT_INT8_CONVOLUTIONS = frozenset({75})
+# Without a compute capability the engine covers these, and what comes after the last.
 PORTABLE_SMS = (80, 86, 89, 120)
+PORTABLE_TITLE = "GPUs of SM80, 86, 89, 120 and later"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,13 @@ class Target:
         """As messages have it: `T4 (SM75)`."""
         if self.sm is not None:
             return f"{self.name} (SM{self.sm})"
-        return "any GPU of SM80, 86, 89 or 120" if self.name == "portable" else "the CPU"
+        return PORTABLE_TITLE if self.name == "portable" else "the CPU"
+
+    def runs_on(self, sm: int) -> bool:
+        """Whether a GPU of this compute capability runs the engine."""
+        if self.sm is not None:
+            return sm == self.sm
+        return self.name == "portable" and (sm in PORTABLE_SMS or sm > PORTABLE_SMS[-1])
 
 
 def target_for(gpu: str | None) -> Target:
@@ -89,8 +98,8 @@ def _local(*, required: bool) -> Target:
     return Target(
         name="portable",
         compiler="tensorrt-rtx",
-        note="No GPU here and none named: building the portable engine, for "
-        f"{', '.join(f'SM{sm}' for sm in PORTABLE_SMS)} and later; a T4 (SM75) needs --gpu T4.",
+        note=f"No GPU here and none named: building the portable engine, for {PORTABLE_TITLE}; "
+        "a T4 (SM75) needs --gpu T4.",
     )
 
 
@@ -114,7 +123,16 @@ def _what_nvidia_documents(name: str, sm: int) -> str | None:
     )
 
 
-INT8_NOTE = (
-    "INT8 convolutions are not in TensorRT-RTX's support matrix though its builder takes them: "
-    "measure before relying on their speed."
-)
+def int8_note(target: Target) -> str | None:
+    """What a user of INT8 on this target should know, or None."""
+    if target.compiler != "tensorrt-rtx":
+        return None
+    if target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS:
+        return (
+            f"TensorRT-RTX compiles no INT8 convolutions for SM{target.sm}: pointwise ones are built as INT8 "
+            "matrix products, whose speed has not been measured; compare with --fp16 on that GPU."
+        )
+    return (
+        "INT8 convolutions are not in TensorRT-RTX's support matrix though its builder takes them: "
+        "compare with --fp16 on that GPU before relying on their speed."
+    )

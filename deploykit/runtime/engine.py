@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest, read_manifest
-from deploykit.engine.targets import PORTABLE_SMS, Target
+from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.local_gpu import LocalGpu, local_gpu
 
@@ -98,8 +98,7 @@ def require_runs_here(path: Path, target: Target, gpu: LocalGpu | None) -> None:
     if target.compiler == "onnxruntime":
         return
     here = "has no NVIDIA GPU" if gpu is None else f"has {gpu.name} (SM{gpu.sm})"
-    fits = gpu is not None and (gpu.sm == target.sm if target.sm is not None else gpu.sm in PORTABLE_SMS)
-    if not fits:
+    if gpu is None or not target.runs_on(gpu.sm):
         raise DeployError(
             f"{path} is for {target.title}; this machine {here}.",
             fix="deploykit build-engine --gpu cpu makes one for here"

@@ -1,0 +1,45 @@
+# Each target sets up what it needs; the second time that takes no time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The built wheel, unpacked where it shadows the source tree: `make check` tests what users get.
+WHEEL := build/wheel
+# A trained model and real images, which are not part of the project; what needs them is skipped without.
+TEST_DATA ?= $(or $(DEPLOYKIT_TEST_DATA),../shared/data)
+
+.PHONY: demo test check bench test-gpu clean
+
+demo: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
+
+test: $(INSTALLED)
+	$(BIN)/pytest -n auto
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --config pyproject.toml
+	rm -rf build/dist $(WHEEL)
+	$(BIN)/python -m build --wheel --outdir build/dist . > /dev/null
+	$(BIN)/pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl
+	PYTHONPATH=$(CURDIR)/$(WHEEL) $(BIN)/pytest -n auto
+
+bench: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt onnxscript
+	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/fit_cost_model.py
+	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/int8_accuracy.py "$(TEST_DATA)"
+
+test-gpu: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt 'cuda-core[cu13]'
+	$(BIN)/pytest -m gpu -rs
+
+clean:
+	rm -rf build dist *.egg-info .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	touch $@
