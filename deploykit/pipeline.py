@@ -63,9 +63,6 @@ def build_engine(
     target = target_for(gpu)
     precision = precision_for(target, precision)
     path, chosen = find_model(phi=phi, onnx=onnx)
-    for sentence in (chosen, target.note, int8_note(target) if precision == "int8" else None):
-        if sentence is not None:
-            note(sentence)
     model = read_model(path)
     info = info_of(model)
     if info.precision != "fp32":
@@ -74,6 +71,9 @@ def build_engine(
         )
     engine = output or _engine_path(path, precision, target)
     require_writable(engine)
+    for sentence in (chosen, target.note, int8_note(target) if precision == "int8" else None):
+        if sentence is not None:
+            note(sentence)
     used = None
     if precision == "int8":
         used = ranges_for(path, info, ranges=ranges, data=data, note=note, progress=_counting(progress))
@@ -96,7 +96,8 @@ def with_precision(
     ranges: Ranges | None = None,
 ) -> "ModelProto":
     """The FP32 model as the compiler gets it: Q/DQ where INT8 is, FP16 elsewhere on a GPU."""
-    graph = model
+    graph = type(model)()
+    graph.CopyFrom(model)
     if ranges is not None:
         graph = insert_qdq(graph, pointwise(graph), ranges)
     if precision != "fp32" and target.compiler == "tensorrt-rtx":

@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 import deploykit
 from deploykit.cli.main import main
 from deploykit.export import Export, export_onnx
+
+# Machines differ in speed: a slow example is no failure.
+settings.register_profile("deploykit", deadline=None, max_examples=40)
+settings.load_profile("deploykit")
 
 # Trained models and real images, which are not part of the project.
 SHARED = Path(os.environ.get("DEPLOYKIT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -1,0 +1,279 @@
+"""The command line as its users meet it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploykit import __version__
+from deploykit.cli.main import COMMANDS
+from deploykit.cli.units import duration_ms, images_per_s
+from deploykit.errors import DeployError
+from deploykit.runtime import Engine
+
+ROOT = Path(__file__).parents[1]
+
+
+def nothing_written(folder: Path) -> bool:
+    return not any(path for path in folder.rglob("*") if path.name not in ("images", "broken.jpg"))
+
+
+def test_the_three_commands_of_the_contract_work_in_this_order(run, tmp_path):
+    assert run("export", "--phi", "3").status == 0
+    assert run("build-engine", "--int8").status == 0
+    fit = run("fit", "--gpu", "T4", "--max-latency", "10ms")
+    assert fit.status == 0
+    assert re.search(r"largest phi that fits: \d", fit.out)
+    assert sorted(path.name for path in (tmp_path / "engines" / "efficientnet-phi3").iterdir()) == [
+        "model.int8.portable.engine",
+        "model.int8.portable.engine.json",
+        "model.onnx",
+    ]
+
+
+def test_python_dash_m_is_the_same_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "deploykit", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout == f"deploykit, version {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(run, name):
+    shown = run(name, "--help")
+    assert shown.status == 0
+    assert f"deploykit {name}" in shown.out.split("Example:")[1]
+    assert "--json" in shown.out
+
+
+def test_scale_prints_the_published_family(run):
+    shown = run("scale").out
+    assert re.search(r"^7 +3\.1 +2 +600 px +66\.35 M +37\.746 G$", shown, re.MULTILINE)
+    member = json.loads(run("scale", "--phi", "3", "--json").out)
+    assert member == [
+        {"phi": 3.0, "depth": 1.4, "width": 1.2, "side_px": 300, "parameters": 12233232, "macs": 1827141392}
+    ]
+
+
+def test_scale_interpolates_between_members(run):
+    (member,) = json.loads(run("scale", "--phi", "2.5", "--json").out)
+    assert 1.2 < member["depth"] < 1.4
+    assert 1.1 < member["width"] < 1.2
+    assert 260 < member["side_px"] < 300
+
+
+def test_export_says_what_random_weights_are_good_for(run):
+    shown = run("export", "--phi", "0", "--side", "64")
+    assert "useless for accuracy" in shown.err
+    assert re.search(r"difference from PyTorch: \S+ absolute, \S+ relative", shown.out)
+
+
+def test_json_on_standard_output_is_json_alone(run):
+    exported = json.loads(run("export", "--phi", "0", "--side", "64", "--json").out)
+    assert exported["difference"]["relative"] < 1e-4
+    built = json.loads(run("build-engine", "--int8", "--gpu", "cpu", "--json").out)
+    assert built["manifest"]["precision"] == "int8"
+    record = json.loads(run("bench", built["path"], "--seconds", "0.2", "--json").out)
+    assert len(record["latency_ms"]) == record["samples"]
+    fit = json.loads(run("fit", "--gpu", "T4", "--max-latency", "10ms", "--json").out)
+    assert fit["chosen_phi"] == max(each["phi"] for each in fit["fit"]["candidates"] if each["fits"])
+    gpus = json.loads(run("gpus", "--json").out)
+    assert next(gpu for gpu in gpus if gpu["name"] == "T4")["sm"] == 75
+    assert json.loads(run("doctor", "--json").out)["components"]
+
+
+def test_calibrate_writes_ranges_that_the_int8_build_finds(run, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(generator.integers(0, 256, (80, 100, 3), np.uint8)).save(folder / f"{index}.png")
+    run("export", "--phi", "0", "--side", "64")
+    calibrated = run("calibrate", "--data", str(folder))
+    assert calibrated.status == 0
+    assert "from 3 images" in calibrated.out
+    built = run("build-engine", "--int8", "--gpu", "cpu")
+    assert "Ranges: calibration/efficientnet-phi0.ranges.json, of 3 images" in built.err
+
+
+def test_bench_reports_percentiles_method_and_samples(run):
+    run("export", "--phi", "0", "--side", "64")
+    run("build-engine", "--gpu", "cpu")
+    shown = run("bench", "engines/efficientnet-phi0/model.fp32.cpu.onnx", "--seconds", "0.2")
+    assert shown.status == 0
+    for part in ("p50", "p90", "p99", "images/s", "samples", "warm-up", "single-stream"):
+        assert part in shown.out
+
+
+def test_an_engine_for_another_gpu_is_refused_naming_both(run):
+    run("export", "--phi", "0", "--side", "64")
+    run("build-engine", "--gpu", "T4")
+    shown = run("bench", "engines/efficientnet-phi0/model.fp16.sm75.engine")
+    assert shown.status == 2
+    assert "for T4 (SM75); this machine has" in shown.err
+
+
+def test_fit_without_a_fit_says_by_how_much_and_exits_with_3(run):
+    shown = run("fit", "--gpu", "T4", "--max-latency", "0.1ms")
+    assert shown.status == 3
+    assert re.search(r"nothing fits; the nearest miss is phi 0: \S+ ms where 0.1 ms are wanted", shown.out)
+
+
+@pytest.mark.parametrize("name", ["t4", "Tesla T4", "NVIDIA T4"])
+def test_gpu_names_are_forgiving(run, name):
+    assert "on T4, batch 1" in run("fit", "--gpu", name, "--max-latency", "10ms").out
+
+
+def test_the_newest_of_several_exports_is_taken_and_named(run, tmp_path):
+    run("export", "--phi", "0", "--side", "64")
+    run("export", "--phi", "1", "--side", "64")
+    older = tmp_path / "engines/efficientnet-phi0/model.onnx"
+    os.utime(older, (1, 1))
+    shown = run("build-engine", "--gpu", "cpu")
+    assert "engines/efficientnet-phi1/model.onnx is the newest of 2" in shown.err
+    assert "efficientnet-phi0" in run("build-engine", "--gpu", "cpu", "--phi", "0").out
+
+
+BAD_INPUT = {
+    "phi out of range": (("export", "--phi", "8"), "between 0 and 7"),
+    "phi that is no number": (("export", "--phi", "three"), "'three' is not a valid float"),
+    "phi that is not a number": (("export", "--phi", "nan"), "between 0 and 7"),
+    "a latency without a unit": (("fit", "--gpu", "T4", "--max-latency", "10"), "10 what?"),
+    "an unknown GPU": (("fit", "--gpu", "T5", "--max-latency", "10ms"), "No GPU named 'T5'"),
+    "an unknown command": (("expart",), "No such command"),
+    "no target": (("fit", "--gpu", "T4"), "no target"),
+    "a batch range that falls": (("build-engine", "--batch", "8,4,1"), "rising order"),
+    "nothing exported": (("build-engine",), "no exported model"),
+    "a missing image folder": (("calibrate", "--data", "nowhere"), "no exported model"),
+    "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model no.onnx"),
+    "a missing engine": (("bench", "no.engine"), "no engine no.engine"),
+    "a missing checkpoint": (("export", "--phi", "0", "--weights", "no.pth"), "no weights file no.pth"),
+    "an unwritable place": (("export", "--phi", "0", "-o", "/proc/nowhere/x"), "written"),
+    "FP16 on the CPU": (("build-engine", "--gpu", "cpu", "--fp16"), "no FP16 arithmetic"),
+    "a GPU no compiler here builds for": (("build-engine", "--gpu", "H100"), "can't compile for H100"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, tmp_path, case):
+    arguments, about = BAD_INPUT[case]
+    shown = run(*arguments)
+    assert shown.status == 2
+    problem, fix = shown.err.splitlines()
+    assert problem.startswith("error: ")
+    assert about in problem
+    assert fix.startswith("  fix: ")
+    assert shown.out == ""
+    assert nothing_written(tmp_path)
+
+
+def test_a_truncated_model_is_refused(run, random_b0, tmp_path):
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(random_b0.path.read_bytes()[:-100_000])
+    shown = run("build-engine", "--onnx", str(cut))
+    assert shown.status == 2
+    assert "not an ONNX model, or was cut short" in shown.err
+
+
+def test_a_broken_image_is_named(run, random_b0, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "broken.jpg").write_text("no image")
+    shown = run("calibrate", "--onnx", str(random_b0.path), "--data", str(folder))
+    assert shown.status == 2
+    assert "broken.jpg is not a readable image" in shown.err
+    assert nothing_written(tmp_path)
+
+
+def test_an_empty_image_folder_is_refused(run, random_b0, tmp_path):
+    (tmp_path / "images").mkdir()
+    shown = run("calibrate", "--onnx", str(random_b0.path), "--data", "images")
+    assert (shown.status, "holds no images" in shown.err) == (2, True)
+
+
+def test_int8_of_trained_weights_asks_for_images(run, trained):
+    shown = run("build-engine", "--int8", "--onnx", str(trained.path), "-o", "x.engine")
+    assert shown.status == 2
+    assert "INT8 needs calibration images" in shown.err
+    assert "--data DIR" in shown.err
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_leaves_nothing(random_b0, tmp_path, kind):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "deploykit",
+            "build-engine",
+            "--onnx",
+            str(random_b0.path),
+            "-o",
+            "x/b0.engine",
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # the note about the portable engine: the build is about to begin
+    time.sleep(0.3)
+    process.send_signal(kind)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert not any(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("10ms", 10), ("10 ms", 10), ("500us", 0.5), ("0.5s", 500), ("1e1MS", 10), (" 2.5ms ", 2.5)],
+)
+def test_latencies_are_read_with_their_units(text, expected):
+    assert duration_ms(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["10", "ms", "", "-5ms", "1.2.3ms", "10m", "ten ms", "10ms!"])
+def test_latencies_that_are_none_are_refused(text):
+    with pytest.raises(DeployError):
+        duration_ms(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("500", 500), ("500/s", 500), ("500 images/s", 500), ("1e3", 1000)]
+)
+def test_throughputs_are_images_a_second(text, expected):
+    assert images_per_s(text) == expected
+
+
+def test_the_python_calls_do_what_the_commands_do(tmp_path, monkeypatch):
+    import deploykit
+
+    monkeypatch.chdir(tmp_path)
+    exported = deploykit.export_onnx(0, side_px=64)
+    built = deploykit.build_engine(precision="int8", gpu="cpu")
+    record = deploykit.benchmark(built.path, seconds=0.1)
+    assert exported.path == Path("engines/efficientnet-phi0/model.onnx")
+    assert record.samples.percentile_ms(50) > 0
+    with Engine.load(built.path) as engine:
+        assert engine(np.zeros((2, 3, 64, 64), np.float32)).shape == (2, 1000)
+    assert deploykit.fit_phi("T4", max_latency_ms=10).chosen is not None
+
+
+@pytest.mark.parametrize("name", [name for name in __import__("deploykit").__all__ if name != "__version__"])
+def test_every_public_name_loads(name):
+    import deploykit
+
+    assert callable(getattr(deploykit, name))

@@ -1,0 +1,28 @@
+"""What users install."""
+
+import importlib.metadata
+import importlib.resources
+
+import pytest
+
+
+def test_the_wheel_holds_the_package_alone():
+    distribution = importlib.metadata.distribution("deploykit")
+    if distribution.read_text("direct_url.json") and "editable" in (
+        distribution.read_text("direct_url.json") or ""
+    ):
+        pytest.skip("runs from the source tree: make check tests the built wheel")
+    files = [str(file) for file in distribution.files or []]
+    packaged = [
+        file for file in files if not file.split("/")[0].endswith(".dist-info") and "bin/" not in file
+    ]
+    assert all(file.startswith("deploykit/") for file in packaged)
+    assert {"deploykit/py.typed", "deploykit/predict/gpus.toml", "deploykit/predict/cost_model.json"} <= set(
+        packaged
+    )
+
+
+def test_the_data_files_are_found_where_it_is_installed():
+    folder = importlib.resources.files("deploykit.predict")
+    assert folder.joinpath("gpus.toml").is_file()
+    assert folder.joinpath("cost_model.json").is_file()
