@@ -1,11 +1,12 @@
 """What is installed, what this machine can build for and run, and what to install for the rest."""
 
-import importlib
 import importlib.metadata
 import platform
 from dataclasses import dataclass
 
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, PORTABLE_SMS
+from deploykit.errors import DeployError
+from deploykit.extras import require
 from deploykit.local_gpu import LocalGpu, local_gpu
 
 # Distribution, what it imports as, what it is for, the extra that brings it.
@@ -74,9 +75,9 @@ def diagnose() -> Diagnosis:
 
 def _component(distribution: str, module: str, purpose: str, extra: str) -> Component:
     try:
-        importlib.import_module(module)
+        require(module)
         version: str | None = importlib.metadata.version(distribution)
-    except (ImportError, OSError):  # OSError: a shared library it needs is missing
+    except DeployError:
         version = None
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"

@@ -12,9 +12,10 @@ from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
 from deploykit.model_file import INPUT_NAME, ModelInfo, to_bytes
 from deploykit.models.onnx_graph import onnx_model
-from deploykit.models.weights import Weights, load_weights, random_weights, require_match
+from deploykit.models.random_weights import random_weights
+from deploykit.models.weights import Weights, load_weights, require_match
 from deploykit.preprocessing import Preprocessing
-from deploykit.scaling import MIN_SIDE_PX, Rule, scale_for
+from deploykit.scaling import MAX_SIDE_PX, MIN_SIDE_PX, Rule, scale_for
 from deploykit.sessions import cpu_session
 from deploykit.workspace import export_path, model_name
 
@@ -89,10 +90,10 @@ def prepare(
     """The network, its weights and its description: all that goes into an export."""
     scale = scale_for(phi, rule=rule)
     if side_px is not None:
-        if side_px < MIN_SIDE_PX:
+        if not MIN_SIDE_PX <= side_px <= MAX_SIDE_PX:
             raise DeployError(
-                f"A side of {side_px} px is too small for five halvings.",
-                fix=f"give --side {MIN_SIDE_PX} or more",
+                f"A side of {side_px} px is not between {MIN_SIDE_PX} and {MAX_SIDE_PX} px.",
+                fix=f"give --side {scale.side_px}, this member's own, or leave it out",
             )
         scale = replace(scale, side_px=side_px)
     checkpoint = load_weights(weights) if weights is not None else None
@@ -122,11 +123,12 @@ def difference_from_torch(model: bytes, network: Network, weights: Weights) -> D
     with torch.inference_mode():
         expected = module_for(network, weights)(torch.from_numpy(images)).numpy()
     (actual,) = cpu_session(model).run(None, {INPUT_NAME: images})
-    absolute = float(np.abs(actual - expected).max())
-    return Difference(absolute=absolute, relative=absolute / float(np.abs(expected).max()))
+    absolute, magnitude = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
+    return Difference(absolute=absolute, relative=absolute / magnitude if magnitude else absolute)
 
 
 def _classes_of(checkpoint: Weights | None) -> int:
-    if checkpoint is None or "classifier.bias" not in checkpoint.state:
-        return DEFAULT_CLASSES
-    return int(checkpoint.state["classifier.bias"].shape[0])
+    match checkpoint and checkpoint.state.get("classifier.weight"):
+        case np.ndarray(shape=(classes, _)):
+            return int(classes)
+    return DEFAULT_CLASSES

@@ -1,15 +1,20 @@
 """Heavy libraries, imported on first use; where one is missing, the user learns which extra has it."""
 
 import importlib
+import os
 from types import ModuleType
 
 from deploykit.errors import DeployError
+
+# ONNX Runtime would write a device id and a database under the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _NAMES = {
     "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
     "tensorrt_rtx": "TensorRT-RTX",
     "cuda.core": "cuda-core",
+    "safetensors.torch": "safetensors",
 }
 
 
@@ -21,7 +26,7 @@ def require(module: str, *, extra: str = "cpu") -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library it needs is missing
         raise DeployError(
             f"{_NAMES.get(module, module)} is needed for this and can't be imported ({error}).",
             fix=f"pip install 'deploykit[{extra}]'",

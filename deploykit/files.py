@@ -1,10 +1,10 @@
 """Artifacts on disk: written whole or not at all, and named by their digest."""
 
-import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from deploykit.errors import DeployError
@@ -21,41 +21,75 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         DeployError: the folder can't be made or written, or the disk is full.
     """
-    data = content.encode() if isinstance(content, str) else content
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes | str]) -> None:
+    """Replaces files of one folder, or leaves everything as it was: all are written before one is replaced.
+
+    Raises:
+        DeployError: the folder can't be made or written, or the disk is full.
+    """
+    (folder,) = {path.parent for path in contents}
+    with ExitStack() as undo:
+        try:
+            _make_folder(folder, undo)
+            temporaries = {path: _write_beside(path, content, undo) for path, content in contents.items()}
+            for path, temporary in temporaries.items():
+                temporary.replace(path)
+        except OSError as error:
+            names = " and ".join(map(str, contents))
+            raise DeployError(
+                f"{names} can't be written: {error.strerror}.",
+                fix="give another place with -o, or make room there",
+            ) from error
+        undo.pop_all()
+
+
+def require_writable(path: Path, *, inputs: tuple[Path, ...] = ()) -> None:
+    """Fails now rather than after minutes of work, where path can't be written or shouldn't be.
+
+    Args:
+        inputs: files that the work reads, and must not replace.
+
+    Raises:
+        DeployError: naming what is in the way.
+    """
     try:
-        with _temporary_beside(path) as temporary:
-            temporary.write_bytes(data)
-            temporary.replace(path)
+        if path.exists() and not path.is_file():
+            raise DeployError(
+                f"{path} is not a file that can be replaced.", fix="give the name of a file with -o"
+            )
+        if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
+            raise DeployError(f"{path} would replace what it is made from.", fix="give another name with -o")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise DeployError(
-            f"{path} can't be written: {error.strerror}.",
-            fix="give another place with -o, or make room there",
+            f"{path} can't be written: {error.strerror}.", fix="give another place with -o"
         ) from error
 
 
-def require_writable(path: Path) -> None:
-    """Fails now rather than after minutes of work, where path's folder can't be written.
-
-    Raises:
-        DeployError: naming the folder.
-    """
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise DeployError(f"{folder} is not a folder that can be written.", fix="give another place with -o")
-    if path.is_dir():
-        raise DeployError(
-            f"{path} is a folder, not a file.", fix=f"give a file name, such as -o {path}/model.onnx"
-        )
+def _make_folder(folder: Path, undo: ExitStack) -> None:
+    """Makes the folder and its parents; undo removes those it made."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        undo.callback(_remove_empty, each)
 
 
-@contextlib.contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+def _remove_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _write_beside(path: Path, content: bytes | str, undo: ExitStack) -> Path:
+    """A temporary file with the content in path's folder; undo removes it."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
     temporary = Path(name)
-    try:
-        temporary.chmod(0o644)
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    undo.callback(temporary.unlink, missing_ok=True)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    temporary.chmod(0o644)
+    return temporary

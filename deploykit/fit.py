@@ -19,7 +19,8 @@ Evidence = Literal["measured", "predicted"]
 
 DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
 MEASURING_SECONDS = 2.0
-MIN_PHI_STEP = 0.01
+MIN_PHI_STEP = 0.05  # 141 networks: still answered within a second
+MAX_BATCH = 65536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +37,20 @@ class Goal:
 
     def __post_init__(self) -> None:
         given = [value for value in (self.max_latency_ms, self.min_images_per_s) if value is not None]
+        example = "--max-latency 10ms or --min-throughput 500"
         if not given:
-            raise DeployError(
-                "There is no target to fit.", fix="give --max-latency 10ms or --min-throughput 500"
-            )
+            raise DeployError("There is no target to fit.", fix=f"give {example}")
         if not all(0 < value < math.inf for value in given):
-            raise DeployError("A target must be above zero.", fix="give, say, --max-latency 10ms")
+            raise DeployError("A target must be above zero and finite.", fix=f"give {example}")
 
     def is_met(self, *, latency_ms: float, batch: int) -> bool:
-        fast_enough = self.max_latency_ms is None or latency_ms <= self.max_latency_ms
-        return fast_enough and (
-            self.min_images_per_s is None or 1000 * batch / latency_ms >= self.min_images_per_s
-        )
+        return self.is_fast_enough(latency_ms) and self.is_productive_enough(latency_ms, batch)
+
+    def is_fast_enough(self, latency_ms: float) -> bool:
+        return self.max_latency_ms is None or latency_ms <= self.max_latency_ms
+
+    def is_productive_enough(self, latency_ms: float, batch: int) -> bool:
+        return self.min_images_per_s is None or 1000 * batch / latency_ms >= self.min_images_per_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +128,15 @@ def fit_phi(
         max_latency_ms, min_images_per_s: targets; at least one.
         batch: images at once.
         precision: default FP16, and FP32 on the CPU.
-        phi_step: distance of the phis looked at, at least 0.01.
+        phi_step: distance of the phis looked at, at least 0.05.
         percentile: of measured latencies, which decides.
 
     Raises:
         DeployError: unknown GPU, or a target, batch, step or percentile that makes no sense.
     """
     goal = Goal(max_latency_ms=max_latency_ms, min_images_per_s=min_images_per_s)
-    if batch < 1:
-        raise DeployError(f"A batch of {batch} has no images.", fix="give --batch 1 or more")
+    if not 1 <= batch <= MAX_BATCH:
+        raise DeployError(f"A batch of {batch} is not between 1 and {MAX_BATCH}.", fix="give --batch 1")
     if not 0 < percentile <= 100:
         raise DeployError(f"There is no percentile {percentile:g}.", fix="give --percentile 90 or 99")
     phis = phi_grid(phi_step)

@@ -1,11 +1,16 @@
 """ONNX files: reading them safely, and the metadata by which each says what it is."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
 
 from deploykit.errors import DeployError
 from deploykit.preprocessing import Preprocessing
+from deploykit.scaling import FORMULA_PHI_RANGE, Rule
+from deploykit.serial import from_json, from_texts, to_json
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -14,6 +19,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 INPUT_NAME, OUTPUT_NAME, BATCH_NAME = "input", "logits", "batch"
 
 _PREFIX = "deploykit."
+_Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +27,7 @@ class ModelInfo:
     """What a model is and where it came from; carried in ONNX metadata and in engine manifests.
 
     Attributes:
-        family: `efficientnet`; `unknown` for a model this package did not export.
+        family: `efficientnet`; `unknown` for a model this package did not export. Part of file names.
         phi: compound coefficient, where the model has one.
         rule: scaling rule that phi went through.
         precision: arithmetic the graph itself spells out.
@@ -32,9 +38,9 @@ class ModelInfo:
         ranges_sha256: digest of the activation ranges an INT8 model was quantized with.
     """
 
-    family: str
-    phi: float | None
-    rule: str | None
+    family: Annotated[str, Meta(pattern=r"^[a-z0-9_-]+$")]
+    phi: _Phi | None
+    rule: Rule | None
     precision: Precision
     preprocessing: Preprocessing
     weights: Literal["random", "trained", "unknown"]
@@ -48,18 +54,9 @@ class ModelInfo:
         return replace(self, precision=precision, onnx_sha256=onnx_sha256, ranges_sha256=ranges_sha256)
 
     def to_metadata(self) -> dict[str, str]:
-        fields: dict[str, str | float | None] = {
-            "family": self.family,
-            "phi": self.phi,
-            "rule": self.rule,
-            "precision": self.precision,
-            "preprocessing": self.preprocessing.to_json(),
-            "weights": self.weights,
-            "weights_sha256": self.weights_sha256,
-            "onnx_sha256": self.onnx_sha256,
-            "ranges_sha256": self.ranges_sha256,
-        }
-        return {_PREFIX + key: str(value) for key, value in fields.items() if value is not None}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["preprocessing"] = to_json(self.preprocessing, indent=0)
+        return {_PREFIX + key: str(value) for key, value in values.items() if value is not None}
 
 
 def stamp(model: "ModelProto", info: ModelInfo) -> None:
@@ -71,47 +68,63 @@ def stamp(model: "ModelProto", info: ModelInfo) -> None:
 
 
 def info_of(model: "ModelProto") -> ModelInfo:
-    """What the model says of itself; for one exported elsewhere, what its graph shows."""
-    metadata = {
+    """What the model says of itself; for one exported elsewhere, what its graph shows.
+
+    Raises:
+        DeployError: it is no image classifier, or its metadata were altered.
+    """
+    side_px = image_side_px(model)
+    texts: dict[str, object] = {
         entry.key.removeprefix(_PREFIX): entry.value
         for entry in model.metadata_props
         if entry.key.startswith(_PREFIX)
     }
-    if "family" not in metadata:
+    if not texts:
         return ModelInfo(
             family="unknown",
             phi=None,
             rule=None,
             precision="fp32",
-            preprocessing=Preprocessing(side_px=image_side_px(model)),
+            preprocessing=Preprocessing(side_px=side_px),
             weights="unknown",
         )
-    return ModelInfo(
-        family=metadata["family"],
-        phi=float(metadata["phi"]) if "phi" in metadata else None,
-        rule=metadata.get("rule"),
-        precision=_one_of_precisions(metadata["precision"]),
-        preprocessing=Preprocessing.from_json(metadata["preprocessing"]),
-        weights="random" if metadata["weights"] == "random" else "trained",
-        weights_sha256=metadata.get("weights_sha256"),
-        onnx_sha256=metadata.get("onnx_sha256"),
-        ranges_sha256=metadata.get("ranges_sha256"),
-    )
+    try:
+        texts["preprocessing"] = from_json(str(texts["preprocessing"]), Preprocessing)
+        info = from_texts({"phi": None, "rule": None, **texts}, ModelInfo)
+        if info.preprocessing.side_px != side_px:
+            raise ValueError("another side than the graph's")
+    except (ValueError, KeyError) as error:
+        raise DeployError(
+            f"The model's deploykit metadata make no sense ({error}).", fix="export the model again"
+        ) from error
+    return info
 
 
 def image_side_px(model: "ModelProto") -> int:
     """Side of the square images the model takes.
 
     Raises:
-        DeployError: its input is not one batch of square RGB images, (batch, 3, side, side).
+        DeployError: its input is not a batch, of any size, of square RGB images in FP32.
     """
-    shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input]
-    match shapes:
-        case [[_, 3, height, width]] if height == width and height > 0:
-            return int(height)
+    from onnx import TensorProto
+
+    match [value.type.tensor_type for value in model.graph.input]:
+        case [tensor]:
+            shape = [dim.dim_value for dim in tensor.shape.dim]  # 0 where it is dynamic
+            if (
+                tensor.elem_type == TensorProto.FLOAT
+                and shape[:2] == [0, 3]
+                and shape[2:] == [shape[-1]] * 2
+                and shape[-1] > 0
+            ):
+                return int(shape[-1])
+    shown = [
+        (value.name, TensorProto.DataType.Name(value.type.tensor_type.elem_type), _shape_text(value))
+        for value in model.graph.input
+    ]
     raise DeployError(
-        f"The model takes {shapes or 'nothing'}, not one batch of square RGB images.",
-        fix="give a model whose only input is (batch, 3, side, side) with a fixed side",
+        f"The model takes {', '.join(' '.join(each) for each in shown) or 'nothing'}, not square RGB images.",
+        fix="give a model with one FLOAT input of (batch, 3, side, side), batch dynamic and side fixed",
     )
 
 
@@ -119,22 +132,34 @@ def read_model(path: Path) -> "ModelProto":
     """Reads and checks an ONNX file.
 
     Raises:
-        DeployError: there is none, it is not ONNX, or it is cut short.
+        DeployError: there is none, it is not ONNX, is cut short, is not whole by itself, or holds NaN.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
         raise DeployError(
-            f"There is no model {path}.", fix="deploykit export --phi 3, or give --onnx an existing file"
+            f"There is no model file {path}.", fix="deploykit export --phi 3, or give --onnx an existing file"
         )
     try:
         model = onnx.load_model_from_string(path.read_bytes())
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+    except (DecodeError, ValueError) as error:
         raise DeployError(
             f"{path} is not an ONNX model, or was cut short.", fix="export it again: deploykit export --phi 3"
         ) from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise DeployError(
+            f"{path} keeps its weights in other files.",
+            fix="save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
+        )
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise DeployError(
+            f"{path} is not a valid ONNX model: {str(error).splitlines()[0]}",
+            fix="export it again: deploykit export --phi 3",
+        ) from error
+    _require_finite(model, path)
     return model
 
 
@@ -144,10 +169,17 @@ def to_bytes(model: "ModelProto") -> bytes:
     return data
 
 
-def _one_of_precisions(text: str) -> Precision:
-    match text:
-        case "fp16" | "int8" | "fp32":
-            return text
-    raise DeployError(
-        f"The model's metadata names no known precision: {text!r}.", fix="export the model again"
+def _require_finite(model: "ModelProto", path: Path) -> None:
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise DeployError(f"{path} holds NaN or Inf in {tensor.name}.", fix="export sound weights")
+
+
+def _shape_text(value: object) -> str:
+    dims = value.type.tensor_type.shape.dim  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
+    return (
+        "(" + ", ".join(str(dim.dim_value) if dim.dim_value else dim.dim_param or "?" for dim in dims) + ")"
     )

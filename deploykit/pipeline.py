@@ -70,11 +70,13 @@ def build_engine(
             f"{path} is already {info.precision.upper()}.", fix="give the FP32 model it came from"
         )
     engine = output or _engine_path(path, precision, target)
-    require_writable(engine)
+    require_writable(engine, inputs=(path,))
     for sentence in (chosen, target.note, int8_note(target) if precision == "int8" else None):
         if sentence is not None:
             note(sentence)
     used = None
+    if precision != "int8" and (data is not None or ranges is not None):
+        raise DeployError("--data and --ranges are for INT8 alone.", fix="add --int8, or leave them out")
     if precision == "int8":
         used = ranges_for(path, info, ranges=ranges, data=data, note=note, progress=_counting(progress))
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), ranges=used)
@@ -136,7 +138,6 @@ def _manifest(
     return Manifest(
         engine_sha256=hashlib.sha256(plan.data).hexdigest(),
         precision=precision,
-        compiler=target.compiler,
         compiler_version=plan.compiler_version,
         target=target,
         batch=batch,

@@ -1,12 +1,11 @@
 """Image -> network input, as the model was trained to see it. Recorded in every artifact."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,34 +28,24 @@ class Preprocessing:
         crop_padding_px: the shorter side is resized to side_px plus this, bicubic.
     """
 
-    side_px: int
-    crop_padding_px: int = CROP_PADDING_PX
+    side_px: Annotated[int, Meta(ge=1)]
+    crop_padding_px: Annotated[int, Meta(ge=0)] = CROP_PADDING_PX
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> "Preprocessing":
-        fields = json.loads(text)
-        return Preprocessing(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
-
-    def summary(self) -> Mapping[str, object]:
-        return asdict(self)
 
     def crop(self, image: "Image") -> npt.NDArray[np.uint8]:
         """The square of the image the network sees, (side, side, 3); an image of that size stays as it is."""
         from PIL import Image, ImageOps
 
         image = ImageOps.exif_transpose(image).convert("RGB")
-        if image.size == (self.side_px, self.side_px):
+        side = self.side_px
+        if image.size == (side, side):
             return np.asarray(image)
-        ratio = (self.side_px + self.crop_padding_px) / min(image.size)
-        width, height = (max(self.side_px, round(length * ratio)) for length in image.size)
-        resized = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - self.side_px) // 2, (height - self.side_px) // 2
-        return np.asarray(resized.crop((left, top, left + self.side_px, top + self.side_px)))
+        # The square of the original that a resize and a crop of its centre would leave.
+        square = min(image.size) * side / (side + self.crop_padding_px)
+        left, top = ((length - square) / 2 for length in image.size)
+        box = (left, top, left + square, top + square)
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(n, side, side, 3) uint8 -> (n, 3, side, side) float32."""

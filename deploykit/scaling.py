@@ -20,7 +20,7 @@ BASE_SIDE_PX = 224
 
 FORMULA_PHI_RANGE = (-8.0, 12.0)  # 72 px to 1200 px: beyond, no such network has been of use
 SIDE_STEP_PX = 4  # every published side is a multiple of 4
-MIN_SIDE_PX = 32  # the network halves its input five times
+MIN_SIDE_PX, MAX_SIDE_PX = 32, 4096  # the network halves its input five times; more fits no memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def scale_for(phi: float, *, rule: Rule = "published") -> Scale:
     if not low <= phi <= high:  # false for NaN too
         outside = rule == "published" and FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]
         raise DeployError(
-            f"phi must be between {low:g} and {high:g} under the {rule} rule, not {phi:g}.",
+            f"phi must be between {low:g} and {high:g} under the {rule} rule, not {phi!r}.",
             fix="add --rule formula for a phi out there"
             if outside
             else f"give --phi from {low:g} to {high:g}",
@@ -80,8 +80,8 @@ def scale_for(phi: float, *, rule: Rule = "published") -> Scale:
 
 
 def phi_label(phi: float) -> str:
-    """phi as people write it: `3`, `2.5`."""
-    return f"{phi:.6g}"
+    """phi as people write it: `3`, `2.5`; two that differ have two labels."""
+    return repr(phi + 0.0).removesuffix(".0")  # + 0.0: -0 is 0
 
 
 def _formula(phi: float) -> Scale:

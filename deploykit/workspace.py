@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.scaling import phi_label
+from deploykit.scaling import FORMULA_PHI_RANGE, phi_label
 
 ENGINES = Path("engines")
 CALIBRATION = Path("calibration")
@@ -44,9 +44,13 @@ def find_model(*, phi: float | None = None, onnx: Path | None = None) -> tuple[P
         DeployError: there is none, or no telling which.
     """
     if onnx is not None:
+        if phi is not None:
+            raise DeployError("--phi and --onnx both name a model.", fix="leave one of them out")
         return onnx, None
     models = sorted(ENGINES.glob(f"*/{MODEL_FILE}"))
     if phi is not None:
+        if not FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]:
+            raise DeployError(f"There is no model of phi {phi!r}.", fix="give the --phi of an exported model")
         models = [path for path in models if path.parent.name.endswith(f"-phi{phi_label(phi)}")]
     if not models:
         which = "" if phi is None else f" of phi {phi_label(phi)}"

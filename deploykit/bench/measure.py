@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.errors import DeployError
 
-DEFAULT_SECONDS = 5.0
+DEFAULT_SECONDS, MAX_SECONDS = 5.0, 3600.0
 MIN_SAMPLES = 10
 SAMPLES_FOR_P99 = 1000  # ten of them lie beyond it
 
@@ -59,8 +59,11 @@ def time_calls(
     Raises:
         DeployError: seconds is not above zero.
     """
-    if not seconds > 0:
-        raise DeployError(f"{seconds:g} seconds are no time to measure in.", fix="give --seconds 5")
+    if not 0 < seconds <= MAX_SECONDS:
+        raise DeployError(
+            f"{seconds:g} seconds are no time to measure in: above 0, at most {MAX_SECONDS:g}.",
+            fix="give --seconds 5",
+        )
 
     def timed_ms() -> float:
         start = clock_s()

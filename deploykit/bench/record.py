@@ -15,6 +15,7 @@ from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.runtime import Engine
 
+MAX_THREADS = 1024
 SCENARIO = "single-stream"
 SCOPE = "host: from the call to the answer in host memory"
 
@@ -83,14 +84,17 @@ def benchmark(
     Raises:
         DeployError: the engine is for another machine, or doesn't take that batch.
     """
-    if threads is not None and threads < 1:
-        raise DeployError(f"{threads} threads can't run anything.", fix="give --threads 1 or more")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise DeployError(
+            f"{threads} threads are not between 1 and {MAX_THREADS}.", fix="leave --threads out"
+        )
     with Engine.load(engine, threads=threads) as loaded:
         manifest = loaded.manifest
         size = batch if batch is not None else manifest.batch.opt
-        images = np.random.default_rng(0).standard_normal((max(size, 0), *manifest.input.shape), np.float32)
+        manifest.batch.require(size)
+        images = np.random.default_rng(0).standard_normal((size, *manifest.input.shape), np.float32)
         samples = time_calls(lambda: loaded(images), batch=size, seconds=seconds, progress=progress)
-    on_cpu = manifest.compiler == "onnxruntime"
+    on_cpu = manifest.target.compiler == "onnxruntime"
     return Record(
         engine=Path(engine),
         manifest=manifest,

@@ -4,14 +4,15 @@ import click
 
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.engine.manifest import BatchRange, manifest_path
+from deploykit.errors import DeployError
 from deploykit.model_file import Precision
 from deploykit.pipeline import build_engine
 
 
 @click.command(name="build-engine")
-@click.option("--fp16", "precision", flag_value="fp16", help="The default for GPUs.")
-@click.option("--int8", "precision", flag_value="int8", help="Pointwise convolutions and classifier in INT8.")
-@click.option("--fp32", "precision", flag_value="fp32", help="The default for the CPU.")
+@click.option("--fp16", is_flag=True, help="The default for GPUs.")
+@click.option("--int8", is_flag=True, help="Pointwise convolutions and classifier in INT8.")
+@click.option("--fp32", is_flag=True, help="The default for the CPU.")
 @click.option("--gpu", help="GPU to compile for (T4, RTX 4090, ...), `local`, or `cpu`.")
 @click.option("--phi", type=float, help="Which exported model, by its phi.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
@@ -25,7 +26,9 @@ from deploykit.pipeline import build_engine
 )
 @json_option
 def command(
-    precision: Precision | None,
+    fp16: bool,
+    int8: bool,
+    fp32: bool,
     gpu: str | None,
     phi: float | None,
     onnx: Path | None,
@@ -47,7 +50,7 @@ def command(
         built = build_engine(
             phi=phi,
             onnx=onnx,
-            precision=precision,
+            precision=_precision(fp16=fp16, int8=int8, fp32=fp32),
             gpu=gpu,
             batch=BatchRange.parse(batch),
             data=data,
@@ -66,3 +69,14 @@ def command(
     )
     print(f"audit: {manifest.audit.summary()}")
     print(f"manifest: {manifest_path(built.path)}")
+
+
+def _precision(**asked: bool) -> Precision | None:
+    match [name for name, wanted in asked.items() if wanted]:
+        case []:
+            return None
+        case ["fp16" | "int8" | "fp32" as only]:
+            return only
+        case several:
+            flags = " and ".join(f"--{name}" for name in several)
+            raise DeployError(f"{flags} contradict each other.", fix="give one of them")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, print_json, progress_bar
+from deploykit.cli.output import json_option, note, print_json, progress_bar
 from deploykit.quantize.calibration import DEFAULT_IMAGES, calibrate_to_file
 from deploykit.quantize.ranges import DEFAULT_PERCENTILE, METHODS, Method
 
@@ -57,11 +57,12 @@ def command(
             method=method,
             percentile=percentile,
             output=output,
+            note=note,
             progress=progress,
         )
     amax = {name: ranges.amax(name) for name in ranges.histograms}
     if as_json:
         print_json({"path": path, "images": ranges.images, "method": ranges.method, "ranges": amax})
         return
-    how = f"{ranges.percentile:g}th percentile" if ranges.method == "percentile" else "maximum"
+    how = f"{ranges.percentile!r}th percentile" if ranges.method == "percentile" else "maximum"
     print(f"{path}: ranges of {len(amax)} activations from {ranges.images} images ({how} of magnitudes)")

@@ -54,7 +54,8 @@ def command(
             progress=progress,
         )
     if as_json:
-        print_json({"chosen_phi": fit.chosen.phi if fit.chosen else None, "fit": fit})
+        chosen, hoped_for = (each.phi if each else None for each in (fit.chosen, fit.hoped_for))
+        print_json({"chosen_phi": chosen, "may_fit_phi": hoped_for, "fit": fit})
     else:
         _print(fit, percentile)
     if fit.chosen is None:
@@ -98,9 +99,10 @@ def _answer(fit: Fit) -> str:
 
 def _shortfall(miss: Candidate, fit: Fit) -> str:
     wanted = []
-    if fit.goal.max_latency_ms is not None:
+    if fit.goal.max_latency_ms is not None and not fit.goal.is_fast_enough(miss.latency.high_ms):
         wanted.append(f"{miss.latency.high_ms:.2f} ms where {fit.goal.max_latency_ms:g} ms are wanted")
-    if fit.goal.min_images_per_s is not None:
+    productive = fit.goal.is_productive_enough(miss.latency.high_ms, miss.batch)
+    if fit.goal.min_images_per_s is not None and not productive:
         rate = 1000 * miss.batch / miss.latency.high_ms
         wanted.append(f"{rate:.0f} images/s where {fit.goal.min_images_per_s:g} are wanted")
     return ", ".join(wanted)

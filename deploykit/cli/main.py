@@ -1,9 +1,12 @@
 """`deploykit`: finds the command, and turns what goes wrong into a sentence, a fix and an exit status."""
 
 import importlib
+import io
 import os
 import signal
 import sys
+import warnings
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -23,7 +26,7 @@ COMMANDS = {
     "gpus": ("gpus", "List the GPUs that are known."),
     "doctor": ("doctor", "Say what is installed and what this machine can do."),
 }
-INTERRUPTED, FAILED = 130, 1
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class Commands(click.Group):
@@ -46,11 +49,13 @@ class Commands(click.Group):
 
 @click.group(
     cls=Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Each command has --help with an example, and --json.",
 )
 @click.version_option(__version__, prog_name="deploykit")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """From a compute budget to a served model.
 
     \b
@@ -59,39 +64,60 @@ def cli() -> None:
       deploykit build-engine --int8
       deploykit fit --gpu T4 --max-latency 10ms
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _stop)
+    debugging = "DEPLOYKIT_DEBUG" in os.environ
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # None where the caller closed it
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name the terminal can't show is no failure
+    if not debugging:
+        warnings.simplefilter("ignore")  # libraries' hints to programmers; what matters is raised
     try:
         status = cli.main(prog_name="deploykit", standalone_mode=False)
+        sys.stdout.flush()
     except DeployError as error:
-        _say(error.problem, error.fix)
-        sys.exit(error.exit_code)
+        _fail(error.problem, error.fix, error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "deploykit"
-        _say(error.format_message(), f"{command} --help shows what it takes")
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), f"{command} --help shows what it takes", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         print("stopped; nothing half-written is left", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(0)
-    except Exception as error:
-        if "DEPLOYKIT_DEBUG" in os.environ:
+    except MemoryError:
+        _fail("There is not enough memory for this.", "give a smaller --batch, --side or --phi", BAD_INPUT)
+    except OSError as error:
+        if debugging:
             raise
-        _say(
+        _discard_output()
+        _fail(f"The system refused: {error}.", "make room there, or give another place", BAD_INPUT)
+    except Exception as error:
+        if debugging:
+            raise
+        _fail(
             f"deploykit failed in a way it should not: {type(error).__name__}: {error}",
             "run it again with DEPLOYKIT_DEBUG=1 and report what it prints",
+            FAILED,
         )
-        sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _say(problem: str, fix: str) -> None:
+def _fail(problem: str, fix: str, status: int) -> NoReturn:
     print(f"error: {problem}\n  fix: {fix}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _discard_output() -> None:
+    """Lets the interpreter's last flush of standard output succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+_WIDEST = 1000  # columns of any table here, and more
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -19,7 +21,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: a first column to the left, the others to the right."""
+    """A table, its first column to the left and the others to the right; never cut, whatever the width."""
     from rich.console import Console
     from rich.table import Table
 
@@ -28,7 +30,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(str, row))
-    width = None if sys.stdout.isatty() else 200  # a pipe has no width to fit
+    width = Console(width=_WIDEST).measure(table).maximum
     Console(markup=False, highlight=False, width=width).print(table)
 
 

@@ -4,9 +4,11 @@ import re
 
 from deploykit.errors import DeployError
 
-_DURATION = re.compile(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*(us|µs|ms|s)\s*", re.IGNORECASE)
-_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-_RATE = re.compile(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*(?:(?:images|img|fps)?\s*(?:/s)?)\s*", re.IGNORECASE)
+_NUMBER = r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*"
+_DURATION = re.compile(_NUMBER + r"(us|ms|s)\s*")
+_RATE = re.compile(_NUMBER + r"(?:images|img|fps)?\s*(?:/s)?\s*")
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_MICRO = str.maketrans("\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}", "uu")
 
 
 def duration_ms(text: str | None) -> float | None:
@@ -17,15 +19,13 @@ def duration_ms(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    number = _float_of(_DURATION.fullmatch(text))
-    if number is None:
-        is_bare = _float_of(re.fullmatch(r"\s*([0-9.]+)\s*", text)) is not None
-        raise DeployError(
-            f"{text} what? A latency has a unit." if is_bare else f"{text!r} is not a latency.",
-            fix=f"write --max-latency {text.strip() if is_bare else '10'}ms",
-        )
-    match = _DURATION.fullmatch(text)
-    return number * _MILLISECONDS[match[2].lower()] if match else None
+    plain = text.lower().translate(_MICRO)
+    if (match := _DURATION.fullmatch(plain)) and (number := _float(match[1])) is not None:
+        return number * _MILLISECONDS[match[2]]
+    bare = re.fullmatch(_NUMBER, plain)
+    if bare and _float(bare[1]) is not None:
+        raise DeployError(f"{bare[1]} what? A latency has a unit.", fix=f"write --max-latency {bare[1]}ms")
+    raise DeployError(f"{text!r} is not a latency.", fix="write --max-latency 10ms")
 
 
 def images_per_s(text: str | None) -> float | None:
@@ -36,16 +36,15 @@ def images_per_s(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    number = _float_of(_RATE.fullmatch(text))
+    match = _RATE.fullmatch(text.lower())
+    number = _float(match[1]) if match else None
     if number is None:
-        raise DeployError(
-            f"{text!r} is not a throughput.", fix="write --min-throughput 500, in images a second"
-        )
+        raise DeployError(f"{text!r} is not a throughput.", fix="write --min-throughput 500, images a second")
     return number
 
 
-def _float_of(match: re.Match[str] | None) -> float | None:
+def _float(digits: str) -> float | None:
     try:
-        return float(match[1]) if match else None
+        return float(digits)
     except ValueError:  # 1.2.3
         return None

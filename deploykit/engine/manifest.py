@@ -1,18 +1,17 @@
 """The JSON beside every engine: what it is, what it was made from, where it runs."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from deploykit.engine.audit import Audit
-from deploykit.engine.targets import Compiler, Target
+from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
-from deploykit.files import sha256_of, write_atomically
+from deploykit.files import sha256_of, write_together
 from deploykit.model_file import ModelInfo, Precision
-from deploykit.preprocessing import Preprocessing
+from deploykit.serial import from_json, to_json
 
-_FORMAT = 1
+MAX_BATCH = 65536  # far beyond what has ever paid, and within every compiler's integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +23,23 @@ class BatchRange:
     max: int = 64
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
+        if not 1 <= self.min <= self.opt <= self.max <= MAX_BATCH:
             raise DeployError(
-                f"A batch of {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in rising order from 1.",
+                f"A batch of {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in rising order from 1 "
+                f"to {MAX_BATCH}.",
                 fix="give, say, --batch 1,8,64",
+            )
+
+    def require(self, size: int) -> None:
+        """Fails where a batch of this size is outside.
+
+        Raises:
+            DeployError: it is.
+        """
+        if not self.min <= size <= self.max:
+            raise DeployError(
+                f"The engine takes batches of {self.min} to {self.max} images, not {size}.",
+                fix="give such a --batch, or build with another one",
             )
 
     @staticmethod
@@ -42,7 +54,7 @@ class BatchRange:
                 return BatchRange(min=low, opt=best, max=high)
             case [only]:
                 return BatchRange(min=only, opt=only, max=only)
-        raise DeployError(f"{text!r} is not a batch range.", fix="give MIN,OPT,MAX, as in --batch 1,8,64")
+        raise DeployError(f"{text!r} is no batch range.", fix="give one size, or MIN,OPT,MAX as in 1,8,64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +79,6 @@ class Manifest:
 
     engine_sha256: str
     precision: Precision
-    compiler: Compiler
     compiler_version: str
     target: Target
     batch: BatchRange
@@ -77,28 +88,7 @@ class Manifest:
     audit: Audit
     build_seconds: float
     deploykit_version: str
-
-    def to_json(self) -> str:
-        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n"
-
-    @staticmethod
-    def from_json(text: str) -> "Manifest":
-        fields: dict[str, Any] = json.loads(text)
-        if fields.pop("format") != _FORMAT:
-            raise ValueError("another format")
-        model = fields.pop("model")
-        preprocessing = Preprocessing.from_json(json.dumps(model.pop("preprocessing")))
-        return Manifest(
-            **{
-                **fields,
-                "target": Target(**fields["target"]),
-                "batch": BatchRange(**fields["batch"]),
-                "input": _tensor(fields["input"]),
-                "output": _tensor(fields["output"]),
-                "audit": Audit(**fields["audit"]),
-            },
-            model=ModelInfo(**model, preprocessing=preprocessing),
-        )
+    format: Literal[1] = 1
 
 
 def manifest_path(engine: Path) -> Path:
@@ -106,10 +96,8 @@ def manifest_path(engine: Path) -> Path:
 
 
 def write_engine(path: Path, plan: bytes, manifest: Manifest) -> None:
-    """Writes engine and manifest; the manifest last, so that a stale pair shows by its digest."""
-    manifest_path(path).unlink(missing_ok=True)
-    write_atomically(path, plan)
-    write_atomically(manifest_path(path), manifest.to_json())
+    """Writes engine and manifest, both or neither; a mixed pair would show by its digest."""
+    write_together({path: plan, manifest_path(path): to_json(manifest)})
 
 
 def read_manifest(engine: Path) -> Manifest:
@@ -129,8 +117,9 @@ def read_manifest(engine: Path) -> Manifest:
             fix="give an engine made by deploykit build-engine",
         )
     try:
-        manifest = Manifest.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = from_json(path.read_bytes(), Manifest)
+        manifest.audit.require(manifest.precision)
+    except (ValueError, DeployError) as error:
         raise DeployError(f"{path} is no manifest, or was damaged.", fix="build the engine again") from error
     if sha256_of(engine) != manifest.engine_sha256:
         raise DeployError(
@@ -138,7 +127,3 @@ def read_manifest(engine: Path) -> Manifest:
             fix="copy both again, or build the engine again",
         )
     return manifest
-
-
-def _tensor(fields: dict[str, Any]) -> Tensor:
-    return Tensor(**{**fields, "shape": tuple(fields["shape"])})

@@ -81,7 +81,7 @@ def precision_for(target: Target, asked: Precision | None) -> Precision:
     if on_cpu and asked == "fp16":
         raise DeployError(
             "ONNX Runtime has no FP16 arithmetic on CPUs and would compute in FP32.",
-            fix="take --fp32 or --int8",
+            fix="take FP32 or INT8",
         )
     return asked or ("fp32" if on_cpu else "fp16")
 

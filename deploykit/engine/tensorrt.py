@@ -80,16 +80,21 @@ def _config(trt: Any, builder: Any, network: Any, target: Target, batch: BatchRa
 def _build(builder: Any, network: Any, config: Any, monitor: Any) -> Any:
     """Builds on another thread, so that Ctrl-C is seen here and stops it."""
     result: list[Any] = []
-    thread = threading.Thread(
-        target=lambda: result.append(builder.build_serialized_network(network, config)), daemon=True
-    )
-    thread.start()
+    done = threading.Event()  # an interrupted Thread.join() can take a running thread for a finished one
+
+    def build() -> None:
+        try:
+            result.append(builder.build_serialized_network(network, config))
+        finally:
+            done.set()
+
+    threading.Thread(target=build, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(timeout=0.1)
+        while not done.wait(timeout=0.1):
+            pass
     except KeyboardInterrupt:
         monitor.cancelled = True
-        thread.join()
+        done.wait()
         raise
     return result[0] if result else None
 

@@ -32,6 +32,7 @@ def calibrate_to_file(
     method: Method = "percentile",
     percentile: float = DEFAULT_PERCENTILE,
     output: Path | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
     progress: Progress = lambda done, total: None,
 ) -> tuple[Path, Ranges]:
     """Calibrates an exported model and writes its ranges, by default into calibration/.
@@ -44,10 +45,12 @@ def calibrate_to_file(
     Raises:
         DeployError: bad input; nothing is written.
     """
-    model, _ = find_model(phi=phi, onnx=onnx)
+    model, chosen = find_model(phi=phi, onnx=onnx)
+    if chosen is not None:
+        note(chosen)
     info = info_of(read_model(model))
     path = output or ranges_path(model, model_name(info.family, info.phi, info.rule))
-    require_writable(path)
+    require_writable(path, inputs=(model,))
     images = open_images(data, info.preprocessing, limit=limit)
     ranges = calibrate(model, images, method=method, percentile=percentile, progress=progress)
     ranges.save(path)
@@ -73,7 +76,7 @@ def calibrate(
     """
     from onnx import helper
 
-    if not 50 < percentile <= 100:
+    if not 50 < percentile <= 100:  # true for NaN too
         raise DeployError(f"A percentile of {percentile:g} is no range.", fix="give --percentile 99.99, say")
     graph = read_model(model)
     tensors = list(dict.fromkeys(node.activation for node in pointwise(graph)))

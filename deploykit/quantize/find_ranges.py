@@ -11,7 +11,7 @@ from deploykit.quantize.images import GENERATED, open_images
 from deploykit.quantize.ranges import Ranges
 from deploykit.workspace import CALIBRATION
 
-GENERATED_IMAGES = 32  # enough for ranges of random weights, which mean nothing anyway
+GENERATED_IMAGES = 4  # enough for ranges of random weights, which mean nothing anyway
 
 
 def ranges_for(
@@ -33,6 +33,8 @@ def ranges_for(
     Raises:
         DeployError: the ranges are another model's; or there is no data for trained weights.
     """
+    if ranges is not None and data is not None:
+        raise DeployError("--ranges and --data both say what to quantize with.", fix="leave one of them out")
     if ranges is not None:
         return _given(ranges, sha256_of(model), note)
     if data is None and (found := _found(sha256_of(model), note)):
@@ -46,7 +48,9 @@ def ranges_for(
             )
         note(f"Random weights: calibrated on {GENERATED_IMAGES} generated images, right for latency alone.")
         data = GENERATED
-    limit = GENERATED_IMAGES if str(data) == GENERATED else DEFAULT_IMAGES
+    elif str(data) == GENERATED and info.weights != "random":
+        note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
+    limit = GENERATED_IMAGES if info.weights == "random" else DEFAULT_IMAGES
     return calibrate(model, open_images(data, info.preprocessing, limit=limit), progress=progress)
 
 
@@ -59,9 +63,13 @@ def _given(path: Path, onnx_sha256: str, note: Callable[[str], None]) -> Ranges:
 
 def _found(onnx_sha256: str, note: Callable[[str], None]) -> Ranges | None:
     """The newest ranges of this model in calibration/."""
-    files = sorted(CALIBRATION.glob("*.ranges.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in files:
-        candidate = Ranges.load(path)
+    files = [path for path in CALIBRATION.glob("*.ranges.json") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            candidate = Ranges.load(path)
+        except DeployError as error:
+            note(f"Passed over: {error.problem}")
+            continue
         if candidate.onnx_sha256 == onnx_sha256:
             note(_credit(path, candidate))
             return candidate

@@ -12,6 +12,7 @@ from deploykit.errors import DeployError
 from deploykit.preprocessing import Preprocessing
 
 GENERATED = "generated"
+MAX_IMAGES = 1_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 Pixels = npt.NDArray[np.uint8]
@@ -60,8 +61,10 @@ def open_images(data: str | Path, preprocessing: Preprocessing, *, limit: int) -
     Raises:
         DeployError: there is nothing there, or nothing of the kind.
     """
-    if limit < 1:
-        raise DeployError(f"{limit} images are too few.", fix="give --images 1 or more")
+    if not 1 <= limit <= MAX_IMAGES:
+        raise DeployError(f"{limit} images are not between 1 and {MAX_IMAGES}.", fix="give --images 512")
+    if not str(data):
+        raise DeployError("--data names nothing.", fix="give --data a folder of images")
     if str(data) == GENERATED:
         return Images(source=GENERATED, preprocessing=preprocessing, items=limit)
     path = Path(data)
@@ -80,7 +83,9 @@ def open_images(data: str | Path, preprocessing: Preprocessing, *, limit: int) -
 
 
 def _image_files(folder: Path) -> tuple[Path, ...]:
-    files = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES))
+    files = tuple(
+        sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    )
     if not files:
         raise DeployError(
             f"{folder} holds no images.", fix=f"give a folder with {', '.join(sorted(SUFFIXES))} files"
@@ -102,11 +107,11 @@ def _read_archive(path: Path) -> Pixels:
             images: Pixels = archive["images"]
     except FileNotFoundError as error:
         raise DeployError(f"There is no file {path}.", fix="give --data an existing archive") from error
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DeployError(
             f"{path} holds no readable array named images.", fix="save it with numpy.savez"
         ) from error
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
         raise DeployError(
             f"The images in {path} are {images.dtype} {images.shape}.",
             fix="save them as uint8 (n, height, width, 3)",

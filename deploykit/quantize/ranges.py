@@ -1,23 +1,23 @@
 """Activation ranges: what calibration measured, as a JSON file tied to one model."""
 
 import hashlib
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
+from msgspec import Meta
 
 from deploykit.errors import DeployError
 from deploykit.files import write_atomically
 from deploykit.quantize.histogram import BINS, Histogram
+from deploykit.serial import from_json, to_json
 
 Method = Literal["max", "percentile"]
 METHODS: tuple[str, ...] = get_args(Method)
+Percentile = Annotated[float, Meta(gt=50, le=100)]
 DEFAULT_PERCENTILE = 99.999
-_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Ranges:
 
     onnx_sha256: str
     method: Method
-    percentile: float
+    percentile: Percentile
     source: str
     images: int
     histograms: Mapping[str, Histogram]
@@ -62,33 +62,12 @@ class Ranges:
                 fix="deploykit calibrate --data DIR with the model you are building",
             )
 
-    def to_json(self) -> str:
-        tensors = {
-            name: {
-                "range": self.amax(name),
-                "amax": histogram.amax,
-                "exponent": histogram.exponent,
-                "counts": np.trim_zeros(histogram.counts, "b").tolist(),
-            }
-            for name, histogram in self.histograms.items()
-        }
-        content = {
-            "format": _FORMAT,
-            "onnx_sha256": self.onnx_sha256,
-            "method": self.method,
-            "percentile": self.percentile,
-            "source": self.source,
-            "images": self.images,
-            "tensors": tensors,
-        }
-        return json.dumps(content) + "\n"
-
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return hashlib.sha256(self._to_json().encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        write_atomically(path, self.to_json())
+        write_atomically(path, self._to_json())
 
     @staticmethod
     def load(path: Path) -> "Ranges":
@@ -102,28 +81,68 @@ class Ranges:
                 f"There is no ranges file {path}.", fix="deploykit calibrate --data DIR makes one"
             )
         try:
-            content = json.loads(path.read_text())
-            if content["format"] != _FORMAT:
-                raise ValueError(content["format"])
-            return Ranges(
-                onnx_sha256=content["onnx_sha256"],
-                method=content["method"],
-                percentile=content["percentile"],
-                source=content["source"],
-                images=content["images"],
-                histograms={name: _histogram(fields) for name, fields in content["tensors"].items()},
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            file = from_json(path.read_bytes(), _File)
+        except ValueError as error:
             raise DeployError(
-                f"{path} is no ranges file, or was cut short.", fix="run deploykit calibrate again"
+                f"{path} is no ranges file, or was damaged ({error}).", fix="run deploykit calibrate again"
             ) from error
+        return Ranges(
+            onnx_sha256=file.onnx_sha256,
+            method=file.method,
+            percentile=file.percentile,
+            source=file.source,
+            images=file.images,
+            histograms={name: _histogram(tensor) for name, tensor in file.tensors.items()},
+        )
+
+    def _to_json(self) -> str:
+        tensors = {
+            name: _FileTensor(
+                range=self.amax(name),
+                amax=histogram.amax,
+                exponent=histogram.exponent,
+                counts=np.trim_zeros(histogram.counts, "b").tolist(),
+            )
+            for name, histogram in self.histograms.items()
+        }
+        return to_json(
+            _File(
+                onnx_sha256=self.onnx_sha256,
+                method=self.method,
+                percentile=self.percentile,
+                source=self.source,
+                images=self.images,
+                tensors=tensors,
+            ),
+            indent=0,
+        )
 
 
-def _histogram(fields: Mapping[str, object]) -> Histogram:
+_Count = Annotated[int, Meta(ge=0, lt=2**62)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FileTensor:
+    """A histogram in the file; `range` is there for readers alone."""
+
+    range: float
+    amax: Annotated[float, Meta(ge=0)]
+    exponent: Annotated[int, Meta(ge=-149, le=128)]  # of FP32
+    counts: Annotated[list[_Count], Meta(max_length=BINS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    onnx_sha256: str
+    method: Method
+    percentile: Percentile
+    source: str
+    images: Annotated[int, Meta(ge=1)]
+    tensors: dict[str, _FileTensor]
+    format: Literal[1] = 1
+
+
+def _histogram(tensor: _FileTensor) -> Histogram:
     counts = np.zeros(BINS, np.int64)
-    seen = np.asarray(fields["counts"], np.int64)
-    counts[: len(seen)] = seen
-    amax, exponent = fields["amax"], fields["exponent"]
-    if not isinstance(amax, float | int) or not isinstance(exponent, int) or not math.isfinite(amax):
-        raise TypeError("amax and exponent are numbers")
-    return Histogram(amax=float(amax), exponent=exponent, counts=counts)
+    counts[: len(tensor.counts)] = tensor.counts
+    return Histogram(amax=tensor.amax, exponent=tensor.exponent, counts=counts)

@@ -49,7 +49,7 @@ class Engine:
         path = Path(path)
         manifest = read_manifest(path)
         require_runs_here(path, manifest.target, local_gpu())
-        if manifest.compiler == "onnxruntime":
+        if manifest.target.compiler == "onnxruntime":
             from deploykit.runtime.cpu import CpuRunner
 
             return cls(path, manifest, CpuRunner(path, manifest, threads=threads))
@@ -65,14 +65,13 @@ class Engine:
         """
         if self._runner is None:
             raise DeployError(f"{self.path} was closed.", fix="call it inside its with block")
-        batch, taken = self.manifest.batch, self.manifest.input
-        shape_fits = images.ndim == 4 and images.shape[1:] == taken.shape
-        if images.dtype != np.float32 or not shape_fits or not batch.min <= len(images) <= batch.max:
+        taken = self.manifest.input
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != taken.shape:
             raise DeployError(
-                f"{self.path} takes {batch.min} to {batch.max} images of {taken.dtype} {taken.shape}, "
-                f"not {images.dtype} {images.shape}.",
-                fix="prepare them with the manifest's preprocessing, or build with another --batch",
+                f"{self.path} takes {taken.dtype} {('n', *taken.shape)}, not {images.dtype} {images.shape}.",
+                fix="prepare the images with the manifest's preprocessing",
             )
+        self.manifest.batch.require(len(images))
         return self._runner.run(images)
 
     def close(self) -> None:

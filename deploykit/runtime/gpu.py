@@ -17,6 +17,8 @@ from deploykit.extras import require
 
 _FLOAT_BYTES = 4
 
+Array = npt.NDArray[np.float32]
+
 
 class GpuRunner:
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -34,43 +36,62 @@ class GpuRunner:
             )
         self._context = self._engine.create_execution_context()
         self._manifest = manifest
-        largest = manifest.batch.max
-        self._host_input, self._input = self._buffers(largest, manifest.input.shape)
-        self._host_output, self._output = self._buffers(largest, manifest.output.shape)
-        self._context.set_tensor_address(manifest.input.name, int(self._input.handle))
-        self._context.set_tensor_address(manifest.output.name, int(self._output.handle))
+        self._buffers: _Buffers | None = None
 
-    def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def run(self, images: Array) -> Array:
         """Copies in, runs, copies out, and waits."""
-        manifest = self._manifest
-        staged = _view(self._host_input, images.shape)
-        logits = _view(self._host_output, (len(images), *manifest.output.shape))
-        staged[...] = images
-        self._context.set_input_shape(manifest.input.name, images.shape)
-        self._input.copy_from(self._host_input, stream=self._stream)
+        buffers = self._buffers_for(len(images))
+        buffers.staged_input[...] = images
+        buffers.input.copy_from(buffers.host_input, stream=self._stream)
         if not self._context.execute_async_v3(int(self._stream.handle)):
             raise DeployError(
-                f"TensorRT-RTX could not run a batch of {len(images)}.", fix="try a smaller batch"
+                f"TensorRT-RTX could not run a batch of {len(images)}.", fix="try a smaller --batch"
             )
-        self._output.copy_to(self._host_output, stream=self._stream)
+        buffers.output.copy_to(buffers.host_output, stream=self._stream)
         self._stream.sync()
-        return logits.copy()
+        return buffers.staged_output.copy()
 
     def close(self) -> None:
         self._stream.sync()
-        for buffer in (self._input, self._output, self._host_input, self._host_output):
-            buffer.close()
+        if self._buffers is not None:
+            self._buffers.close()
         del self._context, self._engine, self._runtime
+        self._stream.close()
 
-    def _buffers(self, batch: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
-        """A pinned host buffer and a device buffer for a whole batch."""
+    def _buffers_for(self, batch: int) -> "_Buffers":
+        """Buffers of exactly this batch, bound to the context; those of the last batch are kept."""
+        if self._buffers is None or self._buffers.batch != batch:
+            if self._buffers is not None:
+                self._buffers.close()
+            taken, given = self._manifest.input, self._manifest.output
+            self._buffers = _Buffers(self._device, self._stream, batch, taken.shape, given.shape)
+            self._context.set_input_shape(taken.name, (batch, *taken.shape))
+            self._context.set_tensor_address(taken.name, int(self._buffers.input.handle))
+            self._context.set_tensor_address(given.name, int(self._buffers.output.handle))
+        return self._buffers
+
+
+class _Buffers:
+    """Pinned host memory and device memory for one batch size."""
+
+    def __init__(
+        self, device: Any, stream: Any, batch: int, taken: tuple[int, ...], given: tuple[int, ...]
+    ) -> None:
         core = require("cuda.core", extra="gpu")
-        size = batch * math.prod(shape) * _FLOAT_BYTES
-        host = core.LegacyPinnedMemoryResource().allocate(size)
-        return host, self._device.memory_resource.allocate(size, stream=self._stream)
+        pinned = core.LegacyPinnedMemoryResource()
+        self.batch = batch
+        input_bytes, output_bytes = (_FLOAT_BYTES * batch * math.prod(shape) for shape in (taken, given))
+        self.host_input = pinned.allocate(input_bytes)
+        self.host_output = pinned.allocate(output_bytes)
+        self.input = device.memory_resource.allocate(input_bytes, stream=stream)
+        self.output = device.memory_resource.allocate(output_bytes, stream=stream)
+        self.staged_input = _as_array(self.host_input, (batch, *taken))
+        self.staged_output = _as_array(self.host_output, (batch, *given))
+
+    def close(self) -> None:
+        for buffer in (self.input, self.output, self.host_input, self.host_output):
+            buffer.close()
 
 
-def _view(buffer: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The start of a pinned buffer as an array."""
-    flat: npt.NDArray[np.float32] = np.from_dlpack(buffer).view(np.float32)
-    return flat[: math.prod(shape)].reshape(shape)
+def _as_array(buffer: Any, shape: tuple[int, ...]) -> Array:
+    return np.from_dlpack(buffer).view(np.float32).reshape(shape)

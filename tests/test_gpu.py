@@ -1,0 +1,155 @@
+"""What only a machine with an NVIDIA GPU can show: that engines load, run and answer rightly there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deploykit.bench.record import benchmark
+from deploykit.engine.manifest import BatchRange
+from deploykit.engine.targets import AHEAD_OF_TIME_SMS, Target
+from deploykit.errors import DeployError
+from deploykit.local_gpu import local_gpu
+from deploykit.pipeline import Built, build_engine
+from deploykit.runtime import Engine
+from deploykit.sessions import cpu_session
+
+GPU = local_gpu()
+HERE = "no NVIDIA GPU here" if GPU is None else f"{GPU.name} (SM{GPU.sm})"
+PORTABLE = Target(name="portable", compiler="tensorrt-rtx")
+SM = GPU.sm if GPU is not None else None
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPU is None, reason=HERE)]
+needs_target = pytest.mark.skipif(
+    GPU is not None and GPU.sm not in AHEAD_OF_TIME_SMS, reason=f"TensorRT-RTX has no target for {HERE}"
+)
+needs_portable = pytest.mark.skipif(
+    GPU is not None and not PORTABLE.runs_on(GPU.sm), reason=f"the portable engine does not cover {HERE}"
+)
+
+# FP16 has 11 significant bits; INT8's noise on this model is 25 dB and better, which is a cosine of 0.998.
+COSINE = {"fp16": 0.999, "int8": 0.99}
+
+
+@pytest.fixture(scope="module")
+def images(trained, validation) -> np.ndarray:
+    return trained.info.preprocessing.normalize(validation.pixels[:32])
+
+
+@pytest.fixture(scope="module")
+def reference(trained, images) -> np.ndarray:
+    """FP32 logits by ONNX Runtime on the CPU."""
+    (logits,) = cpu_session(trained.path).run(None, {"input": images})
+    return logits
+
+
+@pytest.fixture(scope="module")
+def build(shared, trained, tmp_path_factory):
+    def built(precision: str, gpu: str) -> Built:
+        return build_engine(
+            onnx=trained.path,
+            precision=precision,
+            gpu=gpu,
+            batch=BatchRange(min=1, opt=8, max=32),
+            data=shared / "cifar10_calib.npz" if precision == "int8" else None,
+            output=tmp_path_factory.mktemp("gpu") / f"model.{precision}.engine",
+        )
+
+    return built
+
+
+@pytest.fixture(scope="module")
+def fp16(build) -> Built:
+    return build("fp16", "local")
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """Of the least similar pair of rows."""
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(((first * second).sum(axis=1) / norms).min())
+
+
+@needs_target
+@pytest.mark.parametrize("precision", COSINE)
+def test_an_engine_answers_on_the_gpu_as_onnx_runtime_does_on_the_cpu(build, images, reference, precision):
+    with Engine.load(build(precision, "local").path) as engine:
+        logits = engine(images)
+    assert logits.shape == reference.shape
+    assert np.isfinite(logits).all()
+    assert cosine(logits, reference) >= COSINE[precision]
+
+
+@needs_portable
+@pytest.mark.parametrize("precision", COSINE)
+def test_the_portable_engine_answers_rightly_too(monkeypatch, build, images, reference, precision):
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: None)  # to build as without a GPU
+    built = build(precision, None)
+    monkeypatch.undo()
+    assert built.manifest.target.name == "portable"
+    with Engine.load(built.path) as engine:
+        assert cosine(engine(images), reference) >= COSINE[precision]
+
+
+@needs_target
+@pytest.mark.parametrize("count", [1, 3, 32])
+def test_every_batch_of_the_range_is_answered(fp16, images, reference, count):
+    with Engine.load(fp16.path) as engine:
+        assert cosine(engine(images[:count]), reference[:count]) >= COSINE["fp16"]
+
+
+@needs_target
+def test_batches_of_changing_size_do_not_disturb_each_other(fp16, images, reference):
+    with Engine.load(fp16.path) as engine:
+        for start, stop in ((0, 32), (32 - 1, 32), (0, 8), (4, 20), (7, 8)):
+            assert cosine(engine(images[start:stop]), reference[start:stop]) >= COSINE["fp16"]
+
+
+@needs_target
+def test_an_answer_stays_after_the_next_call_and_after_closing(fp16, images, reference):
+    with Engine.load(fp16.path) as engine:
+        first = engine(images[:4])
+        engine(images[4:8])
+    assert cosine(first, reference[:4]) >= COSINE["fp16"]
+
+
+@needs_target
+def test_the_same_images_get_the_same_answer(fp16, images):
+    with Engine.load(fp16.path) as engine:
+        np.testing.assert_array_equal(engine(images), engine(images))
+
+
+@needs_target
+def test_an_engine_is_loaded_and_closed_again_and_again(fp16, images):
+    answers = []
+    for _ in range(2):
+        with Engine.load(fp16.path) as engine:
+            answers.append(engine(images[:2]))
+        engine.close()
+        with pytest.raises(DeployError, match="was closed"):
+            engine(images[:2])
+    np.testing.assert_array_equal(*answers)
+
+
+@needs_target
+def test_two_engines_run_side_by_side(fp16, images, reference):
+    with Engine.load(fp16.path) as first, Engine.load(fp16.path) as second:
+        answers = [engine(images[:4]) for engine in (first, second, first)]
+    assert min(cosine(answer, reference[:4]) for answer in answers) >= COSINE["fp16"]
+
+
+@needs_target
+def test_a_benchmark_names_the_gpu_and_keeps_every_sample(fp16):
+    record = benchmark(fp16.path, batch=8, seconds=0.5)
+    fields = json.loads(json.dumps(record.summary()))
+    assert fields["machine"] == HERE
+    assert fields["method"]["threads"] is None
+    assert len(fields["latency_ms"]) == fields["samples"] >= 10
+    assert fields["p50_ms"] <= fields["p99_ms"]
+    assert fields["images_per_s"] > 0
+
+
+@needs_target
+def test_an_engine_for_another_gpu_is_refused(build):
+    other = "T4" if SM != 75 else "RTX 4090"
+    with pytest.raises(DeployError, match=f"this machine has .* \\(SM{SM}\\)"):
+        Engine.load(build("fp16", other).path)

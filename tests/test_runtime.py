@@ -1,0 +1,167 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from deploykit.engine.manifest import BatchRange
+from deploykit.engine.targets import Target
+from deploykit.errors import DeployError
+from deploykit.local_gpu import LocalGpu, local_gpu
+from deploykit.pipeline import build_engine
+from deploykit.runtime import Engine
+from deploykit.runtime.engine import require_runs_here
+
+
+@pytest.fixture(scope="module")
+def built(random_b0, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("cpu") / "model.onnx"
+    return build_engine(
+        onnx=random_b0.path, gpu="cpu", batch=BatchRange(min=1, opt=2, max=4), output=output
+    ).path
+
+
+def images(count: int, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 3, 64, 64), np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_an_engine_answers_as_onnx_runtime_does_bit_for_bit(built, random_b0, count):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(random_b0.path), options, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"input": images(count)})
+    with Engine.load(built, threads=1) as engine:
+        logits = engine(images(count))
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_an_image_is_answered_the_same_alone_and_among_others(built):
+    with Engine.load(built) as engine:
+        together, alone = engine(images(4)), engine(images(4)[2:3])
+    np.testing.assert_allclose(together[2:3], alone, atol=1e-5 * np.abs(alone).max())
+
+
+def test_images_need_not_be_contiguous(built):
+    pixels_last = np.ascontiguousarray(images(2).transpose(0, 2, 3, 1))
+    with Engine.load(built) as engine:
+        np.testing.assert_array_equal(engine(pixels_last.transpose(0, 3, 1, 2)), engine(images(2)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((5, 3, 64, 64), np.float32),
+        np.zeros((0, 3, 64, 64), np.float32),
+        np.zeros((1, 3, 32, 32), np.float32),
+        np.zeros((1, 64, 64, 3), np.float32),
+        np.zeros((3, 64, 64), np.float32),
+        np.zeros((1, 3, 64, 64), np.float64),
+        np.zeros((1, 3, 64, 64), np.uint8),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_other_images_are_refused_with_what_the_engine_takes(built, wrong):
+    with Engine.load(built) as engine, pytest.raises(DeployError) as caught:
+        engine(wrong)
+    assert "takes 1 to 4 images of float32 (3, 64, 64)" in caught.value.problem
+    assert f"not {wrong.dtype} {wrong.shape}" in caught.value.problem
+
+
+def test_a_closed_engine_is_refused_and_may_be_closed_again(built):
+    with Engine.load(built) as engine:
+        engine(images(1))
+    engine.close()
+    with pytest.raises(DeployError, match="was closed") as caught:
+        engine(images(1))
+    assert "with" in caught.value.fix
+
+
+def test_an_engine_is_closed_when_its_block_fails(built):
+    with pytest.raises(RuntimeError, match="on purpose"), Engine.load(built) as engine:
+        raise RuntimeError("on purpose")
+    with pytest.raises(DeployError, match="was closed"):
+        engine(images(1))
+
+
+def test_many_threads_get_the_answers_one_gets(built):
+    batches = [images(2, seed=seed) for seed in range(32)]
+    with Engine.load(built, threads=1) as engine:
+        expected = [engine(batch) for batch in batches]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(engine, batches))
+    np.testing.assert_array_equal(answers, expected)
+
+
+def test_two_engines_live_side_by_side(built):
+    with Engine.load(built, threads=1) as first, Engine.load(str(built), threads=1) as second:
+        first.close()
+        assert second(images(1)).shape == (1, 1000)
+
+
+def test_an_altered_engine_is_not_loaded(built, tmp_path):
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(built.read_bytes()[:-1])
+    copy.with_name("copy.onnx.json").write_bytes(built.with_name("model.onnx.json").read_bytes())
+    with pytest.raises(DeployError, match="altered or cut short"):
+        Engine.load(copy)
+
+
+def test_the_manifest_of_a_loaded_engine_says_what_it_takes(built):
+    with Engine.load(built) as engine:
+        assert engine.manifest.input.shape == (3, 64, 64)
+        assert engine.manifest.output.shape == (1000,)
+        assert engine.manifest.model.preprocessing.side_px == 64
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="the GPU of this machine may run it")
+@pytest.mark.parametrize(("gpu", "title"), [("T4", r"T4 \(SM75\)"), (None, "GPUs of SM80")])
+def test_an_engine_for_a_gpu_is_refused_on_a_machine_without_one(random_b0, tmp_path, gpu, title):
+    pytest.importorskip("tensorrt_rtx")
+    engine = build_engine(onnx=random_b0.path, gpu=gpu, output=tmp_path / "model.engine").path
+    with pytest.raises(DeployError, match=rf"is for {title}.*this machine has no NVIDIA GPU") as caught:
+        Engine.load(engine)
+    assert "--gpu cpu" in caught.value.fix
+
+
+T4 = Target(name="T4", compiler="tensorrt-rtx", sm=75)
+RTX_4090 = Target(name="RTX 4090", compiler="tensorrt-rtx", sm=89)
+PORTABLE = Target(name="portable", compiler="tensorrt-rtx")
+CPU = Target(name="CPU", compiler="onnxruntime")
+
+
+def gpu(sm: int) -> LocalGpu:
+    return LocalGpu(name=f"card {sm}", sm=sm)
+
+
+@pytest.mark.parametrize(
+    ("target", "here"),
+    [
+        (T4, gpu(75)),
+        (RTX_4090, gpu(89)),
+        *((PORTABLE, gpu(sm)) for sm in (80, 86, 89, 120, 121)),
+        (CPU, None),
+        (CPU, gpu(75)),
+    ],
+)
+def test_an_engine_runs_on_what_it_was_compiled_for(target, here):
+    require_runs_here(Path("model.engine"), target, here)
+
+
+@pytest.mark.parametrize(
+    ("target", "here", "problem", "fix"),
+    [
+        (T4, gpu(89), "is for T4 (SM75); this machine has card 89 (SM89)", "--gpu local"),
+        (RTX_4090, gpu(86), "is for RTX 4090 (SM89); this machine has card 86 (SM86)", "--gpu local"),
+        (PORTABLE, gpu(75), "SM80, 86, 89, 120 and later; this machine has card 75 (SM75)", "--gpu local"),
+        (PORTABLE, gpu(90), "SM80, 86, 89, 120 and later; this machine has card 90 (SM90)", "--gpu"),
+        (T4, None, "is for T4 (SM75); this machine has no NVIDIA GPU", "--gpu cpu"),
+    ],
+)
+def test_an_engine_for_another_machine_is_refused_naming_both(target, here, problem, fix):
+    with pytest.raises(DeployError) as caught:
+        require_runs_here(Path("model.engine"), target, here)
+    assert problem in caught.value.problem
+    assert fix in caught.value.fix

@@ -1,0 +1,172 @@
+"""Real builds by TensorRT-RTX, which needs no GPU for them."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+
+from deploykit.engine.manifest import BatchRange
+from deploykit.engine.targets import Target, target_for
+from deploykit.engine.tensorrt import Plan, compile_plan
+from deploykit.errors import DeployError
+from deploykit.export import prepare
+from deploykit.model_file import to_bytes
+from deploykit.models.onnx_graph import onnx_model
+from deploykit.pipeline import with_precision
+from deploykit.quantize.histogram import Histogram
+from deploykit.quantize.placement import pointwise
+from deploykit.quantize.ranges import Ranges
+
+pytest.importorskip("tensorrt_rtx")
+
+BATCH = BatchRange(min=1, opt=1, max=8)
+
+# Table 1 of arXiv:1905.11946 stretched by the depths 1, 1.4 and 3.1 of B0, B3 and B7, rounded up.
+BLOCKS = {0: (1, 2, 2, 3, 3, 4, 1), 3: (2, 3, 3, 5, 5, 6, 2), 7: (4, 7, 7, 10, 10, 13, 4)}
+
+
+def planned_products(phi: int) -> int:
+    """A projection for each block, an expansion for all but those of the first stage, head and classifier."""
+    first, *others = BLOCKS[phi]
+    return first + 2 * sum(others) + 1 + 1
+
+
+@pytest.fixture(scope="module")
+def graph_for() -> Iterator[Callable[[int, str, int | None], bytes]]:
+    """Serialized graphs at the members' own resolution, made once; weights are no matter to a compiler."""
+
+    @cache
+    def model_and_info(phi: int):
+        network, weights, info = prepare(phi)
+        return onnx_model(network, weights, info), info
+
+    @cache
+    def graph(phi: int, precision: str, sm: int | None) -> bytes:
+        model, info = model_and_info(phi)
+        ranges = constant_ranges(model) if precision == "int8" else None
+        target = Target(name="test", compiler="tensorrt-rtx", sm=sm)
+        return to_bytes(with_precision(model, info, precision, target, onnx_sha256="", ranges=ranges))
+
+    # Floating point is the same for every GPU.
+    yield lambda phi, precision, sm: graph(phi, precision, sm if precision == "int8" else None)
+    graph.cache_clear()
+    model_and_info.cache_clear()
+
+
+def constant_ranges(model) -> Ranges:
+    """Every activation reaches up to 4."""
+    four = Histogram()
+    four.add(np.array([4], np.float32))
+    return Ranges(
+        onnx_sha256="",
+        method="max",
+        percentile=100,
+        source="by hand",
+        images=1,
+        histograms={node.activation: four for node in pointwise(model)},
+    )
+
+
+@pytest.fixture
+def build(graph_for) -> Callable[..., Plan]:
+    def built(phi: int, precision: str, target: Target, **options) -> Plan:
+        return compile_plan(graph_for(phi, precision, target.sm), target=target, batch=BATCH, **options)
+
+    return built
+
+
+@pytest.mark.parametrize("gpu", ["T4", "RTX 4090"])
+@pytest.mark.parametrize("phi", BLOCKS)
+def test_int8_is_compiled_for_every_node_that_was_planned(build, phi, gpu):
+    plan = build(phi, "int8", target_for(gpu))
+    assert plan.audit.int8 == planned_products(phi)
+    assert plan.audit.fp32 == 0
+    assert plan.audit.fp16 > 0
+    plan.audit.require("int8")
+    assert len(plan.data) > 1e6
+
+
+@pytest.mark.parametrize("gpu", ["T4", "RTX 4090"])
+@pytest.mark.parametrize("phi", BLOCKS)
+def test_fp16_is_compiled_without_any_int8(build, phi, gpu):
+    plan = build(phi, "fp16", target_for(gpu))
+    assert plan.audit.int8 == plan.audit.fp32 == 0
+    plan.audit.require("fp16")
+
+
+def test_the_portable_engine_holds_int8_too(build):
+    plan = build(0, "int8", Target(name="portable", compiler="tensorrt-rtx"))
+    assert plan.audit.int8 >= planned_products(0)
+    assert plan.audit.fp32 == 0
+
+
+def test_the_plan_says_what_made_it_and_how_long_that_took(build):
+    import tensorrt_rtx
+
+    phases = []
+    start = time.perf_counter()
+    plan = build(0, "fp16", target_for("T4"), progress=phases.append)
+    assert plan.compiler_version == tensorrt_rtx.__version__
+    assert 0 < plan.build_seconds < time.perf_counter() - start
+    assert len(phases) >= 3
+    assert all(isinstance(phase, str) and phase for phase in phases)
+
+
+def test_fp32_is_built_for_a_gpu_that_has_it(build):
+    plan = build(0, "fp32", target_for("RTX 4090"))
+    plan.audit.require("fp32")
+
+
+def test_fp32_for_turing_is_refused_with_the_precision_that_it_has(build):
+    with pytest.raises(DeployError, match=r"no FP32 matrix products for T4 \(SM75\)") as caught:
+        build(0, "fp32", target_for("T4"))
+    assert "FP16" in caught.value.fix
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(DeployError, match="can't read the model"):
+        compile_plan(b"no model", target=target_for("T4"), batch=BATCH)
+
+
+@pytest.fixture
+def interrupted_build(build) -> Iterator[list[str]]:
+    """Presses Ctrl-C as the first phase begins; gives the phases that had begun when the build gave up."""
+    phases: list[str] = []
+
+    def interrupt(phase: str) -> None:
+        phases.append(phase)
+        if len(phases) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's workers ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(3, "fp16", target_for("T4"), progress=interrupt)
+        yield phases
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stops_a_build(build, interrupted_build):
+    time.sleep(0.5)  # a build that goes on would begin further phases
+    stopped_after = len(interrupted_build)
+    all_phases: list[str] = []
+    build(3, "fp16", target_for("T4"), progress=all_phases.append)
+    assert stopped_after < len(all_phases) / 2
+
+
+@pytest.mark.xfail(
+    sys.version_info < (3, 13),
+    reason="tensorrt._build: Python marks a thread as ended when KeyboardInterrupt comes during its join",
+)
+def test_a_stopped_build_has_ended_when_ctrl_c_is_passed_on(interrupted_build):
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("Thread-")] == []
+    before = len(interrupted_build)
+    time.sleep(0.5)
+    assert len(interrupted_build) == before
