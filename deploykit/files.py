@@ -1,5 +1,6 @@
 """Artifacts on disk: written whole or not at all, and named by their digest."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -35,6 +36,8 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
         try:
             _make_folder(folder, undo)
             temporaries = {path: _write_beside(path, content, undo) for path, content in contents.items()}
+            if folders := [path for path in contents if path.is_dir()]:
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), folders[0])
             for path, temporary in temporaries.items():
                 temporary.replace(path)
         except OSError as error:

@@ -63,7 +63,6 @@ def stamp(model: "ModelProto", info: ModelInfo) -> None:
     """Replaces the model's metadata with info."""
     from onnx import helper
 
-    del model.metadata_props[:]
     helper.set_model_props(model, info.to_metadata())
 
 

@@ -37,7 +37,10 @@ class Preprocessing:
         """The square of the image the network sees, (side, side, 3); an image of that size stays as it is."""
         from PIL import Image, ImageOps
 
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):  # which convert would clip at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("RGB")
         side = self.side_px
         if image.size == (side, side):
             return np.asarray(image)

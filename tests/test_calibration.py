@@ -84,7 +84,7 @@ def test_ranges_say_what_they_were_measured_on(shared, calibrated):
 def test_calibrating_twice_gives_the_same(shared, trained):
     images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=19)
     first, second = (calibrate(trained.path, images) for _ in range(2))
-    assert first.to_json() == second.to_json()
+    assert first.sha256 == second.sha256
     assert first.images == 19
 
 
@@ -115,12 +115,17 @@ def test_progress_counts_images_to_the_last(tmp_path):
     assert seen == [(8, 11), (11, 11)]
 
 
-@pytest.mark.parametrize(("weight", "tensor"), [(np.nan, "r"), (np.inf, "r"), (3e38, "r")])
-def test_activations_that_are_not_finite_are_named(tmp_path, weight, tensor):
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_named(tmp_path, weight):
     model = small_model(tmp_path / "broken.onnx", weight=weight)
-    with pytest.raises(DeployError, match=f"activations {tensor} are not finite") as caught:
+    with pytest.raises(DeployError, match=r"broken\.onnx holds NaN or Inf in first"):
         calibrate(model, generated())
-    assert "NaN or Inf in the weights" in caught.value.fix
+
+
+def test_activations_that_overflow_are_named(tmp_path):
+    model = small_model(tmp_path / "broken.onnx", weight=3e38)
+    with pytest.raises(DeployError, match="activations r are not finite"):
+        calibrate(model, generated())
 
 
 @pytest.mark.parametrize("percentile", [0, 50, 100.1, float("nan")])
@@ -156,7 +161,7 @@ def test_ranges_land_in_calibration_under_the_models_name(random_b0, tmp_path, m
     monkeypatch.chdir(tmp_path)
     path, ranges = calibrate_to_file("generated", onnx=random_b0.path, limit=2)
     assert path == Path("calibration/efficientnet-phi0.ranges.json")
-    assert Ranges.load(path).to_json() == ranges.to_json()
+    assert Ranges.load(path).sha256 == ranges.sha256
     ranges.require_model(ranges.onnx_sha256)
 
 

@@ -17,6 +17,7 @@ from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.model_file import ModelInfo
 from deploykit.preprocessing import Preprocessing
+from deploykit.serial import to_json
 
 PLAN = b"a plan of a few bytes"
 PLAN_SHA256 = "98a0ca4ec02c7072064bfa40cf2c21fe0a904faec60666823a93da9779f73185"  # of sha256sum
@@ -38,7 +39,6 @@ def manifest() -> Manifest:
     return Manifest(
         engine_sha256=PLAN_SHA256,
         precision="int8",
-        compiler="tensorrt-rtx",
         compiler_version="1.7.1.116",
         target=Target(name="T4", compiler="tensorrt-rtx", sm=75, note="A sentence with “quotes”."),
         batch=BatchRange(min=1, opt=8, max=64),
@@ -88,7 +88,7 @@ def test_an_engine_that_was_altered_is_refused(engine, altered):
 
 def test_an_engine_of_another_build_is_refused(engine, manifest):
     other = replace(manifest, engine_sha256="0" * 64)
-    manifest_path(engine).write_text(other.to_json())
+    manifest_path(engine).write_text(to_json(other))
     with pytest.raises(DeployError, match="is not the file its manifest describes"):
         read_manifest(engine)
 
@@ -118,7 +118,6 @@ MISSING = object()
     ("field", "value"),
     [
         ("format", 2),
-        ("format", MISSING),
         ("engine_sha256", MISSING),
         ("audit", MISSING),
         ("target", None),
@@ -126,7 +125,9 @@ MISSING = object()
         ("batch", {"min": "1", "opt": 8, "max": 64}),
         ("input", {"name": "input", "dtype": "float32", "shape": 3}),
         ("model", {}),
-        ("surprise", 1),
+        ("precision", "fp16"),
+        ("precision", "int4"),
+        ("build_seconds", "long"),
     ],
 )
 def test_a_manifest_that_was_altered_is_refused(engine, field, value):
@@ -140,11 +141,6 @@ def test_a_manifest_that_was_altered_is_refused(engine, field, value):
         read_manifest(engine)
 
 
-NOT_AN_OBJECT = pytest.mark.xfail(
-    strict=True, raises=AttributeError, reason="read_manifest does not catch AttributeError"
-)
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -152,7 +148,9 @@ NOT_AN_OBJECT = pytest.mark.xfail(
         b"{}",
         b"[]",
         b"\xff\xfe\x00\x01",
-        *(pytest.param(content, marks=NOT_AN_OBJECT) for content in (b"null", b"5", b'"text"')),
+        b"null",
+        b"5",
+        b'"text"',
     ],
 )
 def test_garbage_is_refused(engine, content):
@@ -176,4 +174,4 @@ def test_a_batch_range_is_read_as_people_write_it(text, sizes):
 def test_a_batch_range_that_is_none_is_refused_with_an_example(text):
     with pytest.raises(DeployError) as caught:
         BatchRange.parse(text)
-    assert "--batch 1,8,64" in caught.value.fix
+    assert "1,8,64" in caught.value.fix

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.errors import DeployError
 from deploykit.model_file import ModelInfo, image_side_px, info_of, read_model, stamp, to_bytes
@@ -161,6 +161,24 @@ def test_a_graph_that_reads_what_nobody_makes_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(to_bytes(model))
     with pytest.raises(DeployError, match=r"not a valid ONNX model: .*'nothing'"):
         read_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, wrong):
+    model = tiny_model(SHAPE)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, wrong], np.float32), "w"))
+    (tmp_path / "model.onnx").write_bytes(to_bytes(model))
+    with pytest.raises(DeployError, match=r"holds NaN or Inf in w\."):
+        read_model(tmp_path / "model.onnx")
+
+
+def test_weights_in_another_file_are_refused_with_a_way_to_join_them(tmp_path):
+    model = tiny_model(SHAPE)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(2000, np.float32), "w"))
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="w.bin")
+    with pytest.raises(DeployError, match="keeps its weights in other files") as caught:
+        read_model(tmp_path / "model.onnx")
+    assert "save_as_external_data=False" in caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["missing.onnx", "."])

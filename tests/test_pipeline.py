@@ -159,7 +159,6 @@ def test_ranges_of_another_model_in_calibration_are_passed_over(trained_model, r
         build_engine(onnx=trained_model, precision="int8", gpu="cpu")
 
 
-@pytest.mark.xfail(strict=True, reason="find_ranges._found: one damaged file stops the builds of every model")
 def test_a_damaged_file_in_calibration_does_not_hide_the_others(trained_model, workplace):
     calibrate_to_file("generated", onnx=trained_model, limit=2)
     (workplace / "calibration" / "cut.ranges.json").write_text('{"format": 1, "onnx')
@@ -191,13 +190,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(model, workpl
     (workplace / "file").write_text("in the way")
     (workplace / "folder").mkdir()
     phases = []
-    with pytest.raises(DeployError, match=r"is not a folder that can be written|is a folder, not a file"):
+    with pytest.raises(DeployError, match=r"can't be written|is not a file that can be replaced"):
         build_engine(onnx=model, gpu="cpu", output=workplace / output, progress=phases.append)
     assert phases == []
     assert files_in(workplace) == {"model.onnx", "file"}
 
 
-@pytest.mark.xfail(strict=True, reason="build_engine replaces the FP32 model where -o names it")
 def test_the_model_itself_is_not_overwritten(model):
     before = sha256_of(model)
     with pytest.raises(DeployError):
@@ -269,6 +267,5 @@ def test_a_model_from_elsewhere_is_built_too(foreign_model):
     assert built.manifest.audit.int8 == 33
 
 
-@pytest.mark.xfail(strict=True, reason="model_file.info_of reads `unknown` weights back as `trained`")
 def test_a_manifest_does_not_claim_that_foreign_weights_were_trained(foreign_model):
     assert build_engine(onnx=foreign_model, gpu="cpu").manifest.model.weights == "unknown"

@@ -84,11 +84,12 @@ def test_the_scale_of_a_huge_range_is_finite(amax):
 @settings(max_examples=60, deadline=None)
 @given(
     values=arrays.arrays(np.float32, 32, elements=st.floats(-1, 1, width=32)),
-    amax=st.floats(2**-14, 1e4, width=32),
+    amax=st.floats(2**-6, 1e4, width=32),
 )
 def test_within_the_range_quantization_moves_nothing_by_more_than_half_a_step(values, amax):
     (scale,) = scales_for([amax])
-    # The scale is rounded to FP16, which moves the edge of the range by at most one part in 2^11.
+    # Rounding the scale to FP16 moves the edge of the range by at most one part in 2^11; these scales are
+    # no subnormals, which move it further.
     x = (values * np.float32(amax * (1 - 2**-11))).reshape(1, 2, 4, 4)
     model = model_of([helper.make_node("Conv", ["x", "w"], ["y"])], {"y": 2}, w=column(1, 0, 0, 1))
     graph = quantized(model, x=amax)

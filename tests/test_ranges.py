@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from deploykit.errors import DeployError
+from deploykit.files import sha256_of
 from deploykit.quantize.histogram import BINS, Histogram
 from deploykit.quantize.ranges import Ranges
 
@@ -17,7 +18,7 @@ def ranges_of(**values) -> Ranges:
     return Ranges(
         onnx_sha256="a" * 64,
         method="percentile",
-        percentile=99,
+        percentile=99.0,
         source="photos/",
         images=3,
         histograms=histograms,
@@ -34,7 +35,6 @@ def test_what_is_written_is_read_back(ranges, tmp_path):
     path = tmp_path / "new" / "model.ranges.json"
     ranges.save(path)
     loaded = Ranges.load(path)
-    assert loaded.to_json() == ranges.to_json()
     assert loaded.sha256 == ranges.sha256
     assert (loaded.method, loaded.percentile, loaded.source, loaded.images) == (
         "percentile",
@@ -45,6 +45,13 @@ def test_what_is_written_is_read_back(ranges, tmp_path):
     for name, histogram in ranges.histograms.items():
         np.testing.assert_array_equal(loaded.histograms[name].counts, histogram.counts)
         assert loaded.amax(name) == ranges.amax(name)
+
+
+@pytest.mark.xfail(strict=True, reason="Ranges._to_json writes 99 as it is given and 99.0 once it was read")
+def test_ranges_keep_their_digest_whether_a_percentile_was_given_whole_or_not(ranges, tmp_path):
+    path = tmp_path / "r.json"
+    replace(ranges, percentile=99).save(path)
+    assert Ranges.load(path).sha256 == sha256_of(path)
 
 
 def test_a_histogram_read_back_goes_on_counting(ranges, tmp_path):
@@ -106,7 +113,6 @@ def test_every_magnitude_of_float32_is_counted(value):
     assert measured.amax("x") == np.float32(value)
 
 
-@pytest.mark.xfail(strict=True, reason="histogram.add widens to [0, 1) on zeros: math.frexp(0) is (0.0, 0)")
 def test_zeros_cost_no_resolution():
     values = np.linspace(1e-5, 1e-3, 1000)
     assert ranges_of(x=np.append(values, 0)).amax("x") == pytest.approx(9.9e-4, rel=0.01)
@@ -129,15 +135,12 @@ def test_ranges_of_another_model_are_refused(ranges):
 
 def test_a_file_cut_short_anywhere_is_refused(ranges, tmp_path):
     path = tmp_path / "cut.json"
-    whole = ranges.to_json().rstrip("\n").encode()
+    ranges.save(path)
+    whole = path.read_bytes().rstrip()
     for length in [*range(40), *range(40, len(whole), 97), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.raises(DeployError, match=r"cut\.json is no ranges file, or was cut short"):
+        with pytest.raises(DeployError, match=r"cut\.json is no ranges file, or was damaged"):
             Ranges.load(path)
-
-
-def changed(ranges: Ranges, **fields) -> str:
-    return json.dumps({**json.loads(ranges.to_json()), **fields})
 
 
 def tensor(**fields) -> dict[str, object]:
@@ -154,27 +157,18 @@ def tensor(**fields) -> dict[str, object]:
         {"tensors": tensor(exponent=1.5)},
         {"tensors": tensor(counts=[1] * (BINS + 1))},
         {"tensors": tensor(counts="many")},
-        pytest.param(
-            {"tensors": []},
-            marks=pytest.mark.xfail(
-                strict=True, raises=AttributeError, reason="Ranges.load does not catch AttributeError"
-            ),
-        ),
-        pytest.param(
-            {"method": "entropy"},
-            marks=pytest.mark.xfail(strict=True, reason="Ranges.load takes any method for a percentile"),
-        ),
-        pytest.param(
-            {"percentile": "most"},
-            marks=pytest.mark.xfail(strict=True, reason="Ranges.load does not check the percentile"),
-        ),
+        {"tensors": []},
+        {"method": "entropy"},
+        {"percentile": "most"},
     ],
-    ids=str,
+    ids=lambda fields: str(fields)[:60],
 )
 def test_a_file_that_makes_no_sense_is_refused(ranges, tmp_path, fields):
-    (tmp_path / "odd.json").write_text(changed(ranges, **fields))
+    path = tmp_path / "odd.json"
+    ranges.save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(DeployError, match=r"odd\.json is no ranges file"):
-        Ranges.load(tmp_path / "odd.json")
+        Ranges.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b"null", b"[]", b"3", b'"text"', b"{}"])

@@ -149,4 +149,4 @@ def test_the_precision_is_the_one_asked_for_or_the_targets_own(gpu, asked, built
 def test_fp16_on_the_cpu_is_refused():
     with pytest.raises(DeployError, match="no FP16 arithmetic on CPUs") as caught:
         precision_for(target_for("cpu"), "fp16")
-    assert caught.value.fix == "take --fp32 or --int8"
+    assert caught.value.fix == "take FP32 or INT8"

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import warnings
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -72,10 +71,7 @@ def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _stop)
     debugging = "DEPLOYKIT_DEBUG" in os.environ
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # None where the caller closed it
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name the terminal can't show is no failure
+    _prepare_streams()
     if not debugging:
         warnings.simplefilter("ignore")  # libraries' hints to programmers; what matters is raised
     try:
@@ -108,6 +104,14 @@ def main() -> NoReturn:
             FAILED,
         )
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _prepare_streams() -> None:
+    if sys.stdout is None:  # the caller closed it
+        sys.stdout = io.TextIOWrapper(io.BytesIO())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name the terminal can't show is no failure
 
 
 def _fail(problem: str, fix: str, status: int) -> NoReturn:

@@ -5,6 +5,7 @@ Names are timm's. Torch reads both kinds of file.
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 State = Mapping[str, npt.NDArray[np.float32]]
 
 BATCH_NORM_EPSILON = 1e-5  # timm's and torch's default
+# What torch.load raises on files cut short, from one place or another.
+_DAMAGE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    struct.error,
+    AssertionError,
+    TypeError,
+    AttributeError,
+)
 _LISTED = 5  # names an error spells out
 
 
@@ -139,7 +152,7 @@ def _read_torch(path: Path) -> "dict[str, Tensor]":
             f"{path} holds pickled code besides weights, or is no checkpoint.",
             fix="save its state_dict alone, best as .safetensors",
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         raise DeployError(f"{path} is damaged or no torch checkpoint.", fix="fetch the file again") from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()

@@ -38,7 +38,8 @@ class Histogram:
         amax = float(magnitudes.max(initial=0.0))
         if not math.isfinite(amax):
             raise ValueError("not finite")
-        self._widen_to(math.frexp(amax)[1])
+        if amax:  # zeros fit any range
+            self._widen_to(math.frexp(amax)[1])
         self.amax = max(self.amax, amax)
         bins = (magnitudes * np.float32(BINS * 2.0**-self.exponent)).astype(np.int32)
         self.counts += np.bincount(bins, minlength=BINS)
