@@ -140,7 +140,9 @@ def interrupted_build(build) -> Iterator[list[str]]:
     def interrupt(phase: str) -> None:
         phases.append(phase)
         if len(phases) == 1:
+            time.sleep(0.2)  # this is the builder's thread: the main one comes to wait for it
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # the main thread looks up every 0.1 s
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's workers ignore it
     try:
