@@ -82,7 +82,7 @@ def build_engine(
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), ranges=used)
     progress("compiling")
     plan = _compile(graph, target, batch, progress)
-    plan.audit.require(precision)
+    plan.audit.require(precision, planned_int8=len(pointwise(model)))
     manifest = _manifest(plan, graph, precision, target, batch)
     write_engine(engine, plan.data, manifest)
     return Built(path=engine, manifest=manifest)

@@ -157,7 +157,7 @@ BAD_INPUT = {
     "a batch range that falls": (("build-engine", "--batch", "8,4,1"), "rising order"),
     "nothing exported": (("build-engine",), "no exported model"),
     "a missing image folder": (("calibrate", "--data", "nowhere"), "no exported model"),
-    "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model no.onnx"),
+    "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model file no.onnx"),
     "a missing engine": (("bench", "no.engine"), "no engine no.engine"),
     "a missing checkpoint": (("export", "--phi", "0", "--weights", "no.pth"), "no weights file no.pth"),
     "an unwritable place": (("export", "--phi", "0", "-o", "/proc/nowhere/x"), "written"),

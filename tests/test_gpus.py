@@ -5,7 +5,18 @@ import pytest
 from deploykit.errors import DeployError
 from deploykit.predict.gpus import Gpu, find_gpu, known_gpus, require_facts
 
-CUDA_CORES_PER_SM = {"6.1": 128, "7.0": 64, "7.5": 64, "8.0": 64, "8.6": 128, "8.9": 128, "9.0": 128}
+# CUDA C++ Programming Guide, compute capabilities: FP32 cores of an SM.
+CUDA_CORES_PER_SM = {
+    "6.1": 128,
+    "7.0": 64,
+    "7.5": 64,
+    "8.0": 64,
+    "8.6": 128,
+    "8.7": 128,
+    "8.9": 128,
+    "9.0": 128,
+    "12.0": 128,
+}
 
 
 def test_the_t4_is_as_its_datasheet_has_it():

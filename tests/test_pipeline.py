@@ -222,7 +222,6 @@ def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, pro
     assert files_in(workplace) == {"model.onnx", "photos/broken.png"}
 
 
-@pytest.mark.xfail(strict=True, reason="Audit.require is content with one INT8 product of the 33 planned")
 def test_an_engine_with_less_int8_than_planned_is_refused(model, monkeypatch):
     """Without the respelling TensorRT-RTX 1.7 makes the classifier alone INT8 on SM75."""
     monkeypatch.setattr("deploykit.pipeline.respell", lambda graph, *, sm: graph)

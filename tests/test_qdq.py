@@ -70,11 +70,11 @@ def test_scales_are_positive_finite_and_exact_in_fp16(amax):
     assert scale.dtype == np.float32
     assert 0 < scale < np.inf
     assert np.float32(np.float16(scale)) == scale
-    # FP16 has 11 significant bits, and steps of 2^-24 under 2^-14.
-    assert scale == pytest.approx(amax / 127, rel=2**-11, abs=2**-24)
+    # FP16 has 11 significant bits, and steps of 2^-24 under 2^-14; the scale is the next one up.
+    assert scale >= amax / 127
+    assert scale == pytest.approx(amax / 127, rel=2**-10, abs=2**-24)
 
 
-@pytest.mark.xfail(strict=True, reason="qdq.scales_for overflows to Inf beyond 127 x 65504")
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("amax", [8.4e6, 1e30, 3.4e38])
 def test_the_scale_of_a_huge_range_is_finite(amax):
@@ -113,7 +113,7 @@ def test_weights_are_quantized_by_output_channel_as_by_hand(one_convolution):
     # Channel 0: 1.27 / 127 = 0.01, so 127 and -63.5, whose scale FP16 rounds up to 0.010002, so -63.
     # Channel 1: 0.25 / 127, so 127 and -31.75, which rounds to -32.
     np.testing.assert_array_equal(constants["w.quantized"].reshape(2, 2), [[127, -63], [127, -32]])
-    np.testing.assert_allclose(constants["w.scale"], [0.01, 0.25 / 127], rtol=2**-11)
+    np.testing.assert_allclose(constants["w.scale"], [0.01, 0.25 / 127], rtol=2**-10)
     assert constants["w.quantized"].dtype == np.int8
     assert "w" not in constants
 
@@ -216,7 +216,7 @@ def test_a_classifier_written_as_matmul_is_quantized_by_column():
     model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2]))
     graph = quantized(model, f=1)
     onnx.checker.check_model(graph, full_check=True)
-    np.testing.assert_allclose(constants_of(graph)["w.scale"], [0.01, 0.25 / 127], rtol=2**-11)
+    np.testing.assert_allclose(constants_of(graph)["w.scale"], [0.01, 0.25 / 127], rtol=2**-10)
 
 
 def test_a_missing_range_is_named(one_convolution):
@@ -224,7 +224,6 @@ def test_a_missing_range_is_named(one_convolution):
         quantized(one_convolution, other=1)
 
 
-@pytest.mark.xfail(strict=True, reason="qdq._weight drops a weight that a node in floating point still reads")
 def test_a_weight_stays_for_the_nodes_that_read_it_in_floating_point():
     model = model_of(
         [
@@ -239,7 +238,6 @@ def test_a_weight_stays_for_the_nodes_that_read_it_in_floating_point():
     onnx.checker.check_model(quantized(model, x=1), full_check=True)
 
 
-@pytest.mark.xfail(strict=True, reason="qdq makes names that a graph from elsewhere may have already")
 def test_a_name_that_the_graph_has_already_is_not_taken_again():
     model = model_of(
         [

@@ -47,7 +47,6 @@ def test_what_is_written_is_read_back(ranges, tmp_path):
         assert loaded.amax(name) == ranges.amax(name)
 
 
-@pytest.mark.xfail(strict=True, reason="Ranges._to_json writes 99 as it is given and 99.0 once it was read")
 def test_ranges_keep_their_digest_whether_a_percentile_was_given_whole_or_not(ranges, tmp_path):
     path = tmp_path / "r.json"
     replace(ranges, percentile=99).save(path)

@@ -43,14 +43,17 @@ class Audit:
             f"{self.fp32} FP32 ({self.source})"
         )
 
-    def require(self, precision: Precision) -> None:
+    def require(self, precision: Precision, *, planned_int8: int = 1) -> None:
         """Fails where the engine is not of that precision.
 
+        Args:
+            planned_int8: how many products the graph spells out in INT8.
+
         Raises:
-            DeployError: no INT8 in an INT8 engine, or anything else than FP16 in an FP16 one, and so on.
+            DeployError: less INT8 than planned, or anything but FP16 in an FP16 engine, and so on.
         """
         right = {
-            "int8": self.int8 > 0,
+            "int8": self.int8 >= planned_int8,
             "fp16": self.fp16 > 0 and self.int8 == self.fp32 == 0,
             "fp32": self.fp32 > 0 and self.int8 == self.fp16 == 0,
         }

@@ -37,7 +37,7 @@ def compile_plan(
 
     Raises:
         DeployError: TensorRT-RTX is missing or refuses the model.
-        KeyboardInterrupt: the build was stopped, within a phase's step.
+        KeyboardInterrupt: the build was stopped, as soon as the builder took notice.
     """
     trt = require("tensorrt_rtx")
     log = _logger(trt)
@@ -88,8 +88,8 @@ def _build(builder: Any, network: Any, config: Any, monitor: Any) -> Any:
         finally:
             done.set()
 
-    threading.Thread(target=build, daemon=True).start()
     try:
+        threading.Thread(target=build, daemon=True).start()
         while not done.wait(timeout=0.1):
             pass
     except KeyboardInterrupt:

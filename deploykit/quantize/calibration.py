@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of
-from deploykit.model_file import info_of, read_model
+from deploykit.model_file import image_side_px, info_of, read_model
 from deploykit.quantize.histogram import Histogram
 from deploykit.quantize.images import Images, open_images
 from deploykit.quantize.placement import pointwise
@@ -79,6 +79,7 @@ def calibrate(
     if not 50 < percentile <= 100:  # true for NaN too
         raise DeployError(f"A percentile of {percentile:g} is no range.", fix="give --percentile 99.99, say")
     graph = read_model(model)
+    image_side_px(graph)  # or it can't be fed
     tensors = list(dict.fromkeys(node.activation for node in pointwise(graph)))
     if not tensors:
         raise DeployError(f"{model} has no pointwise convolution or linear layer.", fix="build it as FP16")

@@ -101,13 +101,14 @@ def _spread(files: tuple[Path, ...], limit: int) -> tuple[Path, ...]:
 
 def _read_archive(path: Path) -> Pixels:
     import zipfile
+    import zlib
 
     try:
         with np.load(path, allow_pickle=False) as archive:
             images: Pixels = archive["images"]
     except FileNotFoundError as error:
         raise DeployError(f"There is no file {path}.", fix="give --data an existing archive") from error
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DeployError(
             f"{path} holds no readable array named images.", fix="save it with numpy.savez"
         ) from error

@@ -6,7 +6,7 @@ works on 1x1 maps.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -31,7 +31,10 @@ class QuantizedNode:
 
 
 def pointwise(model: "ModelProto") -> tuple[QuantizedNode, ...]:
-    """The nodes the `pointwise` policy puts in INT8, in graph order."""
+    """The nodes the `pointwise` policy puts in INT8, in graph order.
+
+    Left out: convolutions with groups, strides or padding, and products with factors of their own.
+    """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     pooled = _pooled_tensors(model, frozenset(weights))
     return tuple(
@@ -49,25 +52,39 @@ def pointwise(model: "ModelProto") -> tuple[QuantizedNode, ...]:
 def _is_pointwise_convolution(
     node: "NodeProto", weights: dict[str, tuple[int, ...]], pooled: frozenset[str]
 ) -> bool:
-    if node.op_type != "Conv" or node.input[0] in pooled:
+    if node.op_type != "Conv" or node.input[0] in pooled or weights.get(node.input[1], ())[2:] != (1, 1):
         return False
-    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-    return groups == 1 and weights.get(node.input[1], ())[2:] == (1, 1)
+    attributes = _attributes(node)
+    plain = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0]}
+    return all(attributes.get(name, value) == value for name, value in plain.items())
 
 
 def _is_linear(node: "NodeProto", weights: dict[str, tuple[int, ...]]) -> bool:
-    return node.op_type in ("Gemm", "MatMul") and len(weights.get(node.input[1], ())) == 2
+    if node.op_type not in ("Gemm", "MatMul") or len(weights.get(node.input[1], ())) != 2:
+        return False
+    attributes = _attributes(node)
+    return all(
+        attributes.get(name, value) == value for name, value in {"alpha": 1, "beta": 1, "transA": 0}.items()
+    )
 
 
 def _channel_axis(node: "NodeProto") -> int:
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if node.op_type == "Conv" or transposed else 1
+    return 0 if node.op_type == "Conv" or _attributes(node).get("transB") else 1
 
 
-def _pooled_tensors(model: "ModelProto", constants: frozenset[str]) -> frozenset[str]:
+def _attributes(node: "NodeProto") -> dict[str, Any]:
+    from onnx import helper
+
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def _pooled_tensors(model: "ModelProto", weights: frozenset[str]) -> frozenset[str]:
     """Tensors computed from pooled ones alone: 1x1 maps, whatever the image's size."""
+    constants = set(weights)
     pooled: set[str] = set()
     for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants.update(node.output)
         reads = {name for name in node.input if name and name not in constants}
         if node.op_type in _POOLS or (reads and reads <= pooled):
             pooled.update(node.output)

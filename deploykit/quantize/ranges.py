@@ -109,7 +109,7 @@ class Ranges:
             _File(
                 onnx_sha256=self.onnx_sha256,
                 method=self.method,
-                percentile=self.percentile,
+                percentile=float(self.percentile),
                 source=self.source,
                 images=self.images,
                 tensors=tensors,

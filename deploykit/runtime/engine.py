@@ -102,5 +102,5 @@ def require_runs_here(path: Path, target: Target, gpu: LocalGpu | None) -> None:
             f"{path} is for {target.title}; this machine {here}.",
             fix="deploykit build-engine --gpu cpu makes one for here"
             if gpu is None
-            else "deploykit build-engine --gpu local makes one for here",
+            else f"deploykit build-engine --gpu local makes one for SM{gpu.sm}, where TensorRT-RTX can",
         )

@@ -5,6 +5,7 @@ which `make test-gpu` runs where there is one, is what will show it.
 """
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,22 @@ class GpuRunner:
         self._context = self._engine.create_execution_context()
         self._manifest = manifest
         self._buffers: _Buffers | None = None
+        self._lock = threading.Lock()
 
     def run(self, images: Array) -> Array:
         """Copies in, runs, copies out, and waits."""
-        buffers = self._buffers_for(len(images))
-        buffers.staged_input[...] = images
-        buffers.input.copy_from(buffers.host_input, stream=self._stream)
-        if not self._context.execute_async_v3(int(self._stream.handle)):
-            raise DeployError(
-                f"TensorRT-RTX could not run a batch of {len(images)}.", fix="try a smaller --batch"
-            )
-        buffers.output.copy_to(buffers.host_output, stream=self._stream)
-        self._stream.sync()
-        return buffers.staged_output.copy()
+        with self._lock:  # one context and one set of buffers: callers take turns
+            self._device.set_current()
+            buffers = self._buffers_for(len(images))
+            buffers.staged_input[...] = images
+            buffers.input.copy_from(buffers.host_input, stream=self._stream)
+            if not self._context.execute_async_v3(int(self._stream.handle)):
+                raise DeployError(
+                    f"TensorRT-RTX could not run a batch of {len(images)}.", fix="try a smaller --batch"
+                )
+            buffers.output.copy_to(buffers.host_output, stream=self._stream)
+            self._stream.sync()
+            return buffers.staged_output.copy()
 
     def close(self) -> None:
         self._stream.sync()
