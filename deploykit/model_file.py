@@ -122,7 +122,7 @@ def image_side_px(model: "ModelProto") -> int:
         for value in model.graph.input
     ]
     raise DeployError(
-        f"The model takes {', '.join(' '.join(each) for each in shown) or 'nothing'}, no batch of square images.",
+        f"The model takes {', '.join(' '.join(each) for each in shown) or 'nothing'}, not square RGB images.",
         fix="give a model with one FLOAT input of (batch, 3, side, side), batch dynamic and side fixed",
     )
 
