@@ -62,6 +62,8 @@ def build_engine(
     """
     target = target_for(gpu)
     precision = precision_for(target, precision)
+    if precision != "int8" and (data is not None or ranges is not None):
+        raise DeployError("--data and --ranges are for INT8 alone.", fix="add --int8, or leave them out")
     path, chosen = find_model(phi=phi, onnx=onnx)
     model = read_model(path)
     info = info_of(model)
@@ -75,8 +77,6 @@ def build_engine(
         if sentence is not None:
             note(sentence)
     used = None
-    if precision != "int8" and (data is not None or ranges is not None):
-        raise DeployError("--data and --ranges are for INT8 alone.", fix="add --int8, or leave them out")
     if precision == "int8":
         used = ranges_for(path, info, ranges=ranges, data=data, note=note, progress=_counting(progress))
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), ranges=used)

@@ -2,7 +2,7 @@ import sys
 
 import click
 
-from deploykit.cli.output import json_option, phases, print_json, print_table
+from deploykit.cli.output import json_option, note, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, images_per_s
 from deploykit.fit import DEFAULT_PERCENTILE, Candidate, Fit, fit_phi
 from deploykit.model_file import Precision
@@ -82,6 +82,11 @@ def _print(fit: Fit, percentile: float) -> None:
         ],
     )
     print(_answer(fit))
+    if fit.precision == "int8" and not measured:
+        note(
+            "INT8 is predicted for TensorRT with every layer in INT8, as published; "
+            "the pointwise placement built here gains less."
+        )
     if fit.hoped_for is not None:
         maybe, latency = phi_label(fit.hoped_for.phi), fit.hoped_for.latency
         print(

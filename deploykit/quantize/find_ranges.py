@@ -47,10 +47,11 @@ def ranges_for(
                 fix="deploykit build-engine --int8 --data DIR, with a folder of a few hundred typical images",
             )
         note(f"Random weights: calibrated on {GENERATED_IMAGES} generated images, right for latency alone.")
-        data = GENERATED
-    elif str(data) == GENERATED and info.weights != "random":
-        note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
-    limit = GENERATED_IMAGES if info.weights == "random" else DEFAULT_IMAGES
+        data, limit = GENERATED, GENERATED_IMAGES
+    else:
+        limit = DEFAULT_IMAGES
+        if str(data) == GENERATED and info.weights != "random":
+            note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
     return calibrate(model, open_images(data, info.preprocessing, limit=limit), progress=progress)
 
 
