@@ -1,8 +1,8 @@
 """ONNX -> a TensorRT-RTX plan, ahead of time, with or without a GPU."""
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,22 @@ def compile_plan(
         KeyboardInterrupt: the build was stopped, as soon as the builder took notice.
     """
     trt = require("tensorrt_rtx")
+    monitor = _monitor(trt, progress)
+    # On a thread of its own: TensorRT calls back into Python all along, and an interrupt that met such a
+    # call on the main thread would vanish there.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        compiling = pool.submit(_compile, trt, model, target, batch, monitor)
+        try:
+            while not compiling.done():
+                wait([compiling], timeout=0.1)
+        except KeyboardInterrupt:
+            monitor.cancelled = True
+            wait([compiling])
+            raise
+    return compiling.result()
+
+
+def _compile(trt: Any, model: bytes, target: Target, batch: BatchRange, monitor: Any) -> Plan:
     log = _logger(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -48,11 +64,10 @@ def compile_plan(
         raise DeployError(
             f"TensorRT-RTX can't read the model: {parser.get_error(0).desc()}.", fix="export the model again"
         )
-    monitor = _monitor(trt, progress)
     config = _config(trt, builder, network, target, batch)
     config.progress_monitor = monitor
     start = time.perf_counter()
-    plan = _build(builder, network, config, monitor)
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _refusal(log, target)
     return Plan(
@@ -75,28 +90,6 @@ def _config(trt: Any, builder: Any, network: Any, target: Target, batch: BatchRa
     profile.set_shape(images.name, (batch.min, *shape), (batch.opt, *shape), (batch.max, *shape))
     config.add_optimization_profile(profile)
     return config
-
-
-def _build(builder: Any, network: Any, config: Any, monitor: Any) -> Any:
-    """Builds on another thread, so that Ctrl-C is seen here and stops it."""
-    result: list[Any] = []
-    done = threading.Event()  # an interrupted Thread.join() can take a running thread for a finished one
-
-    def build() -> None:
-        try:
-            result.append(builder.build_serialized_network(network, config))
-        finally:
-            done.set()
-
-    try:
-        threading.Thread(target=build, daemon=True).start()
-        while not done.wait(timeout=0.1):
-            pass
-    except KeyboardInterrupt:
-        monitor.cancelled = True
-        done.wait()
-        raise
-    return result[0] if result else None
 
 
 def _refusal(log: Any, target: Target) -> DeployError:
