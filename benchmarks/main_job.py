@@ -94,7 +94,7 @@ def _report(title: str, contenders: dict[str, Callable[[], float]]) -> None:
     print(f"\n{title} (median of {ROUNDS})")
     for name, samples in seconds.items():
         median = statistics.median(samples)
-        print(f"  {name:52} {median:7.2f} s   {median / first:5.2f} x")
+        print(f"  {name:52} {median:7.2f} s   {median / first:5.2f} x", flush=True)
 
 
 if __name__ == "__main__":
