@@ -106,11 +106,11 @@ def read_manifest(engine: Path) -> Manifest:
     Raises:
         DeployError: engine or manifest is missing, damaged, or of another build.
     """
-    path = manifest_path(engine)
     if not engine.is_file():
         raise DeployError(
             f"There is no engine {engine}.", fix="deploykit build-engine makes one and names it"
         )
+    path = manifest_path(engine)
     if not path.is_file():
         raise DeployError(
             f"{engine} has no manifest {path.name} beside it.",
