@@ -1,10 +1,14 @@
 """The respelled INT8 graph computes what the canonical one does, and TensorRT-RTX takes it as INT8."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deploykit.engine import tensorrt
+from deploykit.engine.audit import LAYER_LINE, audit_log
 from deploykit.engine.manifest import BatchRange
 from deploykit.engine.rtx_int8 import respell, shared_scale
 from deploykit.engine.targets import Target
@@ -220,3 +224,40 @@ def test_later_gpus_get_int8_convolutions_from_both_graphs(canonical):
     """The scales, not the type, are why SM89 gets the respelled graph."""
     assert compiled(canonical, sm=89).audit.int8 == 33
     assert compiled(respell(canonical, sm=89), sm=89).audit.int8 == 33
+
+
+def types_int8_convolutions_write(model, monkeypatch, *, sm: int) -> set[str]:
+    """What the builder's log says they hand to the next kernel."""
+    lines: list[str] = []
+    monkeypatch.setattr(tensorrt, "audit_log", lambda seen: lines.extend(seen) or audit_log(seen))
+    compiled(model, sm=sm)
+    layers = [(LAYER_LINE.match(line), line.split("Outputs:")[1]) for line in lines]
+    return {
+        re.search(r"Datatype: (\w+)", written)[1]
+        for layer, written in layers
+        if layer[1] == "correlation" and "Int8" in layer[2]
+    }
+
+
+def test_one_scale_halves_what_int8_convolutions_write(canonical, monkeypatch):
+    """Documents TensorRT-RTX 1.7; without it, the respelled graph has less reason to be after Turing."""
+    assert types_int8_convolutions_write(canonical, monkeypatch, sm=89) == {"Float"}
+    assert types_int8_convolutions_write(respell(canonical, sm=89), monkeypatch, sm=89) == {"Half"}
+
+
+@pytest.mark.parametrize("sm", [75, 89])
+def test_a_matrix_product_applies_one_scale_itself_and_leaves_channel_scales_to_the_next_kernel(sm):
+    """Documents TensorRT-RTX 1.7: the plan holds the product of both scales as FP32, or does not.
+
+    Without it in FP32, the accumulators reach the next kernel unscaled, in FP16, and may overflow.
+    """
+    layer = helper.make_node("MatMul", ["f", "w"], ["y"])
+    generator = np.random.default_rng(0)
+    weights = {"w": generator.uniform(-1, 1, (16 * SIDE_PX * SIDE_PX, 64))}
+    plain = quantized([FLATTEN, layer], weights, y=[64], f=1)
+    respelled = respell(plain, sm=sm)
+    constants = constants_of(respelled)
+    product = np.float32(constants["f.scale"] * constants["y.weight_scale"]).tobytes()
+    channel_products = (constants_of(plain)["w.scale"] * constants["f.scale"]).astype(np.float32)
+    assert product in compiled(respelled, sm=sm).data
+    assert not any(each.tobytes() in compiled(plain, sm=sm).data for each in channel_products[:2])
