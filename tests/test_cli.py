@@ -1,7 +1,9 @@
 """The command line as its users meet it."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -144,6 +146,40 @@ def test_the_newest_of_several_exports_is_taken_and_named(run, tmp_path):
     shown = run("build-engine", "--gpu", "cpu")
     assert "engines/efficientnet-phi1/model.onnx is the newest of 2" in shown.err
     assert "efficientnet-phi0" in run("build-engine", "--gpu", "cpu", "--phi", "0").out
+
+
+def on_a_terminal(*arguments: str, folder: Path) -> str:
+    """What a person at a terminal gets to see, whose progress bars and spinners other tests never draw."""
+    keyboard, screen = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploykit", *arguments],
+        cwd=folder,
+        stdout=screen,
+        stderr=screen,
+        stdin=screen,
+    )
+    os.close(screen)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the program has ended
+        while chunk := os.read(keyboard, 4096):
+            shown += chunk
+    os.close(keyboard)
+    assert process.wait() == 0, shown.decode()
+    return shown.decode()
+
+
+def test_progress_is_drawn_on_a_terminal(random_b0, tmp_path):
+    model = str(random_b0.path)
+    calibrated = on_a_terminal(
+        "calibrate", "--onnx", model, "--data", "generated", "--images", "9", folder=tmp_path
+    )
+    assert "9/9" in calibrated
+    built = on_a_terminal("build-engine", "--onnx", model, "--gpu", "cpu", "-o", "b0.onnx", folder=tmp_path)
+    assert "building" in built
+    measured = on_a_terminal("bench", "b0.onnx", "--seconds", "0.5", folder=tmp_path)
+    assert "measuring" in measured
+    assert "images/s" in measured
+    assert "largest phi" in on_a_terminal("fit", "--gpu", "T4", "--max-latency", "10ms", folder=tmp_path)
 
 
 BAD_INPUT = {

@@ -52,11 +52,11 @@ def phases(label: str) -> Iterator[Callable[[str], None]]:
 def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
     """A bar fed with (done, total); nothing where standard error is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, markup=False)
-    count = TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit) if unit else TextColumn("")
-    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    count = (MofNCompleteColumn(), TextColumn(unit)) if unit else ()
+    columns = (TextColumn("{task.description}"), BarColumn(), *count, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
