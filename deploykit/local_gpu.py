@@ -1,7 +1,12 @@
 """The NVIDIA GPU of this machine, if it has one."""
 
+import logging
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+
+_DRIVER = Path("/proc/driver/nvidia/version")  # there where the kernel has NVIDIA's driver
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,14 +19,18 @@ class LocalGpu:
 
 @cache
 def local_gpu() -> LocalGpu | None:
-    """The first GPU the driver shows; None without a GPU, a driver, or cuda-core to ask with."""
+    """The first GPU the driver shows; None where none shows, with a warning if a driver is there."""
     try:
         from cuda.core import Device
-    except ImportError:
-        return None
-    try:
+
         device = Device(0)
         major, minor = device.compute_capability
         return LocalGpu(name=device.name, sm=10 * major + minor)
-    except Exception:  # no driver, no device, a broken driver: cuda-core's errors differ
+    except Exception as error:  # cuda-core missing, no driver, no device: the types differ by its version
+        if _DRIVER.exists():
+            _log.warning(
+                "note: This machine has an NVIDIA driver, but its GPU can't be reached (%s): "
+                "pip install 'deploykit[gpu]', and check nvidia-smi.",
+                error,
+            )
         return None

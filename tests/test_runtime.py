@@ -123,7 +123,6 @@ def test_the_manifest_of_a_loaded_engine_says_what_it_takes(built):
 @pytest.mark.skipif(local_gpu() is not None, reason="the GPU of this machine may run it")
 @pytest.mark.parametrize(("gpu", "title"), [("T4", r"T4 \(SM75\)"), (None, "GPUs of SM80")])
 def test_an_engine_for_a_gpu_is_refused_on_a_machine_without_one(random_b0, tmp_path, gpu, title):
-    pytest.importorskip("tensorrt_rtx")
     engine = build_engine(onnx=random_b0.path, gpu=gpu, output=tmp_path / "model.engine").path
     with pytest.raises(DeployError, match=rf"is for {title}.*this machine has no NVIDIA GPU") as caught:
         Engine.load(engine)

@@ -21,8 +21,6 @@ from deploykit.quantize.histogram import Histogram
 from deploykit.quantize.placement import pointwise
 from deploykit.quantize.ranges import Ranges
 
-pytest.importorskip("tensorrt_rtx")
-
 BATCH = BatchRange(min=1, opt=1, max=8)
 
 # Table 1 of arXiv:1905.11946 stretched by the depths 1, 1.4 and 3.1 of B0, B3 and B7, rounded up.
