@@ -18,15 +18,22 @@ if TYPE_CHECKING:
     from deploykit.doctor import diagnose
     from deploykit.engine.manifest import BatchRange, read_manifest
     from deploykit.errors import DeployError
+    from deploykit.evaluate import evaluate_model
     from deploykit.export import export_onnx
     from deploykit.fit import fit_phi
-    from deploykit.pipeline import build_engine
+    from deploykit.pipeline import build_engine, quantize_model
     from deploykit.predict.gpus import known_gpus
     from deploykit.quantize.calibration import calibrate_to_file
+    from deploykit.quantize.plan import Int8Options
+    from deploykit.quantize.sensitivity import sensitivity_of
     from deploykit.runtime import Engine
     from deploykit.scaling import scale_for
 
 _HOMES = {
+    "sensitivity_of": "deploykit.quantize.sensitivity",
+    "quantize_model": "deploykit.pipeline",
+    "evaluate_model": "deploykit.evaluate",
+    "Int8Options": "deploykit.quantize.plan",
     "BatchRange": "deploykit.engine.manifest",
     "DeployError": "deploykit.errors",
     "Engine": "deploykit.runtime",
@@ -45,16 +52,20 @@ __all__ = [
     "BatchRange",
     "DeployError",
     "Engine",
+    "Int8Options",
     "__version__",
     "benchmark",
     "build_engine",
     "calibrate_to_file",
     "diagnose",
+    "evaluate_model",
     "export_onnx",
     "fit_phi",
     "known_gpus",
+    "quantize_model",
     "read_manifest",
     "scale_for",
+    "sensitivity_of",
 ]
 
 

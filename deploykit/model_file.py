@@ -99,6 +99,24 @@ def info_of(model: "ModelProto") -> ModelInfo:
     return info
 
 
+def classes_of(model: "ModelProto") -> int | None:
+    """How many outputs an image has; None where the graph doesn't say."""
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    return dims[1].dim_value or None if len(dims) == 2 else None
+
+
+def require_fp32(path: Path, info: ModelInfo) -> None:
+    """Fails where the model has been given another precision already.
+
+    Raises:
+        DeployError: it has.
+    """
+    if info.precision != "fp32":
+        raise DeployError(
+            f"{path} is already {info.precision.upper()}.", fix="give the FP32 model it came from"
+        )
+
+
 def image_side_px(model: "ModelProto") -> int:
     """Side of the square images the model takes.
 

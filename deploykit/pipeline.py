@@ -1,23 +1,21 @@
 """Exported model -> engine: find it, give it its precision, compile, audit, write."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.engine import onnxruntime, tensorrt
+from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.manifest import BatchRange, Manifest, Tensor, write_engine
 from deploykit.engine.rtx_int8 import respell
-from deploykit.engine.targets import Target, int8_note, precision_for, target_for
+from deploykit.engine.targets import Target, int8_note, int8_policy, precision_for, target_for
 from deploykit.errors import DeployError
-from deploykit.files import require_writable, sha256_of
-from deploykit.model_file import ModelInfo, Precision, info_of, read_model, stamp, to_bytes
+from deploykit.files import require_writable, sha256_of, write_atomically
+from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, stamp, to_bytes
 from deploykit.precision import to_fp16
-from deploykit.quantize.find_ranges import ranges_for
-from deploykit.quantize.placement import pointwise
-from deploykit.quantize.qdq import insert_qdq
-from deploykit.quantize.ranges import Ranges
+from deploykit.quantize.plan import Int8Options, Int8Plan, plan_int8
 from deploykit.workspace import find_model
 
 if TYPE_CHECKING:
@@ -42,8 +40,7 @@ def build_engine(
     precision: Precision | None = None,
     gpu: str | None = None,
     batch: BatchRange = BatchRange(),  # noqa: B008  # frozen
-    data: str | Path | None = None,
-    ranges: Path | None = None,
+    int8: Int8Options | None = None,
     output: Path | None = None,
     note: Report = lambda sentence: None,
     progress: Report = lambda phase: None,
@@ -54,7 +51,7 @@ def build_engine(
         phi, onnx: which model, see workspace.find_model.
         precision: default FP16, and FP32 on the CPU, where FP16 has no kernels.
         gpu: see engine.targets.target_for.
-        data: images to calibrate INT8 on; else `ranges`, else the model's own in calibration/.
+        int8: how, where precision is INT8; see quantize.plan.Int8Options.
         output: the engine file; default beside the model, named for precision and target.
 
     Raises:
@@ -62,30 +59,71 @@ def build_engine(
     """
     target = target_for(gpu)
     precision = precision_for(target, precision)
-    if precision != "int8" and (data is not None or ranges is not None):
-        raise DeployError("--data and --ranges are for INT8 alone.", fix="add --int8, or leave them out")
-    path, chosen = find_model(phi=phi, onnx=onnx)
-    model = read_model(path)
-    info = info_of(model)
-    if info.precision != "fp32":
+    if precision != "int8" and int8 not in (None, Int8Options()):
         raise DeployError(
-            f"{path} is already {info.precision.upper()}.", fix="give the FP32 model it came from"
+            "--data, --ranges, --eval and the other INT8 options are for INT8 alone.",
+            fix="add --int8, or leave them out",
         )
+    path, model, info = _fp32_model(phi, onnx, note)
     engine = output or _engine_path(path, precision, target)
     require_writable(engine, inputs=(path,))
-    for sentence in (chosen, target.note, int8_note(target) if precision == "int8" else None):
+    for sentence in (target.note, int8_note(target) if precision == "int8" else None):
         if sentence is not None:
             note(sentence)
-    used = None
+    plan = None
     if precision == "int8":
-        used = ranges_for(path, info, ranges=ranges, data=data, note=note, progress=_counting(progress))
-    graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), ranges=used)
+        plan = plan_int8(
+            path,
+            model,
+            info,
+            int8 or Int8Options(),
+            policy=int8_policy(target, int8.policy if int8 else None),
+            note=note,
+            progress=_counting(progress),
+        )
+    graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
     progress("compiling")
-    plan = _compile(graph, target, batch, progress)
-    plan.audit.require(precision, planned_int8=len(pointwise(model)))
-    manifest = _manifest(plan, graph, precision, target, batch)
-    write_engine(engine, plan.data, manifest)
+    compiled = _compile(graph, target, batch, progress)
+    compiled.audit.require(precision, planned_int8=len(plan.placement.products) if plan else 0)
+    manifest = _manifest(compiled, graph, target, batch, plan)
+    write_engine(engine, compiled.data, manifest)
     return Built(path=engine, manifest=manifest)
+
+
+def quantize_model(
+    *,
+    phi: float | None = None,
+    onnx: Path | None = None,
+    int8: Int8Options | None = None,
+    output: Path | None = None,
+    note: Report = lambda sentence: None,
+    progress: Report = lambda phase: None,
+) -> tuple[Path, Int8Plan]:
+    """Writes the model as ONNX with explicit Q/DQ: what TensorRT takes anywhere, and `eval` on a CPU.
+
+    Args:
+        phi, onnx: which model, see workspace.find_model.
+        output: default model.int8.onnx beside the model.
+
+    Raises:
+        DeployError: bad input; nothing is written.
+    """
+    path, model, info = _fp32_model(phi, onnx, note)
+    written = output or path.with_name(f"{path.stem}.int8.onnx")
+    require_writable(written, inputs=(path,))
+    plan = plan_int8(
+        path,
+        model,
+        info,
+        int8 or Int8Options(),
+        policy=int8.policy if int8 and int8.policy else "pointwise",
+        note=note,
+        progress=_counting(progress),
+    )
+    graph = plan.apply(model)
+    stamp(graph, _derived(info, "int8", sha256_of(path), plan))
+    write_atomically(written, to_bytes(graph))
+    return written, plan
 
 
 def with_precision(
@@ -95,28 +133,42 @@ def with_precision(
     target: Target,
     *,
     onnx_sha256: str,
-    ranges: Ranges | None = None,
+    plan: Int8Plan | None = None,
 ) -> "ModelProto":
     """The FP32 model as the compiler gets it: Q/DQ where INT8 is, FP16 elsewhere on a GPU."""
     graph = type(model)()
     graph.CopyFrom(model)
-    if ranges is not None:
-        graph = insert_qdq(graph, pointwise(graph), ranges)
-    if precision != "fp32" and target.compiler == "tensorrt-rtx":
-        graph = to_fp16(respell(graph, sm=target.sm) if ranges is not None else graph)
-    stamp(
-        graph,
-        info.derive(
-            precision=precision,
-            onnx_sha256=onnx_sha256,
-            ranges_sha256=ranges.sha256 if ranges is not None else None,
-        ),
-    )
+    if plan is not None:
+        graph = plan.apply(graph)
+    if plan is not None and target.compiler == "onnxruntime":
+        graph = respell_for_cpu(graph)
+    elif precision != "fp32" and target.compiler == "tensorrt-rtx":
+        graph = to_fp16(respell(graph, sm=target.sm) if plan is not None else graph)
+    stamp(graph, _derived(info, precision, onnx_sha256, plan))
     return graph
 
 
-def _counting(progress: Report) -> Callable[[int, int], None]:
-    return lambda done, total: progress(f"calibrating, {done} of {total} images")
+def _derived(info: ModelInfo, precision: Precision, onnx_sha256: str, plan: Int8Plan | None) -> ModelInfo:
+    if plan is None:
+        return info.derive(precision=precision, onnx_sha256=onnx_sha256)
+    return replace(
+        info.derive(precision=precision, onnx_sha256=onnx_sha256, ranges_sha256=plan.ranges.sha256),
+        preprocessing=plan.ranges.preprocessing,
+    )
+
+
+def _fp32_model(phi: float | None, onnx: Path | None, note: Report) -> "tuple[Path, ModelProto, ModelInfo]":
+    path, chosen = find_model(phi=phi, onnx=onnx)
+    model = read_model(path)
+    info = info_of(model)
+    require_fp32(path, info)
+    if chosen is not None:
+        note(chosen)
+    return path, model, info
+
+
+def _counting(progress: Report) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: progress(f"{what}, {done} of {total}")
 
 
 def _engine_path(model: Path, precision: Precision, target: Target) -> Path:
@@ -131,21 +183,27 @@ def _compile(graph: "ModelProto", target: Target, batch: BatchRange, progress: R
 
 
 def _manifest(
-    plan: tensorrt.Plan, graph: "ModelProto", precision: Precision, target: Target, batch: BatchRange
+    compiled: tensorrt.Plan,
+    graph: "ModelProto",
+    target: Target,
+    batch: BatchRange,
+    plan: Int8Plan | None,
 ) -> Manifest:
     import hashlib
 
+    info = info_of(graph)
     return Manifest(
-        engine_sha256=hashlib.sha256(plan.data).hexdigest(),
-        precision=precision,
-        compiler_version=plan.compiler_version,
+        engine_sha256=hashlib.sha256(compiled.data).hexdigest(),
+        precision=info.precision,
+        compiler_version=compiled.compiler_version,
         target=target,
         batch=batch,
         input=_tensor(graph.graph.input[0]),
         output=_tensor(graph.graph.output[0]),
-        model=info_of(graph),
-        audit=plan.audit,
-        build_seconds=plan.build_seconds,
+        model=info,
+        audit=compiled.audit,
+        build_seconds=compiled.build_seconds,
+        int8=plan.summary if plan else None,
         deploykit_version=__version__,
     )
 

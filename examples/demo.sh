@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# The main job from end to end, in a folder of its own: a compute budget in, a measured engine out.
+# The main job from end to end, in a folder of its own: a compute budget in, a measured engine out;
+# then INT8 on a model that can lose something: a small trained one, with images rendered here.
 set -euo pipefail
+shapes=$(cd "$(dirname "$0")/shapes" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
@@ -17,3 +19,17 @@ step deploykit build-engine --int8 --gpu T4
 step deploykit build-engine --gpu cpu
 step deploykit bench engines/efficientnet-phi3/model.fp32.cpu.onnx
 step deploykit fit --gpu cpu --max-latency 100ms
+
+step python "$shapes/render.py" --out photos --count 512 --seed 1
+step python "$shapes/render.py" --out labelled --count 1000 --seed 2
+step deploykit export --rule formula --phi -6 --side 64 --weights "$shapes/weights.safetensors" -o shapes
+step deploykit calibrate --onnx shapes/model.onnx --data photos
+step deploykit quantize --onnx shapes/model.onnx
+step deploykit eval shapes/model.int8.onnx --data labelled
+step deploykit sensitivity shapes/model.onnx --data labelled
+# What a bad calibration does: a few images, and the largest values seen.
+step deploykit calibrate --onnx shapes/model.onnx --data photos --images 4 --method max -o bad.ranges.json
+step deploykit quantize --onnx shapes/model.onnx --ranges bad.ranges.json -o bad.onnx
+step deploykit eval bad.onnx --data labelled --reference shapes/model.onnx
+# And what the accuracy gate makes of it.
+step deploykit quantize --onnx shapes/model.onnx --ranges bad.ranges.json --eval labelled --max-drop 0.5 -o gated.onnx

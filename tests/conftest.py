@@ -59,6 +59,17 @@ def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 
 @pytest.fixture(scope="session")
+def hard(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """From earlier in its training: one image in sixty drives its activations to fifty times the usual."""
+    return export_onnx(
+        0,
+        weights=shared / "efficientnet_b0_cifar10_64px_hard.safetensors",
+        side_px=64,
+        output=tmp_path_factory.mktemp("hard"),
+    )
+
+
+@pytest.fixture(scope="session")
 def random_b0(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """B0 with random weights at 64 px, which is quick."""
     return export_onnx(0, side_px=64, output=tmp_path_factory.mktemp("random"))

@@ -187,6 +187,17 @@ def test_a_false_claim_is_refused_with_what_was_made(audit, precision):
     assert audit.summary() in caught.value.problem
 
 
+@pytest.mark.parametrize(("made", "planned"), [(33, 33), (34, 33), (1, 1)])
+def test_as_much_int8_as_planned_passes(made, planned):
+    audit_of(int8=made, fp16=48).require("int8", planned_int8=planned)
+
+
+@pytest.mark.parametrize(("made", "planned"), [(32, 33), (1, 82), (0, 1)])
+def test_less_int8_than_planned_is_no_int8_engine(made, planned):
+    with pytest.raises(DeployError, match=f"asked for INT8 and made something else: .* {made} INT8"):
+        audit_of(int8=made, fp16=48).require("int8", planned_int8=planned)
+
+
 def test_the_summary_counts_in_words():
     assert audit_of(int8=33, fp16=48).summary() == (
         "100 layers; convolutions and matrix products: 33 INT8, 48 FP16, 0 FP32 (builder log)"

@@ -1,169 +1,521 @@
-from dataclasses import replace
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from small_models import PREPROCESSING, colour_blocks, two_convolutions
 
 from deploykit.errors import DeployError
-from deploykit.evaluate import agreement, sqnr_db, top1
+from deploykit.images import Images, open_images
 from deploykit.model_file import read_model, to_bytes
-from deploykit.preprocessing import Preprocessing
-from deploykit.quantize.calibration import calibrate, calibrate_to_file
-from deploykit.quantize.images import open_images
-from deploykit.quantize.placement import pointwise
-from deploykit.quantize.qdq import insert_qdq
+from deploykit.preprocessing import Overrides, Preprocessing
+from deploykit.quantize import calibration
+from deploykit.quantize.calibration import Settings, calibrate, calibrate_to_file, merge_to_file
+from deploykit.quantize.methods import METHODS, method_called
+from deploykit.quantize.placement import POLICIES, place
 from deploykit.quantize.ranges import Ranges
-from deploykit.sessions import cpu_session
 
 
-def small_model(path: Path, *, batch: int | str = "n", weight: float = 1.0) -> Path:
-    """A 1x1 convolution that reads the image, a Relu, and another that reads its outcome."""
-    weights = {
-        "first": np.full((4, 3, 1, 1), weight, np.float32),
-        "second": np.ones((2, 4, 1, 1), np.float32),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["image", "first"], ["h"]),
-            helper.make_node("Relu", ["h"], ["r"]),
-            helper.make_node("Conv", ["r", "second"], ["y"]),
-        ],
-        "small",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 32, 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 2, 32, 32])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    path.write_bytes(to_bytes(model))
-    return path
+def by(name: str, percent: float | None = None, **others) -> Settings:
+    return Settings(method=method_called(name, percent), **others)
 
 
-def generated(side_px: int = 32, *, limit: int = 3):
+def generated(side_px: int = 32, *, limit: int = 3) -> Images:
     return open_images("generated", Preprocessing(side_px=side_px), limit=limit)
+
+
+def archive(path: Path, count: int, *, side_px: int = 32, seed: int = 0) -> Path:
+    """Of random pixels, labelled 0."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, side_px, side_px, 3)).astype(np.uint8)
+    np.savez(path, images=pixels)
+    return path
 
 
 @pytest.fixture(scope="module")
 def calibrated(shared, trained) -> Ranges:
-    images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=512)
-    return calibrate(trained.path, images)
+    images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=64)
+    return calibrate(trained.path, images, by("percentile"))
 
 
-def logits_of(model: Path | bytes, images: np.ndarray, *, fuse_int8: bool) -> np.ndarray:
-    session = cpu_session(model, fuse_int8=fuse_int8)
-    return np.concatenate([session.run(None, {"input": batch})[0] for batch in np.split(images, 20)])
-
-
-def test_int8_answers_as_fp32_does(trained, calibrated, validation):
-    images = trained.info.preprocessing.normalize(validation.pixels)
+def test_every_activation_that_a_policy_may_put_in_int8_is_measured(trained, calibrated):
     model = read_model(trained.path)
-    int8 = to_bytes(insert_qdq(model, pointwise(model), calibrated))
-    reference = logits_of(trained.path, images, fuse_int8=True)
-    actual = logits_of(int8, images, fuse_int8=False)
-    # 1459 of 2000: data/README.md; timm's own logits give it.
-    assert round(2000 * top1(reference, validation.labels)) == 1459
-    assert 100 * abs(top1(actual, validation.labels) - 1459 / 2000) <= 1.0
-    assert agreement(actual, reference) >= 0.97
-    assert sqnr_db(actual, reference) > 25
+    for policy in POLICIES:
+        assert set(place(model, policy).tensors) <= set(calibrated.statistics)
+    assert set(place(model, "all-conv", include=["*"]).tensors) <= set(calibrated.statistics)
 
 
-def test_every_activation_of_the_placement_is_measured_on_every_value(trained, calibrated):
-    assert set(calibrated.histograms) == {node.activation for node in pointwise(read_model(trained.path))}
-    assert len(calibrated.histograms) == 33
-    # conv_head reads 320 channels of 2 x 2 pixels, and the classifier 1280 numbers, of 512 images.
-    assert calibrated.histograms["classifier.flatten"].counts.sum() == 512 * 1280
-    assert calibrated.histograms["blocks.6.0.conv_pwl"].counts.sum() == 512 * 320 * 2 * 2
+def test_small_activations_are_counted_value_by_value(calibrated):
+    # conv_head reads 320 channels of 2 x 2 pixels, and the classifier 1280 numbers, of 64 images.
+    assert calibrated.statistics["classifier.flatten"].values.counts.sum() == 64 * 1280
+    assert calibrated.statistics["blocks.6.0.conv_pwl"].values.counts.sum() == 64 * 320 * 2 * 2
+    assert all(each.peaks.counts.sum() == 64 for each in calibrated.statistics.values())
 
 
-def test_ranges_say_what_they_were_measured_on(shared, calibrated):
-    assert calibrated.images == 512
-    assert calibrated.source == str(shared / "cifar10_calib.npz")
-    assert calibrated.method == "percentile"
+def test_swish_is_seen_to_reach_no_lower_than_swish_can(calibrated):
+    # x / (1 + exp(-x)) is least at x = -1.278: -0.2785.
+    lows = [each.low for name, each in calibrated.statistics.items() if name.endswith("silu")]
+    assert len(lows) > 10
+    assert all(-0.27847 <= low < 0 for low in lows)
 
 
-def test_calibrating_twice_gives_the_same(shared, trained):
-    images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=19)
-    first, second = (calibrate(trained.path, images) for _ in range(2))
-    assert first.sha256 == second.sha256
-    assert first.images == 19
+def test_ranges_say_what_they_were_measured_on(shared, trained, calibrated):
+    assert calibrated.images == 64
+    assert calibrated.sources == (str(shared / "cifar10_calib.npz"),)
+    assert str(calibrated.method) == "percentile 99.999"
+    assert calibrated.preprocessing == trained.info.preprocessing
+    assert calibrated.choice is None
+
+
+def test_calibrating_twice_gives_the_same(tmp_path):
+    model, images = two_convolutions(tmp_path / "small.onnx"), generated(limit=19)
+    for settings in (by("percentile"), Settings()):
+        first, second = (calibrate(model, images, settings) for _ in range(2))
+        assert first.sha256 == second.sha256
+        assert first.images == 19 - (0 if settings.method else 4)  # a quarter is held out by auto
 
 
 def test_the_maximum_is_the_largest_magnitude_that_the_model_makes(tmp_path):
-    model = small_model(tmp_path / "small.onnx")
+    model = two_convolutions(tmp_path / "small.onnx")
     images = generated()
-    ranges = calibrate(model, images, method="max")
+    ranges = calibrate(model, images, by("max"))
     (batch,) = images.batches(8)
-    summed = np.abs(np.maximum(batch.sum(axis=1), 0)).max()  # the first weight is all ones
-    assert ranges.amax("image") == pytest.approx(float(np.abs(batch).max()))
-    assert ranges.amax("r") == pytest.approx(float(summed), rel=1e-5)
+    summed = np.maximum(batch.inputs.sum(axis=1), 0).max()  # the first weight is all ones
+    assert ranges.interval("image").amax == pytest.approx(float(np.abs(batch.inputs).max()))
+    assert ranges.interval("r").amax == pytest.approx(float(summed), rel=1e-5)
+    assert ranges.interval("r").low == 0
 
 
 def test_a_lower_percentile_gives_a_smaller_range(tmp_path):
-    model = small_model(tmp_path / "small.onnx")
-    wide, narrow = (calibrate(model, generated(), percentile=percentile) for percentile in (100, 60))
-    assert narrow.amax("image") < 0.9 * wide.amax("image")
-    assert replace(wide, percentile=60).amax("image") == narrow.amax("image")
+    model = two_convolutions(tmp_path / "small.onnx")
+    wide, narrow = (calibrate(model, generated(), by("percentile", percent)) for percent in (100, 60))
+    assert narrow.interval("image").amax < 0.9 * wide.interval("image").amax
 
 
-def test_progress_counts_images_to_the_last(tmp_path):
+def test_statistics_do_not_depend_on_the_method(tmp_path):
+    model = two_convolutions(tmp_path / "small.onnx")
+    files = [json.loads(calibrate(model, generated(), by(name)).to_json()) for name in METHODS]
+    assert all(file["statistics"] == files[0]["statistics"] for file in files)
+    assert len({json.dumps(file["ranges"]) for file in files}) > 2
+
+
+def test_progress_counts_images_and_then_the_steps_of_choosing_to_the_last(tmp_path):
     seen = []
-    calibrate(
-        small_model(tmp_path / "small.onnx"),
-        generated(limit=11),
-        progress=lambda done, total: seen.append((done, total)),
-    )
-    assert seen == [(8, 11), (11, 11)]
+    model = two_convolutions(tmp_path / "small.onnx")
+    settings = Settings(progress=lambda *each: seen.append(each))
+    calibrate(model, generated(limit=100), settings)
+    assert seen[:3] == [("calibrating", done, 75) for done in (32, 64, 75)]
+    stages, done, totals = zip(*seen[3:], strict=True)
+    assert set(stages) == {"choosing ranges"}
+    assert list(done) == list(range(1, totals[0] + 1))
+    assert set(totals) == {done[-1]}
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])
 def test_a_weight_that_is_not_finite_is_named(tmp_path, weight):
-    model = small_model(tmp_path / "broken.onnx", weight=weight)
+    model = two_convolutions(tmp_path / "broken.onnx", weight=weight)
     with pytest.raises(DeployError, match=r"broken\.onnx holds NaN or Inf in first"):
-        calibrate(model, generated())
+        calibrate(model, generated(), Settings())
 
 
-def test_activations_that_overflow_are_named(tmp_path):
-    model = small_model(tmp_path / "broken.onnx", weight=3e38)
-    with pytest.raises(DeployError, match="activations r are not finite"):
-        calibrate(model, generated())
+@pytest.mark.parametrize(("weight", "between"), [(3e38, "Relu"), (1.0, "Log")], ids=["Inf", "NaN"])
+def test_activations_that_are_not_finite_are_named(tmp_path, weight, between):
+    model = two_convolutions(tmp_path / "broken.onnx", weight=weight, between=between)
+    for settings in (by("max"), Settings()):
+        with pytest.raises(DeployError, match="activations r are not finite"):
+            calibrate(model, generated(), settings)
 
 
-@pytest.mark.parametrize("percentile", [0, 50, 100.1, float("nan")])
-def test_a_percentile_that_is_none_is_refused(tmp_path, percentile):
-    with pytest.raises(DeployError, match="is no range"):
-        calibrate(small_model(tmp_path / "small.onnx"), generated(), percentile=percentile)
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_a_dead_layer_whose_outputs_are_all_zero_is_calibrated(tmp_path, method):
+    model = two_convolutions(tmp_path / "dead.onnx", weight=0.0)
+    ranges = calibrate(model, generated(limit=9), Settings(method=calibration.method_for(method, None)))
+    interval = ranges.interval("r")
+    assert (interval.low, interval.high) == (0, 0)
+
+
+def one_layer(path: Path, *, kind: str | None) -> Path:
+    weights = {} if kind is None else {"w": np.ones((2, 3, 1, 1), np.float32)}
+    node = helper.make_node(kind or "Relu", ["image", *weights], ["y"])
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "c", 32, 32])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    path.write_bytes(to_bytes(helper.make_model(graph, opset_imports=opset, ir_version=10)))
+    return path
 
 
 def test_a_model_with_nothing_to_quantize_is_refused(tmp_path):
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["image"], ["y"])],
-        "none",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 32, 32])],
-    )
-    path = tmp_path / "none.onnx"
-    path.write_bytes(to_bytes(helper.make_model(graph, ir_version=10)))
-    with pytest.raises(DeployError, match="no pointwise convolution or linear layer"):
-        calibrate(path, generated())
+    with pytest.raises(DeployError, match="no convolution or linear layer") as caught:
+        calibrate(one_layer(tmp_path / "none.onnx", kind=None), generated(), Settings())
+    assert "FP16" in caught.value.fix
+
+
+def test_a_model_of_one_layer_has_the_images_alone_to_measure(tmp_path):
+    ranges = calibrate(one_layer(tmp_path / "one.onnx", kind="Conv"), generated(), by("max"))
+    assert ranges.statistics.keys() == {"image"}
 
 
 def test_a_model_of_fixed_batch_is_refused(tmp_path):
     with pytest.raises(DeployError, match="batch dynamic"):
-        calibrate(small_model(tmp_path / "fixed.onnx", batch=1), generated())
+        calibrate(two_convolutions(tmp_path / "fixed.onnx", batch=1), generated(), Settings())
+
+
+@pytest.mark.parametrize(
+    ("count", "measured", "compared"), [(1, 1, 1), (7, 7, 7), (8, 6, 2), (20, 15, 5), (200, 168, 32)]
+)
+def test_methods_are_compared_on_images_held_out_where_there_are_enough(tmp_path, count, measured, compared):
+    model = colour_blocks(tmp_path / "model.onnx")
+    images = open_images(archive(tmp_path / "i.npz", count, side_px=8), Preprocessing(side_px=8), limit=count)
+    ranges = calibrate(model, images, Settings())
+    assert ranges.images == measured
+    assert {score.error.images for score in ranges.choice.scores} == {compared}
+    peaks = ranges.statistics["input"].peaks
+    assert peaks.counts.sum() == measured
+
+
+def test_images_held_out_are_not_measured_whatever_they_hold(tmp_path):
+    model = colour_blocks(tmp_path / "model.onnx")
+    pixels = np.random.default_rng(0).integers(0, 100, (8, 8, 8, 3)).astype(np.uint8)
+    held_out = []
+    for index in range(8):
+        changed = pixels.copy()
+        changed[index] = 255
+        np.savez(tmp_path / "i.npz", images=changed)
+        images = open_images(tmp_path / "i.npz", PREPROCESSING, limit=8)
+        if calibrate(model, images, Settings()).statistics["input"].high < 1:
+            held_out.append(index)
+    assert held_out == [0, 4]  # a quarter, spread evenly
+
+
+@pytest.mark.parametrize(("asked", "there"), [(5, 3), (None, 3)])
+def test_fewer_images_than_asked_for_are_noted(tmp_path, asked, there):
+    notes: list[str] = []
+    images = open_images(archive(tmp_path / "i.npz", there), Preprocessing(side_px=32), limit=asked)
+    calibrate(two_convolutions(tmp_path / "m.onnx"), images, by("max", note=notes.append))
+    (sentence,) = notes
+    assert f"has {there} images" in sentence
+
+
+@pytest.mark.parametrize("limit", [3, 4])
+def test_as_many_images_as_asked_for_are_not_noted(tmp_path, limit):
+    notes: list[str] = []
+    images = open_images(archive(tmp_path / "i.npz", 4), Preprocessing(side_px=32), limit=limit)
+    calibrate(two_convolutions(tmp_path / "m.onnx"), images, by("max", note=notes.append))
+    assert notes == []
+
+
+def test_images_all_alike_are_noted(tmp_path):
+    np.savez(tmp_path / "same.npz", images=np.full((4, 32, 32, 3), 7, np.uint8))
+    notes: list[str] = []
+    images = open_images(tmp_path / "same.npz", Preprocessing(side_px=32), limit=4)
+    calibrate(two_convolutions(tmp_path / "m.onnx"), images, by("max", note=notes.append))
+    assert notes == ["All 4 images are the same: the ranges are of that one."]
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_each_bad_image_is_left_out_and_named_once(tmp_path, count):
+    folder, notes = tmp_path / "images", []
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    for number in (0, 2):
+        (folder / f"{number:02}.png").write_bytes(b"no image")
+    images = open_images(folder, Preprocessing(side_px=8), limit=count)
+    model = colour_blocks(tmp_path / "model.onnx")
+    with pytest.raises(DeployError, match=r"0[02]\.png"):
+        calibrate(model, images, Settings())
+    calibrate(model, images, Settings(skip_bad=True, note=notes.append))
+    named = [note for note in notes if ".png" in note]
+    assert sorted(re.findall(r"(\d\d)\.png", " ".join(named))) == ["00", "02"]
 
 
 def test_ranges_land_in_calibration_under_the_models_name(random_b0, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path, ranges = calibrate_to_file("generated", onnx=random_b0.path, limit=2)
+    path, ranges = calibrate_to_file("generated", onnx=random_b0.path, limit=2, method="max")
     assert path == Path("calibration/efficientnet-phi0.ranges.json")
     assert Ranges.load(path).sha256 == ranges.sha256
     ranges.require_model(ranges.onnx_sha256)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_nothing_is_written_where_an_image_is_broken(random_b0, tmp_path, monkeypatch):
+def test_preprocessing_that_the_user_sets_is_applied_and_recorded(tmp_path):
+    model = colour_blocks(tmp_path / "model.onnx")
+    overrides = Overrides(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    _, ranges = calibrate_to_file(
+        archive(tmp_path / "i.npz", 4, side_px=8),
+        onnx=model,
+        method="max",
+        overrides=overrides,
+        output=tmp_path / "r.json",
+    )
+    assert ranges.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert ranges.interval("input").high == pytest.approx((1 - 0.5) / 0.25, abs=0.05)
+    assert ranges.interval("input").low == pytest.approx((0 - 0.5) / 0.25, abs=0.05)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("manifest", [None, Path("drawn.toml")])
+def test_nothing_is_written_where_an_image_is_broken(random_b0, tmp_path, monkeypatch, manifest):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
     with pytest.raises(DeployError, match=r"broken\.png"):
-        calibrate_to_file("photos", onnx=random_b0.path)
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+        calibrate_to_file("photos", onnx=random_b0.path, manifest=manifest)
+    assert files_in(tmp_path) == ["photos/broken.png"]
+
+
+def test_a_model_that_is_quantized_already_is_refused(tmp_path, monkeypatch):
+    from deploykit.pipeline import quantize_model
+    from deploykit.quantize.plan import Int8Options
+
+    model = colour_blocks(tmp_path / "model.onnx")
+    data = archive(tmp_path / "i.npz", 4, side_px=8)
+    quantized, _ = quantize_model(onnx=model, int8=Int8Options(data=data))
+    before = files_in(tmp_path)
+    with pytest.raises(DeployError, match="already INT8") as caught:
+        calibrate_to_file(data, onnx=quantized, output=tmp_path / "r.json")
+    assert "FP32" in caught.value.fix
+    assert files_in(tmp_path) == before
+
+
+def test_what_is_in_the_way_of_the_ranges_or_of_what_is_kept_is_found_before_long_work(tmp_path):
+    model = colour_blocks(tmp_path / "model.onnx")
+    seen: list[object] = []
+    for name in ("r.json", "r.json.partial"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(DeployError, match=re.escape(name)):
+            calibrate_to_file(
+                "generated",
+                onnx=model,
+                limit=2,
+                output=tmp_path / "r.json",
+                progress=lambda *each: seen.append(each),
+            )
+        (tmp_path / name).rmdir()
+    assert seen == []
+
+
+def test_the_same_images_are_drawn_again_from_the_manifest_that_was_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = colour_blocks(Path("model.onnx"))
+    data = archive(Path("i.npz"), 30, side_px=8)
+    _, first = calibrate_to_file(
+        data, onnx=model, limit=9, seed=3, method="max", manifest=Path("drawn.toml"), output=Path("a.json")
+    )
+    _, again = calibrate_to_file("drawn.toml", onnx=model, method="max", output=Path("b.json"))
+    assert again.statistics["input"].high == first.statistics["input"].high
+    assert _statistics(again) == _statistics(first)
+    assert again.images == 9
+
+
+def _statistics(ranges: Ranges) -> object:
+    return json.loads(ranges.to_json())["statistics"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_merging_halves_is_calibrating_on_the_whole(tmp_path, method):
+    model = colour_blocks(tmp_path / "model.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 3)).astype(np.uint8)
+    for name, part in {"a": pixels[:8], "b": pixels[8:], "all": pixels}.items():
+        data = tmp_path / f"{name}.npz"
+        np.savez(data, images=part)
+        calibrate_to_file(data, onnx=model, method=method, output=tmp_path / f"{name}.json")
+    halves = [tmp_path / "a.json", tmp_path / "b.json"]
+    for order in (halves, halves[::-1]):
+        path, merged = merge_to_file(order, output=tmp_path / "merged.json")
+        file, whole = (json.loads(each.read_text()) for each in (path, tmp_path / "all.json"))
+        assert file["sources"] == [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
+        assert {**file, "sources": None} == {**whole, "sources": None}
+        assert merged.images == 21
+
+
+def test_ranges_chosen_by_auto_can_be_read_off_by_one_method_when_merged(tmp_path):
+    model = colour_blocks(tmp_path / "model.onnx")
+    files = []
+    for seed in (0, 1):
+        data = archive(tmp_path / f"{seed}.npz", 12, side_px=8, seed=seed)
+        files.append(calibrate_to_file(data, onnx=model, output=tmp_path / f"{seed}.json")[0])
+    _, kept = merge_to_file(files, output=tmp_path / "kept.json")
+    assert kept.images == 2 * 9
+    assert {score.error.images for score in kept.choice.scores} == {2 * 3}
+    assert kept.method == kept.choice.best
+    _, read = merge_to_file(files, method="percentile", percentile=99.5, output=tmp_path / "read.json")
+    assert (str(read.method), read.choice) == ("percentile 99.5", None)
+    assert _statistics(read) == _statistics(kept)
+
+
+@pytest.mark.parametrize(
+    ("second", "about"),
+    [
+        ({"model": "other.onnx"}, "another model"),
+        ({"overrides": Overrides(mean=(0.1, 0.1, 0.1))}, "different preprocessing"),
+        ({"method": "mse"}, "two methods, max and mse"),
+        ({"method": "auto"}, "two methods, max and auto"),
+    ],
+    ids=["model", "preprocessing", "method", "auto"],
+)
+def test_what_does_not_go_together_is_not_merged_and_nothing_is_written(tmp_path, monkeypatch, second, about):
+    monkeypatch.chdir(tmp_path)
+    models = {"model.onnx": colour_blocks(Path("model.onnx")), "other.onnx": Path("other.onnx")}
+    colour_blocks(models["other.onnx"], random=True)
+    data = archive(Path("i.npz"), 12, side_px=8)
+    calibrate_to_file(data, onnx=models["model.onnx"], method="max", output=Path("a.json"))
+    settings = {"method": "max", **{key: value for key, value in second.items() if key != "model"}}
+    model = models[second.get("model", "model.onnx")]
+    calibrate_to_file(data, onnx=model, output=Path("b.json"), **settings)
+    before = files_in(tmp_path)
+    with pytest.raises(DeployError, match=about):
+        merge_to_file([Path("a.json"), Path("b.json")], output=Path("c.json"))
+    assert files_in(tmp_path) == before
+
+
+class Calibrating:
+    """A `deploykit calibrate` of its own process, at a terminal, which shows how far it is."""
+
+    def __init__(self, *arguments: str, folder: Path) -> None:
+        self._keyboard, screen = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deploykit", "calibrate", *arguments],
+            cwd=folder,
+            stdin=screen,
+            stdout=screen,
+            stderr=screen,
+        )
+        os.close(screen)
+        self.shown = ""
+
+    def interrupt_after(self, shows: str) -> str:
+        """Presses Ctrl-C once the terminal shows that, and returns all it has shown in the end."""
+        deadline = time.monotonic() + 120
+        while not re.search(shows, self.shown):
+            assert self._read(), self.shown
+            assert time.monotonic() < deadline, self.shown
+        self.process.send_signal(signal.SIGINT)
+        while self._read():
+            pass
+        self.process.wait(timeout=60)
+        os.close(self._keyboard)
+        return self.shown
+
+    def _read(self) -> bool:
+        try:
+            chunk = os.read(self._keyboard, 4096)
+        except OSError:  # EIO: it has ended
+            return False
+        self.shown += chunk.decode(errors="replace")
+        return bool(chunk)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images that take seconds to calibrate on."""
+    folder = tmp_path_factory.mktemp("many") / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(320):
+        pixels = generator.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03}.png", compress_level=0)
+    return folder
+
+
+def calibrated_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploykit", "calibrate", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+
+def test_interrupted_and_started_again_it_writes_the_same_file(random_b0, many, tmp_path):
+    command = ("--onnx", str(random_b0.path), "--data", str(many), "--images", "320", "--method", "mse")
+    stopped = Calibrating(*command, "-o", "r.json", folder=tmp_path)
+    shown = stopped.interrupt_after(r"[1-9]\d*/320")  # the first images have been counted
+    assert stopped.process.returncode == 130, shown
+    assert "Traceback" not in shown
+    assert files_in(tmp_path) == ["r.json.partial"]
+    assert re.search(r"[Ss]topped after image \d+ of 320", shown)
+    resumed = calibrated_in(tmp_path, *command, "-o", "r.json")
+    (position,) = re.findall(r"note: Going on from image (\d+) of 320", resumed.stderr)
+    assert 0 < int(position) < 320
+    assert files_in(tmp_path) == ["r.json"]
+    whole = calibrated_in(tmp_path, *command, "-o", "whole.json")
+    assert "Going on" not in whole.stderr
+    assert (tmp_path / "r.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_interrupted_while_it_chooses_it_does_not_measure_again(tmp_path):
+    model, output = two_convolutions(tmp_path / "m.onnx"), tmp_path / "r.json"
+    data = archive(tmp_path / "i.npz", 40)
+    seen: list[str] = []
+
+    def stop_choosing(what: str, done: int, total: int) -> None:
+        if what == "choosing ranges":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_to_file(data, onnx=model, output=output, progress=stop_choosing)
+    assert output.with_name("r.json.partial").is_file()
+    _, resumed = calibrate_to_file(
+        data, onnx=model, output=output, progress=lambda what, *_: seen.append(what)
+    )
+    assert set(seen) == {"choosing ranges"}
+    _, whole = calibrate_to_file(data, onnx=model, output=tmp_path / "whole.json")
+    assert resumed.sha256 == whole.sha256
+    assert not output.with_name("r.json.partial").exists()
+
+
+def stop(model: Path, data: Path, output: Path) -> bytes:
+    """Calibrates on an archive until the first batch is counted; what it has kept then."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_to_file(data, onnx=model, method="max", output=output, progress=progress)
+    return output.with_name(f"{output.name}.partial").read_bytes()
+
+
+@pytest.mark.parametrize("kept", ["of other images", "of another model", "damaged", "empty"])
+def test_what_is_kept_of_something_else_is_passed_over_and_overwritten(tmp_path, kept):
+    model, other = (two_convolutions(tmp_path / f"{name}.onnx", weight=name == "m") for name in ("m", "o"))
+    data, others = (archive(tmp_path / f"{seed}.npz", 40, seed=seed) for seed in (0, 1))
+    output = tmp_path / "r.json"
+    partial = output.with_name("r.json.partial")
+    match kept:
+        case "of other images":
+            stop(model, others, output)
+        case "of another model":
+            stop(other, data, output)
+        case "damaged":
+            partial.write_bytes(stop(model, data, output)[:-30])
+        case "empty":
+            partial.write_bytes(b"")
+    foreign, notes = partial.read_bytes(), []
+    assert stop(model, data, output) != foreign
+    partial.write_bytes(foreign)
+    _, ranges = calibrate_to_file(data, onnx=model, method="max", output=output, note=notes.append)
+    assert not any("Going on" in note for note in notes)
+    assert ranges.images == 40
+    assert not partial.exists()
+    _, untouched = calibrate_to_file(data, onnx=model, method="max", output=tmp_path / "fresh.json")
+    assert ranges.sha256 == untouched.sha256

@@ -103,10 +103,12 @@ def test_calibrate_writes_ranges_that_the_int8_build_finds(run, tmp_path):
     for index in range(3):
         Image.fromarray(generator.integers(0, 256, (80, 100, 3), np.uint8)).save(folder / f"{index}.png")
     run("export", "--phi", "0", "--side", "64")
-    calibrated = run("calibrate", "--data", str(folder))
+    calibrated = run("calibrate", "--data", str(folder), "--method", "percentile")
     assert calibrated.status == 0
     assert "from 3 images" in calibrated.out
+    assert [path.name for path in (tmp_path / "calibration").iterdir()] == ["efficientnet-phi0.ranges.json"]
     built = run("build-engine", "--int8", "--gpu", "cpu")
+    assert built.status == 0
     assert "Ranges: calibration/efficientnet-phi0.ranges.json, of 3 images" in built.err
 
 
@@ -173,7 +175,8 @@ def test_progress_is_drawn_on_a_terminal(random_b0, tmp_path):
     calibrated = on_a_terminal(
         "calibrate", "--onnx", model, "--data", "generated", "--images", "9", folder=tmp_path
     )
-    assert "9/9" in calibrated
+    assert re.search(r"calibrating.*7/7", calibrated)  # and two are held out
+    assert re.search(r"choosing ranges.*\d+/\d+", calibrated)
     built = on_a_terminal("build-engine", "--onnx", model, "--gpu", "cpu", "-o", "b0.onnx", folder=tmp_path)
     assert "building" in built
     measured = on_a_terminal("bench", "b0.onnx", "--seconds", "0.5", folder=tmp_path)
@@ -198,6 +201,24 @@ BAD_INPUT = {
     "a folder as an engine": (("bench", "."), "no engine ."),
     "contradicting precisions": (("build-engine", "--fp16", "--int8"), "contradict each other"),
     "images without INT8": (("build-engine", "--data", "generated"), "for INT8 alone"),
+    "images to evaluate on without INT8": (
+        ("build-engine", "--eval", "x", "--max-drop", "1"),
+        "for INT8 alone",
+    ),
+    "nothing exported to quantize": (("quantize", "--data", "generated"), "no exported model"),
+    "a missing model to quantize": (("quantize", "--onnx", "no.onnx"), "no model file no.onnx"),
+    "two ways to name a model to quantize": (
+        ("quantize", "--phi", "0", "--onnx", "m.onnx"),
+        "both name a model",
+    ),
+    "a missing model to look into": (
+        ("sensitivity", "no.onnx", "--data", "generated"),
+        "no model file no.onnx",
+    ),
+    "ranges to merge that are missing": (
+        ("calibrate", "--merge", "a.json", "-o", "b.json"),
+        "no ranges file a.json",
+    ),
     "two ways to name a model": (("build-engine", "--phi", "0", "--onnx", "m.onnx"), "both name a model"),
     "a missing checkpoint": (("export", "--phi", "0", "--weights", "no.pth"), "no weights file no.pth"),
     "an unwritable place": (("export", "--phi", "0", "-o", "/proc/nowhere/x"), "written"),

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from small_models import colour_blocks, colour_ranges
 
 from deploykit.cli.main import COMMANDS
 
@@ -50,6 +51,15 @@ def test_the_family_is_printed_without_torch_or_onnx(tmp_path):
     loaded = loaded_by(command_line("scale"), tmp_path)
     assert "rich" in loaded
     assert loaded & {"torch", "onnx", "onnxruntime", "tensorrt_rtx"} == set()
+
+
+def test_ranges_are_merged_without_torch_or_onnx(tmp_path):
+    ranges = colour_ranges(colour_blocks(tmp_path / "model.onnx"))
+    for name in ("a.json", "b.json"):
+        ranges.save(tmp_path / name)
+    loaded = loaded_by(command_line("calibrate", "--merge", "a.json", "b.json", "-o", "c.json"), tmp_path)
+    assert (tmp_path / "c.json").is_file()
+    assert loaded & {"torch", "onnx", "onnxruntime", "tensorrt_rtx", "PIL"} == set()
 
 
 def test_the_runtime_loads_neither_torch_nor_onnx_nor_the_command_line(tmp_path):

@@ -17,6 +17,7 @@ from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.model_file import ModelInfo
 from deploykit.preprocessing import Preprocessing
+from deploykit.quantize.summary import Int8Summary
 from deploykit.serial import to_json
 
 PLAN = b"a plan of a few bytes"
@@ -48,6 +49,14 @@ def manifest() -> Manifest:
         audit=Audit(source="builder log", layers=166, int8=33, fp16=48, fp32=0),
         build_seconds=1.25,
         deploykit_version="0.1.0",
+        int8=Int8Summary(
+            policy="pointwise",
+            method="percentile 99.99",
+            share=0.875,
+            left_out=("blocks.0.0.conv_pw", "conv_head"),
+            excluded=("blocks.1.0",),
+            drop=0.25,
+        ),
     )
 
 
@@ -71,6 +80,17 @@ def test_the_manifest_lies_beside_the_engine_and_reads_as_json(engine):
     assert fields["model"]["ranges_sha256"] == "3" * 64
     assert fields["batch"] == {"min": 1, "opt": 8, "max": 64}
     assert fields["audit"]["int8"] == 33
+    assert fields["int8"]["left_out"] == ["blocks.0.0.conv_pw", "conv_head"]
+    assert fields["int8"]["share"] == 0.875
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["null", "left out"])
+def test_a_manifest_of_no_int8_engine_needs_no_word_on_it(engine, manifest, written):
+    path = manifest_path(engine)
+    fields = json.loads(path.read_text())
+    del fields["int8"]
+    path.write_text(json.dumps(fields | ({"int8": None} if written else {})))
+    assert read_manifest(engine) == replace(manifest, int8=None)
 
 
 def test_nothing_else_is_left_beside_the_engine(engine):
@@ -128,6 +148,12 @@ MISSING = object()
         ("precision", "fp16"),
         ("precision", "int4"),
         ("build_seconds", "long"),
+        ("int8", 0.875),
+        ("int8", {"policy": "pointwise"}),
+        ("int8", {"policy": "everything", "method": "max", "share": 0.5}),
+        ("int8", {"policy": "pointwise", "method": "max", "share": 1.5}),
+        ("int8", {"policy": "pointwise", "method": "max", "share": -0.1}),
+        ("int8", {"policy": "pointwise", "method": "max", "share": 0.5, "left_out": "conv_head"}),
     ],
 )
 def test_a_manifest_that_was_altered_is_refused(engine, field, value):

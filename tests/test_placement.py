@@ -1,58 +1,159 @@
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from by_hand import graph_of, weight
+from onnx import helper, numpy_helper
 
-from deploykit.model_file import read_model
-from deploykit.quantize.placement import pointwise
+from deploykit.architecture.mobilenet_v2 import mobilenet_v2
+from deploykit.architecture.resnet import resnet
+from deploykit.errors import DeployError
+from deploykit.model_file import ModelInfo, read_model
+from deploykit.models.onnx_graph import onnx_model
+from deploykit.models.random_weights import random_weights
+from deploykit.preprocessing import Preprocessing
+from deploykit.quantize.placement import POLICIES, Carried, Placement, place, place_everything
 
 # Table 1 of arXiv:1905.11946: B0's stages 2 to 8 have 1, 2, 2, 3, 3, 4, 1 blocks. The first has a
 # projection alone, the other 15 an expansion and a projection each, and the head is one more.
+B0_BLOCKS = 1 + 2 + 2 + 3 + 3 + 4 + 1
 B0_POINTWISE = 1 + 15 * 2 + 1
+# A depthwise convolution and squeeze-excite's two in each block, and the stem.
+B0_CONVOLUTIONS = B0_POINTWISE + B0_BLOCKS + 2 * B0_BLOCKS + 1
+B0_RESIDUALS = B0_BLOCKS - 7  # all but a stage's first
 
 
-def model_of(nodes, weights):
-    """A graph from elsewhere: its nodes have no names."""
-    constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(
-        nodes,
-        "foreign",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 16, 16])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        constants,
+def model_of(nodes, weights, *, shape=(3, 16, 16)) -> onnx.ModelProto:
+    return graph_of(nodes, weights, takes={"image": shape}, gives={"y": None})
+
+
+def own_model(network, side_px: int) -> onnx.ModelProto:
+    info = ModelInfo(
+        family=network.family,
+        phi=None,
+        rule=None,
+        precision="fp32",
+        preprocessing=Preprocessing(side_px=side_px),
+        weights="random",
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-
-
-def weight(*shape):
-    return np.ones(shape, np.float32)
+    return onnx_model(network, random_weights(network), info)
 
 
 @pytest.fixture(scope="module")
-def placement(random_b0):
-    return pointwise(read_model(random_b0.path))
+def b0(random_b0) -> onnx.ModelProto:
+    return read_model(random_b0.path)
 
 
-def test_b0_has_32_pointwise_convolutions_and_a_classifier(placement):
-    assert len(placement) == B0_POINTWISE + 1 == 33
-    assert placement[-1].weight == "classifier.weight"
-    assert placement[-2].weight == "conv_head.weight"
+@pytest.fixture(scope="module")
+def placements(b0) -> dict[str, Placement]:
+    return {policy: place(b0, policy) for policy in POLICIES}
 
 
-def test_depthwise_squeeze_excite_and_stem_stay_in_floating_point(placement):
-    weights = [node.weight for node in placement]
+def weights_of(placement: Placement) -> set[str]:
+    return {node.weight for node in placement.products}
+
+
+def outputs_of(placement: Placement) -> list[str]:
+    return [node.output for node in placement.products]
+
+
+@pytest.mark.parametrize(
+    ("policy", "products"),
+    [
+        ("pointwise", B0_POINTWISE + 1),
+        ("bandwidth", B0_POINTWISE + B0_BLOCKS + 1),
+        ("all-conv", B0_CONVOLUTIONS + 1),
+    ],
+)
+def test_each_policy_puts_so_many_of_b0s_products_in_int8(placements, policy, products):
+    placement = placements[policy]
+    assert placement.policy == policy
+    assert len(placement.products) == products == {"pointwise": 33, "bandwidth": 49, "all-conv": 82}[policy]
+    assert len(weights_of(placement)) == products
+    assert placement.products[-1].weight == "classifier.weight"
+    assert placement.products[-2].weight == "conv_head.weight"
+
+
+def test_pointwise_leaves_depthwise_squeeze_excite_and_stem_in_float(placements):
+    weights = weights_of(placements["pointwise"])
     assert not [name for name in weights if "conv_dw" in name or ".se." in name or "stem" in name]
 
 
-def test_every_weight_is_a_matrix_with_its_output_channels_first(random_b0, placement):
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in read_model(random_b0.path).graph.initializer}
-    assert {shapes[node.weight][2:] for node in placement} == {(1, 1), ()}
-    assert {node.channel_axis for node in placement} == {0}
+def test_bandwidth_adds_the_depthwise_convolutions_and_nothing_else(placements):
+    added = weights_of(placements["bandwidth"]) - weights_of(placements["pointwise"])
+    assert len(added) == B0_BLOCKS
+    assert all(name.endswith("conv_dw.weight") for name in added)
+    assert weights_of(placements["bandwidth"]) > weights_of(placements["pointwise"])
 
 
-def test_the_nodes_come_in_the_order_of_the_graph(random_b0, placement):
-    order = [node.output[0] for node in read_model(random_b0.path).graph.node]
-    positions = [order.index(node.output) for node in placement]
+def test_all_conv_adds_squeeze_excite_and_the_stem(placements):
+    added = weights_of(placements["all-conv"]) - weights_of(placements["bandwidth"])
+    assert {name for name in added if ".se." not in name} == {"conv_stem.weight"}
+    assert len(added) == 2 * B0_BLOCKS + 1
+
+
+def test_every_pointwise_weight_is_a_matrix_with_its_output_channels_first(b0, placements):
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in b0.graph.initializer}
+    assert {shapes[node.weight][2:] for node in placements["pointwise"].products} == {(1, 1), ()}
+    assert {node.channel_axis for node in placements["all-conv"].products} == {0}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_nodes_come_in_the_order_of_the_graph(b0, placements, policy):
+    order = [node.output[0] for node in b0.graph.node]
+    positions = [order.index(output) for output in outputs_of(placements[policy])]
     assert positions == sorted(positions)
+
+
+def test_convolutions_that_pad_are_not_centred_and_the_others_are(placements):
+    """B0 pads in its stem and its depthwise convolutions, all of them 3x3 or 5x5."""
+    fixed = {node.weight for node in placements["all-conv"].products if not node.centrable}
+    assert len(fixed) == B0_BLOCKS + 1
+    assert all("conv_dw" in name or "stem" in name for name in fixed)
+
+
+# arXiv:1905.11946, Table 1: expansion, kernel, channels, repeats, stride of the first block.
+B0_STAGES = (
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 5, 40, 2, 2),
+    (6, 3, 80, 3, 2),
+    (6, 5, 112, 3, 1),
+    (6, 5, 192, 4, 2),
+    (6, 3, 320, 1, 1),
+)
+
+
+def b0_macs(side_px: int, classes: int) -> dict[str, int]:
+    """Multiply-accumulates of each kind of layer, from the paper's table."""
+    side_px //= 2
+    macs = {"stem": side_px**2 * 9 * 3 * 32, "depthwise": 0, "squeeze": 0, "pointwise": 0}
+    channels = 32
+    for expansion, kernel, out_channels, repeats, first_stride in B0_STAGES:
+        for repeat in range(repeats):
+            inner, before = channels * expansion, side_px
+            side_px //= first_stride if repeat == 0 else 1
+            macs["pointwise"] += before**2 * channels * inner if expansion > 1 else 0
+            macs["depthwise"] += side_px**2 * kernel**2 * inner
+            macs["squeeze"] += 2 * inner * (channels // 4)
+            macs["pointwise"] += side_px**2 * inner * out_channels
+            channels = out_channels
+    macs["pointwise"] += side_px**2 * channels * 1280 + 1280 * classes
+    return macs
+
+
+@pytest.mark.parametrize(
+    ("policy", "kinds"),
+    [
+        ("pointwise", ["pointwise"]),
+        ("bandwidth", ["pointwise", "depthwise"]),
+        ("all-conv", ["pointwise", "depthwise", "squeeze", "stem"]),
+    ],
+)
+def test_the_share_in_int8_is_that_of_the_papers_table(placements, policy, kinds):
+    macs = b0_macs(64, 1000)
+    placement = placements[policy]
+    assert placement.macs == sum(macs.values())
+    assert placement.int8_share == pytest.approx(sum(macs[kind] for kind in kinds) / placement.macs)
 
 
 def test_a_graph_whose_nodes_have_no_names_is_understood():
@@ -85,12 +186,29 @@ def test_a_graph_whose_nodes_have_no_names_is_understood():
             "classifier": weight(8, 4),
         },
     )
-    found = [(node.activation, node.weight, node.output, node.channel_axis) for node in pointwise(model)]
+    pointwise, bandwidth, everything = (place(model, policy) for policy in POLICIES)
+    found = [(node.activation, node.weight, node.output, node.channel_axis) for node in pointwise.products]
     assert found == [
         ("a", "expand", "b", 0),
         ("scaled", "project", "f", 0),
         ("flat", "classifier", "y", 1),
     ]
+    assert outputs_of(bandwidth) == ["b", "c", "d", "f", "y"]
+    assert outputs_of(everything) == ["a", "b", "c", "d", "s", "e", "f", "y"]
+    # 14 x 14 after the stem without padding, 7 x 7 after the stride.
+    macs = {
+        "stem": 14 * 14 * 9 * 3 * 8,
+        "b": 14 * 14 * 8 * 8,
+        "c": 14 * 14 * 4 * 8,
+        "d": 7 * 7 * 8 * 8,
+        "s and e": 2 * 8 + 8 * 2,
+        "f": 7 * 7 * 8 * 8,
+        "y": 8 * 4,
+    }
+    assert everything.macs == sum(macs.values())
+    assert pointwise.int8_share == pytest.approx((macs["b"] + macs["f"] + macs["y"]) / everything.macs)
+    assert [node.macs for node in pointwise.products] == [macs["b"], macs["f"], macs["y"]]
+    assert everything.int8_share == 1
 
 
 @pytest.mark.parametrize(
@@ -105,7 +223,7 @@ def test_a_graph_whose_nodes_have_no_names_is_understood():
 )
 def test_the_output_channels_of_a_linear_layer_are_where_its_weight_has_them(node, shape, axis):
     flatten = helper.make_node("Flatten", ["image"], ["flat"])
-    (found,) = pointwise(model_of([flatten, node], {"w": weight(*shape)}))
+    (found,) = place(model_of([flatten, node], {"w": weight(*shape)}), "pointwise").products
     assert found.channel_axis == axis
 
 
@@ -119,7 +237,27 @@ def test_the_output_channels_of_a_linear_layer_are_where_its_weight_has_them(nod
     ids=["product of activations", "weight that is computed", "3x3 convolution"],
 )
 def test_what_has_no_constant_matrix_is_left_alone(nodes):
-    assert pointwise(model_of(nodes, {"kernel": weight(8, 3, 3, 3)})) == ()
+    with pytest.raises(DeployError, match="Policy pointwise puts nothing of this model in INT8") as caught:
+        place(model_of(nodes, {"kernel": weight(8, 3, 3, 3)}), "pointwise")
+    assert "--int8-policy" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"group": 2}, {"strides": [2, 2]}, {"pads": [1, 1, 1, 1]}],
+    ids=["groups", "stride", "pads"],
+)
+def test_a_1x1_convolution_that_is_no_matrix_product_is_not_pointwise(attributes):
+    nodes = [
+        helper.make_node("Conv", ["image", "stem"], ["a"]),
+        helper.make_node("Conv", ["a", "w"], ["y"], **attributes),
+    ]
+    model = model_of(
+        nodes, {"stem": weight(4, 3, 1, 1), "w": weight(4, 4 // attributes.get("group", 1), 1, 1)}
+    )
+    assert outputs_of(place(model, "pointwise")) == ["a"]
+    assert outputs_of(place(model, "bandwidth")) == ["y"]  # on a feature map, and the first is not
+    assert outputs_of(place(model, "all-conv")) == ["a", "y"]
 
 
 def test_squeeze_excite_is_known_where_constants_are_nodes():
@@ -135,4 +273,231 @@ def test_squeeze_excite_is_known_where_constants_are_nodes():
         helper.make_node("Conv", ["r", "excite"], ["y"]),
     ]
     model = model_of(nodes, {"squeeze": weight(2, 3, 1, 1), "excite": weight(3, 2, 1, 1)})
-    assert pointwise(model) == ()
+    for policy in ("pointwise", "bandwidth"):
+        with pytest.raises(DeployError, match=f"Policy {policy} puts nothing of this model in INT8"):
+            place(model, policy)
+    assert outputs_of(place(model, "all-conv")) == ["s", "y"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "include", "exclude", "products"),
+    [
+        ("pointwise", ["blocks.0.0.conv_dw"], [], 34),
+        ("pointwise", ["*.conv_dw"], [], 49),
+        ("pointwise", ["*"], [], 82),
+        ("pointwise", ["blocks.1.*"], [], 33 + 2 * 3),  # depthwise and squeeze-excite's two of two blocks
+        ("pointwise", [], ["conv_head"], 32),
+        ("pointwise", [], ["*.conv_pwl", "logits"], 33 - 15 - 1),
+        ("pointwise", ["*.conv_dw"], ["blocks.1.*"], 49 - 2 * 3),
+        ("all-conv", [], ["*.se.*"], 82 - 32),
+        ("bandwidth", ["conv_stem"], [], 50),
+        ("pointwise", ["blocks.0.0.conv_pw"], [], 33),  # which is in already
+    ],
+)
+def test_patterns_add_products_and_take_them_away(b0, policy, include, exclude, products):
+    placement = place(b0, policy, include=include, exclude=exclude)
+    assert len(placement.products) == products
+    assert placement.policy == policy
+
+
+def test_exclusion_wins_over_inclusion(b0):
+    placement = place(b0, "pointwise", include=["*.conv_dw"], exclude=["blocks.0.0.conv_dw"])
+    assert "blocks.0.0.conv_dw" not in outputs_of(placement)
+    assert "blocks.1.0.conv_dw" in outputs_of(placement)
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+@pytest.mark.parametrize("pattern", ["blocks.9.*", "Conv_head", "", "blocks.0.0.se", "conv_head.weight"])
+def test_a_pattern_that_matches_nothing_is_refused_with_a_name_that_would(b0, option, pattern):
+    with pytest.raises(DeployError) as caught:
+        place(b0, "pointwise", **{option: [pattern]})
+    assert caught.value.problem == f"No convolution or linear layer is called {pattern}."
+    assert "conv_stem" in caught.value.fix
+
+
+def test_excluding_everything_is_refused(b0):
+    with pytest.raises(DeployError, match="puts nothing of this model in INT8"):
+        place(b0, "pointwise", exclude=["*"])
+
+
+@pytest.mark.parametrize("policy", ["pointwise", "all-conv"])
+def test_only_bandwidth_carries_tensors_to_nodes_that_compute_in_float(placements, policy):
+    assert placements[policy].carried == placements[policy].ties == ()
+
+
+def test_b0_carries_its_residual_sums_and_squeeze_excites_inputs(b0, placements):
+    placement = placements["bandwidth"]
+    makers = {node.output[0]: node for node in b0.graph.node}
+    kinds = [makers[each.output].op_type for each in placement.carried]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "Add": 2 * B0_RESIDUALS,
+        "Mul": B0_BLOCKS,
+        "GlobalAveragePool": B0_BLOCKS,
+    }
+    for each in placement.carried:
+        assert makers[each.output].input[each.position] == each.tensor
+
+
+def test_the_inputs_of_each_residual_sum_have_one_range(b0, placements):
+    sums = [tuple(node.input) for node in b0.graph.node if node.op_type == "Add"]
+    assert len(sums) == B0_RESIDUALS
+    assert set(placements["bandwidth"].ties) == set(sums)
+
+
+def test_squeeze_excites_multiplication_and_pool_read_the_same_tensor(b0, placements):
+    makers = {node.output[0]: node for node in b0.graph.node}
+    read = {"Mul": [], "GlobalAveragePool": []}
+    for each in placements["bandwidth"].carried:
+        if makers[each.output].op_type in read:
+            read[makers[each.output].op_type].append(each.tensor)
+    assert read["Mul"] == read["GlobalAveragePool"]
+    assert len(set(read["Mul"])) == B0_BLOCKS
+
+
+# arXiv:1801.04381, Table 2: 17 bottlenecks, the first without an expansion, ten with a residual sum.
+# arXiv:1512.03385, Table 1: ResNet-18 has 20 convolutions, three of them 1x1 with stride 2 before a sum;
+# ResNet-50 (v1.5) 53: of its 36 with 1x1, three have a stride of 2.
+@pytest.mark.parametrize(
+    ("network", "products", "residuals"),
+    [
+        (mobilenet_v2, {"pointwise": 16 * 2 + 1 + 1 + 1, "bandwidth": 35 + 17, "all-conv": 35 + 17 + 1}, 10),
+        (lambda side_px: resnet(18, side_px=side_px), {"pointwise": 1, "bandwidth": 20, "all-conv": 21}, 8),
+        (lambda side_px: resnet(50, side_px=side_px), {"pointwise": 34, "bandwidth": 53, "all-conv": 54}, 16),
+    ],
+    ids=["MobileNetV2", "ResNet-18", "ResNet-50"],
+)
+def test_other_families_are_placed_by_the_same_policies(network, products, residuals):
+    model = own_model(network(side_px=32), 32)
+    placements = {policy: place(model, policy) for policy in POLICIES}
+    assert {policy: len(each.products) for policy, each in placements.items()} == products
+    bandwidth = placements["bandwidth"]
+    assert len(bandwidth.ties) == residuals
+    assert len(bandwidth.carried) == 2 * residuals  # and no squeeze-excite
+    assert placements["all-conv"].int8_share == 1
+
+
+def torchvision_like() -> onnx.ModelProto:
+    """Names as torch.onnx gives them."""
+    block = "/features/features.1"
+    nodes = [
+        helper.make_node("Conv", ["image", "onnx::Conv_10"], ["/features/features.0/Conv_output_0"]),
+        helper.make_node(
+            "Relu", ["/features/features.0/Conv_output_0"], ["/features/features.0/Relu_output_0"]
+        ),
+        helper.make_node(
+            "Conv", ["/features/features.0/Relu_output_0", "onnx::Conv_11"], [f"{block}/conv/Conv_output_0"]
+        ),
+        helper.make_node(
+            "Add",
+            ["/features/features.0/Relu_output_0", f"{block}/conv/Conv_output_0"],
+            [f"{block}/Add_output_0"],
+        ),
+        helper.make_node("GlobalAveragePool", [f"{block}/Add_output_0"], ["/avgpool/Pool_output_0"]),
+        helper.make_node("Flatten", ["/avgpool/Pool_output_0"], ["/Flatten_output_0"]),
+        helper.make_node("Gemm", ["/Flatten_output_0", "fc.weight", "fc.bias"], ["y"], transB=1),
+    ]
+    return model_of(
+        nodes,
+        {
+            "onnx::Conv_10": weight(8, 3, 3, 3),
+            "onnx::Conv_11": weight(8, 8, 1, 1),
+            "fc.weight": weight(4, 8),
+            "fc.bias": weight(4),
+        },
+    )
+
+
+def test_names_from_torch_are_matched_across_their_slashes():
+    model = torchvision_like()
+    inside = place(model, "bandwidth", include=["/features/features.0/*"])
+    assert outputs_of(inside) == [
+        "/features/features.0/Conv_output_0",
+        "/features/features.1/conv/Conv_output_0",
+        "y",
+    ]
+    assert outputs_of(place(model, "all-conv", exclude=["/features*"])) == ["y"]
+
+
+def test_a_residual_of_a_model_from_elsewhere_is_carried_at_both_positions():
+    placement = place(torchvision_like(), "bandwidth")
+    shortcut, branch = "/features/features.0/Relu_output_0", "/features/features.1/conv/Conv_output_0"
+    total = "/features/features.1/Add_output_0"
+    assert placement.carried == (
+        Carried(tensor=shortcut, output=total, position=0),
+        Carried(tensor=branch, output=total, position=1),
+    )
+    assert placement.ties == ((shortcut, branch),)
+    assert placement.tensors == (shortcut, "/Flatten_output_0", branch)
+
+
+@pytest.mark.parametrize(
+    ("bias", "centrable"),
+    [({}, True), ({"b": weight(4)}, True), ({"b": weight(2, 4)}, False), ({"b": weight(1, 4)}, False)],
+    ids=["none", "a vector", "a matrix", "a row"],
+)
+def test_a_linear_layer_is_centred_where_its_bias_takes_it_up(bias, centrable):
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", *bias], ["y"]),
+    ]
+    (found,) = place(model_of(nodes, {"w": weight(768, 4), **bias}), "pointwise").products
+    assert found.centrable is centrable
+
+
+def test_a_matmul_has_no_bias_to_centre_with():
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    (found,) = place(model_of(nodes, {"w": weight(768, 4)}), "pointwise").products
+    assert not found.centrable
+
+
+def test_everything_names_what_any_policy_and_pattern_may_put_in_int8(b0, placements):
+    everything = place_everything(b0)
+    assert len(everything.products) == 82
+    assert everything.carried == placements["bandwidth"].carried
+    for policy in POLICIES:
+        anything = place(b0, policy, include=["*"])
+        assert set(anything.tensors) <= set(everything.tensors)
+        assert set(anything.outputs) <= set(everything.outputs)
+
+
+def test_a_model_without_products_has_nothing_to_measure():
+    model = model_of([helper.make_node("Relu", ["image"], ["y"])], {})
+    with pytest.raises(DeployError, match="no convolution or linear layer") as caught:
+        place_everything(model)
+    assert "FP16" in caught.value.fix
+
+
+def test_a_placement_without_a_node_keeps_all_others(placements):
+    placement = placements["bandwidth"]
+    rest = placement.without(["blocks.1.1.conv_pw", "blocks.1.1.add"])
+    assert set(placement.outputs) - set(rest.outputs) == {"blocks.1.1.conv_pw", "blocks.1.1.add"}
+    assert len(rest.products) == len(placement.products) - 1
+    assert len(rest.carried) == len(placement.carried) - 2
+    assert rest.macs == placement.macs, "they are the whole model's"
+    (gone,) = (node for node in placement.products if node.output == "blocks.1.1.conv_pw")
+    assert placement.int8_share - rest.int8_share == pytest.approx(gone.macs / placement.macs)
+
+
+def test_only_and_without_are_each_others_rest(placements):
+    placement = placements["bandwidth"]
+    some = placement.outputs[::3]
+    assert placement.only(some).outputs == some
+    assert placement.without(some) == placement.only(set(placement.outputs) - set(some))
+
+
+def test_the_readers_of_a_tensor_are_products_and_sums_alike(placements):
+    placement = placements["bandwidth"]
+    assert placement.readers("blocks.1.0.conv_pwl") == ("blocks.1.1.conv_pw", "blocks.1.1.add")
+    assert placements["pointwise"].readers("blocks.1.0.conv_pwl") == ("blocks.1.1.conv_pw",)
+    assert placement.readers("nothing") == ()
+
+
+def test_each_tensor_and_output_is_named_once(placements):
+    for placement in placements.values():
+        for names in (placement.tensors, placement.outputs):
+            assert len(names) == len(set(names))
+    sums = {each.output for each in placements["bandwidth"].carried}
+    assert len(placements["bandwidth"].outputs) == len(placements["bandwidth"].products) + len(sums)

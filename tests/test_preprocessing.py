@@ -1,12 +1,15 @@
 import io
+import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.preprocessing import Preprocessing
+from deploykit.errors import DeployError
+from deploykit.preprocessing import INTERPOLATIONS, NO_OVERRIDES, Overrides, Preprocessing
 from deploykit.serial import from_json, to_json
 
 RED, BLUE, GRAY = (255, 0, 0), (0, 0, 255), (90, 90, 90)
@@ -64,13 +67,29 @@ def test_the_shorter_side_becomes_the_crop_and_its_padding(width, height, column
     np.testing.assert_allclose(crop[..., 1], np.broadcast_to(row + places[:, None], (32, 32)), atol=0.6)
 
 
-def test_resizing_is_bicubic():
+# The step is enlarged to 66 x 64, of which columns 17.. are kept: it lies before column 15. Output pixels
+# are 1/4, 3/4, 5/4, ... of an input pixel away from input pixels. The weights there are a triangle's
+# (3/4, 1/4), Keys' with a = -1/2 (0.867, 0.227, -0.070, -0.023), and sinc(x) sinc(x / 3) up to 3, scaled
+# to a sum of 1.
+@pytest.mark.parametrize(
+    ("interpolation", "values"),
+    [
+        ("nearest", [100, 100, 100, 100, 200, 200, 200, 200]),
+        ("bilinear", [100, 100, 100, 125, 175, 200, 200, 200]),
+        ("bicubic", [100, 98, 93, 120, 180, 207, 202, 200]),
+        ("lanczos", [103, 94, 90, 121, 179, 210, 206, 197]),
+    ],
+)
+def test_resizing_is_by_the_kernel_that_is_named(interpolation, values):
     pixels = np.full((32, 33, 3), 100, np.uint8)
     pixels[:, 16:] = 200
-    # To 66 x 64, of which columns 17.. are kept: the step is before column 15. Keys' kernel with a = -1/2
-    # weighs samples 1/4, 3/4, 5/4 and 7/4 away by 0.867, 0.227, -0.070 and -0.023.
-    crop = AT_32_PX.crop(Image.fromarray(pixels))
-    assert crop[16, 11:19, 0].tolist() == [100, 98, 93, 120, 180, 207, 202, 200]
+    crop = Preprocessing(side_px=32, interpolation=interpolation).crop(Image.fromarray(pixels))
+    assert crop[16, 11:19, 0].tolist() == values
+
+
+def test_resizing_is_bicubic_unless_another_kernel_is_named():
+    assert AT_32_PX.interpolation == "bicubic"
+    assert set(INTERPOLATIONS) == {"nearest", "bilinear", "bicubic", "lanczos"}
 
 
 def test_without_padding_the_whole_of_a_square_is_seen():
@@ -93,7 +112,10 @@ def test_any_size_makes_a_square(size):
         ("RGBA", (255, 0, 0, 128), RED),
         ("CMYK", (0, 255, 255, 0), RED),
         ("I", 90, GRAY),
+        ("I", 90 * 257, GRAY),
+        ("I", -1, (0, 0, 0)),
         ("I;16", 90 * 257, GRAY),
+        ("I;16B", 90 * 257, GRAY),
     ],
 )
 @pytest.mark.parametrize("side_px", [32, 80])
@@ -108,6 +130,68 @@ def test_a_palette_is_looked_up_before_anything_is_resized(side_px):
     image = Image.new("P", (side_px, side_px), 7)
     image.putpalette([*([0] * 21), *RED])
     np.testing.assert_array_equal(AT_32_PX.crop(image), np.broadcast_to(RED, (32, 32, 3)))
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file
+
+
+def crop_of(file: io.BytesIO) -> np.ndarray:
+    with warnings.catch_warnings(), Image.open(file) as image:
+        warnings.simplefilter("error")
+        return AT_32_PX.crop(image)
+
+
+def with_alpha(colour: tuple[int, int, int], alpha: int) -> Image.Image:
+    return Image.new("RGBA", (32, 32), (*colour, alpha))
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_alpha_is_dropped_and_the_colour_under_it_kept(alpha):
+    np.testing.assert_array_equal(
+        crop_of(saved(with_alpha(RED, alpha), "PNG")), np.broadcast_to(RED, (32, 32, 3))
+    )
+
+
+@pytest.mark.parametrize(("kind", "transparency"), [("PNG", b"\x00\x80"), ("PNG", 0), ("GIF", 0)])
+def test_transparent_palettes_are_looked_up_as_pillow_does_and_without_its_warning(kind, transparency):
+    image = Image.new("P", (32, 32), 0)
+    image.putpalette([*RED, *BLUE])
+    image.paste(1, (16, 0, 32, 32))
+    crop = crop_of(saved(image, kind, transparency=transparency))
+    assert tuple(crop[0, 0]) == RED
+    assert tuple(crop[0, 31]) == BLUE
+
+
+@pytest.mark.parametrize("transparency", [90, 7])
+def test_a_transparent_gray_is_gray(transparency):
+    crop = crop_of(saved(Image.new("L", (32, 32), 90), "PNG", transparency=transparency))
+    np.testing.assert_array_equal(crop, np.broadcast_to(GRAY, (32, 32, 3)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_a_pixel_become_eight(kind):
+    values = (np.arange(32, dtype=np.uint16) * 2048)[None].repeat(32, 0)
+    crop = crop_of(saved(Image.fromarray(values), kind))
+    # 2048 is 8 of 256.
+    np.testing.assert_array_equal(crop[..., 1], (np.arange(32) * 8)[None].repeat(32, 0))
+
+
+def test_a_dark_image_of_sixteen_bits_stays_dark():
+    crop = crop_of(saved(Image.fromarray(np.full((32, 32), 200, np.uint16)), "PNG"))
+    assert crop.max() == 0
+
+
+def test_a_printed_jpeg_of_four_inks_is_shown_in_its_colours():
+    crop = crop_of(saved(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG"))
+    np.testing.assert_allclose(crop, np.broadcast_to(RED, (32, 32, 3)), atol=4)
+
+
+def test_numbers_without_a_scale_are_refused():
+    with pytest.raises(ValueError, match="floating-point"):
+        crop_of(saved(Image.new("F", (32, 32), 0.5), "TIFF"))
 
 
 # EXIF 2.32, table 6, Orientation: where the stored image's first row and first column are shown. Red is
@@ -157,6 +241,20 @@ def test_a_turned_photograph_is_cropped_as_it_is_shown():
     np.testing.assert_array_equal(crop[:, 0, 0], 47 - np.arange(32))
 
 
+def test_a_tiff_that_pillow_turns_itself_is_turned_once():
+    image = Image.new("RGB", (32, 32))
+    image.putpixel((0, 0), RED)
+    crop = crop_of(saved(image, "TIFF", tiffinfo={0x0112: 6}))
+    assert tuple(crop[0, -1]) == RED
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"\0"])
+def test_damaged_exif_turns_nothing(exif):
+    image = ramp(32, 32)
+    with Image.open(saved(image, "PNG", exif=exif)) as stored:
+        np.testing.assert_array_equal(AT_32_PX.crop(stored), np.asarray(image))
+
+
 def test_a_grayscale_photograph_has_three_equal_channels(shared):
     def is_gray(path) -> bool:
         with Image.open(path) as image:
@@ -194,15 +292,51 @@ def test_json_and_back_is_the_same():
     assert hash(back) == hash(preprocessing)
 
 
+def test_what_was_recorded_before_interpolations_were_is_bicubic():
+    text = '{"side_px": 64, "crop_padding_px": 0, "mean": [0, 0, 0], "std": [1, 1, 1]}'
+    assert from_json(text, Preprocessing) == Preprocessing(
+        side_px=64, crop_padding_px=0, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic"
+    )
+
+
+def test_what_the_user_sets_replaces_what_the_model_says_and_nothing_else():
+    changed = AT_32_PX.override(Overrides(std=(0.5, 0.25, 1), interpolation="bilinear"))
+    assert changed == Preprocessing(side_px=32, std=(0.5, 0.25, 1), interpolation="bilinear")
+    assert AT_32_PX.override(NO_OVERRIDES) == AT_32_PX
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (Overrides(mean=(0.5, math.nan, 0.5)), "A mean of 0.5,nan,0.5"),
+        (Overrides(mean=(0.5, 0.5, math.inf)), "A mean of 0.5,0.5,inf"),
+        (Overrides(mean=(123.675, 116.28, 103.53)), "A mean of 123.675,116.28,103.53 is not between 0 and 1"),
+        (Overrides(mean=(-0.5, 0, 0)), "A mean of -0.5,0,0"),
+        (Overrides(std=(0.5, 0, 0.5)), "A standard deviation of 0.5,0,0.5 can't be divided by"),
+        (Overrides(std=(-1, 1, 1)), "A standard deviation of -1,1,1"),
+        (Overrides(std=(1, 1, math.nan)), "A standard deviation of 1,1,nan"),
+        (Overrides(std=(1, math.inf, 1)), "A standard deviation of 1,inf,1"),
+        (Overrides(std=(1, 1, 1e-50)), "A standard deviation of 1,1,1e-50 can't"),  # 0 in FP32
+        (Overrides(std=(1, 1, 1e-39)), "leave the range of FP32"),
+        (Overrides(crop_padding_px=-1), "A crop padding of -1 px is negative"),
+        (Overrides(interpolation="area"), "'area' is no interpolation"),
+    ],
+)
+def test_what_no_training_used_is_refused(overrides, problem):
+    with pytest.raises(DeployError, match=problem):
+        AT_32_PX.override(overrides)
+
+
 def test_a_long_thin_image_takes_no_more_memory_than_the_square_that_is_kept(tmp_path):
     # Resized whole, to 64 by 3.2 million pixels, it would take 800 MB.
     program = """
-import resource
+import re
+from pathlib import Path
 from PIL import Image
 from deploykit.preprocessing import Preprocessing
 def crop(height):
     Preprocessing(side_px=32).crop(Image.new("RGB", (1, height)))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 before = crop(1)
 print(crop(50_000) - before)
 """

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 
-import numpy as np
 import pytest
+from by_hand import ranges_of
 
 from deploykit.engine.manifest import BatchRange
 from deploykit.engine.targets import Target, target_for
@@ -17,24 +17,32 @@ from deploykit.export import prepare
 from deploykit.model_file import to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.pipeline import with_precision
-from deploykit.quantize.histogram import Histogram
-from deploykit.quantize.placement import pointwise
-from deploykit.quantize.ranges import Ranges
+from deploykit.quantize.leave_out import LeftOut
+from deploykit.quantize.placement import Policy, place
+from deploykit.quantize.plan import Int8Plan
+from deploykit.quantize.qdq import steps_for
 
 BATCH = BatchRange(min=1, opt=1, max=8)
 
 # Table 1 of arXiv:1905.11946 stretched by the depths 1, 1.4 and 3.1 of B0, B3 and B7, rounded up.
 BLOCKS = {0: (1, 2, 2, 3, 3, 4, 1), 3: (2, 3, 3, 5, 5, 6, 2), 7: (4, 7, 7, 10, 10, 13, 4)}
 
+CENTRED, SYMMETRIC = (-0.28, 4.0), (-4.0, 4.0)
 
-def planned_products(phi: int) -> int:
-    """A projection for each block, an expansion for all but those of the first stage, head and classifier."""
+
+def planned_products(phi: int, policy: Policy = "pointwise") -> int:
+    """A projection for each block, an expansion for all but those of the first stage, head and classifier.
+
+    `bandwidth` adds each block's depthwise convolution; `all-conv` squeeze-excite's two and the stem, too.
+    """
     first, *others = BLOCKS[phi]
-    return first + 2 * sum(others) + 1 + 1
+    pointwise = first + 2 * sum(others) + 1 + 1
+    blocks = first + sum(others)
+    return pointwise + {"pointwise": 0, "bandwidth": blocks, "all-conv": 3 * blocks + 1}[policy]
 
 
 @pytest.fixture(scope="module")
-def graph_for() -> Iterator[Callable[[int, str, int | None], bytes]]:
+def graph_for() -> Iterator[Callable[..., bytes]]:
     """Serialized graphs at the members' own resolution, made once; weights are no matter to a compiler."""
 
     @cache
@@ -43,36 +51,42 @@ def graph_for() -> Iterator[Callable[[int, str, int | None], bytes]]:
         return onnx_model(network, weights, info), info
 
     @cache
-    def graph(phi: int, precision: str, sm: int | None) -> bytes:
+    def graph(phi: int, precision: str, sm: int | None, policy: Policy, bounds: tuple[float, float]) -> bytes:
         model, info = model_and_info(phi)
-        ranges = constant_ranges(model) if precision == "int8" else None
+        plan = plan_of(model, policy, bounds) if precision == "int8" else None
         target = Target(name="test", compiler="tensorrt-rtx", sm=sm)
-        return to_bytes(with_precision(model, info, precision, target, onnx_sha256="", ranges=ranges))
+        return to_bytes(with_precision(model, info, precision, target, onnx_sha256="", plan=plan))
 
     # Floating point is the same for every GPU.
-    yield lambda phi, precision, sm: graph(phi, precision, sm if precision == "int8" else None)
+    yield lambda phi, precision, sm, policy, bounds: graph(
+        phi, precision, sm if precision == "int8" else None, policy, bounds
+    )
     graph.cache_clear()
     model_and_info.cache_clear()
 
 
-def constant_ranges(model) -> Ranges:
-    """Every activation reaches up to 4."""
-    four = Histogram()
-    four.add(np.array([4], np.float32))
-    return Ranges(
-        onnx_sha256="",
-        method="max",
-        percentile=100,
-        source="by hand",
-        images=1,
-        histograms={node.activation: four for node in pointwise(model)},
-    )
+def plan_of(model, policy: Policy, bounds: tuple[float, float]) -> Int8Plan:
+    """Every activation has the same range."""
+    placement = place(model, policy)
+    ranges = ranges_of(dict.fromkeys(placement.tensors, bounds))
+    centred = [name for name, step in steps_for(placement, ranges).items() if step.centre]
+    assert bool(centred) == (bounds == CENTRED)
+    return Int8Plan(placement=placement, ranges=ranges, left_out=LeftOut(), passed=None)
 
 
 @pytest.fixture
 def build(graph_for) -> Callable[..., Plan]:
-    def built(phi: int, precision: str, target: Target, **options) -> Plan:
-        return compile_plan(graph_for(phi, precision, target.sm), target=target, batch=BATCH, **options)
+    def built(
+        phi: int,
+        precision: str,
+        target: Target,
+        *,
+        policy: Policy = "pointwise",
+        bounds: tuple[float, float] = CENTRED,
+        **options,
+    ) -> Plan:
+        graph = graph_for(phi, precision, target.sm, policy, bounds)
+        return compile_plan(graph, target=target, batch=BATCH, **options)
 
     return built
 
@@ -84,8 +98,27 @@ def test_int8_is_compiled_for_every_node_that_was_planned(build, phi, gpu):
     assert plan.audit.int8 == planned_products(phi)
     assert plan.audit.fp32 == 0
     assert plan.audit.fp16 > 0
-    plan.audit.require("int8")
+    plan.audit.require("int8", planned_int8=planned_products(phi))
     assert len(plan.data) > 1e6
+
+
+@pytest.mark.parametrize("gpu", ["T4", "A100"])
+def test_centring_takes_no_kernel_of_its_own(build, gpu):
+    """Documents TensorRT-RTX 1.7: the subtraction joins the kernel that quantizes, which is there anyway."""
+    centred, symmetric = (
+        build(0, "int8", target_for(gpu), bounds=bounds).audit for bounds in (CENTRED, SYMMETRIC)
+    )
+    assert centred == symmetric
+    assert centred.int8 == planned_products(0)
+
+
+@pytest.mark.parametrize("policy", ["bandwidth", "all-conv"])
+@pytest.mark.parametrize("sm", [80, None], ids=["SM80", "portable"])
+def test_the_other_policies_are_compiled_as_planned_after_turing(build, policy, sm):
+    target = Target(name="test" if sm else "portable", compiler="tensorrt-rtx", sm=sm)
+    audit = build(0, "int8", target, policy=policy).audit
+    assert audit.int8 == planned_products(0, policy)
+    assert audit.fp32 == 0
 
 
 @pytest.mark.parametrize("gpu", ["T4", "RTX 4090"])

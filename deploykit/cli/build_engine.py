@@ -2,39 +2,37 @@ from pathlib import Path
 
 import click
 
+from deploykit.cli.int8_options import int8_options
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.engine.manifest import BatchRange, manifest_path
 from deploykit.errors import DeployError
 from deploykit.model_file import Precision
 from deploykit.pipeline import build_engine
+from deploykit.quantize.plan import Int8Options
 
 
 @click.command(name="build-engine")
 @click.option("--fp16", is_flag=True, help="The default for GPUs.")
-@click.option("--int8", is_flag=True, help="Pointwise convolutions and classifier in INT8.")
+@click.option("--int8", "to_int8", is_flag=True, help="What --int8-policy says in INT8, the rest in FP16.")
 @click.option("--fp32", is_flag=True, help="The default for the CPU.")
 @click.option("--gpu", help="GPU to compile for (T4, RTX 4090, ...), `local`, or `cpu`.")
 @click.option("--phi", type=float, help="Which exported model, by its phi.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
 @click.option("--batch", default="1,1,64", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes.")
-@click.option("--data", help="Calibrate on this: folder of images, .npz, or `generated`.")
-@click.option(
-    "--ranges", type=click.Path(path_type=Path), help="Ranges file; default: this model's in calibration/."
-)
+@int8_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Engine file; default: beside the model."
 )
 @json_option
 def command(
     fp16: bool,
-    int8: bool,
+    to_int8: bool,
     fp32: bool,
     gpu: str | None,
     phi: float | None,
     onnx: Path | None,
     batch: str,
-    data: str | None,
-    ranges: Path | None,
+    int8: Int8Options,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -50,11 +48,10 @@ def command(
         built = build_engine(
             phi=phi,
             onnx=onnx,
-            precision=_precision(fp16=fp16, int8=int8, fp32=fp32),
+            precision=_precision(fp16=fp16, int8=to_int8, fp32=fp32),
             gpu=gpu,
             batch=BatchRange.parse(batch),
-            data=data,
-            ranges=ranges,
+            int8=int8,
             output=output,
             note=note,
             progress=progress,

@@ -2,67 +2,124 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, note, print_json, progress_bar
-from deploykit.quantize.calibration import DEFAULT_IMAGES, calibrate_to_file
-from deploykit.quantize.ranges import DEFAULT_PERCENTILE, METHODS, Method
+from deploykit.cli.image_options import ImageOptions, image_options
+from deploykit.cli.output import json_option, note, print_json, stages
+from deploykit.errors import DeployError
+from deploykit.quantize.calibration import AUTO, calibrate_to_file, merge_to_file
+from deploykit.quantize.methods import DEFAULT_PERCENT, METHODS
+from deploykit.quantize.ranges import Ranges
+
+_METHOD = "How ranges are read off; auto: by the output error on images held out."
+_PERCENTS = ", ".join(f"{percent:g} for {name}" for name, percent in DEFAULT_PERCENT.items())
 
 
 @click.command(name="calibrate")
-@click.option("--data", required=True, help="Folder of images, .npz with `images`, or `generated`.")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--data", help="Folder of images, .npz with `images`, manifest .toml, or `generated`.")
+@click.option("--merge", is_flag=True, help="Merge the ranges FILES of one model instead of running it.")
 @click.option("--phi", type=float, help="Which exported model, by its phi.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
 @click.option(
-    "--images", "limit", type=int, default=DEFAULT_IMAGES, show_default=True, help="At most this many."
+    "--images", "limit", type=int, help="At most this many; default 512, or what the manifest says."
 )
+@click.option("--method", type=click.Choice([AUTO, *METHODS]), default=AUTO, show_default=True, help=_METHOD)
+@click.option("--percentile", type=float, help=f"Kept unclipped; default {_PERCENTS}.")
+@click.option("--seed", type=int, help="Draw images at random by it; default: evenly.")
 @click.option(
-    "--method",
-    type=click.Choice(METHODS),
-    default="percentile",
-    show_default=True,
-    help="How ranges are read off.",
-)
-@click.option(
-    "--percentile",
-    type=float,
-    default=DEFAULT_PERCENTILE,
-    show_default=True,
-    help="Of magnitudes, kept unclipped.",
+    "--manifest", type=click.Path(path_type=Path), help="Write down which images these were: .toml."
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Ranges file; default: in calibration/."
 )
+@image_options
 @json_option
 def command(
-    data: str,
+    files: tuple[Path, ...],
+    data: str | None,
+    merge: bool,
     phi: float | None,
     onnx: Path | None,
-    limit: int,
-    method: Method,
-    percentile: float,
+    limit: int | None,
+    method: str,
+    percentile: float | None,
+    seed: int | None,
+    manifest: Path | None,
     output: Path | None,
+    image_options: ImageOptions,
     as_json: bool,
 ) -> None:
     """Stream images through an exported model and write its activation ranges.
 
+    Interrupted and started again, it goes on from where it was.
+
     \b
     Example:
       deploykit calibrate --data photos/
+      deploykit calibrate --merge monday.json tuesday.json -o both.json
     """
-    with progress_bar("calibrating", "images") as progress:
-        path, ranges = calibrate_to_file(
-            data,
-            phi=phi,
-            onnx=onnx,
-            limit=limit,
-            method=method,
-            percentile=percentile,
-            output=output,
-            note=note,
-            progress=progress,
+    if merge:
+        prepared = None if image_options == ImageOptions() else image_options
+        _refuse(files, data, phi, onnx, limit, seed, manifest, prepared)
+        path, ranges = merge_to_file(files, method=method, percentile=percentile, output=output)
+    elif files:
+        raise DeployError(f"{files[0]} is one word too many.", fix="name images with --data, or add --merge")
+    elif data is None:
+        raise DeployError("There is nothing to calibrate on.", fix="give --data a folder of images")
+    else:
+        with stages() as progress:
+            path, ranges = calibrate_to_file(
+                data,
+                phi=phi,
+                onnx=onnx,
+                limit=limit,
+                method=method,
+                percentile=percentile,
+                seed=seed,
+                manifest=manifest,
+                skip_bad=image_options.skip_bad,
+                overrides=image_options.overrides,
+                output=output,
+                note=note,
+                progress=progress,
+            )
+    _report(path, ranges, as_json=as_json)
+
+
+def _refuse(files: tuple[Path, ...], *others: object) -> None:
+    if not files:
+        raise DeployError(
+            "--merge names no files.", fix="deploykit calibrate --merge a.json b.json -o c.json"
         )
-    amax = {name: ranges.amax(name) for name in ranges.histograms}
+    if any(other is not None for other in others):
+        raise DeployError(
+            "--merge takes ranges alone.",
+            fix="leave out every option but --method, --percentile, -o and --json",
+        )
+
+
+def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
+    intervals = {name: ranges.interval(name) for name in ranges.statistics}
+    scores = ranges.choice.scores if ranges.choice else ()
+    errors = {str(score.method): score.error.mean for score in scores}
     if as_json:
-        print_json({"path": path, "images": ranges.images, "method": ranges.method, "ranges": amax})
+        print_json(
+            {
+                "path": path,
+                "images": ranges.images,
+                "method": str(ranges.method),
+                "errors": errors,
+                "clipped": ranges.clipped(),
+                "ranges": intervals,
+            }
+        )
         return
-    how = f"{ranges.percentile!r}th percentile" if ranges.method == "percentile" else "maximum"
-    print(f"{path}: ranges of {len(amax)} activations from {ranges.images} images ({how} of magnitudes)")
+    chosen = f", chosen among {len(errors)} by the error on {scores[0].error.images} others" if errors else ""
+    print(f"{path}: ranges of {len(intervals)} tensors from {ranges.images} images")
+    print(f"method: {ranges.method}{chosen}")
+    clipped = ranges.clipped()
+    if clipped:
+        most = min(clipped, key=clipped.__getitem__)
+        print(
+            f"clipped to under half of the largest value seen: {len(clipped)} tensors, "
+            f"most of all {most} (to {100 * clipped[most]:.2g} %)"
+        )

@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _WIDEST = 1000  # columns of any table here, and more
 
@@ -60,6 +63,34 @@ def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str, float, float], None]]:
+    """A bar a stage with its pace, fed with (stage, done, total); nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, markup=False)
+    pace = TextColumn("{task.fields[pace]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        pace,
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def update(stage: str, done: float, total: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, pace="")
+            task = progress.tasks[tasks[stage]]
+            pace = f"{task.speed:.1f}/s" if task.speed else ""
+            progress.update(tasks[stage], completed=done, total=total, pace=pace)
+
+        yield update
 
 
 def _plain(value: object) -> object:

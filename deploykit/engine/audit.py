@@ -18,6 +18,11 @@ from deploykit.model_file import Precision
 
 LAYER_LINE = re.compile(r"^Name: .+?, LayerType: (\w+), Inputs: \[(.*?)\], Constants:")
 _DATATYPE = re.compile(r"Datatype: (\w+)")
+_FIXES: dict[Precision, str] = {
+    "int8": "leave out --int8-policy and --int8-include; if they weren't there, report this with the model",
+    "fp16": "build with another precision, and report this with the model",
+    "fp32": "build with another precision, and report this with the model",
+}
 _MATRIX_LAYERS = frozenset({"correlation", "gemm"})
 
 
@@ -60,7 +65,7 @@ class Audit:
         if not right[precision]:
             raise DeployError(
                 f"The compiler was asked for {precision.upper()} and made something else: {self.summary()}.",
-                fix="build with another precision, and report this with the model",
+                fix=_FIXES[precision],
             )
 
 

@@ -9,6 +9,7 @@ from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of, write_together
 from deploykit.model_file import ModelInfo, Precision
+from deploykit.quantize.summary import Int8Summary
 from deploykit.serial import from_json, to_json
 
 MAX_BATCH = 65536  # far beyond what has ever paid, and within every compiler's integers
@@ -75,6 +76,7 @@ class Manifest:
     compiler_version: engines run on exactly the version that built them.
     model: the model it was compiled from; its onnx_sha256 is the exported FP32 file's.
     build_seconds: wall-clock, compiling alone.
+    int8: what of the model is in INT8; None with other precisions.
     """
 
     engine_sha256: str
@@ -88,6 +90,7 @@ class Manifest:
     audit: Audit
     build_seconds: float
     deploykit_version: str
+    int8: Int8Summary | None = None
     format: Literal[1] = 1
 
 

@@ -58,6 +58,16 @@ class _Product:
         """How many products each output sums."""
         return self.values.size // self.scales.size
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a convolution that a matrix product could be."""
+        plain = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0]}
+        return (
+            self.values.shape[2:] == (1, 1)
+            and "auto_pad" not in self.attributes
+            and all(self.attributes.get(name, value) == value for name, value in plain.items())
+        )
+
 
 def respell(model: "ModelProto", *, sm: int | None) -> "ModelProto":
     """A copy of a Q/DQ model for this compute capability (None: the portable engine)."""
@@ -66,7 +76,7 @@ def respell(model: "ModelProto", *, sm: int | None) -> "ModelProto":
     for node in edit.source:
         if node.op_type in ("Conv", "Gemm", "MatMul") and set(node.input[:2]) <= makers.keys():
             product = _take_apart(node, makers, edit)
-            as_matrix = product.op == "Conv" and sm in SMS_WITHOUT_INT8_CONVOLUTIONS
+            as_matrix = product.is_pointwise and sm in SMS_WITHOUT_INT8_CONVOLUTIONS
             _spell(product, edit, as_matrix=as_matrix)
         else:
             edit.keep(node)

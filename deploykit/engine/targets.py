@@ -7,6 +7,7 @@ from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import Precision
 from deploykit.predict.gpus import find_gpu
+from deploykit.quantize.placement import Policy
 
 Compiler = Literal["tensorrt-rtx", "onnxruntime"]
 
@@ -121,6 +122,26 @@ def _what_nvidia_documents(name: str, sm: int) -> str | None:
         f"NVIDIA documents TensorRT-RTX for RTX GPUs; {name} shares their compute capability (SM{sm}), "
         "but for data-centre cards its documented compiler is tensorrt."
     )
+
+
+def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
+    """What is in INT8: what was asked for, else what the compiler makes fast.
+
+    TensorRT-RTX pads INT8 depthwise convolutions to several times their channels.
+
+    Raises:
+        DeployError: the compiler has no integer kernels for it.
+    """
+    products_alone = target.compiler == "onnxruntime" or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
+    if products_alone and asked not in (None, "pointwise"):
+        compiler = "ONNX Runtime" if target.compiler == "onnxruntime" else "TensorRT-RTX"
+        raise DeployError(
+            f"For {target.title} {compiler} computes matrix products alone in integers, and of convolutions "
+            f"only pointwise ones are those: policy {asked} needs more.",
+            fix="leave out --int8-policy, or build for another GPU",
+        )
+    policies: dict[Compiler, Policy] = {"tensorrt-rtx": "pointwise", "onnxruntime": "pointwise"}
+    return asked or policies[target.compiler]
 
 
 def int8_note(target: Target) -> str | None:

@@ -1,26 +1,62 @@
-"""Streams images through a model and measures the activations that will be quantized."""
+"""Images and an exported model -> its activation ranges, in memory or in a file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of
-from deploykit.model_file import image_side_px, info_of, read_model
-from deploykit.quantize.histogram import Histogram
-from deploykit.quantize.images import Images, open_images
-from deploykit.quantize.placement import pointwise
-from deploykit.quantize.ranges import DEFAULT_PERCENTILE, Method, Ranges
-from deploykit.sessions import cpu_session
+from deploykit.images.drawn import OnSkipped, once
+from deploykit.images.manifest import require_manifest, write_manifest
+from deploykit.images.source import Images, open_images
+from deploykit.model_file import image_side_px, info_of, read_model, require_fp32
+from deploykit.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.quantize.auto import choose
+from deploykit.quantize.checkpoint import Checkpoint
+from deploykit.quantize.measure import batch_size, measure
+from deploykit.quantize.methods import Method, method_called
+from deploykit.quantize.placement import Placement, place, place_everything
+from deploykit.quantize.ranges import Ranges, merge
+from deploykit.quantize.statistics import Statistics
 from deploykit.workspace import find_model, model_name, ranges_path
 
-BATCH = 8
-DEFAULT_IMAGES = 512
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
-Progress = Callable[[int, int], None]
-"""Called with the number of images done, and of all."""
+AUTO = "auto"
+_HELD_OUT = 32  # images at most, and a quarter of them, that `auto` compares methods on
+_TOO_FEW = 8  # images to hold any out of
+
+Note = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much of it is done, and of how much."""
+
+
+def _silent(*args: object) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to calibrate.
+
+    Attributes:
+        method: None for `auto`.
+        skip_bad: leave out images that can't be read, instead of stopping at the first.
+        note: told what the user should know.
+    """
+
+    method: Method | None = None
+    skip_bad: bool = False
+    note: Note = _silent
+    progress: Progress = _silent
+
+    def skipped(self) -> OnSkipped:
+        """Tells of each image that is left out, once."""
+        return once(lambda error: self.note(f"Left out: {error.problem}"))
 
 
 def calibrate_to_file(
@@ -28,89 +64,155 @@ def calibrate_to_file(
     *,
     phi: float | None = None,
     onnx: Path | None = None,
-    limit: int = DEFAULT_IMAGES,
-    method: Method = "percentile",
-    percentile: float = DEFAULT_PERCENTILE,
+    limit: int | None = None,
+    method: str = AUTO,
+    percentile: float | None = None,
+    seed: int | None = None,
+    skip_bad: bool = False,
+    overrides: Overrides = NO_OVERRIDES,
+    manifest: Path | None = None,
     output: Path | None = None,
-    note: Callable[[str], None] = lambda sentence: None,
-    progress: Progress = lambda done, total: None,
+    note: Note = _silent,
+    progress: Progress = _silent,
 ) -> tuple[Path, Ranges]:
     """Calibrates an exported model and writes its ranges, by default into calibration/.
 
+    Interrupted and called again, it goes on from where it was.
+
     Args:
-        data: see images.open_images.
+        data: see images.source.open_images.
         phi, onnx: which model, see workspace.find_model.
-        limit: at most this many images.
+        limit: at most this many images; default 512, or as many as a manifest says.
+        method: `auto`, or one of quantize.methods.
+        percentile: percent to keep, above 50, at most 100, for the methods that take one.
+        seed: draw images at random, the same ones each time; None draws them evenly.
+        skip_bad: leave out images that can't be read, and say which.
+        overrides: preprocessing other than the model's.
+        manifest: a .toml to write down in which images these are, for `data` the next time.
 
     Raises:
         DeployError: bad input; nothing is written.
     """
-    model, chosen = find_model(phi=phi, onnx=onnx)
-    if chosen is not None:
-        note(chosen)
+    settings = Settings(
+        method=method_for(method, percentile), skip_bad=skip_bad, note=note, progress=progress
+    )
+    model, sentence = find_model(phi=phi, onnx=onnx)
+    if sentence is not None:
+        note(sentence)
     info = info_of(read_model(model))
+    require_fp32(model, info)
     path = output or ranges_path(model, model_name(info.family, info.phi, info.rule))
     require_writable(path, inputs=(model,))
-    images = open_images(data, info.preprocessing, limit=limit)
-    ranges = calibrate(model, images, method=method, percentile=percentile, progress=progress)
+    images = open_images(data, info.preprocessing, limit=limit, seed=seed, overrides=overrides)
+    checkpoint = Checkpoint.beside(path)
+    require_writable(checkpoint.path)
+    if manifest is not None:
+        require_writable(manifest, inputs=(model, path))
+        require_manifest(manifest, images)
+    ranges = calibrate(model, images, settings, checkpoint=checkpoint)
     ranges.save(path)
+    checkpoint.remove()
+    if manifest is not None:
+        write_manifest(manifest, images, overrides=overrides)
     return path, ranges
 
 
+def merge_to_file(
+    files: Sequence[Path], *, method: str = AUTO, percentile: float | None = None, output: Path | None
+) -> tuple[Path, Ranges]:
+    """Merges ranges files of one model; the same as calibrating on all their images.
+
+    Args:
+        method: `auto` to keep the files' own, chosen anew by the errors of all where that is how it was
+            chosen; or the one to read all of them off by.
+
+    Raises:
+        DeployError: bad input, or files that don't go together; nothing is written.
+    """
+    if output is None:
+        raise DeployError("The merged ranges have no place to go.", fix="give -o calibration/all.ranges.json")
+    require_writable(output)
+    ranges = [Ranges.load(path) for path in files]
+    if (named := method_for(method, percentile)) is not None:
+        ranges = [replace(each, method=named, choice=None) for each in ranges]
+    merged = merge(*ranges)
+    merged.save(output)
+    return output, merged
+
+
+def method_for(name: str, percentile: float | None) -> Method | None:
+    """The method a user means; None for `auto`.
+
+    Raises:
+        DeployError: there is none of that name, or a percentile where none belongs.
+    """
+    if name == AUTO and percentile is None:
+        return None
+    return method_called(name, percentile)
+
+
 def calibrate(
-    model: Path,
-    images: Images,
-    *,
-    method: Method = "percentile",
-    percentile: float = DEFAULT_PERCENTILE,
-    progress: Progress = lambda done, total: None,
+    model: Path, images: Images, settings: Settings, *, checkpoint: Checkpoint | None = None
 ) -> Ranges:
-    """Ranges of every activation the placement quantizes, over all the images.
+    """Ranges of every activation that a policy may put in INT8, over all the images.
 
     Args:
         model: an FP32 ONNX file.
-        percentile: percent of magnitudes to keep, above 50, at most 100.
+        checkpoint: where to keep what is done so far; None to keep nothing.
 
     Raises:
         DeployError: unreadable images, or activations that are not finite.
     """
-    from onnx import helper
-
-    if not 50 < percentile <= 100:  # true for NaN too
-        raise DeployError(f"A percentile of {percentile:g} is no range.", fix="give --percentile 99.99, say")
     graph = read_model(model)
     image_side_px(graph)  # or it can't be fed
-    tensors = list(dict.fromkeys(node.activation for node in pointwise(graph)))
-    if not tensors:
-        raise DeployError(f"{model} has no pointwise convolution or linear layer.", fix="build it as FP16")
-    already = {value.name for value in graph.graph.output}
-    graph.graph.output.extend(
-        helper.make_empty_tensor_value_info(name) for name in tensors if name not in already
+    if images.count < images.asked:
+        settings.note(f"{images.source} has {images.count} images, not the {images.asked} asked for.")
+    measured, held_out = _split(images) if settings.method is None else (images, images)
+    skipped = settings.skipped() if settings.skip_bad else None
+    ranges = measure(
+        graph,
+        measured,
+        _empty(graph, sha256_of(model), images, settings.method),
+        checkpoint=checkpoint,
+        note=settings.note,
+        progress=lambda done, total: settings.progress("calibrating", done, total),
+        skipped=skipped,
     )
-    session = cpu_session(graph.SerializeToString())
-    (image_input,) = session.get_inputs()
-    histograms = {name: Histogram() for name in tensors}
-    done = 0
-    for batch in images.batches(BATCH):
-        for name, values in zip(tensors, session.run(tensors, {image_input.name: batch}), strict=True):
-            _count(histograms[name], name, values)
-        done += len(batch)
-        progress(done, images.count)
+    if settings.method is not None:
+        return ranges
+    size = batch_size(images.preprocessing.side_px)
+    return choose(
+        graph,
+        _most_int8(graph),
+        ranges,
+        [batch.inputs for batch in held_out.batches(size, skipped=skipped)],
+        progress=lambda done, total: settings.progress("choosing ranges", done, total),
+    )
+
+
+def _empty(model: "ModelProto", onnx_sha256: str, images: Images, method: Method | None) -> Ranges:
     return Ranges(
-        onnx_sha256=sha256_of(model),
-        method=method,
-        percentile=percentile,
-        source=images.source,
-        images=images.count,
-        histograms=histograms,
+        onnx_sha256=onnx_sha256,
+        preprocessing=images.preprocessing,
+        sources=(images.source,),
+        images=0,
+        method=method or method_called("percentile"),
+        statistics={name: Statistics() for name in place_everything(model).tensors},
     )
 
 
-def _count(histogram: Histogram, name: str, values: npt.NDArray[np.float32]) -> None:
+def _split(images: Images) -> tuple[Images, Images]:
+    """Images to measure ranges on, and others to compare methods on; the same where there are too few."""
+    if images.count < _TOO_FEW:
+        return images, images
+    count = min(_HELD_OUT, images.count // 4)
+    held_out = np.arange(count) * images.count // count
+    return images.subset(np.setdiff1d(np.arange(images.count), held_out)), images.subset(held_out)
+
+
+def _most_int8(model: "ModelProto") -> Placement:
+    """The placement methods are compared by: that of the default policy which puts most in INT8."""
     try:
-        histogram.add(values)
-    except ValueError as error:
-        raise DeployError(
-            f"The activations {name} are not finite on these images.",
-            fix="look for NaN or Inf in the weights",
-        ) from error
+        return place(model, "bandwidth")
+    except DeployError:  # no convolution on feature maps
+        return place(model, "all-conv")

@@ -1,13 +1,16 @@
 """Where an INT8 build gets its ranges: given, measured on given images, found, or generated."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
+from deploykit.images.source import GENERATED, Images, open_images
 from deploykit.model_file import ModelInfo
-from deploykit.quantize.calibration import DEFAULT_IMAGES, Progress, calibrate
-from deploykit.quantize.images import GENERATED, open_images
+from deploykit.preprocessing import Overrides
+from deploykit.quantize.calibration import Settings, calibrate
+from deploykit.quantize.methods import method_called
 from deploykit.quantize.ranges import Ranges
 from deploykit.workspace import CALIBRATION
 
@@ -20,39 +23,63 @@ def ranges_for(
     *,
     ranges: Path | None,
     data: str | Path | None,
-    note: Callable[[str], None],
-    progress: Progress,
+    overrides: Overrides,
+    settings: Settings,
 ) -> Ranges:
     """The ranges to quantize a model with.
 
     Args:
         ranges: this very file, of this very model.
-        data: images to calibrate on, see images.open_images.
-        note: told, in a sentence, where the ranges come from.
+        data: images to calibrate on, see images.source.open_images.
+        overrides: preprocessing other than the model's.
+        settings: how to calibrate; its note is told where the ranges come from.
 
     Raises:
         DeployError: the ranges are another model's; or there is no data for trained weights.
     """
     if ranges is not None and data is not None:
         raise DeployError("--ranges and --data both say what to quantize with.", fix="leave one of them out")
+    measured = None
     if ranges is not None:
-        return _given(ranges, sha256_of(model), note)
-    if data is None and (found := _found(sha256_of(model), note)):
-        return found
+        measured = _given(ranges, sha256_of(model), settings.note)
+    elif data is None:
+        measured = _found(sha256_of(model), settings.note)
+    if measured is not None:
+        if measured.preprocessing != measured.preprocessing.override(overrides):
+            raise DeployError(
+                "The ranges were measured with another preprocessing than you ask for.",
+                fix="leave those options out, or calibrate with them: deploykit calibrate --data DIR",
+            )
+        return measured
+    limit = None
     if data is None:
         if info.weights != "random":
             raise DeployError(
                 f"INT8 needs calibration images: {model} has trained weights, and {CALIBRATION}/ holds no "
                 "ranges of it.",
-                fix="deploykit build-engine --int8 --data DIR, with a folder of a few hundred typical images",
+                fix="give --data DIR, with a folder of a few hundred typical images",
             )
-        note(f"Random weights: calibrated on {GENERATED_IMAGES} generated images, right for latency alone.")
+        settings.note(
+            f"Random weights: calibrated on {GENERATED_IMAGES} generated images, right for latency alone."
+        )
         data, limit = GENERATED, GENERATED_IMAGES
-    else:
-        limit = DEFAULT_IMAGES
-        if str(data) == GENERATED and info.weights != "random":
-            note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
-    return calibrate(model, open_images(data, info.preprocessing, limit=limit), progress=progress)
+        settings = replace(settings, method=method_called("percentile"))
+    elif str(data) == GENERATED and info.weights != "random":
+        settings.note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
+    images = open_images(data, info.preprocessing, limit=limit, overrides=overrides)
+    return calibrate(model, images, settings)
+
+
+def given_or_measured(model: Path, ranges: Path | None, images: Images, settings: Settings) -> Ranges:
+    """The ranges given, else the model's own in calibration/, else measured on these images.
+
+    Raises:
+        DeployError: the ranges are another model's, or the images can't be used.
+    """
+    onnx_sha256 = sha256_of(model)
+    if ranges is not None:
+        return _given(ranges, onnx_sha256, settings.note)
+    return _found(onnx_sha256, settings.note) or calibrate(model, images, settings)
 
 
 def _given(path: Path, onnx_sha256: str, note: Callable[[str], None]) -> Ranges:
@@ -78,4 +105,5 @@ def _found(onnx_sha256: str, note: Callable[[str], None]) -> Ranges | None:
 
 
 def _credit(path: Path, ranges: Ranges) -> str:
-    return f"Ranges: {path}, of {ranges.images} images from {ranges.source}."
+    how = f"{ranges.method}, chosen by held-out error" if ranges.choice else str(ranges.method)
+    return f"Ranges: {path}, of {ranges.images} images from {', '.join(ranges.sources)} ({how})."

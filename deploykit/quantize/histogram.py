@@ -41,7 +41,7 @@ class Histogram:
         if amax:  # zeros fit any range
             self._widen_to(math.frexp(amax)[1])
         self.amax = max(self.amax, amax)
-        bins = (magnitudes * np.float32(BINS * 2.0**-self.exponent)).astype(np.int32)
+        bins = (magnitudes * np.float32(1 / self.bin_width)).astype(np.int32)
         self.counts += np.bincount(bins, minlength=BINS)
 
     def merge(self, other: "Histogram") -> None:
@@ -53,13 +53,17 @@ class Histogram:
         self.counts = self.counts + counts
         self.amax = max(self.amax, other.amax)
 
+    @property
+    def bin_width(self) -> float:
+        return 2.0**self.exponent / BINS
+
     def percentile(self, percent: float) -> float:
         """The magnitude that percent of the values stay under, to a bin's width; at most amax."""
         total = self.counts.sum()
         if not total:
             return 0.0
         bin_index = int(np.searchsorted(np.cumsum(self.counts), total * percent / 100))
-        return min(self.amax, (bin_index + 1) * 2.0**self.exponent / BINS)
+        return min(self.amax, (bin_index + 1) * self.bin_width)
 
     def _widen_to(self, exponent: int) -> None:
         for _ in range(min(exponent - self.exponent, BINS.bit_length())):

@@ -1,91 +1,232 @@
-"""Which nodes compute in INT8.
+"""Which nodes compute in INT8, and which tensors travel in it between them, by named policy.
 
-Policy `pointwise`: 1x1 convolutions on feature maps, and the classifier. Depthwise convolutions
-gain nothing in INT8 where the compiler pads them to four times the channels, and squeeze-excite
-works on 1x1 maps.
+- `pointwise`: 1x1 convolutions on feature maps, and the classifier. For compilers that pad INT8
+  depthwise convolutions to several times their channels, as TensorRT-RTX does.
+- `bandwidth`: every convolution on feature maps but the first, and the classifier; the inputs of
+  residual additions and of squeeze-excite travel in INT8 too, so that no feature map is written
+  in FP16. For TensorRT, whose published INT8 gain on EfficientNet is had this way.
+- `all-conv`: every convolution, squeeze-excite's and the first included, and the classifier.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal, get_args
+
+from deploykit.errors import DeployError
+from deploykit.quantize.graph_facts import GraphFacts
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
-POLICY = "pointwise"
-_POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean"})
+Policy = Literal["pointwise", "bandwidth", "all-conv"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedNode:
-    """A node that computes in INT8: its activation input and its weight (initializer), by tensor name.
+class Product:
+    """A convolution or linear layer that computes in INT8.
 
     Attributes:
         output: the tensor it makes, which names it: nodes of models from elsewhere have no names.
+        activation: the tensor it reads.
+        weight: its weight, an initializer.
         channel_axis: the weight's axis of output channels.
+        centrable: a constant taken from all its input can go into its bias instead: it pads with no
+            zeros, and its bias is a constant or not there.
+        macs: multiply-accumulates an image.
     """
 
     output: str
     activation: str
     weight: str
     channel_axis: int
+    centrable: bool
+    macs: int
 
 
-def pointwise(model: "ModelProto") -> tuple[QuantizedNode, ...]:
-    """The nodes the `pointwise` policy puts in INT8, in graph order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """A tensor that one node reads from INT8 and computes with in float.
 
-    Left out: convolutions with groups, strides or padding, and products with factors of their own.
+    Attributes:
+        output: the tensor that node makes.
+        position: among the node's inputs.
     """
-    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    pooled = _pooled_tensors(model, frozenset(weights))
-    return tuple(
-        QuantizedNode(
+
+    tensor: str
+    output: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where INT8 is.
+
+    Attributes:
+        ties: groups of tensors that must have one range.
+        macs: the whole model's multiply-accumulates an image.
+    """
+
+    policy: Policy
+    products: tuple[Product, ...]
+    carried: tuple[Carried, ...]
+    ties: tuple[tuple[str, ...], ...]
+    macs: int
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Activations with a range, each once, in the order they are met."""
+        names = [node.activation for node in self.products] + [each.tensor for each in self.carried]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def int8_share(self) -> float:
+        """INT8's part of the multiply-accumulates."""
+        return sum(node.macs for node in self.products) / self.macs
+
+    def without(self, outputs: Iterable[str]) -> "Placement":
+        """The placement with the nodes that make these tensors left in float."""
+        left_out = frozenset(outputs)
+        return replace(
+            self,
+            products=tuple(node for node in self.products if node.output not in left_out),
+            carried=tuple(each for each in self.carried if each.output not in left_out),
+        )
+
+    def only(self, outputs: Iterable[str]) -> "Placement":
+        """The placement with no other nodes in INT8 than those that make these tensors."""
+        return self.without(set(self.outputs) - set(outputs))
+
+    def readers(self, tensor: str) -> tuple[str, ...]:
+        """Outputs of the nodes that read it in INT8."""
+        products = (node.output for node in self.products if node.activation == tensor)
+        return (*products, *(each.output for each in self.carried if each.tensor == tensor))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Of every node that reads INT8."""
+        names = [node.output for node in self.products] + [each.output for each in self.carried]
+        return tuple(dict.fromkeys(names))
+
+
+def place(
+    model: "ModelProto", policy: Policy, *, include: Iterable[str] = (), exclude: Iterable[str] = ()
+) -> Placement:
+    """What a policy puts in INT8, in graph order.
+
+    Args:
+        model: FP32.
+        include: shell patterns of products to add, whatever the policy: `blocks.0.*`.
+        exclude: shell patterns of products to leave in float; they win over include.
+
+    Raises:
+        DeployError: a pattern matches nothing, or nothing is left.
+    """
+    facts = GraphFacts(model)
+    products = tuple(_products(facts))
+    include, exclude = tuple(include), tuple(exclude)
+    _require_matches((*include, *exclude), [node.output for node in products])
+    wanted = _CHOOSERS[policy]
+    chosen = tuple(
+        node
+        for node in products
+        if (wanted(node, facts) or _matches(node.output, include)) and not _matches(node.output, exclude)
+    )
+    if not chosen:
+        raise DeployError(
+            f"Policy {policy} puts nothing of this model in INT8.",
+            fix="take another --int8-policy, or build it as FP16",
+        )
+    carried, ties = _carried(facts) if policy == "bandwidth" else ((), ())
+    return Placement(policy=policy, products=chosen, carried=carried, ties=ties, macs=facts.total_macs)
+
+
+def place_everything(model: "ModelProto") -> Placement:
+    """Whatever any policy puts in INT8, or a user may include: what calibration measures.
+
+    Raises:
+        DeployError: the model has no convolution or linear layer.
+    """
+    facts = GraphFacts(model)
+    products = tuple(_products(facts))
+    if not products:
+        raise DeployError(
+            "The model has no convolution or linear layer with weights of its own.", fix="build it as FP16"
+        )
+    carried, ties = _carried(facts)
+    return Placement(policy="all-conv", products=products, carried=carried, ties=ties, macs=facts.total_macs)
+
+
+def _products(facts: GraphFacts) -> Iterable[Product]:
+    """Every convolution and linear layer whose weight is constant, and which INT8 could compute."""
+    for node in facts.products():
+        attributes = facts.attributes(node)
+        transposed = node.op_type != "Conv" and not attributes.get("transB")
+        yield Product(
             output=node.output[0],
             activation=node.input[0],
             weight=node.input[1],
-            channel_axis=_channel_axis(node),
+            channel_axis=1 if transposed else 0,
+            centrable=facts.has_free_bias(node) and not facts.pads(node),
+            macs=facts.macs(node),
         )
-        for node in model.graph.node
-        if _is_pointwise_convolution(node, weights, pooled) or _is_linear(node, weights)
-    )
 
 
-def _is_pointwise_convolution(
-    node: "NodeProto", weights: dict[str, tuple[int, ...]], pooled: frozenset[str]
-) -> bool:
-    if node.op_type != "Conv" or node.input[0] in pooled or weights.get(node.input[1], ())[2:] != (1, 1):
-        return False
-    attributes = _attributes(node)
+def _is_pointwise(node: Product, facts: GraphFacts) -> bool:
+    """Left out: convolutions with groups, strides or padding."""
+    shape = facts.weights[node.weight]
+    if len(shape) == 2:
+        return True
+    attributes = facts.attributes(facts.makers[node.output])
     plain = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0]}
-    return all(attributes.get(name, value) == value for name, value in plain.items())
-
-
-def _is_linear(node: "NodeProto", weights: dict[str, tuple[int, ...]]) -> bool:
-    if node.op_type not in ("Gemm", "MatMul") or len(weights.get(node.input[1], ())) != 2:
-        return False
-    attributes = _attributes(node)
-    return all(
-        attributes.get(name, value) == value for name, value in {"alpha": 1, "beta": 1, "transA": 0}.items()
+    return (
+        shape[2:] == (1, 1)
+        and node.activation not in facts.pooled
+        and all(attributes.get(name, value) == value for name, value in plain.items())
     )
 
 
-def _channel_axis(node: "NodeProto") -> int:
-    return 0 if node.op_type == "Conv" or _attributes(node).get("transB") else 1
+def _is_on_feature_maps(node: Product, facts: GraphFacts) -> bool:
+    linear = len(facts.weights[node.weight]) == 2
+    return linear or node.activation not in facts.pooled | facts.inputs
 
 
-def _attributes(node: "NodeProto") -> dict[str, Any]:
-    from onnx import helper
+_CHOOSERS: dict[Policy, Callable[[Product, GraphFacts], bool]] = {
+    "pointwise": _is_pointwise,
+    "bandwidth": _is_on_feature_maps,
+    "all-conv": lambda node, facts: True,
+}
 
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+def _carried(facts: GraphFacts) -> tuple[tuple[Carried, ...], tuple[tuple[str, ...], ...]]:
+    """Residual additions, which TensorRT fuses where both inputs have one scale; squeeze-excite's input."""
+    carried: list[Carried] = []
+    ties: list[tuple[str, ...]] = []
+    for node in facts.model.graph.node:
+        output = node.output[0]
+        if facts.is_residual(node):
+            ties.append(tuple(node.input))
+            carried += [
+                Carried(tensor=name, output=output, position=at) for at, name in enumerate(node.input)
+            ]
+        elif (gated := facts.gated_input(node)) is not None:
+            name = node.input[gated]
+            carried.append(Carried(tensor=name, output=output, position=gated))
+            carried += [
+                Carried(tensor=name, output=pool.output[0], position=0) for pool in facts.pools_of(name)
+            ]
+    return tuple(carried), tuple(ties)
 
 
-def _pooled_tensors(model: "ModelProto", weights: frozenset[str]) -> frozenset[str]:
-    """Tensors computed from pooled ones alone: 1x1 maps, whatever the image's size."""
-    constants = set(weights)
-    pooled: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            constants.update(node.output)
-        reads = {name for name in node.input if name and name not in constants}
-        if node.op_type in _POOLS or (reads and reads <= pooled):
-            pooled.update(node.output)
-    return frozenset(pooled)
+def _require_matches(patterns: Iterable[str], names: list[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise DeployError(
+                f"No convolution or linear layer is called {pattern}.",
+                fix=f"give a name or a pattern of names, such as {names[0] if names else 'blocks.0.*'}",
+            )
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,107 @@
+import math
+from pathlib import Path
+
+import click
+
+from deploykit.any_model import ARITHMETICS
+from deploykit.cli.image_options import ImageOptions, image_options
+from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
+from deploykit.errors import DeployError
+from deploykit.evaluate import Evaluation, evaluate_model
+from deploykit.metrics import Estimate
+
+_AUTO = "auto"
+
+
+@click.command(name="eval")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="Folder (of one folder a class), .npz, .toml, or `generated`.")
+@click.option("--images", type=int, help="At most this many; default: all, and 512 generated ones.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="FP32 model to compare with; default: found by its SHA-256.",
+)
+@click.option(
+    "--arithmetic",
+    type=click.Choice([_AUTO, *ARITHMETICS]),
+    default=_AUTO,
+    show_default=True,
+    help="Of INT8: TensorRT's, or its runtime's own; auto: TensorRT's for ONNX, its own for an engine.",
+)
+@image_options
+@json_option
+def command(
+    model: Path,
+    data: str,
+    images: int | None,
+    reference: Path | None,
+    arithmetic: str,
+    image_options: ImageOptions,
+    as_json: bool,
+) -> None:
+    """Measure the accuracy of MODEL, an ONNX file or an engine, and its loss against FP32.
+
+    Without labels: how often it agrees with the FP32 model, and the SQNR of the logits.
+
+    \b
+    Example:
+      deploykit eval engines/efficientnet-phi3/model.int8.cpu.onnx --data photos/
+    """
+
+    def skipped(error: DeployError) -> None:
+        note(f"{error.problem} Skipped.")
+
+    with progress_bar("evaluating", "images") as progress:
+        evaluation = evaluate_model(
+            model,
+            data,
+            images=images,
+            reference=reference,
+            arithmetic=next((each for each in ARITHMETICS if each == arithmetic), None),
+            overrides=image_options.overrides,
+            skipped=skipped if image_options.skip_bad else None,
+            note=note,
+            progress=progress,
+        )
+    if as_json:
+        print_json(evaluation.summary())
+    else:
+        _print(evaluation)
+
+
+def _print(evaluation: Evaluation) -> None:
+    model, scores = evaluation.model, evaluation.scores
+    images = f"{evaluation.count} image{'s' if evaluation.count > 1 else ''} of {evaluation.images.source}"
+    print(f"{model.path}: {model.precision.upper()} on {images}")
+    shares = (
+        ("top-1", scores.top1),
+        ("top-5", scores.top5),
+        ("top-1 of FP32", scores.reference_top1),
+        ("agreement with FP32", scores.agreement),
+    )
+    rows = [(name, f"{100 * of.value:.2f} %", _interval(of, "%")) for name, of in shares if of is not None]
+    if scores.top1_drop is not None:
+        drop = scores.top1_drop
+        rows.append(("drop of top-1", f"{100 * drop.value:+.2f} points", _interval(drop, "points", sign="+")))
+    if scores.sqnr_db is not None:
+        same = scores.sqnr_db == math.inf
+        rows.append(("SQNR of the logits", "no difference" if same else f"{scores.sqnr_db:.1f} dB", ""))
+    print_table(("", "measured", "95 % interval"), rows)
+    if scores.top1_drop is not None:
+        print(_verdict(scores.top1_drop))
+    if evaluation.reference is not None:
+        print(f"FP32: {evaluation.reference}")
+    print(f"run by: {model.ran_by}")
+
+
+def _interval(estimate: Estimate, unit: str, *, sign: str = "") -> str:
+    return f"{100 * estimate.low:{sign}.2f} to {100 * estimate.high:{sign}.2f} {unit}"
+
+
+def _verdict(drop: Estimate) -> str:
+    if drop.low > 0:
+        return "the drop of top-1 is beyond chance"
+    if drop.high < 0:
+        return "the gain of top-1 is beyond chance"
+    return "the difference of top-1 is within chance on so many images: agreement and SQNR tell more"

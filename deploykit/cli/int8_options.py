@@ -1,0 +1,80 @@
+"""What a user may say about INT8: the options that every command which quantizes shares."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from deploykit.cli.image_options import ImageOptions, image_options
+from deploykit.quantize.leave_out import SPARE
+from deploykit.quantize.placement import POLICIES
+from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options
+
+R = TypeVar("R")
+
+_OPTIONS = (
+    click.option("--data", help="Calibrate on this: folder of images, .npz, .toml, or `generated`."),
+    click.option(
+        "--ranges",
+        type=click.Path(path_type=Path),
+        help="Ranges file; default: this model's in calibration/.",
+    ),
+    click.option(
+        "--int8-policy", type=click.Choice(POLICIES), help="What is in INT8; default: the compiler's."
+    ),
+    click.option(
+        "--int8-include", multiple=True, metavar="PATTERN", help="Layers to add, as in 'blocks.0.*'."
+    ),
+    click.option("--int8-exclude", multiple=True, metavar="PATTERN", help="Layers to leave in float."),
+    click.option(
+        "--int8-spare",
+        type=float,
+        default=100 * SPARE,
+        show_default=True,
+        metavar="PERCENT",
+        help="Of the work, to leave in float where it costs most accuracy.",
+    ),
+    click.option("--eval", "eval_data", help="Labelled images: keep top-1 within --max-drop on them."),
+    click.option(
+        "--max-drop", type=float, metavar="POINTS", help=f"Of top-1, with --eval; default {DEFAULT_MAX_DROP}."
+    ),
+)
+
+
+def int8_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds the options to a command, which gets them as one argument: int8."""
+
+    @functools.wraps(command)
+    def with_options(
+        *,
+        data: str | None,
+        ranges: Path | None,
+        int8_policy: str | None,
+        int8_include: tuple[str, ...],
+        int8_exclude: tuple[str, ...],
+        int8_spare: float,
+        eval_data: str | None,
+        max_drop: float | None,
+        image_options: ImageOptions,
+        **others: Any,
+    ) -> R:
+        int8 = Int8Options(
+            data=data,
+            ranges=ranges,
+            skip_bad=image_options.skip_bad,
+            overrides=image_options.overrides,
+            policy=next((policy for policy in POLICIES if policy == int8_policy), None),
+            include=int8_include,
+            exclude=int8_exclude,
+            spare=int8_spare / 100,
+            eval_data=eval_data,
+            max_drop=max_drop,
+        )
+        return command(int8=int8, **others)
+
+    decorated: Callable[..., R] = image_options(with_options)
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import click
+
+from deploykit.cli.int8_options import int8_options
+from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.pipeline import quantize_model
+from deploykit.quantize.plan import Int8Options
+
+
+@click.command(name="quantize")
+@click.option("--phi", type=float, help="Which exported model, by its phi.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
+@int8_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="ONNX file; default: model.int8.onnx beside it."
+)
+@json_option
+def command(
+    phi: float | None, onnx: Path | None, int8: Int8Options, output: Path | None, as_json: bool
+) -> None:
+    """Write the exported model as INT8 ONNX, with explicit Q/DQ: what build-engine compiles.
+
+    TensorRT takes it on any machine, and `deploykit eval` measures it on this one.
+
+    \b
+    Example:
+      deploykit quantize --data photos/ --eval labelled/ --max-drop 0.5
+    """
+    with phases("quantizing") as progress:
+        path, plan = quantize_model(
+            phi=phi, onnx=onnx, int8=int8, output=output, note=note, progress=progress
+        )
+    if as_json:
+        print_json({"path": path, "int8": plan.summary})
+        return
+    print(f"{path}: {100 * plan.placement.int8_share:.1f} % of the multiply-accumulates in INT8")

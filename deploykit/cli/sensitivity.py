@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import click
+
+from deploykit.cli.image_options import ImageOptions, image_options
+from deploykit.cli.output import json_option, note, print_json, print_table, stages
+from deploykit.quantize.placement import POLICIES
+from deploykit.quantize.sensitivity import BlockCost, Sensitivity, sensitivity_of
+
+_BAR = 30  # characters of the longest
+
+
+@click.command(name="sensitivity")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="Folder (of one folder a class), .npz, .toml, or `generated`.")
+@click.option("--images", type=int, default=256, show_default=True, help="At most this many.")
+@click.option(
+    "--ranges",
+    type=click.Path(path_type=Path),
+    help="Ranges file; default: this model's in calibration/, else from --data.",
+)
+@click.option("--int8-policy", type=click.Choice(POLICIES), default="pointwise", show_default=True)
+@image_options
+@json_option
+def command(
+    model: Path,
+    data: str,
+    images: int,
+    ranges: Path | None,
+    int8_policy: str,
+    image_options: ImageOptions,
+    as_json: bool,
+) -> None:
+    """Show which blocks of MODEL, an FP32 ONNX file, cost accuracy in INT8: one block at a time.
+
+    \b
+    Example:
+      deploykit sensitivity engines/efficientnet-phi3/model.onnx --data labelled/
+    """
+    with stages() as progress:
+        measured = sensitivity_of(
+            model,
+            data,
+            images=images,
+            ranges=ranges,
+            policy=next(policy for policy in POLICIES if policy == int8_policy),
+            skip_bad=image_options.skip_bad,
+            overrides=image_options.overrides,
+            note=note,
+            progress=progress,
+        )
+    if as_json:
+        print_json(measured)
+    else:
+        _print(measured)
+
+
+def _print(measured: Sensitivity) -> None:
+    fp32 = "" if measured.top1 is None else f", top-1 of FP32 {100 * measured.top1:.2f} %"
+    print(f"{measured.images} images{fp32}; one block in INT8 at a time, the costliest first")
+    worst = measured.blocks[0].error
+    rows = [_row(cost, worst) for cost in (*measured.blocks, measured.whole)]
+    columns = ["block", "MACs", "SQNR", "error", "", *(["top-1"] if measured.top1 is not None else [])]
+    print_table(columns, rows)
+
+
+def _row(cost: BlockCost, worst: float) -> list[str]:
+    bar = "█" * round(_BAR * min(cost.error / worst, 1.0)) if worst else ""
+    cells = [
+        cost.block,
+        f"{100 * cost.macs_share:.1f} %",
+        "exact" if cost.sqnr_db is None else f"{cost.sqnr_db:.1f} dB",
+        f"{cost.error:.1e}",
+        bar.ljust(_BAR),
+    ]
+    if cost.top1_change is not None:
+        cells.append(f"{cost.top1_change:+.2f}")
+    return cells

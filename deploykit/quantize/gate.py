@@ -1,0 +1,171 @@
+"""The accuracy gate: blocks go back to float, the costliest first, until top-1 is within the bound."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploykit.errors import DeployError
+from deploykit.images.drawn import Images, OnSkipped, once
+from deploykit.metrics import Labels, hits
+from deploykit.quantize.blocks import by_block
+from deploykit.quantize.measure import batch_size
+from deploykit.quantize.placement import Placement
+from deploykit.quantize.qdq import insert_qdq
+from deploykit.quantize.ranges import Ranges
+from deploykit.quantize.sensitivity import measure_sensitivity
+from deploykit.sessions import cpu_session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+LEAST_SHARE = 0.25
+"""With less than this part of the work in INT8 it is no INT8 model any more: the bound can't be met."""
+_SENSITIVITY_IMAGES = 256
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """A placement that keeps top-1 within the bound.
+
+    Attributes:
+        drop: top-1 lost against FP32, in points, on the gate's images.
+        first_drop: with nothing excluded.
+        images: how many they are.
+        excluded: blocks left in float for it, the costliest first.
+        macs_share: what they are of the model's multiply-accumulates that would have been in INT8.
+    """
+
+    placement: Placement
+    drop: float
+    first_drop: float
+    images: int
+    excluded: tuple[str, ...]
+    macs_share: float
+
+
+def pass_gate(
+    model: "ModelProto",
+    placement: Placement,
+    ranges: Ranges,
+    images: Images,
+    *,
+    max_drop: float,
+    skipped: OnSkipped | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Passed:
+    """The placement less as many blocks as it takes.
+
+    Args:
+        model: FP32.
+        images: labelled.
+        max_drop: of top-1 against FP32, in points.
+        skipped: told of unreadable images, which are then left out; None raises instead.
+
+    Raises:
+        DeployError: images without labels or with other classes, or a bound that can't be met.
+    """
+    skipped = once(skipped) if skipped else None
+    gate = _Gate(model, ranges, images, skipped=skipped, progress=progress)
+    first_drop = drop = gate.drop(placement)
+    excluded: list[str] = []
+    left = placement
+    order: list[str] = []
+    if drop > max_drop:
+        costs = measure_sensitivity(
+            model,
+            placement,
+            ranges,
+            _some(images),
+            skipped=skipped,
+            progress=lambda done, total: progress("blocks", done, total),
+        )
+        order = [cost.block for cost in costs.blocks]  # the costliest first
+    while drop > max_drop:
+        if not order:
+            raise _unmet(max_drop, drop, excluded)
+        excluded.append(order.pop(0))
+        left = placement.without(name for block in excluded for name in by_block(placement.outputs)[block])
+        if left.int8_share < LEAST_SHARE:
+            raise _unmet(max_drop, drop, excluded[:-1])
+        drop = gate.drop(left)
+    return Passed(
+        placement=left,
+        drop=drop,
+        first_drop=first_drop,
+        images=gate.seen,
+        excluded=tuple(excluded),
+        macs_share=placement.int8_share - left.int8_share,
+    )
+
+
+class _Gate:
+    """Measures the drop of one placement after another on the same images.
+
+    Attributes:
+        seen: how many of them could be read.
+    """
+
+    def __init__(
+        self,
+        model: "ModelProto",
+        ranges: Ranges,
+        images: Images,
+        *,
+        skipped: OnSkipped | None,
+        progress: Progress,
+    ) -> None:
+        self._model, self._ranges, self._images = model, ranges, images
+        self._skipped, self._progress = skipped, progress
+        self._labels = labels_of(images)
+        self._fp32_top1 = self._top1(model, "FP32")
+
+    def drop(self, placement: Placement) -> float:
+        """Points of top-1 that the placement loses."""
+        quantized = insert_qdq(self._model, placement, self._ranges)
+        # Rounded, so that 3 images of 1000 are 0.3 points and not a little more.
+        return round(100 * (self._fp32_top1 - self._top1(quantized, "INT8")), 9)
+
+    def _top1(self, model: "ModelProto", what: str) -> float:
+        session = cpu_session(model.SerializeToString(), fuse_int8=False)
+        name = session.get_inputs()[0].name
+        right = self.seen = 0
+        size = batch_size(self._images.preprocessing.side_px)
+        for batch in self._images.batches(size, skipped=self._skipped):
+            logits = session.run(None, {name: batch.inputs})[0]
+            self._images.require_classes(logits.shape[1], "the model")
+            right += int(hits(logits, self._labels[batch.indices]).sum())
+            self.seen += len(logits)
+            self._progress(f"top-1 of {what}", int(batch.indices[-1]) + 1, self._images.count)
+        return right / self.seen
+
+
+def _some(images: Images) -> Images:
+    """A few hundred of them, evenly spread."""
+    count = min(_SENSITIVITY_IMAGES, images.count)
+    return images.subset(np.arange(count) * images.count // count)
+
+
+def labels_of(images: Images) -> Labels:
+    """The images' labels.
+
+    Raises:
+        DeployError: they have none.
+    """
+    if images.labels is None:
+        raise DeployError(
+            f"{images.source} has no labels to measure top-1 by.",
+            fix="give --eval a folder with one folder a class, or an .npz with labels",
+        )
+    return images.labels
+
+
+def _unmet(max_drop: float, drop: float, excluded: list[str]) -> DeployError:
+    return DeployError(
+        f"Top-1 can't be kept within {max_drop:g} points: it drops by {drop:.2f} with "
+        f"{len(excluded)} of the costliest blocks left in float.",
+        fix="calibrate on more images of the kind, allow a larger --max-drop, or build as FP16",
+    )

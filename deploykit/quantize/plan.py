@@ -1,0 +1,192 @@
+"""What an INT8 build does to a model: ranges, placement, what stays in float and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploykit.errors import DeployError
+from deploykit.images.source import MAX_IMAGES, Images, open_images
+from deploykit.model_file import ModelInfo, classes_of
+from deploykit.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.quantize.calibration import Settings
+from deploykit.quantize.find_ranges import ranges_for
+from deploykit.quantize.gate import Passed, labels_of, pass_gate
+from deploykit.quantize.leave_out import SPARE, LeftOut, leave_out
+from deploykit.quantize.placement import Placement, Policy, place
+from deploykit.quantize.qdq import insert_qdq
+from deploykit.quantize.ranges import Ranges
+from deploykit.quantize.summary import Int8Summary
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+DEFAULT_MAX_DROP = 0.5
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Options:
+    """What a user may say about INT8.
+
+    Attributes:
+        data: images to calibrate on; else `ranges`, else the model's own in calibration/.
+        skip_bad, overrides: see quantize.calibration.
+        policy: None for the compiler's own.
+        include, exclude: patterns of products, see placement.place.
+        spare: part of the model's multiply-accumulates to leave in float for accuracy, see leave_out.
+        eval_data: labelled images for the accuracy gate; None for no gate.
+        max_drop: what the gate allows, in points of top-1.
+    """
+
+    data: str | Path | None = None
+    ranges: Path | None = None
+    skip_bad: bool = False
+    overrides: Overrides = NO_OVERRIDES
+    policy: Policy | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    spare: float = SPARE
+    eval_data: str | Path | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spare <= 1:
+            raise DeployError(
+                f"{100 * self.spare:g} % of the work can't be left out.", fix="give --int8-spare 8, say"
+            )
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise DeployError(
+                f"A drop of {self.max_drop:g} points is no bound.", fix="give --max-drop 0.5, say"
+            )
+        if self.max_drop is not None and self.eval_data is None:
+            raise DeployError(
+                "--max-drop needs labelled images to measure on.", fix="add --eval DIR, one folder a class"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Plan:
+    """Ranges and placement of an INT8 model, and how the placement came about."""
+
+    placement: Placement
+    ranges: Ranges
+    left_out: LeftOut
+    passed: Passed | None
+
+    def apply(self, model: "ModelProto") -> "ModelProto":
+        """A copy of the FP32 model with explicit Q/DQ."""
+        return insert_qdq(model, self.placement, self.ranges)
+
+    @property
+    def summary(self) -> Int8Summary:
+        return Int8Summary(
+            policy=self.placement.policy,
+            method=str(self.ranges.method),
+            share=self.placement.int8_share,
+            left_out=self.left_out.outputs,
+            excluded=self.passed.excluded if self.passed else (),
+            drop=self.passed.drop if self.passed else None,
+        )
+
+
+def plan_int8(
+    path: Path,
+    model: "ModelProto",
+    info: ModelInfo,
+    options: Int8Options,
+    *,
+    policy: Policy,
+    note: Callable[[str], None],
+    progress: Progress,
+) -> Int8Plan:
+    """Finds or measures ranges, places INT8, leaves out what costs most, and passes the accuracy gate.
+
+    Args:
+        path: of the FP32 model.
+        policy: the one asked for, or the compiler's own.
+        note: told, in a sentence each, where the ranges come from, what was clipped and left out.
+
+    Raises:
+        DeployError: bad input, or a bound on accuracy that can't be met.
+    """
+    gate_images = _gate_images(path, model, info, options)  # before long work
+    placed = place(model, policy, include=options.include, exclude=options.exclude)
+    settings = Settings(skip_bad=options.skip_bad, note=note, progress=progress)
+    ranges = ranges_for(
+        path,
+        info,
+        ranges=options.ranges,
+        data=options.data,
+        overrides=options.overrides,
+        settings=settings,
+    )
+    noise = ranges.choice.noise if ranges.choice else {}
+    placement, left_out = leave_out(placed, noise, spare=options.spare)
+    for sentence in (_clipped(ranges, placement), _left_out(left_out), _placed(placement)):
+        if sentence is not None:
+            note(sentence)
+    passed = None
+    if gate_images is not None:
+        max_drop = DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop
+        passed = pass_gate(
+            model,
+            placement,
+            ranges,
+            replace(gate_images, preprocessing=ranges.preprocessing),
+            max_drop=max_drop,
+            skipped=settings.skipped() if settings.skip_bad else None,
+            progress=progress,
+        )
+        placement = passed.placement
+        note(_gated(passed))
+    return Int8Plan(placement=placement, ranges=ranges, left_out=left_out, passed=passed)
+
+
+def _gate_images(path: Path, model: "ModelProto", info: ModelInfo, options: Int8Options) -> Images | None:
+    if options.eval_data is None:
+        return None
+    images = open_images(options.eval_data, info.preprocessing, limit=MAX_IMAGES, overrides=options.overrides)
+    labels_of(images)
+    if classes := classes_of(model):
+        images.require_classes(classes, path)
+    return images
+
+
+def _placed(placement: Placement) -> str:
+    return (
+        f"INT8 policy {placement.policy}: {len(placement.products)} convolutions and linear layers, "
+        f"{100 * placement.int8_share:.1f} % of the multiply-accumulates."
+    )
+
+
+def _clipped(ranges: Ranges, placement: Placement) -> str | None:
+    parts = {name: part for name, part in ranges.clipped().items() if name in placement.tensors}
+    if not parts:
+        return None
+    named = sorted(parts, key=parts.__getitem__)
+    most = ", ".join(f"{name} (to {100 * parts[name]:.2g} %)" for name in named[:3])
+    return (
+        f"Clipped to under half of the largest value seen ({ranges.method}): {len(parts)} of "
+        f"{len(placement.tensors)} tensors, most of all {most}."
+    )
+
+
+def _left_out(left_out: LeftOut) -> str | None:
+    if not left_out.outputs:
+        return None
+    return (
+        f"Left in float for accuracy: {', '.join(left_out.outputs)}; {100 * left_out.macs_share:.1f} % of "
+        f"the multiply-accumulates, {100 * left_out.noise_share:.0f} % of the noise."
+    )
+
+
+def _gated(passed: Passed) -> str:
+    if not passed.excluded:
+        return f"Top-1 drops by {passed.drop:.2f} points on {passed.images} images: within the bound."
+    return (
+        f"Top-1 dropped by {passed.first_drop:.2f} points on {passed.images} images, and by "
+        f"{passed.drop:.2f} with {', '.join(passed.excluded)} left in float, "
+        f"{100 * passed.macs_share:.1f} % of the multiply-accumulates."
+    )

@@ -1,0 +1,163 @@
+"""What each block of a model costs in INT8: the model with that block alone in INT8, against FP32."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.images.drawn import Images, OnSkipped
+from deploykit.images.source import open_images
+from deploykit.metrics import sqnr_db, top1
+from deploykit.model_file import classes_of, info_of, read_model, require_fp32
+from deploykit.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.quantize.blocks import by_block
+from deploykit.quantize.calibration import Progress, Settings
+from deploykit.quantize.find_ranges import given_or_measured
+from deploykit.quantize.measure import batch_size
+from deploykit.quantize.output_error import image_errors, run_model, run_quantized
+from deploykit.quantize.placement import Placement, Policy, place
+from deploykit.quantize.ranges import Ranges
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCost:
+    """Attributes.
+
+    block: its name; `all` for everything in INT8 at once.
+    macs_share: part of the model's multiply-accumulates that it has in INT8.
+    sqnr_db: of the logits, over all images; None where they are the same.
+    error: mean over images of the logits' bounded relative error, see output_error.image_errors;
+        blocks are sorted by it, since one image with huge logits would decide the SQNR alone.
+    top1_change: in points, against FP32; None without labels.
+    """
+
+    block: str
+    macs_share: float
+    sqnr_db: float | None
+    error: float
+    top1_change: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """Attributes.
+
+    images: how many it was measured on.
+    top1: of the FP32 model, from 0 to 1; None without labels.
+    whole: everything in INT8.
+    blocks: one at a time, the costliest first.
+    """
+
+    images: int
+    top1: float | None
+    whole: BlockCost
+    blocks: tuple[BlockCost, ...]
+
+
+def sensitivity_of(
+    model: str | Path,
+    data: str | Path,
+    *,
+    images: int | None = 256,
+    ranges: Path | None = None,
+    policy: Policy = "pointwise",
+    skip_bad: bool = False,
+    overrides: Overrides = NO_OVERRIDES,
+    note: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = lambda what, done, total: None,
+) -> Sensitivity:
+    """What each block of a model costs in INT8, the costliest first.
+
+    Args:
+        model: an FP32 ONNX file.
+        data: see images.source.open_images; without labels, top-1 is left out.
+        images: at most this many.
+        ranges: default this model's in calibration/; where there are none, they are measured on data.
+
+    Raises:
+        DeployError: bad input.
+    """
+    path = Path(model)
+    graph = read_model(path)
+    info = info_of(graph)
+    require_fp32(path, info)
+    placement = place(graph, policy)
+    supply = open_images(data, info.preprocessing, limit=images, overrides=overrides)
+    if classes := classes_of(graph):
+        supply.require_classes(classes, path)
+    settings = Settings(skip_bad=skip_bad, note=note, progress=progress)
+    found = given_or_measured(path, ranges, supply, settings)
+    return measure_sensitivity(
+        graph,
+        placement,
+        found,
+        supply,
+        skipped=settings.skipped() if skip_bad else None,
+        progress=lambda done, total: progress("blocks", done, total),
+    )
+
+
+def measure_sensitivity(
+    model: "ModelProto",
+    placement: Placement,
+    ranges: Ranges,
+    images: Images,
+    *,
+    skipped: OnSkipped | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Sensitivity:
+    """Runs the model once for each block of the placement, over all the images.
+
+    Args:
+        model: FP32.
+        images: kept in memory as network inputs: a few hundred at most.
+        progress: called with the blocks done, and of all.
+
+    Raises:
+        DeployError: unreadable images, or ranges that lack a tensor of the placement.
+    """
+    batches = list(images.batches(batch_size(images.preprocessing.side_px), skipped=skipped))
+    inputs = [batch.inputs for batch in batches]
+    labels = (
+        images.labels[np.concatenate([b.indices for b in batches])] if images.labels is not None else None
+    )
+    reference = run_model(model.SerializeToString(), inputs)
+    images.require_classes(reference.shape[1], "the model")
+    blocks = by_block(placement.outputs)
+
+    def cost(block: str, outputs: tuple[str, ...]) -> BlockCost:
+        logits = run_quantized(model, placement.only(outputs), ranges, inputs)
+        macs = sum(node.macs for node in placement.products if node.output in outputs)
+        return BlockCost(
+            block=block,
+            macs_share=macs / placement.macs,
+            sqnr_db=decibels if math.isfinite(decibels := sqnr_db(logits, reference)) else None,
+            error=float(image_errors(logits, reference).mean()),
+            top1_change=None if labels is None else 100 * (top1(logits, labels) - top1(reference, labels)),
+        )
+
+    whole = cost("all", placement.outputs)
+    costs = _counted((cost(*each) for each in blocks.items()), len(blocks), progress)
+    return Sensitivity(
+        images=len(reference),
+        top1=None if labels is None else top1(reference, labels),
+        whole=whole,
+        blocks=tuple(sorted(costs, key=lambda each: -each.error)),
+    )
+
+
+def _counted(
+    costs: Iterator[BlockCost], total: int, progress: Callable[[int, int], None]
+) -> Iterator[BlockCost]:
+    for done, each in enumerate(costs, 1):
+        progress(done, total)
+        yield each

@@ -1,0 +1,107 @@
+"""What INT8 costs the shapes model, by how and on what it was calibrated.
+
+python examples/shapes/compare.py
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+from render import CALIBRATION_SEED, SIDE_PX, VALIDATION_SEED, render, write
+from train import PHI, VALIDATION_COUNT, WEIGHTS
+
+from deploykit import (
+    DeployError,
+    Int8Options,
+    calibrate_to_file,
+    evaluate_model,
+    export_onnx,
+    quantize_model,
+)
+
+CALIBRATION_COUNT = 512
+METHODS = ("auto", "max", "percentile", "peak-percentile", "entropy", "mse")
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """One way to get ranges; `data` as `deploykit calibrate --data` takes it."""
+
+    name: str
+    data: str
+    method: str
+    limit: int | None = None
+
+
+def calibrations(folder: Path) -> Iterator[Calibration]:
+    """On typical images by every method, then on others; their files go into the folder."""
+    typical = render(CALIBRATION_COUNT, CALIBRATION_SEED)
+    good = folder / "calibration.npz"
+    write(typical, good)
+    for method in METHODS:
+        yield Calibration(name=f"{CALIBRATION_COUNT} rendered images", data=str(good), method=method)
+    noise = np.random.default_rng(0).integers(0, 256, typical.images.shape, np.uint8)
+    unlike = {
+        "4 rendered images": typical.images[:4],
+        f"{CALIBRATION_COUNT} images at night": typical.images // 8,
+        f"{CALIBRATION_COUNT} images of noise": noise,
+        "4 black images": np.zeros_like(noise[:4]),
+    }
+    for name, images in unlike.items():
+        data = folder / f"{name}.npz"
+        np.savez(data, images=images)
+        for method in ("percentile", "max"):
+            yield Calibration(name=name, data=str(data), method=method)
+
+
+def compare(weights: Path, count: int, folder: Path) -> Iterator[str]:
+    """A table's rows, each as soon as it is known."""
+    model = export_onnx(
+        PHI, rule="formula", weights=weights, side_px=SIDE_PX, output=folder / "model.onnx"
+    ).path
+    validation = folder / "validation.npz"
+    write(render(count, VALIDATION_SEED), validation)
+    yield f"{'calibrated on':24} {'method':16} top-1   drop (95 %)             agreement  SQNR"
+    for each in calibrations(folder):
+        ranges, _ = calibrate_to_file(
+            each.data, onnx=model, method=each.method, output=folder / "ranges.json"
+        )
+        # Nothing is spared, so that rows differ in their ranges alone.
+        int8, _ = quantize_model(onnx=model, int8=Int8Options(ranges=ranges, spare=0))
+        scores = evaluate_model(int8, validation, reference=model).scores
+        drop, top1, agreement = scores.top1_drop, scores.top1, scores.agreement
+        if drop is None or top1 is None or agreement is None:
+            raise DeployError(f"{validation} has no labels.", fix="render it again")
+        interval = f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"
+        yield (
+            f"{each.name:24} {each.method:16} {top1.value:6.2%} {100 * drop.value:+6.2f} ({interval:16}) "
+            f"{agreement.value:7.2%} {scores.sqnr_db:6.1f} dB"
+        )
+
+
+@click.command()
+@click.option("--weights", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
+@click.option("--count", type=click.IntRange(1, 100_000), default=VALIDATION_COUNT, show_default=True)
+def main(weights: Path, count: int) -> None:
+    r"""Print the top-1 of the shapes model in INT8 on COUNT rendered images.
+
+    \b
+    Example:
+      python examples/shapes/compare.py --count 1000
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in compare(weights, count, Path(folder)):
+                click.echo(row)
+    except DeployError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
