@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The built wheel, unpacked where it shadows the source tree: `make check` tests what users get.
 WHEEL := build/wheel
+PEERS := .cache/peers
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # A trained model and real images, which are not part of the project; what needs them is skipped without.
 TEST_DATA ?= $(or $(DEPLOYKIT_TEST_DATA),../shared/data)
 
@@ -28,9 +30,19 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt onnxscript
+	-$(MAKE) $(PEERS)/.installed
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/fit_cost_model.py
+	$(BIN)/python benchmarks/cpu_int8.py $(if $(wildcard $(TEST_DATA)),"$(TEST_DATA)")
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/int8_accuracy.py "$(TEST_DATA)"
+	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/calibration.py "$(TEST_DATA)"
+
+# Other quantizers pin versions of their own, so they live apart; torch and numpy they read from $(VENV).
+$(PEERS)/.installed: benchmarks/peers/requirements.txt $(INSTALLED)
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/pip install --quiet --no-deps --requirement $<
+	$(BIN)/python $(PURELIB) > "$$($(PEERS)/bin/python $(PURELIB))/deploykit.pth"
+	touch $@
 
 test-gpu: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt 'cuda-core[cu13]'

@@ -27,9 +27,5 @@ step deploykit calibrate --onnx shapes/model.onnx --data photos
 step deploykit quantize --onnx shapes/model.onnx
 step deploykit eval shapes/model.int8.onnx --data labelled
 step deploykit sensitivity shapes/model.onnx --data labelled
-# What a bad calibration does: a few images, and the largest values seen.
-step deploykit calibrate --onnx shapes/model.onnx --data photos --images 4 --method max -o bad.ranges.json
-step deploykit quantize --onnx shapes/model.onnx --ranges bad.ranges.json -o bad.onnx
-step deploykit eval bad.onnx --data labelled --reference shapes/model.onnx
-# And what the accuracy gate makes of it.
-step deploykit quantize --onnx shapes/model.onnx --ranges bad.ranges.json --eval labelled --max-drop 0.5 -o gated.onnx
+# What each method makes of it, and what a bad calibration does.
+step python "$shapes/compare.py" --count 1000

@@ -18,6 +18,7 @@ from deploykit.scaling import scale_for
         ("layer1.0.conv1", "layer1.0"),
         ("layer4.11.bn3", "layer4.11"),
         ("layer2.0.add.relu", "layer2.0"),
+        ("layer2.0.downsample.0", "layer2.0"),
         # torchvision's.
         ("features.3.conv", "features.3"),
         ("features.3.conv.0.0", "features.3.conv.0"),
@@ -25,6 +26,10 @@ from deploykit.scaling import scale_for
         ("/features/features.3/conv/conv.0/Conv_output_0", "/features/features.3/conv/conv.0"),
         ("/classifier/classifier.1/Gemm_output_0", "/classifier/classifier.1"),
         ("/features/features.3/Add_output_0", "/features/features.3"),
+        # torch.onnx's, of timm's.
+        ("/blocks/blocks.1/blocks.1.0/conv_pw/Conv_output_0", "/blocks/blocks.1/blocks.1.0"),
+        ("/blocks/blocks.1/blocks.1.0/se/conv_reduce/Conv_output_0", "/blocks/blocks.1/blocks.1.0"),
+        ("/layer1/layer1.0/conv1/Conv_output_0", "/layer1/layer1.0"),
     ],
 )
 def test_a_layer_is_in_the_block_that_its_name_counts_last(name, block):

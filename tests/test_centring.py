@@ -325,3 +325,22 @@ def test_a_constant_activation_is_kept_exactly():
     x = np.full((1, *SHAPE), 4, np.float32)
     (y,) = run_unfused(quantized(model, {"x": (4.0, 4.0)}), {"x": x})
     np.testing.assert_allclose(y, x, rtol=2**-10)  # the weight's step is rounded to FP16
+
+
+@pytest.mark.parametrize("high", [1.2e5, 3e5, 1e30])
+def test_the_centre_of_a_range_beyond_fp16_is_a_number(high):
+    found = step_of((0.0, high))
+    assert found.centre <= 65504
+    assert found.step == pytest.approx(min((high - found.centre) / 127, 65504), rel=2**-10)
+
+
+def test_activations_beyond_fp16_are_quantized_on_a_cpu():
+    model = graph_of(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        {"w": np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)},
+        takes={"x": SHAPE},
+        gives={"y": SHAPE},
+    )
+    x = np.linspace(0, 3e5, 256, dtype=np.float32).reshape(1, *SHAPE)
+    (y,) = run_unfused(quantized(model, {"x": (0.0, 3e5)}), {"x": x})
+    assert np.abs(y - x).max() <= (3e5 - 65504) / 127 / 2 * 1.01 + 300

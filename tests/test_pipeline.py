@@ -221,6 +221,13 @@ def test_ranges_given_by_name_are_used(trained_model, workplace):
     assert built.manifest.model.ranges_sha256 == Ranges.load(given).sha256 == sha256_of(given)
 
 
+def test_ranges_have_the_digest_of_the_file_they_are_written_to(random_b0, tmp_path):
+    """The method that `auto` chose, and those it tried, included."""
+    path, ranges = calibrate_to_file("generated", onnx=random_b0.path, limit=1, output=tmp_path / "auto.json")
+    assert ranges.choice is not None
+    assert ranges.sha256 == Ranges.load(path).sha256 == sha256_of(path)
+
+
 def test_ranges_of_another_model_given_by_name_are_refused(trained_model, random_b0, workplace):
     given = calibrated("other.json", random_b0.path, folder=workplace)
     with pytest.raises(DeployError, match="measured on another model"):

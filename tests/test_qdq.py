@@ -49,7 +49,7 @@ def test_scales_are_positive_finite_and_exact_in_fp16(amax):
     assert scale == pytest.approx(amax / 127, rel=2**-10, abs=2**-24)
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("amax", [8.4e6, 1e30, 3.4e38])
 def test_the_scale_of_a_huge_range_is_finite(amax):
     assert np.isfinite(scales_for([amax])).all()
@@ -352,7 +352,7 @@ def test_a_sum_left_in_float_reads_what_it_read_before(random_b0):
     ],
     ids=["all zero", "constant", "constant below", "tiny", "near zero", "large", "huge", "huge above"],
 )
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("centrable", [True, False], ids=["free", "padded"])
 def test_steps_of_any_activations_are_positive_and_finite(bounds, centrable):
     pads = [0] * 4 if centrable else [1] * 4
@@ -360,3 +360,27 @@ def test_steps_of_any_activations_are_positive_and_finite(bounds, centrable):
     step = steps_for(place(model, "all-conv"), ranges_of({"x": bounds}))["x"].step
     assert 2**-24 <= step <= 65504
     assert float(np.float16(step)) == step
+
+
+def test_sums_that_share_an_input_have_one_scale_together():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["s"]),
+        helper.make_node("Conv", ["s", "w"], ["a"]),
+        helper.make_node("Add", ["s", "a"], ["first"]),
+        helper.make_node("Conv", ["s", "w"], ["b"]),
+        helper.make_node("Add", ["s", "b"], ["second"]),
+    ]
+    model = model_of(nodes, {"first": 2, "second": 2}, w=column(1, 0, 0, 1))
+    steps = steps_in(quantized(model, "bandwidth", s=1.27, a=2.54, b=5.08))
+    assert set(steps) == {"s", "a", "b"}
+    assert steps["s"] == steps["a"] == steps["b"] == pytest.approx(0.04, rel=2**-10)
+
+
+def test_the_range_of_a_sum_left_in_float_widens_no_other():
+    model = model_of(RESIDUAL, {"y": 2}, k=column(1, 0, 0, 1), w=column(0.5, 0, 0, 0.5))
+    placement = place(model, "bandwidth")
+    ranges = ranges_of({"s": (0.0, 1.27), "h": 100.0})
+    step = steps_for(placement.without(["y"]), ranges)["s"]
+    assert step.step == pytest.approx(0.005, rel=2**-10)
+    assert step.centre == pytest.approx(0.635, rel=2**-10)
+    assert steps_for(placement, ranges)["s"].step == pytest.approx(100 / 127, rel=2**-10)

@@ -222,6 +222,13 @@ def test_a_convolution_left_in_float_stays_as_it_was_on_turing(attributes, side_
     assert respelled_matches(model, sm=75)
 
 
+def test_a_convolution_that_says_it_does_not_pad_by_itself_is_a_matrix_product_on_turing():
+    convolution = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="NOTSET")
+    model = quantized([convolution], {"w": random(8, 16, 1, 1)}, y=[8, SIDE_PX, SIDE_PX], x=1)
+    assert [each.node.op_type for each in products(respell(model, sm=75))] == ["MatMul"]
+    assert respelled_matches(model)
+
+
 FLATTEN = helper.make_node("Flatten", ["x"], ["f"])
 INNER = 16 * SIDE_PX * SIDE_PX
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -161,6 +163,42 @@ def test_fp32_for_turing_is_refused_with_the_precision_that_it_has(build):
 def test_what_is_no_model_is_refused():
     with pytest.raises(DeployError, match="can't read the model"):
         compile_plan(b"no model", target=target_for("T4"), batch=BATCH)
+
+
+BUILD_WITH_A_BUILDER_LEFT_BEHIND = """
+import gc
+import tensorrt_rtx as trt
+from deploykit.engine import tensorrt
+from deploykit.engine.manifest import BatchRange
+from deploykit.engine.targets import target_for
+from deploykit.errors import DeployError
+
+def leave_a_builder_behind():
+    cycle = [trt.Builder(trt.Logger())]
+    cycle.append(cycle)
+
+def collecting(trt):
+    class Collecting(type(made(trt))):
+        def log(self, severity, message):
+            gc.collect()  # as may happen in any Python that TensorRT calls
+            super().log(severity, message)
+    return Collecting()
+
+gc.disable()
+leave_a_builder_behind()
+made, tensorrt._logger = tensorrt._logger, collecting
+try:
+    tensorrt.compile_plan(b"no model", target=target_for("T4"), batch=BatchRange())
+except DeployError as error:
+    print(error)
+"""
+
+
+def test_a_build_after_a_stopped_one_does_not_wait_for_ever():
+    """TensorRT-RTX 1.7 holds a lock while it logs, and takes it again to free a builder."""
+    command = [sys.executable, "-c", BUILD_WITH_A_BUILDER_LEFT_BEHIND]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "can't read the model" in done.stdout
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class _Product:
         plain = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0]}
         return (
             self.values.shape[2:] == (1, 1)
-            and "auto_pad" not in self.attributes
+            and self.attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
             and all(self.attributes.get(name, value) == value for name, value in plain.items())
         )
 

@@ -1,5 +1,6 @@
 """ONNX -> a TensorRT-RTX plan, ahead of time, with or without a GPU."""
 
+import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -56,6 +57,9 @@ def compile_plan(
 
 
 def _compile(trt: Any, model: bytes, target: Target, batch: BatchRange, monitor: Any) -> Plan:
+    # Now, and not while TensorRT calls back into Python: freeing a builder that a stopped build left behind
+    # takes a lock which TensorRT holds then, and would wait for it forever.
+    gc.collect()
     log = _logger(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

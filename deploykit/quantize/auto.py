@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 # In the order in which equals are preferred. On models with outlier images no single one is right.
 CANDIDATES = (
-    Method(name="peak-percentile", percent=97),
-    Method(name="peak-percentile", percent=99),
-    Method(name="peak-percentile", percent=95),
-    Method(name="peak-percentile", percent=90),
+    Method(name="peak-percentile", percent=97.0),
+    Method(name="peak-percentile", percent=99.0),
+    Method(name="peak-percentile", percent=95.0),
+    Method(name="peak-percentile", percent=90.0),
     Method(name="percentile", percent=99.999),
     Method(name="percentile", percent=99.99),
     Method(name="percentile", percent=99.9),

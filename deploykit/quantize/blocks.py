@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable
 
-# blocks.1.0.conv_pw -> blocks.1.0; layer1.0.conv1 -> layer1.0; /features/features.3/conv/conv.0/Conv_output_0
-# -> /features/features.3/conv/conv.0: up to the last number that is a part of the name by itself.
-_BLOCK = re.compile(r"^(.*[./]\d+)[./][^./]*(?:[./][^./\d]*)*$")
+# blocks.1.0.conv_pw -> blocks.1.0; layer1.0.downsample.0 -> layer1.0; /layer1/layer1.0/conv1/Conv_output_0
+# -> /layer1/layer1.0: up to the last number that is a part of the name by itself, and not the last part.
+_BLOCK = re.compile(r"^(.*[./]\d+)[./].+$")
 
 
 def block_of(name: str) -> str:

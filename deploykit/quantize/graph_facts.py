@@ -36,9 +36,9 @@ class GraphFacts:
         """Convolutions and linear layers with constant weights and no factors of their own."""
         for node in self.model.graph.node:
             rank = len(self.weights.get(node.input[1], ())) if len(node.input) > 1 else 0
-            if (node.op_type == "Conv" and rank == 4) or (
-                node.op_type in ("Gemm", "MatMul") and rank == 2 and self._is_plain(node)
-            ):
+            convolution = node.op_type == "Conv" and rank == 4
+            linear = node.op_type in ("Gemm", "MatMul") and rank == 2 and self._is_plain(node)
+            if (convolution or linear) and self._adds_constants(node):
                 yield node
 
     def pads(self, node: "NodeProto") -> bool:
@@ -55,8 +55,8 @@ class GraphFacts:
     def macs(self, node: "NodeProto") -> int:
         """Multiply-accumulates an image: each weight is used once for each place of the output."""
         places = self._shapes.get(node.output[0], ())[2:] if node.op_type == "Conv" else ()
-        work: int = math.prod(self.weights[node.input[1]]) * math.prod(places)
-        return work
+        work: int = math.prod(self.weights[node.input[1]])
+        return work * math.prod(max(side, 1) for side in places)  # a side is 0 where it is unknown
 
     @property
     def total_macs(self) -> int:
@@ -73,9 +73,10 @@ class GraphFacts:
         return frozenset(pooled)
 
     def is_residual(self, node: "NodeProto") -> bool:
-        """Whether it adds two feature maps."""
+        """Whether it adds two feature maps, and not shapes, say."""
         return node.op_type == "Add" and all(
-            name not in self._constants and name not in self.pooled for name in node.input
+            len(self._shapes.get(name, ())) == 4 and name not in self._constants and name not in self.pooled
+            for name in node.input
         )
 
     def gated_input(self, node: "NodeProto") -> int | None:
@@ -106,8 +107,15 @@ class GraphFacts:
         graph = shape_inference.infer_shapes(self.model).graph
         return {
             value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-            for value in (*graph.value_info, *graph.output)
+            for value in (*graph.input, *graph.value_info, *graph.output)
         }
+
+    def _adds_constants(self, node: "NodeProto") -> bool:
+        """One a channel, or none; a bias that is computed or differs by row can't be spelled another way."""
+        if len(node.input) < 3:
+            return True
+        shape = self.weights.get(node.input[2])
+        return shape is not None and math.prod(shape[:-1]) == 1
 
     def _is_plain(self, node: "NodeProto") -> bool:
         attributes = self.attributes(node)

@@ -88,10 +88,13 @@ class Placement:
     def without(self, outputs: Iterable[str]) -> "Placement":
         """The placement with the nodes that make these tensors left in float."""
         left_out = frozenset(outputs)
+        carried = tuple(each for each in self.carried if each.output not in left_out)
+        still_carried = {each.tensor for each in carried}
         return replace(
             self,
             products=tuple(node for node in self.products if node.output not in left_out),
-            carried=tuple(each for each in self.carried if each.output not in left_out),
+            carried=carried,
+            ties=tuple(tie for tie in self.ties if still_carried.issuperset(tie)),
         )
 
     def only(self, outputs: Iterable[str]) -> "Placement":
@@ -118,7 +121,8 @@ def place(
     Args:
         model: FP32.
         include: shell patterns of products to add, whatever the policy: `blocks.0.*`.
-        exclude: shell patterns of products to leave in float; they win over include.
+        exclude: shell patterns of products to leave in float, and of sums and gates that would read INT8;
+            they win over include.
 
     Raises:
         DeployError: a pattern matches nothing, or nothing is left.
@@ -139,7 +143,8 @@ def place(
             fix="take another --int8-policy, or build it as FP16",
         )
     carried, ties = _carried(facts) if policy == "bandwidth" else ((), ())
-    return Placement(policy=policy, products=chosen, carried=carried, ties=ties, macs=facts.total_macs)
+    placement = Placement(policy=policy, products=chosen, carried=carried, ties=ties, macs=facts.total_macs)
+    return placement.without(each.output for each in carried if _matches(each.output, exclude))
 
 
 def place_everything(model: "ModelProto") -> Placement:

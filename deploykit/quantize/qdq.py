@@ -9,6 +9,7 @@ kernel that writes the tensor anyway, and what it contributes to a convolution, 
 there is no padding, goes into the bias.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,16 +69,27 @@ def insert_qdq(model: "ModelProto", placement: Placement, ranges: Ranges) -> "Mo
 def steps_for(placement: Placement, ranges: Ranges) -> dict[str, Step]:
     """The step and centre of each tensor of a placement."""
     fixed = {node.activation for node in placement.products if not node.centrable}
-    tied = {name: tie for tie in placement.ties for name in tie}
+    tied = {name: tie for tie in _joined(placement.ties) for name in tie}
     steps = {}
     for name in placement.tensors:
         intervals = [ranges.interval(each) for each in tied.get(name, (name,))]
         low, high = min(each.low for each in intervals), max(each.high for each in intervals)
         amax, half = max(-low, high), (high - low) / 2
         centred = name not in fixed and name not in tied and half < WORTHWHILE * amax
-        centre = float(np.float16((low + high) / 2)) if centred else 0.0
+        centre = float(np.float16(np.clip((low + high) / 2, -FP16_MAX, FP16_MAX))) if centred else 0.0
         steps[name] = Step(centre=centre, step=float(scales_for(max(high - centre, centre - low))))
     return steps
+
+
+def _joined(ties: Iterable[tuple[str, ...]]) -> list[set[str]]:
+    """The ties, those that share a tensor as one."""
+    joined: list[set[str]] = []
+    for tie in map(set, ties):
+        joined = [
+            *(group for group in joined if not group & tie),
+            tie.union(*(group for group in joined if group & tie)),
+        ]
+    return joined
 
 
 def scales_for(amax: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -87,7 +99,8 @@ def scales_for(amax: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """
     steps = np.clip(np.asarray(amax, np.float64) / INT8_MAX, FP16_SMALLEST, FP16_MAX)
     rounded = steps.astype(np.float16)
-    up = np.where(rounded < steps, np.nextafter(rounded, np.float16(np.inf)), rounded)
+    with np.errstate(over="ignore"):  # of FP16's largest, which is not chosen
+        up = np.where(rounded < steps, np.nextafter(rounded, np.float16(np.inf)), rounded)
     return up.astype(np.float32)
 
 

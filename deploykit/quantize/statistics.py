@@ -42,8 +42,8 @@ class Statistics:
         lows, highs = images.min(axis=1), images.max(axis=1)
         self.peaks.add(np.maximum(-lows, highs))  # which refuses what is not finite
         self.values.add(images[:, :: _step(images.shape[1])])
-        self.low = min(self.low, float(lows.min()))
-        self.high = max(self.high, float(highs.max()))
+        self.low = min(self.low, float(lows.min()) + 0.0)  # -0.0 would make merging depend on the order
+        self.high = max(self.high, float(highs.max()) + 0.0)
 
     def merged(self, other: "Statistics") -> "Statistics":
         """Those of both one's images; neither is changed."""

@@ -85,16 +85,11 @@ def compare(weights: Path, count: int, folder: Path) -> Iterator[str]:
         )
 
 
-@click.command()
+@click.command(epilog="Example: python examples/shapes/compare.py --count 1000")
 @click.option("--weights", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
 @click.option("--count", type=click.IntRange(1, 100_000), default=VALIDATION_COUNT, show_default=True)
 def main(weights: Path, count: int) -> None:
-    r"""Print the top-1 of the shapes model in INT8 on COUNT rendered images.
-
-    \b
-    Example:
-      python examples/shapes/compare.py --count 1000
-    """
+    """Print the top-1 of the shapes model in INT8 on COUNT rendered images."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             for row in compare(weights, count, Path(folder)):

@@ -59,12 +59,10 @@ def require_free(out: Path) -> None:
     Raises:
         DeployError: the folder has something in it, or the file can't be written.
     """
-    if out.suffix == ".npz":
+    if out.suffix == ".npz" or not out.exists():
         require_writable(out)
-    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    elif not out.is_dir() or any(out.iterdir()):
         raise DeployError(f"{out} is not an empty folder.", fix="give --out a new folder, or a .npz file")
-    else:
-        require_writable(out / "image.png")
 
 
 def write(data: LabelledImages, out: Path) -> None:
@@ -95,8 +93,10 @@ def _write_folders(data: LabelledImages, folder: Path) -> None:
         Image.fromarray(pixels).save(folder / CLASSES[label] / f"{index:06}.png")
 
 
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder, or a .npz file.")
+@click.command(epilog="Example: python examples/shapes/render.py --out validation.npz --count 2000 --seed 2")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="A new folder, or a .npz file."
+)
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), default=512, show_default=True)
 @click.option(
     "--seed",
@@ -107,12 +107,7 @@ def _write_folders(data: LabelledImages, folder: Path) -> None:
 )
 @click.option("--side", "side_px", type=click.IntRange(16, 1024), default=SIDE_PX, show_default=True)
 def main(out: Path, count: int, seed: int, side_px: int) -> None:
-    r"""Render COUNT labelled images of shapes: a folder of PNGs, one folder a class, or an .npz.
-
-    \b
-    Example:
-      python examples/shapes/render.py --out validation.npz --count 2000 --seed 2
-    """
+    """Render COUNT labelled images of shapes: a folder of PNGs, one folder a class, or an .npz."""
     try:
         require_free(out)
         with click.progressbar(length=count, label="rendering") as bar:

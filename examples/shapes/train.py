@@ -120,18 +120,13 @@ def _batches(data: LabelledImages, size: int) -> Iterator[tuple[Tensor, Tensor]]
         yield images.contiguous(memory_format=torch.channels_last), torch.from_numpy(data.labels[chosen])
 
 
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
+@click.command(epilog="Example: python examples/shapes/train.py --out weights.safetensors")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
 @click.option("--images", type=click.IntRange(1000, 100_000), default=Recipe().images, show_default=True)
 @click.option("--epochs", type=click.IntRange(1, 1000), default=Recipe().epochs, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True)
 def main(out: Path, images: int, epochs: int, threads: int) -> None:
-    r"""Train the shapes model and write its weights.
-
-    \b
-    Example:
-      python examples/shapes/train.py --out weights.safetensors
-    """
+    """Train the shapes model and write its weights."""
     torch.set_num_threads(threads)
     begun, begun_cpu = time.perf_counter(), time.process_time()
     try:
