@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import settings
+from small_models import colour_blocks, colour_ranges, two_convolutions
+from solid_colours import write_images
 
 import deploykit
 from deploykit.cli.main import main
@@ -100,3 +102,31 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return Outcome(status=code if isinstance(code, int) else 0, out=printed.out, err=printed.err)
 
     return run_command
+
+
+@pytest.fixture
+def int8_folder(run: Run, tmp_path: Path) -> Path:
+    """The current one, with small models, images and ranges, and mistakes of every kind among them."""
+    model = colour_blocks(tmp_path / "model.onnx")
+    other = colour_blocks(tmp_path / "other.onnx", random=True)
+    two_convolutions(tmp_path / "nan.onnx", weight=np.nan)
+    two_convolutions(tmp_path / "fixed.onnx", batch=1)
+    (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:-40])
+    write_images(tmp_path / "images")
+    write_images(tmp_path / "flat", labelled=False)
+    write_images(tmp_path / "five", classes=("a", "b", "c", "d", "e"))
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "broken", labelled=False)
+    (tmp_path / "broken" / "2.png").write_bytes(b"no image")
+    np.savez(tmp_path / "wrong.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array([0, 7]))
+    np.savez(tmp_path / "same.npz", images=np.full((3, 8, 8, 3), 9, np.uint8))
+    sound = colour_ranges(model)
+    sound.save(tmp_path / "sound.json")
+    colour_ranges(model, {"blocks.0.relu": 0.3}).save(tmp_path / "clipped.json")
+    colour_ranges(model, {"input": 0.3, "blocks.0.relu": 0.3}).save(tmp_path / "hopeless.json")
+    colour_ranges(other).save(tmp_path / "other.json")
+    replace(sound, preprocessing=replace(sound.preprocessing, std=(0.5, 0.5, 0.5))).save(
+        tmp_path / "std.json"
+    )
+    (tmp_path / "cut.json").write_text(sound.to_json()[:-30])
+    return tmp_path

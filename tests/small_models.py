@@ -68,6 +68,13 @@ def colour_ranges(model: Path, reach: Mapping[str, float] = SOUND) -> Ranges:
     )
 
 
+def archive(path: Path, count: int, *, side_px: int = 32, seed: int = 0) -> Path:
+    """Of random pixels, labelled 0."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, side_px, side_px, 3)).astype(np.uint8)
+    np.savez(path, images=pixels)
+    return path
+
+
 def _write(path, nodes, weights, takes, gives, *, info: bool = False, random: bool = False) -> Path:
     graph = helper.make_graph(
         nodes,
