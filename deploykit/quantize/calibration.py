@@ -146,9 +146,14 @@ def method_for(name: str, percentile: float | None) -> Method | None:
     Raises:
         DeployError: there is none of that name, or a percentile where none belongs.
     """
-    if name == AUTO and percentile is None:
-        return None
-    return method_called(name, percentile)
+    if name != AUTO:
+        return method_called(name, percentile)
+    if percentile is not None:
+        raise DeployError(
+            "--percentile says nothing to a method that is chosen.",
+            fix="add --method percentile or --method peak-percentile",
+        )
+    return None
 
 
 def calibrate(

@@ -5,7 +5,7 @@ histograms of any values can be brought to one range without loss, in any order.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ class Histogram:
         self.amax = max(self.amax, amax)
         bins = (magnitudes * np.float32(1 / self.bin_width)).astype(np.int32)
         self.counts += np.bincount(bins, minlength=BINS)
+
+    def copy(self) -> "Histogram":
+        return replace(self, counts=self.counts.copy())
 
     def merge(self, other: "Histogram") -> None:
         """Adds the other's counts; the same as having seen its values too."""

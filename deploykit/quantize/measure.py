@@ -118,14 +118,14 @@ class _Counter:
         values = {**feed, **dict(zip(self._tensors, outputs, strict=True))}
         _, ranges = self.done
         statistics = {
-            name: before.merged(_counted(name, values[name])) for name, before in ranges.statistics.items()
+            name: _counted(before, name, values[name]) for name, before in ranges.statistics.items()
         }
         images = ranges.images + len(batch.inputs)
         self.done = int(batch.indices[-1]) + 1, replace(ranges, images=images, statistics=statistics)
 
 
-def _counted(name: str, values: Array) -> Statistics:
-    statistics = Statistics()
+def _counted(before: Statistics, name: str, values: Array) -> Statistics:
+    statistics = before.copy()
     try:
         statistics.add(values)
     except ValueError as error:

@@ -1,7 +1,7 @@
 """What is remembered of one activation over any number of images: fixed memory, exactly mergeable."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from deploykit.quantize.histogram import Histogram
 
 SAMPLED_VALUES = 4096
-"""Of one image's values of one tensor, this many and up to three times as many enter the histogram."""
+"""Of one image's values of one tensor, this many and up to a few times as many enter the histogram."""
 
 
 @dataclass(kw_only=True)
@@ -45,10 +45,13 @@ class Statistics:
         self.low = min(self.low, float(lows.min()) + 0.0)  # -0.0 would make merging depend on the order
         self.high = max(self.high, float(highs.max()) + 0.0)
 
+    def copy(self) -> "Statistics":
+        """The same, counting on by itself."""
+        return replace(self, values=self.values.copy(), peaks=self.peaks.copy())
+
     def merged(self, other: "Statistics") -> "Statistics":
         """Those of both one's images; neither is changed."""
-        both = Statistics()
-        both.merge(self)
+        both = self.copy()
         both.merge(other)
         return both
 
