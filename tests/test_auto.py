@@ -17,7 +17,7 @@ from deploykit.quantize.methods import METHODS
 from deploykit.quantize.placement import place
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.ranges import Ranges
-from deploykit.quantize.statistics import Statistics
+from deploykit.quantize.statistics import Statistics, observe
 from deploykit.sessions import cpu_session
 
 
@@ -49,8 +49,8 @@ def spiky(tmp_path: Path) -> tuple[Path, Ranges, list[np.ndarray]]:
     inputs = generator.standard_normal((60, 3, 32, 32)).astype(np.float32)
     inputs[::20] *= 30
     statistics = {"image": Statistics(), "r": Statistics()}
-    statistics["image"].add(inputs[:40])
-    statistics["r"].add(np.repeat(np.maximum(inputs[:40].sum(axis=1, keepdims=True), 0), 4, axis=1))
+    statistics["image"].add(observe(inputs[:40]))
+    statistics["r"].add(observe(np.repeat(np.maximum(inputs[:40].sum(axis=1, keepdims=True), 0), 4, axis=1)))
     ranges = replace(
         colour_ranges(model, {}), statistics=statistics, preprocessing=Preprocessing(side_px=32), images=40
     )
@@ -108,7 +108,7 @@ def test_where_no_method_makes_an_error_the_first_is_taken(tmp_path):
     path = colour_blocks(tmp_path / "model.onnx")
     ranges = colour_ranges(path)
     for statistics in ranges.statistics.values():
-        statistics.add(np.zeros((2, 3), np.float32))
+        statistics.add(observe(np.zeros((2, 3), np.float32)))
     model = read_model(path)
     chosen = choose(model, place(model, "all-conv"), ranges, [np.zeros((3, 3, 8, 8), np.float32)])
     assert chosen.method == CANDIDATES[0]

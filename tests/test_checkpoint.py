@@ -10,7 +10,7 @@ from deploykit.preprocessing import Overrides, Preprocessing
 from deploykit.quantize.checkpoint import Checkpoint
 from deploykit.quantize.methods import METHODS, Method, method_called
 from deploykit.quantize.ranges import Ranges
-from deploykit.quantize.statistics import Statistics
+from deploykit.quantize.statistics import Statistics, observe
 
 MODEL = "a" * 64
 SIDE = Preprocessing(side_px=16)
@@ -22,7 +22,7 @@ def images(*, limit: int = 5, overrides: Overrides = Overrides()) -> Images:  # 
 
 def ranges(preprocessing: Preprocessing = SIDE) -> Ranges:
     statistics = Statistics()
-    statistics.add(np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32))
+    statistics.add(observe(np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)))
     return Ranges(
         onnx_sha256=MODEL,
         preprocessing=preprocessing,
@@ -51,8 +51,8 @@ def test_what_is_kept_comes_back_and_goes_on_counting(checkpoint):
     assert position == 3
     assert found.to_json() == ranges().to_json()
     more, together = np.ones((2, 40), np.float32), ranges()
-    found.statistics["x"].add(more)
-    together.statistics["x"].add(more)
+    found.statistics["x"].add(observe(more))
+    together.statistics["x"].add(observe(more))
     assert found.to_json() == together.to_json()
 
 

@@ -53,7 +53,7 @@ def save_archive(path: Path, values: list[int], **others: object) -> Path:
 
 
 def image_threads() -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name.startswith("deploykit-images")]
+    return [each.name for each in threading.enumerate() if each.name.startswith("deploykit-ahead")]
 
 
 def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path):

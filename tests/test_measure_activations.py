@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from small_models import two_convolutions
 
+from deploykit.ahead import cores
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
 from deploykit.images import Images, open_images
@@ -16,13 +17,13 @@ from deploykit.model_file import read_model
 from deploykit.preprocessing import Preprocessing
 from deploykit.quantize import measure as measure_module
 from deploykit.quantize.checkpoint import Checkpoint
-from deploykit.quantize.measure import batch_size, measure
+from deploykit.quantize.measure import batch_size, measure, shares
 from deploykit.quantize.methods import Method
 from deploykit.quantize.ranges import Ranges
-from deploykit.quantize.statistics import Statistics
+from deploykit.quantize.statistics import Statistics, observe
 
 SIDE = Preprocessing(side_px=32)
-BATCH = batch_size(32)
+_, BATCH, _ = shares(32)
 COUNT = 2 * BATCH + 3  # two full batches and a bit
 
 
@@ -83,6 +84,13 @@ def test_batches_take_about_as_much_memory_whatever_the_side(side_px, size):
     assert size == 1 or size * side_px**2 <= 8 * 224**2
 
 
+@pytest.mark.parametrize("side_px", [64, 224, 380, 600])
+def test_all_cores_are_busy_with_about_as_many_images_as_fit(side_px):
+    at_once, size, threads = shares(side_px)
+    assert 1 <= at_once * size <= batch_size(side_px) < at_once * (size + 1)
+    assert 1 <= at_once * threads <= cores()
+
+
 def test_the_statistics_are_those_of_the_tensors_themselves(model, noise):
     ranges = measured(model, noise)
     (batch,) = noise.batches(COUNT)
@@ -90,7 +98,7 @@ def test_the_statistics_are_those_of_the_tensors_themselves(model, noise):
     assert ranges.images == COUNT
     for name, values in expected.items():
         by_hand = Statistics()
-        by_hand.add(values.astype(np.float32))
+        by_hand.add(observe(values.astype(np.float32)))
         found = ranges.statistics[name]
         assert (found.low, found.high) == pytest.approx((by_hand.low, by_hand.high), rel=1e-5)
         # Sums of three numbers are rounded in another order; a few values are on the other side of an edge.

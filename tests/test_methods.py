@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from deploykit.errors import DeployError
 from deploykit.quantize.histogram import BINS, Histogram
 from deploykit.quantize.methods import DEFAULT_PERCENT, METHODS, Method, method_called
-from deploykit.quantize.statistics import Statistics
+from deploykit.quantize.statistics import Statistics, observe
 
 EVERY = [method_called(name) for name in METHODS]
 PERCENTS = (62.5, 75.0, 96.875, 99.609375, 100.0)  # exact in binary, so that no rank is a matter of rounding
@@ -24,7 +24,7 @@ def statistics_of(*images: np.ndarray) -> Statistics:
     """Of one image each."""
     statistics = Statistics()
     for image in images:
-        statistics.add(np.asarray(image, np.float32).reshape(1, -1))
+        statistics.add(observe(np.asarray(image, np.float32).reshape(1, -1)))
     return statistics
 
 

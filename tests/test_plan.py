@@ -17,6 +17,7 @@ from deploykit.quantize.methods import method_called
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options, Int8Plan, plan_int8
 from deploykit.quantize.ranges import Ranges
+from deploykit.quantize.statistics import observe
 
 CLIPPED = {"blocks.0.relu": 0.3}
 """Two of the five images are answered wrongly: see test_gate."""
@@ -137,7 +138,7 @@ def with_outliers(model: Path, outliers: dict[str, float]) -> Ranges:
     ranges = colour_ranges(model)
     for name, outlier in outliers.items():
         values = np.append(np.linspace(0, 1, 2000), outlier).astype(np.float32)
-        ranges.statistics[name].add(values.reshape(1, -1))
+        ranges.statistics[name].add(observe(values.reshape(1, -1)))
     return replace(ranges, method=method_called("percentile", 99.0))
 
 

@@ -14,7 +14,7 @@ from deploykit.quantize.choice import Choice, ErrorSum, Score
 from deploykit.quantize.histogram import BINS, Histogram
 from deploykit.quantize.methods import METHODS, Method, method_called
 from deploykit.quantize.ranges import Interval, Ranges, merge
-from deploykit.quantize.statistics import Statistics
+from deploykit.quantize.statistics import Statistics, observe
 
 PERCENTILE = Method(name="percentile", percent=99.0)
 
@@ -24,7 +24,7 @@ def ranges_of(*, source: str = "photos/", **values) -> Ranges:
     statistics = {}
     for name, array in values.items():
         statistics[name] = Statistics()
-        statistics[name].add(np.asarray(array, np.float32).reshape(1, -1))
+        statistics[name].add(observe(np.asarray(array, np.float32).reshape(1, -1)))
     return Ranges(
         onnx_sha256="a" * 64,
         preprocessing=Preprocessing(side_px=32),
@@ -84,7 +84,7 @@ def test_ranges_keep_their_digest_whether_a_percentile_was_given_whole_or_not(ra
 def test_statistics_read_back_go_on_counting(ranges, tmp_path):
     ranges.save(tmp_path / "r.json")
     loaded = Ranges.load(tmp_path / "r.json").statistics["counting"]
-    loaded.add(np.full((3, 3), 5000, np.float32))
+    loaded.add(observe(np.full((3, 3), 5000, np.float32)))
     assert loaded.values.counts.sum() == 1009
     assert loaded.peaks.counts.sum() == 4
     assert loaded.amax == 5000
@@ -194,7 +194,7 @@ def test_zeros_cost_no_resolution():
     values = np.linspace(1e-5, 1e-3, 1000)
     assert ranges_of(x=np.append(values, 0)).interval("x").amax == pytest.approx(9.9e-4, rel=0.01)
     measured = ranges_of(x=np.zeros(1))
-    measured.statistics["x"].add(values.astype(np.float32).reshape(1, -1))
+    measured.statistics["x"].add(observe(values.astype(np.float32).reshape(1, -1)))
     assert measured.interval("x").amax == pytest.approx(9.9e-4, rel=0.005)
 
 
@@ -218,7 +218,7 @@ IMAGES = st.lists(
 def measured_on(images: list[np.ndarray], source: str) -> Ranges:
     statistics = Statistics()
     for image in images:
-        statistics.add(image.reshape(1, -1))
+        statistics.add(observe(image.reshape(1, -1)))
     return replace(ranges_of(x=[0], source=source), statistics={"x": statistics}, images=len(images))
 
 
@@ -234,7 +234,7 @@ def test_merging_is_the_same_in_any_order_as_having_seen_all_images(images):
 def test_merging_changes_none_of_those_merged(ranges):
     before = ranges.to_json()
     merged = merge(ranges, ranges)
-    merged.statistics["counting"].add(np.full((1, 1), 1e6, np.float32))
+    merged.statistics["counting"].add(observe(np.full((1, 1), 1e6, np.float32)))
     assert ranges.to_json() == before
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deploykit.quantize.histogram import Histogram
-from deploykit.quantize.statistics import SAMPLED_VALUES, Statistics
+from deploykit.quantize.statistics import SAMPLED_VALUES, Statistics, observe
 
 IMAGES = st.integers(1, 6).flatmap(
     lambda count: arrays(np.float32, (count, 5), elements=st.floats(-(2.0**127), 2.0**127, width=32))
@@ -17,7 +17,7 @@ IMAGES = st.integers(1, 6).flatmap(
 def statistics_of(*batches: np.ndarray) -> Statistics:
     statistics = Statistics()
     for batch in batches:
-        statistics.add(batch)
+        statistics.add(observe(batch))
     return statistics
 
 
@@ -129,14 +129,14 @@ def test_a_value_that_is_not_finite_is_refused_wherever_it_stands_and_counts_not
         batch = np.ones((2, size), np.float32)
         batch[1, place] = wrong
         with pytest.raises(ValueError, match="not finite"):
-            statistics.add(batch)
+            statistics.add(observe(batch))
     assert_same(statistics, statistics_of(np.ones((2, size), np.float32)))
 
 
 def test_memory_does_not_grow_with_the_images_seen():
     statistics = Statistics()
     for _ in range(50):
-        statistics.add(np.ones((4, 100), np.float32))
+        statistics.add(observe(np.ones((4, 100), np.float32)))
     assert statistics.values.counts.nbytes + statistics.peaks.counts.nbytes == 2 * 4096 * 8
     assert statistics.values.counts.base is None
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.ahead import ahead, workers
 from deploykit.errors import DeployError
-from deploykit.images.ahead import ahead, workers
 from deploykit.images.supply import Labels, Pixels, Supply
 from deploykit.preprocessing import Preprocessing
 

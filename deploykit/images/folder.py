@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from deploykit.ahead import ahead, workers
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
-from deploykit.images.ahead import ahead, workers
 from deploykit.images.decode import decode
 from deploykit.images.supply import Job, Labels
 from deploykit.preprocessing import Preprocessing

@@ -69,8 +69,9 @@ class Histogram:
         return min(self.amax, (bin_index + 1) * self.bin_width)
 
     def _widen_to(self, exponent: int) -> None:
-        for _ in range(min(exponent - self.exponent, BINS.bit_length())):
-            self.counts = _halved(self.counts)
+        if self.amax:  # zeros are in the first bin of any range
+            for _ in range(min(exponent - self.exponent, BINS.bit_length())):
+                self.counts = _halved(self.counts)
         self.exponent = max(self.exponent, exponent)
 
 

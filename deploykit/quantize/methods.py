@@ -13,9 +13,10 @@ References:
     percentile and entropy. Migacz, "8-bit inference with TensorRT", GTC 2017: entropy.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ METHODS: tuple[MethodName, ...] = get_args(MethodName)
 DEFAULT_PERCENT = {"percentile": 99.999, "peak-percentile": 97.0}
 
 _LEVELS = 128  # magnitudes that INT8 tells apart, zero included
+_LEAST_PROBABILITY = 1e-12  # of a bin with counts that lie all beyond it
 _CANDIDATES = 256  # of clipping points, evenly spread over the bins in use
 
 Counts = npt.NDArray[np.int64]
@@ -75,38 +77,48 @@ def method_called(name: str, percent: float | None = None) -> Method:
 
 
 def _entropy(histogram: Histogram) -> float:
+    """Sums over bins are differences of cumulative sums, so that all candidates are judged at once."""
     counts = histogram.counts
-    ends = _clipping_points(counts)
-    divergences = [_divergence(counts, end) for end in ends]
-    return float(ends[int(np.argmin(divergences))] * histogram.bin_width) if len(ends) else 0.0
-
-
-def _divergence(counts: Counts, end: int) -> float:
-    """Kullback-Leibler divergence of the distribution clipped at bin `end` from its quantized form."""
-    clipped = counts[:end].astype(np.float64)
-    clipped[-1] += counts[end:].sum()
-    used = counts[:end] > 0
-    level = np.arange(end) * _LEVELS // end
-    in_level = np.bincount(level, weights=counts[:end], minlength=_LEVELS)
-    used_in_level = np.bincount(level, weights=used, minlength=_LEVELS)
-    spread = np.where(used, (in_level / np.maximum(used_in_level, 1))[level], 0)
-    present = clipped > 0
-    p, q = clipped[present] / clipped.sum(), spread[present] / max(spread.sum(), 1)
-    return float((p * np.log(p / np.maximum(q, 1e-12))).sum())
-
-
-def _mse(histogram: Histogram) -> float:
-    counts, width = histogram.counts, histogram.bin_width
-    centres = (np.arange(BINS) + 0.5) * width
     ends = _clipping_points(counts)
     if not len(ends):
         return 0.0
+    total, kept = counts.sum(), _cumulative(counts)[ends]
+    edges = -(-np.arange(_LEVELS + 1) * ends[:, None] // _LEVELS)  # of each candidate's levels, in bins
+    in_level = np.diff(_cumulative(counts)[edges])
+    used_in_level = np.diff(_cumulative(counts > 0)[edges])
+    q = in_level / np.maximum(used_in_level, 1) / np.maximum(kept, 1)[:, None]  # of each used bin in a level
+    log_q = np.log(np.maximum(q, _LEAST_PROBABILITY))
+    last, tail = counts[ends - 1], total - kept  # what is clipped adds to the last bin
+    log_q_last = np.where(last > 0, log_q[:, -1], math.log(_LEAST_PROBABILITY))
+    p_log_p = _cumulative(_n_log_n(counts))[ends] - _n_log_n(last) + _n_log_n(last + tail)
+    p_log_q = (in_level * log_q).sum(axis=1) + tail * log_q_last
+    return float(ends[int(np.argmin(p_log_p - p_log_q))] * histogram.bin_width)  # but for a constant
+
+
+def _mse(histogram: Histogram) -> float:
+    counts, width = histogram.counts.astype(np.float64), histogram.bin_width
+    ends = _clipping_points(histogram.counts)
+    if not len(ends):
+        return 0.0
+    centres = (np.arange(BINS) + 0.5) * width
     limits = ends * width
-    over = np.maximum(centres[None, :] - limits[:, None], 0)
-    clipping = np.square(over) @ counts
-    inside = np.where(over > 0, 0, 1) @ counts
+    inside = _cumulative(counts)[ends]
+    over, over_first, over_second = (
+        moment.sum() - _cumulative(moment)[ends]
+        for moment in (counts, counts * centres, counts * np.square(centres))
+    )
+    clipping = over_second - 2 * limits * over_first + np.square(limits) * over
     rounding = inside * np.square(limits / (_LEVELS - 1)) / 12
     return float(limits[int(np.argmin(clipping + rounding))])
+
+
+def _cumulative(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """At index i the sum of the i first values."""
+    return np.concatenate([[0], np.cumsum(values)])
+
+
+def _n_log_n(counts: Counts) -> npt.NDArray[np.float64]:
+    return np.asarray(counts * np.log(np.maximum(counts, 1)), np.float64)
 
 
 def _clipping_points(counts: Counts) -> Counts:

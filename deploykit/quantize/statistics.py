@@ -12,6 +12,27 @@ SAMPLED_VALUES = 4096
 """Of one image's values of one tensor, this many and up to a few times as many enter the histogram."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What is counted of a batch of one tensor.
+
+    Attributes:
+        lows, highs: each image's smallest and largest value, (images,).
+        sample: of each image's values, evenly; (images, values).
+    """
+
+    lows: npt.NDArray[np.float32]
+    highs: npt.NDArray[np.float32]
+    sample: npt.NDArray[np.float32]
+
+
+def observe(batch: npt.NDArray[np.float32]) -> Observed:
+    """Looks at a batch, (images, ...), and keeps none of it."""
+    images = batch.reshape(len(batch), -1)
+    sample = images[:, :: _step(images.shape[1])].copy()
+    return Observed(lows=images.min(axis=1), highs=images.max(axis=1), sample=sample)
+
+
 @dataclass(kw_only=True)
 class Statistics:
     """Of one tensor.
@@ -32,18 +53,18 @@ class Statistics:
         """Largest magnitude seen."""
         return max(-self.low, self.high)
 
-    def add(self, batch: npt.NDArray[np.float32]) -> None:
-        """Counts a batch, (images, ...).
+    def add(self, observed: Observed) -> None:
+        """Counts a batch.
 
         Raises:
             ValueError: one of its values is not finite.
         """
-        images = batch.reshape(len(batch), -1)
-        lows, highs = images.min(axis=1), images.max(axis=1)
-        self.peaks.add(np.maximum(-lows, highs))  # which refuses what is not finite
-        self.values.add(images[:, :: _step(images.shape[1])])
-        self.low = min(self.low, float(lows.min()) + 0.0)  # -0.0 would make merging depend on the order
-        self.high = max(self.high, float(highs.max()) + 0.0)
+        self.peaks.add(np.maximum(-observed.lows, observed.highs))  # which refuses what is not finite
+        self.values.add(observed.sample)
+        self.low = min(
+            self.low, float(observed.lows.min()) + 0.0
+        )  # -0.0 would make merging depend on the order
+        self.high = max(self.high, float(observed.highs.max()) + 0.0)
 
     def copy(self) -> "Statistics":
         """The same, counting on by itself."""

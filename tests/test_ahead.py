@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from deploykit.images.ahead import ahead, workers
+from deploykit.ahead import ahead, workers
 
 
 def threads_left() -> int:
-    return sum(each.name.startswith("deploykit-images") for each in threading.enumerate())
+    return sum(each.name.startswith("deploykit-ahead") for each in threading.enumerate())
 
 
 def slow(value: int, seconds: float) -> Callable[[], int]:

@@ -11,12 +11,19 @@ T = TypeVar("T")
 _MOST_WORKERS = 8  # decoding leaves Python's lock; what stays under it keeps no more threads busy
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def workers() -> int:
-    """One a core that this process may use."""
-    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    """One a core."""
+    return min(cores(), _MOST_WORKERS)
 
 
-def ahead(jobs: Iterable[Callable[[], T]], *, window: int) -> Generator[Future[T], None, None]:
+def ahead(
+    jobs: Iterable[Callable[[], T]], *, window: int, threads: int | None = None
+) -> Generator[Future[T], None, None]:
     """The jobs' results, each finished or failed or about to be, in the order of the jobs.
 
     Threads start with the first one asked for. Closing the generator, or an exception in it, drops what
@@ -25,8 +32,9 @@ def ahead(jobs: Iterable[Callable[[], T]], *, window: int) -> Generator[Future[T
     Args:
         jobs: asked for in the caller's thread, at most window of them before their results are taken.
         window: results and unfinished jobs held at once, at least 1.
+        threads: default one a core.
     """
-    pool = ThreadPoolExecutor(workers(), thread_name_prefix="deploykit-images")
+    pool = ThreadPoolExecutor(threads or workers(), thread_name_prefix="deploykit-ahead")
     pending: deque[Future[T]] = deque()
     try:
         for job in jobs:
