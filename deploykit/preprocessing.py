@@ -77,6 +77,8 @@ class Preprocessing:
             DeployError: a value that no training used.
         """
         given = {field.name: getattr(overrides, field.name) for field in fields(overrides)}
+        for name in ("mean", "std"):  # integers would be written as such, and read back as other text
+            given[name] = given[name] and tuple(map(float, given[name]))
         changed = replace(self, **{name: value for name, value in given.items() if value is not None})
         _require_usable(changed)
         return changed

@@ -28,6 +28,13 @@ def pytest_report_header() -> str:
     return f"deploykit under test: {Path(deploykit.__file__).parent}"
 
 
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the trained EfficientNet-B0 (10 classes, 64 px) and real images."""
@@ -52,23 +59,17 @@ def validation(shared: Path) -> LabelledImages:
 @pytest.fixture(scope="session")
 def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """The trained B0, exported."""
-    return export_onnx(
-        0,
-        weights=shared / "efficientnet_b0_cifar10_64px.safetensors",
-        side_px=64,
-        output=tmp_path_factory.mktemp("trained"),
-    )
+    return _exported(shared / "efficientnet_b0_cifar10_64px.safetensors", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def hard(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """From earlier in its training: one image in sixty drives its activations to fifty times the usual."""
-    return export_onnx(
-        0,
-        weights=shared / "efficientnet_b0_cifar10_64px_hard.safetensors",
-        side_px=64,
-        output=tmp_path_factory.mktemp("hard"),
-    )
+    return _exported(shared / "efficientnet_b0_cifar10_64px_hard.safetensors", tmp_path_factory)
+
+
+def _exported(weights: Path, folders: pytest.TempPathFactory) -> Export:
+    return export_onnx(0, weights=weights, side_px=64, output=folders.mktemp(weights.stem))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import files_in
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from small_models import PREPROCESSING, archive, colour_blocks, two_convolutions
@@ -254,10 +255,6 @@ def test_preprocessing_that_the_user_sets_is_applied_and_recorded(tmp_path):
     assert ranges.interval("input").low == pytest.approx((0 - 0.5) / 0.25, abs=0.05)
 
 
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
 @pytest.mark.parametrize("manifest", [None, Path("drawn.toml")])
 def test_nothing_is_written_where_an_image_is_broken(random_b0, tmp_path, monkeypatch, manifest):
     monkeypatch.chdir(tmp_path)
@@ -265,7 +262,7 @@ def test_nothing_is_written_where_an_image_is_broken(random_b0, tmp_path, monkey
     (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
     with pytest.raises(DeployError, match=r"broken\.png"):
         calibrate_to_file("photos", onnx=random_b0.path, manifest=manifest)
-    assert files_in(tmp_path) == ["photos/broken.png"]
+    assert files_in(tmp_path) == {"photos/broken.png"}
 
 
 def test_a_model_that_is_quantized_already_is_refused(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import files_in
 from small_models import archive, colour_blocks
 
 from deploykit.errors import DeployError
@@ -10,10 +11,6 @@ from deploykit.preprocessing import Overrides
 from deploykit.quantize.calibration import calibrate_to_file, merge_to_file
 from deploykit.quantize.methods import METHODS
 from deploykit.quantize.ranges import Ranges
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _statistics(ranges: Ranges) -> object:

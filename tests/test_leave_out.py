@@ -8,6 +8,7 @@ from deploykit.quantize.placement import Carried, Placement, Product
 def product(name: str, macs: int, *, reads: str | None = None) -> Product:
     return Product(
         output=name,
+        node="",
         activation=reads or f"{name}.in",
         weight=f"{name}.w",
         channel_axis=0,

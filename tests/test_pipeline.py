@@ -5,37 +5,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from folders import files_in
 from onnx import helper
 
 from deploykit.engine.manifest import BatchRange, manifest_path, read_manifest
-from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
-from deploykit.images.source import open_images
-from deploykit.metrics import agreement, sqnr_db
-from deploykit.model_file import info_of, read_model, to_bytes
-from deploykit.pipeline import Built, build_engine, quantize_model, with_precision
-from deploykit.quantize import qdq
-from deploykit.quantize.calibration import Settings, calibrate, calibrate_to_file
-from deploykit.quantize.leave_out import LeftOut
-from deploykit.quantize.methods import method_called
+from deploykit.metrics import agreement
+from deploykit.model_file import read_model
+from deploykit.pipeline import Built, build_engine
+from deploykit.quantize.calibration import calibrate_to_file
 from deploykit.quantize.placement import place
-from deploykit.quantize.plan import Int8Options, Int8Plan
+from deploykit.quantize.plan import Int8Options
 from deploykit.quantize.ranges import Ranges
 from deploykit.quantize.summary import Int8Summary
 from deploykit.runtime import Engine
 from deploykit.sessions import cpu_session
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def files_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -386,117 +371,3 @@ def test_the_manifest_tells_what_of_the_model_is_in_int8(model):
     assert summary == Int8Summary(policy="pointwise", method="percentile 99.999", share=summary.share)
     assert summary.share == pytest.approx(place(read_model(model), "pointwise").int8_share)
     assert build_engine(onnx=model, gpu="cpu").manifest.int8 is None
-
-
-@pytest.fixture
-def quantized(model) -> tuple[Path, Int8Plan]:
-    return quantize_model(onnx=model)
-
-
-def test_a_quantized_model_lands_beside_its_source_and_says_what_it_is(model, quantized):
-    path, plan = quantized
-    assert path == model.with_name("model.int8.onnx")
-    assert files_in(model.parent) == {"model.onnx", "model.int8.onnx"}
-    info = info_of(read_model(path))
-    assert (info.precision, info.onnx_sha256, info.ranges_sha256) == (
-        "int8",
-        sha256_of(model),
-        plan.ranges.sha256,
-    )
-    assert info.preprocessing == info_of(read_model(model)).preprocessing
-
-
-def test_a_quantized_model_holds_the_plan_in_fp32(model, quantized):
-    path, plan = quantized
-    written, planned = read_model(path), plan.apply(read_model(model))
-    assert to_bytes(written.graph) == to_bytes(planned.graph)
-    assert len(plan.placement.products) == 33
-    onnx.checker.check_model(written, full_check=True)
-    x = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
-    logits, reference = (
-        cpu_session(each, fuse_int8=False).run(None, {"input": x})[0] for each in (path, model)
-    )
-    assert sqnr_db(logits, reference) > 10
-
-
-def test_a_quantized_model_goes_where_it_is_told_to(model, workplace):
-    output = workplace / "new" / "q.onnx"
-    assert quantize_model(onnx=model, output=output)[0] == output
-    assert output.is_file()
-
-
-@pytest.mark.parametrize("output", ["model.onnx", "folder"])
-def test_a_quantized_model_replaces_neither_its_source_nor_a_folder(model, workplace, output):
-    (workplace / "folder").mkdir()
-    before = sha256_of(model)
-    with pytest.raises(DeployError):
-        quantize_model(onnx=model, output=workplace / output)
-    assert sha256_of(model) == before
-    assert files_in(workplace) == {"model.onnx"}
-
-
-def test_a_quantized_model_is_not_quantized_again(quantized):
-    with pytest.raises(DeployError, match="is already INT8"):
-        quantize_model(onnx=quantized[0])
-
-
-@pytest.fixture(scope="module")
-def pixels(trained, validation) -> np.ndarray:
-    return trained.info.preprocessing.normalize(validation.pixels[:256])
-
-
-@pytest.fixture(scope="module")
-def plan(shared, trained) -> Int8Plan:
-    """Of the trained model, centred; ranges of 128 images."""
-    images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=128)
-    ranges = calibrate(trained.path, images, Settings(method=method_called("percentile")))
-    placement = place(read_model(trained.path), "pointwise")
-    return Int8Plan(placement=placement, ranges=ranges, left_out=LeftOut(), passed=None)
-
-
-def logits_of(model, x: np.ndarray) -> np.ndarray:
-    session = cpu_session(to_bytes(model), fuse_int8=False)
-    return np.concatenate([session.run(None, {"input": x[at : at + 32]})[0] for at in range(0, len(x), 32)])
-
-
-@pytest.fixture(scope="module")
-def fp32_logits(trained, pixels) -> np.ndarray:
-    return logits_of(read_model(trained.path), pixels)
-
-
-@pytest.fixture(scope="module")
-def qdq_logits(trained, plan, pixels) -> np.ndarray:
-    """What the Q/DQ graph computes in FP32, the biases that make up for centring included."""
-    return logits_of(plan.apply(read_model(trained.path)), pixels)
-
-
-@pytest.fixture(scope="module", params=[75, 80])
-def spelled_logits(request, trained, plan, pixels) -> np.ndarray:
-    """What the graph as the GPU's compiler gets it computes: ONNX Runtime rounds to FP16 after each node."""
-    model = read_model(trained.path)
-    target = Target(name="test", compiler="tensorrt-rtx", sm=request.param)
-    return logits_of(with_precision(model, info_of(model), "int8", target, onnx_sha256="", plan=plan), pixels)
-
-
-def test_what_is_compiled_in_fp16_is_as_accurate_as_the_qdq_graph(spelled_logits, qdq_logits, fp32_logits):
-    """Measured: 32.9 dB of the Q/DQ graph against FP32, 33.2 (SM75) and 32.7 (SM80) of this one.
-
-    The two are 34 dB apart, since roundings turn. FP16 alone has 68 dB.
-    """
-    accuracy_db = sqnr_db(spelled_logits, fp32_logits)
-    assert accuracy_db > 29
-    assert accuracy_db > sqnr_db(qdq_logits, fp32_logits) - 2
-    assert sqnr_db(spelled_logits, qdq_logits) > 29
-    assert agreement(spelled_logits, qdq_logits) >= 0.97
-
-
-@pytest.fixture
-def symmetric_logits(trained, plan, pixels, monkeypatch) -> np.ndarray:
-    """As qdq_logits, with no tensor centred."""
-    monkeypatch.setattr(qdq, "WORTHWHILE", 0)
-    return logits_of(plan.apply(read_model(trained.path)), pixels)
-
-
-def test_centring_gains_accuracy(symmetric_logits, fp32_logits, qdq_logits):
-    """Measured: 32.9 dB with it, 29.7 without."""
-    assert sqnr_db(qdq_logits, fp32_logits) > sqnr_db(symmetric_logits, fp32_logits) + 1.5

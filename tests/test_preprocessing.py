@@ -301,6 +301,7 @@ def test_what_was_recorded_before_interpolations_were_is_bicubic():
 
 def test_what_the_user_sets_replaces_what_the_model_says_and_nothing_else():
     changed = AT_32_PX.override(Overrides(std=(0.5, 0.25, 1), interpolation="bilinear"))
+    assert repr(changed.std) == "(0.5, 0.25, 1.0)"  # as a file gives them back
     assert changed == Preprocessing(side_px=32, std=(0.5, 0.25, 1), interpolation="bilinear")
     assert AT_32_PX.override(NO_OVERRIDES) == AT_32_PX
 

@@ -29,6 +29,7 @@ class Product:
 
     Attributes:
         output: the tensor it makes, which names it: nodes of models from elsewhere have no names.
+        node: the node's name, maybe empty, which patterns match too.
         activation: the tensor it reads.
         weight: its weight, an initializer.
         channel_axis: the weight's axis of output channels.
@@ -38,6 +39,7 @@ class Product:
     """
 
     output: str
+    node: str
     activation: str
     weight: str
     channel_axis: int
@@ -130,12 +132,12 @@ def place(
     facts = GraphFacts(model)
     products = tuple(_products(facts))
     include, exclude = tuple(include), tuple(exclude)
-    _require_matches((*include, *exclude), [node.output for node in products])
+    _require_matches((*include, *exclude), products)
     wanted = _CHOOSERS[policy]
     chosen = tuple(
         node
         for node in products
-        if (wanted(node, facts) or _matches(node.output, include)) and not _matches(node.output, exclude)
+        if (wanted(node, facts) or _is_called(node, include)) and not _is_called(node, exclude)
     )
     if not chosen:
         raise DeployError(
@@ -170,6 +172,7 @@ def _products(facts: GraphFacts) -> Iterable[Product]:
         transposed = node.op_type != "Conv" and not attributes.get("transB")
         yield Product(
             output=node.output[0],
+            node=node.name,
             activation=node.input[0],
             weight=node.input[1],
             channel_axis=1 if transposed else 0,
@@ -224,13 +227,18 @@ def _carried(facts: GraphFacts) -> tuple[tuple[Carried, ...], tuple[tuple[str, .
     return tuple(carried), tuple(ties)
 
 
-def _require_matches(patterns: Iterable[str], names: list[str]) -> None:
+def _require_matches(patterns: Iterable[str], products: Iterable[Product]) -> None:
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(_is_called(node, (pattern,)) for node in products):
+            example = next((node.output for node in products), "blocks.0.*")
             raise DeployError(
                 f"No convolution or linear layer is called {pattern}.",
-                fix=f"give a name or a pattern of names, such as {names[0] if names else 'blocks.0.*'}",
+                fix=f"give a name or a pattern of names, such as {example}",
             )
+
+
+def _is_called(node: Product, patterns: tuple[str, ...]) -> bool:
+    return _matches(node.output, patterns) or _matches(node.node, patterns)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
