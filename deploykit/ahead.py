@@ -17,7 +17,7 @@ def cores() -> int:
 
 
 def workers() -> int:
-    """One a core."""
+    """One a core, and no more than are of use."""
     return min(cores(), _MOST_WORKERS)
 
 
@@ -32,7 +32,7 @@ def ahead(
     Args:
         jobs: asked for in the caller's thread, at most window of them before their results are taken.
         window: results and unfinished jobs held at once, at least 1.
-        threads: default one a core.
+        threads: default workers().
     """
     pool = ThreadPoolExecutor(threads or workers(), thread_name_prefix="deploykit-ahead")
     pending: deque[Future[T]] = deque()

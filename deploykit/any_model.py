@@ -15,7 +15,7 @@ from deploykit.local_gpu import local_gpu
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model
 from deploykit.runtime import Engine
 from deploykit.runtime.engine import require_runs_here
-from deploykit.sessions import cpu_session
+from deploykit.sessions import cpu_session, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,13 +33,14 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnyModel:
-    """Attributes.
+    """A model or an engine that can be called.
 
-    precision: what the graph or the engine computes in.
-    is_derived: whether it was made from an FP32 model, rather than being one.
-    batch: sizes it takes.
-    arithmetic: None for a model without INT8, where the choice makes no difference.
-    ran_by: what computes it and how, in words.
+    Attributes:
+        precision: what the graph or the engine computes in.
+        is_derived: whether it was made from an FP32 model, rather than being one.
+        batch: sizes it takes.
+        arithmetic: None for a model without INT8, where the choice makes no difference.
+        ran_by: what computes it and how, in words.
     """
 
     path: Path
@@ -140,18 +141,7 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
 
 def _session_call(path: Path, *, fuse_int8: bool) -> Callable[[Array], Any]:
     session = cpu_session(path, fuse_int8=fuse_int8)
-    (taken,) = session.get_inputs()
-
-    def call(images: Array) -> Any:
-        try:
-            return session.run(None, {taken.name: images})[0]
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise DeployError(
-                f"ONNX Runtime can't run {path} on {len(images)} images: {str(error).splitlines()[0]}",
-                fix="export it again with a dynamic batch",
-            ) from error
-
-    return call
+    return lambda images: run(session, images, model=path)[0]
 
 
 def _from_engine(engine: Engine) -> AnyModel:

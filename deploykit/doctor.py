@@ -31,11 +31,12 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Attributes.
+    """What this machine can do.
 
-    builds_for: what engines can be made here.
-    runs: what engines can be run here.
-    advice: what to do for the rest, a sentence each.
+    Attributes:
+        builds_for: what engines can be made here.
+        runs: what engines can be run here.
+        advice: what to do for the rest, a sentence each.
     """
 
     python: str

@@ -15,22 +15,21 @@ from deploykit.errors import DeployError
 from deploykit.find_reference import find_reference
 from deploykit.images.drawn import Images, OnSkipped
 from deploykit.images.source import GENERATED, MAX_IMAGES, open_images
-from deploykit.metrics import CONFIDENCE, Logits, Scores, agreement, score, sqnr_db, top1
+from deploykit.metrics import CONFIDENCE, Logits, Scores, score
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
 
-__all__ = ["Evaluation", "agreement", "evaluate_model", "sqnr_db", "top1"]
-
-_BATCH = 8  # as in calibration: more gains little on a CPU, and takes gigabytes at phi 7
+_BATCH = 8  # more gains little on a CPU, and takes gigabytes at phi 7
 _ENOUGH = 30  # images; with fewer, anything could be guessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Attributes.
+    """How well a model did on images.
 
-    reference: the FP32 model it was compared with.
-    images: what it was evaluated on.
-    count: how many the scores are from: less than images.count where some could not be read.
+    Attributes:
+        reference: the FP32 model it was compared with.
+        images: what it was evaluated on.
+        count: how many the scores are from: less than images.count where some could not be read.
     """
 
     model: AnyModel

@@ -29,11 +29,11 @@ class Estimate:
 
 
 def hits(logits: Logits, labels: Labels, k: int = 1) -> Hits:
-    """Whether the label is among the k largest logits; of equal ones the first counts as larger."""
+    """Whether the label is among the k largest logits; of equal ones the first is larger; NaN is least."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     first = np.arange(logits.shape[1]) < labels[:, None]
     before = (logits > own) | ((logits == own) & first)
-    result: Hits = before.sum(axis=1) < k
+    result: Hits = (before.sum(axis=1) < k) & ~np.isnan(own[:, 0])
     return result
 
 
@@ -61,7 +61,7 @@ def agreement(logits: Logits, reference: Logits) -> float:
 def sqnr_db(logits: Logits, reference: Logits) -> float:
     """Signal to quantization noise ratio: 10 log10 of the reference's power over the difference's.
 
-    Infinite where there is no difference, and minus infinite where there is nothing but difference.
+    Infinite where there is no difference; minus infinite where there is nothing else, or one is not finite.
     """
     signal = noise = 0.0
     for start in range(0, len(reference), _ROWS):
@@ -70,7 +70,7 @@ def sqnr_db(logits: Logits, reference: Logits) -> float:
         noise += float(np.square(wide - logits[start : start + _ROWS]).sum())
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
 
 
 def share(of: Hits) -> Estimate:

@@ -10,11 +10,19 @@ from deploykit.engine import onnxruntime, tensorrt
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.manifest import BatchRange, Manifest, Tensor, write_engine
 from deploykit.engine.rtx_int8 import respell
-from deploykit.engine.targets import Target, int8_note, int8_policy, precision_for, target_for
+from deploykit.engine.targets import (
+    Target,
+    int8_note,
+    int8_policy,
+    precision_for,
+    require_int8_kernels,
+    target_for,
+)
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, stamp, to_bytes
 from deploykit.precision import to_fp16
+from deploykit.quantize.placement import DEFAULT_POLICY, place
 from deploykit.quantize.plan import Int8Options, Int8Plan, plan_int8
 from deploykit.workspace import find_model
 
@@ -72,15 +80,10 @@ def build_engine(
             note(sentence)
     plan = None
     if precision == "int8":
-        plan = plan_int8(
-            path,
-            model,
-            info,
-            int8 or Int8Options(),
-            policy=int8_policy(target, int8.policy if int8 else None),
-            note=note,
-            progress=_counting(progress),
-        )
+        int8 = int8 or Int8Options()
+        policy = int8_policy(target, int8.policy)
+        require_int8_kernels(target, place(model, policy, include=int8.include, exclude=int8.exclude))
+        plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=_counting(progress))
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
     progress("compiling")
     compiled = _compile(graph, target, batch, progress)
@@ -111,15 +114,9 @@ def quantize_model(
     path, model, info = _fp32_model(phi, onnx, note)
     written = output or path.with_name(f"{path.stem}.int8.onnx")
     require_writable(written, inputs=(path,))
-    plan = plan_int8(
-        path,
-        model,
-        info,
-        int8 or Int8Options(),
-        policy=int8.policy if int8 and int8.policy else "pointwise",
-        note=note,
-        progress=_counting(progress),
-    )
+    int8 = int8 or Int8Options()
+    policy = int8.policy or DEFAULT_POLICY
+    plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=_counting(progress))
     graph = plan.apply(model)
     stamp(graph, _derived(info, "int8", sha256_of(path), plan))
     write_atomically(written, to_bytes(graph))

@@ -1,8 +1,12 @@
 """ONNX Runtime sessions, opened the one way this package needs them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
@@ -35,3 +39,29 @@ def cpu_session(model: bytes | Path, *, fuse_int8: bool = True, threads: int | N
         raise DeployError(
             f"ONNX Runtime refuses {name}: {str(error).splitlines()[0]}.", fix="export the model again"
         ) from error
+
+
+def run(
+    session: Any,
+    images: npt.NDArray[np.float32],
+    outputs: Sequence[str] | None = None,
+    *,
+    model: str | Path = "the model",
+) -> list[npt.NDArray[np.float32]]:
+    """What a session with one input makes of a batch, (n, 3, side, side); by default all its outputs.
+
+    Args:
+        model: what to call it where that fails.
+
+    Raises:
+        DeployError: ONNX Runtime can't compute it.
+    """
+    (taken,) = session.get_inputs()
+    try:
+        made: list[npt.NDArray[np.float32]] = session.run(outputs, {taken.name: images})
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise DeployError(
+            f"ONNX Runtime can't run {model} on {len(images)} images: {str(error).splitlines()[0]}",
+            fix="export it again with a dynamic batch",
+        ) from error
+    return made

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 from pathlib import Path
@@ -100,11 +101,21 @@ def test_progress_counts_images_and_then_the_steps_of_choosing_to_the_last(tmp_p
     model = two_convolutions(tmp_path / "small.onnx")
     settings = Settings(progress=lambda *each: seen.append(each))
     calibrate(model, generated(limit=100), settings)
-    assert seen[:3] == [("calibrating", done, 75) for done in (32, 64, 75)]
-    stages, done, totals = zip(*seen[3:], strict=True)
-    assert set(stages) == {"choosing ranges"}
-    assert list(done) == list(range(1, totals[0] + 1))
-    assert set(totals) == {done[-1]}
+    assert [stage for stage, _ in itertools.groupby(seen, key=lambda each: each[0])] == [
+        "calibrating",
+        "choosing ranges",
+    ]
+    for stage in ("calibrating", "choosing ranges"):
+        done, totals = zip(*(each[1:] for each in seen if each[0] == stage), strict=True)
+        assert list(done) == sorted(set(done))
+        assert set(totals) == {done[-1]}
+    assert totals[0] == len(done)
+
+
+def test_with_too_few_images_to_hold_any_out_it_says_so(tmp_path):
+    notes = []
+    calibrate(two_convolutions(tmp_path / "small.onnx"), generated(limit=5), Settings(note=notes.append))
+    assert any("too few to hold any out" in note for note in notes)
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])

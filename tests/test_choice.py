@@ -150,3 +150,11 @@ def test_an_image_with_huge_logits_counts_as_any_other():
 def test_the_error_of_a_single_output_is_not_taken_from_its_mean():
     errors = image_errors(np.array([[2.0], [3.0]], np.float32), np.array([[1.0], [3.0]], np.float32))
     assert errors.tolist() == [0.5, 0]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_output_that_is_not_finite_is_all_noise(wrong):
+    reference = np.ones((2, 3), np.float32)
+    reference[:, 0] = 0
+    errors = image_errors(np.where(np.eye(2, 3) > 0, wrong, reference)[:1], reference[:1])
+    assert errors.tolist() == [1]

@@ -71,7 +71,7 @@ def test_ranges_that_auto_chose_are_credited_as_that(model):
     replace(colour_ranges(model), choice=choice, sources=("a", "b")).save(Path("auto.json"))
     notes: list[str] = []
     wanted(model, ranges=Path("auto.json"), notes=notes)
-    assert notes == ["Ranges: auto.json, of 1 images from a, b (max, chosen by held-out error)."]
+    assert notes == ["Ranges: auto.json, of 1 images from a, b (max, chosen by output error)."]
 
 
 @pytest.mark.parametrize("data", ["images", "generated"])

@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,13 @@ def test_generated_images_are_the_same_each_time_and_differ_from_each_other():
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, second)
     assert len({image.tobytes() for image in first}) == 4
+
+
+def test_pixels_are_those_that_digests_of_this_version_stand_for():
+    """Whoever changes what is drawn changes _VERSION, and the manifests that name it."""
+    pixels = np.stack([dead_leaves(32, index) for index in range(4)])
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    assert digest == "d0a08236d8b04a5cb1c91f12704596e84b9831018782e6cc4cdf06c3f88920dd"
 
 
 def test_another_seed_is_another_series():

@@ -13,6 +13,7 @@ def product(name: str, macs: int, *, reads: str | None = None) -> Product:
         weight=f"{name}.w",
         channel_axis=0,
         centrable=True,
+        is_matrix_product=True,
         macs=macs,
     )
 

@@ -61,6 +61,13 @@ def test_top1_is_that_of_argmax_ties_included(seed):
     assert hits(logits, labels).tolist() == (logits.argmax(axis=1) == labels).tolist()
 
 
+def test_logits_that_are_nan_are_no_right_answers():
+    nothing = np.full((3, 4), np.nan, np.float32)
+    assert top1(nothing, np.array([0, 1, 3])) == 0
+    one = np.array([[np.nan, 1, 0, 0]], np.float32)
+    assert (top1(one, np.array([0])), top1(one, np.array([1]))) == (0, 1)
+
+
 def test_agreement_is_about_the_class_not_the_logits():
     logits, reference = array([1, 2], [3, 1], [0, 9]), array([10, 20], [1, 3], [-2, -1])
     assert agreement(logits, reference) == pytest.approx(2 / 3)
@@ -88,6 +95,12 @@ def test_sqnr_is_about_all_rows_together():
 )
 def test_sqnr_without_noise_or_without_signal_is_infinite(logits, reference, decibels):
     assert sqnr_db(array(logits), array(reference)) == decibels
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_is_nothing_but_noise(wrong):
+    reference = np.ones((2, 3), np.float32)
+    assert sqnr_db(np.where(np.eye(2, 3) > 0, wrong, reference), reference) == -math.inf
 
 
 def test_sqnr_is_not_symmetric():

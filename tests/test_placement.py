@@ -290,6 +290,24 @@ def test_each_tensor_and_output_is_named_once(placements):
     assert len(placements["bandwidth"].outputs) == len(placements["bandwidth"].products) + len(sums)
 
 
+def test_a_sum_can_be_excluded_by_its_own_name(b0, placements):
+    placement = place(b0, "bandwidth", exclude=["blocks.1.1.add"])
+    assert placement == placements["bandwidth"].without(["blocks.1.1.add"])
+    with pytest.raises(DeployError, match=r"is called blocks\.1\.1\.add"):
+        place(b0, "bandwidth", include=["blocks.1.1.add"])
+
+
+def test_a_tensor_alone_is_read_by_products_and_not_tied(placements):
+    placement = placements["bandwidth"]
+    alone = placement.reading("blocks.1.0.conv_pwl")
+    assert alone.outputs == ("blocks.1.1.conv_pw",)
+    assert alone.tensors == ("blocks.1.0.conv_pwl",)
+    assert alone.ties == ()
+    branch = placement.reading("blocks.1.1.conv_pwl")  # which the sum alone reads
+    assert branch.products == ()
+    assert branch.tensors == ("blocks.1.1.conv_pwl",)
+
+
 def test_exclusion_takes_the_sums_and_gates_of_a_block_with_it(b0, placements):
     placement = place(b0, "bandwidth", exclude=["blocks.1.1.*"])
     gone = set(placements["bandwidth"].outputs) - set(placement.outputs)

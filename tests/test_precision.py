@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.errors import DeployError
-from deploykit.evaluate import agreement, sqnr_db
+from deploykit.metrics import agreement, sqnr_db
 from deploykit.model_file import info_of, read_model, to_bytes
 from deploykit.precision import to_fp16
 from deploykit.sessions import cpu_session

@@ -22,11 +22,12 @@ SCOPE = "host: from the call to the answer in host memory"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Attributes.
+    """A measurement, with all its samples.
 
-    engine: the file that was measured.
-    threads: CPU threads it ran on; None on a GPU.
-    machine: what it ran on, in words.
+    Attributes:
+        engine: the file that was measured.
+        threads: CPU threads it ran on; None on a GPU.
+        machine: what it ran on, in words.
     """
 
     engine: Path

@@ -113,7 +113,9 @@ def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
             }
         )
         return
-    chosen = f", chosen among {len(errors)} by the error on {scores[0].error.images} others" if errors else ""
+    chosen = ""
+    if scores:
+        chosen = f", chosen among {len(scores)} by the output error on {scores[0].error.images} images"
     print(f"{path}: ranges of {len(intervals)} tensors from {ranges.images} images")
     print(f"method: {ranges.method}{chosen}")
     clipped = ranges.clipped()

@@ -15,10 +15,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOptions:
-    """Attributes.
+    """What a user says about images.
 
-    skip_bad: leave out images that can't be read.
-    overrides: what to do to them differently from what the model says.
+    Attributes:
+        skip_bad: leave out images that can't be read.
+        overrides: what to do to them differently from what the model says.
     """
 
     skip_bad: bool = False

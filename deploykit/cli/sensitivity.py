@@ -4,7 +4,7 @@ import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, stages
-from deploykit.quantize.placement import POLICIES
+from deploykit.quantize.placement import DEFAULT_POLICY, POLICIES
 from deploykit.quantize.sensitivity import BlockCost, Sensitivity, sensitivity_of
 
 _BAR = 30  # characters of the longest
@@ -19,7 +19,7 @@ _BAR = 30  # characters of the longest
     type=click.Path(path_type=Path),
     help="Ranges file; default: this model's in calibration/, else from --data.",
 )
-@click.option("--int8-policy", type=click.Choice(POLICIES), default="pointwise", show_default=True)
+@click.option("--int8-policy", type=click.Choice(POLICIES), default=DEFAULT_POLICY, show_default=True)
 @image_options
 @json_option
 def command(
@@ -64,12 +64,18 @@ def _print(measured: Sensitivity) -> None:
     print_table(columns, rows)
 
 
+def _decibels(cost: BlockCost) -> str:
+    if cost.sqnr_db is not None:
+        return f"{cost.sqnr_db:.1f} dB"
+    return "exact" if cost.error == 0 else "none"
+
+
 def _row(cost: BlockCost, worst: float) -> list[str]:
     bar = "█" * round(_BAR * min(cost.error / worst, 1.0)) if worst else ""
     cells = [
         cost.block,
         f"{100 * cost.macs_share:.1f} %",
-        "exact" if cost.sqnr_db is None else f"{cost.sqnr_db:.1f} dB",
+        _decibels(cost),
         f"{cost.error:.1e}",
         bar.ljust(_BAR),
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deploykit.graph_edit import GraphEdit
+from deploykit.graph_edit import GraphEdit, attributes_of
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -50,13 +50,11 @@ class ChannelsLast:
 
     def keep(self, node: "NodeProto") -> None:
         """Takes over a node of the source."""
-        from onnx import helper
-
         if not self._has_no_need_of_layout(node):
             self.write_channels_first(node.input)
             self._edit.keep(node)
             return
-        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        attributes = attributes_of(node)
         reads = [self._maps.get(name, name) for name in node.input]
         name = node.output[0]
         self._maps[name] = self._edit.node(node.op_type, reads, f"{name}.channels_last", **attributes)

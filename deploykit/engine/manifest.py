@@ -69,14 +69,15 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Attributes.
+    """What is known of an engine, in the file beside it.
 
-    engine_sha256: digest of the engine file.
-    precision: what was asked for, and the audit confirmed.
-    compiler_version: engines run on exactly the version that built them.
-    model: the model it was compiled from; its onnx_sha256 is the exported FP32 file's.
-    build_seconds: wall-clock, compiling alone.
-    int8: what of the model is in INT8; None with other precisions.
+    Attributes:
+        engine_sha256: digest of the engine file.
+        precision: what was asked for, and the audit confirmed.
+        compiler_version: engines run on exactly the version that built them.
+        model: the model it was compiled from; its onnx_sha256 is the exported FP32 file's.
+        build_seconds: wall-clock, compiling alone.
+        int8: what of the model is in INT8; None with other precisions.
     """
 
     engine_sha256: str

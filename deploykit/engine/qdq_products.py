@@ -1,21 +1,18 @@
 """Matrix products between Q/DQ pairs, taken apart: pointwise convolutions and linear layers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.graph_edit import GraphEdit
+from deploykit.graph_edit import GraphEdit, attributes_of, is_matrix_product
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _RANKS = {"Conv": 4, "Gemm": 2, "MatMul": 2}
-_PLAIN: Mapping[str, Any] = {
-    "group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0], "transA": 0, "alpha": 1, "beta": 1
-}  # fmt: skip
+_PLAIN = {"transA": 0, "alpha": 1, "beta": 1}  # of a linear layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +82,10 @@ class _Source:
         if not quantize or not weight or weight.input[0] not in self._constants:
             return None
         values, scales = self._edit.array(weight.input[0]), self._edit.array(weight.input[1])
-        if any(side > 1 for side in values.shape[2:]):
+        if node.op_type == "Conv" and not is_matrix_product(attributes_of(node), values.shape[2:]):
             return None
         values = values.reshape(values.shape[:2])
-        if node.op_type == "Conv" or _attributes(node).get("transB"):
+        if node.op_type == "Conv" or attributes_of(node).get("transB"):
             values = np.ascontiguousarray(values.T)
         uncentred, offset = self._uncentred(quantize.input[0])
         bias = self._edit.array(node.input[2]).reshape(-1) if len(node.input) > 2 else 0.0
@@ -106,7 +103,7 @@ class _Source:
     def _is_plain(self, node: "NodeProto", shape: tuple[int, ...]) -> bool:
         if len(shape) != _RANKS.get(node.op_type) or not all(shape[1:]):
             return False
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         plain = all(attributes.get(name, value) == value for name, value in _PLAIN.items())
         return plain and set(node.input[2:]) <= self._constants
 
@@ -120,9 +117,3 @@ class _Source:
     def _maker(self, name: str, op: str) -> "NodeProto | None":
         node = self._makers.get(name)
         return node if node is not None and node.op_type == op else None
-
-
-def _attributes(node: "NodeProto") -> dict[str, Any]:
-    from onnx import helper
-
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.engine.targets import SMS_WITHOUT_INT8_CONVOLUTIONS
-from deploykit.graph_edit import GraphEdit
+from deploykit.graph_edit import GraphEdit, attributes_of, is_matrix_product
 from deploykit.precision import FP16_MAX
 
 if TYPE_CHECKING:
@@ -61,12 +61,7 @@ class _Product:
     @property
     def is_pointwise(self) -> bool:
         """Whether it is a convolution that a matrix product could be."""
-        plain = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0]}
-        return (
-            self.values.shape[2:] == (1, 1)
-            and self.attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
-            and all(self.attributes.get(name, value) == value for name, value in plain.items())
-        )
+        return is_matrix_product(self.attributes, self.values.shape[2:])
 
 
 def respell(model: "ModelProto", *, sm: int | None) -> "ModelProto":
@@ -90,8 +85,6 @@ def shared_scale(activation_scale: float, inner: int) -> float:
 
 
 def _take_apart(node: "NodeProto", makers: dict[str, "NodeProto"], edit: GraphEdit) -> _Product:
-    from onnx import helper
-
     activation, weight = makers[node.input[0]], makers[node.input[1]]
     scales = edit.array(weight.input[1])
     return _Product(
@@ -102,7 +95,7 @@ def _take_apart(node: "NodeProto", makers: dict[str, "NodeProto"], edit: GraphEd
         scales=scales,
         bias=edit.array(node.input[2]) if len(node.input) > 2 else np.zeros_like(scales),
         output=node.output[0],
-        attributes={item.name: helper.get_attribute_value(item) for item in node.attribute},
+        attributes=attributes_of(node),
     )
 
 

@@ -7,9 +7,11 @@ from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import Precision
 from deploykit.predict.gpus import find_gpu
-from deploykit.quantize.placement import Policy
+from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy
 
 Compiler = Literal["tensorrt-rtx", "onnxruntime"]
+
+_NAMES: dict[Compiler, str] = {"tensorrt-rtx": "TensorRT-RTX", "onnxruntime": "ONNX Runtime"}
 
 CPU, LOCAL = "cpu", "local"
 
@@ -24,11 +26,12 @@ PORTABLE_TITLE = "GPUs of SM80, 86, 89, 120 and later"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Attributes.
+    """What an engine is compiled for.
 
-    name: the GPU's, `CPU`, or `portable`.
-    sm: compute capability to compile for, 75 for 7.5; None for the CPU and the portable engine.
-    note: a sentence the user should read, or None.
+    Attributes:
+        name: the GPU's, `CPU`, or `portable`.
+        sm: compute capability to compile for, 75 for 7.5; None for the CPU and the portable engine.
+        note: a sentence the user should read, or None.
     """
 
     name: str
@@ -125,23 +128,37 @@ def _what_nvidia_documents(name: str, sm: int) -> str | None:
 
 
 def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
-    """What is in INT8: what was asked for, else what the compiler makes fast.
-
-    TensorRT-RTX pads INT8 depthwise convolutions to several times their channels.
+    """What is in INT8: what was asked for, else what the compilers make fast.
 
     Raises:
         DeployError: the compiler has no integer kernels for it.
     """
-    products_alone = target.compiler == "onnxruntime" or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
-    if products_alone and asked not in (None, "pointwise"):
-        compiler = "ONNX Runtime" if target.compiler == "onnxruntime" else "TensorRT-RTX"
+    if _multiplies_matrices_alone(target) and asked not in (None, "pointwise"):
         raise DeployError(
-            f"For {target.title} {compiler} computes matrix products alone in integers, and of convolutions "
-            f"only pointwise ones are those: policy {asked} needs more.",
+            f"For {target.title} {_NAMES[target.compiler]} computes matrix products alone in integers, and "
+            f"of convolutions only pointwise ones are those: policy {asked} needs more.",
             fix="leave out --int8-policy, or build for another GPU",
         )
-    policies: dict[Compiler, Policy] = {"tensorrt-rtx": "pointwise", "onnxruntime": "pointwise"}
-    return asked or policies[target.compiler]
+    return asked or DEFAULT_POLICY
+
+
+def require_int8_kernels(target: Target, placement: Placement) -> None:
+    """Fails where the compiler has no integer kernels for a layer that the user adds to the policy's.
+
+    Raises:
+        DeployError: it has none.
+    """
+    others = [node.output for node in placement.products if not node.is_matrix_product]
+    if others and _multiplies_matrices_alone(target):
+        raise DeployError(
+            f"For {target.title} {_NAMES[target.compiler]} computes matrix products alone in integers, and "
+            f"{others[0]} is none.",
+            fix="leave it out of --int8-include, or build for another GPU",
+        )
+
+
+def _multiplies_matrices_alone(target: Target) -> bool:
+    return target.compiler == "onnxruntime" or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
 
 
 def int8_note(target: Target) -> str | None:

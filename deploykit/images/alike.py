@@ -14,7 +14,7 @@ _MOSTLY = 2  # one distinct image in so many is too few
 class Likeness:
     """Is shown the batches as they go by, and asked at the end.
 
-    It keeps one image, and four bytes of every other.
+    It keeps one image, and a number for every other.
     """
 
     def __init__(self) -> None:

@@ -37,10 +37,11 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """Attributes.
+    """Images of an .npz archive, read row by row.
 
-    shape: of all the images there are, (n, height, width, 3).
-    rows: which of them, ascending.
+    Attributes:
+        shape: of all the images there are, (n, height, width, 3).
+        rows: which of them, ascending.
     """
 
     path: Path

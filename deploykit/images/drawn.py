@@ -32,10 +32,11 @@ def once(skipped: OnSkipped) -> OnSkipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Attributes.
+    """Images as the network takes them.
 
-    inputs: (n, 3, side, side) float32, n at least 1.
-    indices: (n,) int64, ascending: places of these images among those drawn, and so in labels.
+    Attributes:
+        inputs: (n, 3, side, side) float32, n at least 1.
+        indices: (n,) int64, ascending: places of these images among those drawn, and so in labels.
     """
 
     inputs: npt.NDArray[np.float32]

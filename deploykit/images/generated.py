@@ -12,17 +12,18 @@ from deploykit.preprocessing import Preprocessing
 
 GENERATED = "generated"
 
-_VERSION = 2  # of what dead_leaves draws: part of the digest
+_VERSION = 3  # of what dead_leaves draws: part of the digest
 _LEAVES = 100
 _SMALLEST, _LARGEST = 1 / 20, 1 / 2  # radii, of the side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """Attributes.
+    """Images of one endless series.
 
-    indices: which images of the endless series, ascending.
-    seed: of another series.
+    Attributes:
+        indices: which images of the endless series, ascending.
+        seed: of another series.
     """
 
     indices: tuple[int, ...]
@@ -60,7 +61,7 @@ def dead_leaves(side_px: int, index: int, seed: int | None = None) -> Pixels:
     quantiles = generator.random(_LEAVES)
     radii = (smallest**-2 + quantiles * (largest**-2 - smallest**-2)) ** -0.5
     centres = generator.random((_LEAVES, 2)) * side_px
-    colours = generator.integers(0, 256, (_LEAVES + 1, 3)).astype(np.uint8)
+    colours = (256 * generator.random((_LEAVES + 1, 3))).astype(np.uint8)
     image = np.empty((side_px, side_px, 3), np.uint8)
     image[:] = colours[_LEAVES]
     for radius, (row, column), colour in zip(radii, centres, colours, strict=False):

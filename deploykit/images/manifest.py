@@ -97,7 +97,8 @@ def require_manifest(path: Path, images: Images) -> None:
     """Fails where write_manifest would.
 
     Raises:
-        DeployError: path is no .toml, or the images are from a manifest already, or part of what was drawn.
+        DeployError: path is no .toml; the images are from a manifest already, or part of what was drawn; or
+            their name is not UTF-8.
     """
     if path.suffix != SUFFIX:
         raise DeployError(f"{path} is no name of a manifest.", fix=f"call it {path.with_suffix(SUFFIX)}")
@@ -106,6 +107,7 @@ def require_manifest(path: Path, images: Images) -> None:
             f"{images.count} images of {images.source} can't be written down as a draw of their own.",
             fix="draw them from a folder or an archive",
         )
+    _source_from(path, images)
 
 
 def write_manifest(path: Path, images: Images, *, overrides: Overrides = NO_OVERRIDES) -> None:
@@ -118,15 +120,11 @@ def write_manifest(path: Path, images: Images, *, overrides: Overrides = NO_OVER
 
     Raises:
         DeployError: path is no .toml; the images are from a manifest already, or part of what was drawn;
-            or the file can't be written.
+            their name is not UTF-8; or the file can't be written.
     """
     require_manifest(path, images)
-    source = images.source
-    if source != GENERATED:
-        source = os.path.relpath(Path(source).absolute(), path.parent.resolve())
-        source = f"./{source}" if source == GENERATED else source
     own: dict[str, Any] = {
-        "source": source,
+        "source": _source_from(path, images),
         "count": images.count,
         "seed": images.seed,
         "sha256": images.sha256,
@@ -135,12 +133,22 @@ def write_manifest(path: Path, images: Images, *, overrides: Overrides = NO_OVER
     lines = ["# Images drawn by deploykit: give this file as --data to draw the same ones.", *_lines(own)]
     if given := _lines(changed):
         lines += ["", "[preprocessing]", *given]
+    write_atomically(path, "\n".join(lines).encode() + b"\n")
+
+
+def _source_from(path: Path, images: Images) -> str:
+    """What the manifest calls the images' source."""
+    source = images.source
+    if source != GENERATED:
+        source = os.path.relpath(Path(source).absolute(), path.parent.resolve())
+        source = f"./{source}" if source == GENERATED else source
     try:
-        write_atomically(path, "\n".join(lines).encode() + b"\n")
+        source.encode()
     except UnicodeEncodeError as error:
         raise DeployError(
             f"The name {source!r} is not UTF-8, as TOML is.", fix="rename the folder"
         ) from error
+    return source
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:

@@ -83,8 +83,8 @@ def _noise(
     reference = run_model(model.SerializeToString(), [batch])
     noise = {}
     for done, name in enumerate(placement.tensors, 1):
-        alone = placement.only(placement.readers(name))
-        noise[name] = _sum(image_errors(run_quantized(model, alone, ranges, [batch]), reference))
+        logits = run_quantized(model, placement.reading(name), ranges, [batch])
+        noise[name] = _sum(image_errors(logits, reference))
         progress(done)
     return noise
 

@@ -11,13 +11,15 @@ from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of
 from deploykit.images.drawn import OnSkipped, once
 from deploykit.images.manifest import require_manifest, write_manifest
+from deploykit.images.sampling import spread
 from deploykit.images.source import Images, open_images
 from deploykit.model_file import image_side_px, info_of, read_model, require_fp32
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.quantize.activations import measure
 from deploykit.quantize.auto import choose
 from deploykit.quantize.checkpoint import Checkpoint
-from deploykit.quantize.measure import batch_size, measure
 from deploykit.quantize.methods import Method, method_called
+from deploykit.quantize.observer import batch_size
 from deploykit.quantize.placement import Placement, place, place_everything
 from deploykit.quantize.ranges import Ranges, merge
 from deploykit.quantize.statistics import Statistics
@@ -120,11 +122,11 @@ def calibrate_to_file(
 def merge_to_file(
     files: Sequence[Path], *, method: str = AUTO, percentile: float | None = None, output: Path | None
 ) -> tuple[Path, Ranges]:
-    """Merges ranges files of one model; the same as calibrating on all their images.
+    """Merges ranges files of one model; the same as calibrating on all their images by one method.
 
     Args:
-        method: `auto` to keep the files' own, chosen anew by the errors of all where that is how it was
-            chosen; or the one to read all of them off by.
+        method: `auto` to keep the files' own, or where that was chosen, to choose anew by the errors that
+            each file's held-out images gave with that file's ranges; or the one to read all of them off by.
 
     Raises:
         DeployError: bad input, or files that don't go together; nothing is written.
@@ -171,8 +173,12 @@ def calibrate(
     graph = read_model(model)
     image_side_px(graph)  # or it can't be fed
     if images.count < images.asked:
-        settings.note(f"{images.source} has {images.count} images, not the {images.asked} asked for.")
+        settings.note(f"{images.source} has {images.count} images, fewer than the {images.asked} wanted.")
     measured, held_out = _split(images) if settings.method is None else (images, images)
+    if settings.method is None and images.count < _TOO_FEW:
+        settings.note(
+            "Methods are compared on the very images they were measured on: too few to hold any out."
+        )
     skipped = settings.skipped() if settings.skip_bad else None
     ranges = measure(
         graph,
@@ -210,13 +216,12 @@ def _split(images: Images) -> tuple[Images, Images]:
     """Images to measure ranges on, and others to compare methods on; the same where there are too few."""
     if images.count < _TOO_FEW:
         return images, images
-    count = min(_HELD_OUT, images.count // 4)
-    held_out = np.arange(count) * images.count // count
+    held_out = spread(images.count, min(_HELD_OUT, images.count // 4), images.labels)
     return images.subset(np.setdiff1d(np.arange(images.count), held_out)), images.subset(held_out)
 
 
 def _most_int8(model: "ModelProto") -> Placement:
-    """The placement methods are compared by: that of the default policy which puts most in INT8."""
+    """The placement methods are compared by, and tensors' noise is measured in: activations of all sizes."""
     try:
         return place(model, "bandwidth")
     except DeployError:  # no convolution on feature maps

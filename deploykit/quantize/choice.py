@@ -35,10 +35,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Attributes.
+    """The errors a choice was made by.
 
-    scores: the methods tried.
-    noise: the output error with one tensor alone in INT8, by tensor, ranges by the best method.
+    Attributes:
+        scores: the methods tried.
+        noise: the output error with one tensor alone in INT8, by tensor, ranges by the best method.
     """
 
     scores: Annotated[tuple[Score, ...], Meta(min_length=1)]

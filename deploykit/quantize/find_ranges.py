@@ -8,7 +8,7 @@ from deploykit.errors import DeployError
 from deploykit.files import sha256_of
 from deploykit.images.source import GENERATED, Images, open_images
 from deploykit.model_file import ModelInfo
-from deploykit.preprocessing import Overrides
+from deploykit.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.quantize.calibration import Settings, calibrate
 from deploykit.quantize.methods import method_called
 from deploykit.quantize.ranges import Ranges
@@ -45,12 +45,7 @@ def ranges_for(
     elif data is None:
         measured = _found(sha256_of(model), settings.note)
     if measured is not None:
-        if measured.preprocessing != measured.preprocessing.override(overrides):
-            raise DeployError(
-                "The ranges were measured with another preprocessing than you ask for.",
-                fix="leave those options out, or calibrate with them: deploykit calibrate --data DIR",
-            )
-        return measured
+        return _with_preprocessing(measured, overrides)
     limit = None
     if data is None:
         if info.weights != "random":
@@ -70,16 +65,30 @@ def ranges_for(
     return calibrate(model, images, settings)
 
 
-def given_or_measured(model: Path, ranges: Path | None, images: Images, settings: Settings) -> Ranges:
+def given_or_measured(
+    model: Path, ranges: Path | None, images: Images, settings: Settings, overrides: Overrides = NO_OVERRIDES
+) -> Ranges:
     """The ranges given, else the model's own in calibration/, else measured on these images.
 
     Raises:
         DeployError: the ranges are another model's, or the images can't be used.
     """
     onnx_sha256 = sha256_of(model)
-    if ranges is not None:
-        return _given(ranges, onnx_sha256, settings.note)
-    return _found(onnx_sha256, settings.note) or calibrate(model, images, settings)
+    known = (
+        _given(ranges, onnx_sha256, settings.note)
+        if ranges is not None
+        else _found(onnx_sha256, settings.note)
+    )
+    return calibrate(model, images, settings) if known is None else _with_preprocessing(known, overrides)
+
+
+def _with_preprocessing(ranges: Ranges, overrides: Overrides) -> Ranges:
+    if ranges.preprocessing != ranges.preprocessing.override(overrides):
+        raise DeployError(
+            "The ranges were measured with another preprocessing than you ask for.",
+            fix="leave those options out, or calibrate with them: deploykit calibrate --data DIR",
+        )
+    return ranges
 
 
 def _given(path: Path, onnx_sha256: str, note: Callable[[str], None]) -> Ranges:
@@ -105,5 +114,5 @@ def _found(onnx_sha256: str, note: Callable[[str], None]) -> Ranges | None:
 
 
 def _credit(path: Path, ranges: Ranges) -> str:
-    how = f"{ranges.method}, chosen by held-out error" if ranges.choice else str(ranges.method)
+    how = f"{ranges.method}, chosen by output error" if ranges.choice else str(ranges.method)
     return f"Ranges: {path}, of {ranges.images} images from {', '.join(ranges.sources)} ({how})."

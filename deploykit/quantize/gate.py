@@ -4,23 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from deploykit.errors import DeployError
 from deploykit.images.drawn import Images, OnSkipped, once
+from deploykit.images.sampling import spread
 from deploykit.metrics import Labels, hits
 from deploykit.quantize.blocks import by_block
-from deploykit.quantize.measure import batch_size
+from deploykit.quantize.observer import batch_size
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.ranges import Ranges
 from deploykit.quantize.sensitivity import measure_sensitivity
-from deploykit.sessions import cpu_session
+from deploykit.sessions import cpu_session, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-LEAST_SHARE = 0.25
+SMALLEST_SHARE = 0.25
 """With less than this part of the work in INT8 it is no INT8 model any more: the bound can't be met."""
 _SENSITIVITY_IMAGES = 256
 
@@ -89,7 +88,7 @@ def pass_gate(
             raise _unmet(max_drop, drop, excluded)
         excluded.append(order.pop(0))
         left = placement.without(name for block in excluded for name in by_block(placement.outputs)[block])
-        if left.int8_share < LEAST_SHARE:
+        if left.int8_share < SMALLEST_SHARE:
             raise _unmet(max_drop, drop, excluded[:-1])
         drop = gate.drop(left)
     return Passed(
@@ -131,11 +130,10 @@ class _Gate:
 
     def _top1(self, model: "ModelProto", what: str) -> float:
         session = cpu_session(model.SerializeToString(), fuse_int8=False)
-        name = session.get_inputs()[0].name
         right = self.seen = 0
         size = batch_size(self._images.preprocessing.side_px)
         for batch in self._images.batches(size, skipped=self._skipped):
-            logits = session.run(None, {name: batch.inputs})[0]
+            logits = run(session, batch.inputs)[0]
             self._images.require_classes(logits.shape[1], "the model")
             right += int(hits(logits, self._labels[batch.indices]).sum())
             self.seen += len(logits)
@@ -144,9 +142,8 @@ class _Gate:
 
 
 def _some(images: Images) -> Images:
-    """A few hundred of them, evenly spread."""
-    count = min(_SENSITIVITY_IMAGES, images.count)
-    return images.subset(np.arange(count) * images.count // count)
+    """A few hundred of them, evenly spread, of every class."""
+    return images.subset(spread(images.count, min(_SENSITIVITY_IMAGES, images.count), images.labels))
 
 
 def labels_of(images: Images) -> Labels:

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deploykit.graph_edit import attributes_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -26,12 +28,6 @@ class GraphFacts:
         self.inputs = frozenset(value.name for value in model.graph.input) - self.weights.keys()
         self.makers = {name: node for node in model.graph.node for name in node.output}
 
-    @staticmethod
-    def attributes(node: "NodeProto") -> dict[str, Any]:
-        from onnx import helper
-
-        return {item.name: helper.get_attribute_value(item) for item in node.attribute}
-
     def products(self) -> "Iterator[NodeProto]":
         """Convolutions and linear layers with constant weights and no factors of their own."""
         for node in self.model.graph.node:
@@ -43,7 +39,7 @@ class GraphFacts:
 
     def pads(self, node: "NodeProto") -> bool:
         """Whether it surrounds its input with zeros."""
-        attributes = self.attributes(node)
+        attributes = attributes_of(node)
         return any(attributes.get("pads", ())) or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
 
     def has_free_bias(self, node: "NodeProto") -> bool:
@@ -118,6 +114,6 @@ class GraphFacts:
         return shape is not None and math.prod(shape[:-1]) == 1
 
     def _is_plain(self, node: "NodeProto") -> bool:
-        attributes = self.attributes(node)
+        attributes = attributes_of(node)
         plain = {"alpha": 1, "beta": 1, "transA": 0}
         return all(attributes.get(name, value) == value for name, value in plain.items())

@@ -15,11 +15,12 @@ _AUDIBLE = 0.02  # of all the noise: a tensor below it is not worth leaving out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """Attributes.
+    """What stays in float for accuracy.
 
-    outputs: of the nodes left in float.
-    macs_share: their part of the model's multiply-accumulates.
-    noise_share: their part of the noise, as measured tensor by tensor.
+    Attributes:
+        outputs: of the nodes left in float.
+        macs_share: their part of the model's multiply-accumulates.
+        noise_share: their part of the noise, as measured tensor by tensor.
     """
 
     outputs: tuple[str, ...] = ()
@@ -34,7 +35,7 @@ def leave_out(
 
     Args:
         noise: the output error with one tensor alone in INT8; tensors it lacks stay in.
-        spare: part of the model's multiply-accumulates to leave out at most.
+        spare: part of the model's multiply-accumulates to leave out at most; LEAST_SHARE stays in INT8.
     """
     total = sum(noise[name].mean for name in placement.tensors if name in noise)
     budget = min(spare, placement.int8_share - LEAST_SHARE)

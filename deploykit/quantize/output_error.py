@@ -8,7 +8,7 @@ import numpy.typing as npt
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.ranges import Ranges
-from deploykit.sessions import cpu_session
+from deploykit.sessions import cpu_session, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -22,7 +22,7 @@ def image_errors(logits: Array, reference: Array) -> npt.NDArray[np.float64]:
 
     Bounded, so that an image whose outputs are a hundred times the others' counts no more than they
     do: with SQNR over all of them it alone would decide. Logits are taken less their mean, which
-    changes no probability.
+    changes no probability. NaN and Inf count as nothing but noise.
 
     Args:
         logits, reference: (n, classes).
@@ -31,14 +31,14 @@ def image_errors(logits: Array, reference: Array) -> npt.NDArray[np.float64]:
     noise, signal = (np.square(part).sum(axis=1) for part in (difference, _centred(reference)))
     total = noise + signal
     errors = np.divide(noise, total, out=np.zeros_like(total), where=total > 0)
+    errors[~np.isfinite(total)] = 1  # NaN and Inf are all noise
     return np.asarray(np.rint(errors * _EXACT) / _EXACT)
 
 
 def run_model(model: bytes, batches: list[Array]) -> Array:
     """Outputs with the arithmetic TensorRT does, (n, classes)."""
     session = cpu_session(model, fuse_int8=False)
-    (image_input,) = session.get_inputs()
-    return np.concatenate([session.run(None, {image_input.name: batch})[0] for batch in batches])
+    return np.concatenate([run(session, batch)[0] for batch in batches])
 
 
 def run_quantized(model: "ModelProto", placement: Placement, ranges: Ranges, batches: list[Array]) -> Array:
@@ -48,4 +48,5 @@ def run_quantized(model: "ModelProto", placement: Placement, ranges: Ranges, bat
 
 def _centred(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     flat = logits.reshape(len(logits), -1).astype(np.float64)
-    return flat - flat.mean(axis=1, keepdims=True) if flat.shape[1] > 1 else flat
+    with np.errstate(invalid="ignore"):  # Inf less Inf
+        return flat - flat.mean(axis=1, keepdims=True) if flat.shape[1] > 1 else flat

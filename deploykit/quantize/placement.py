@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
 from deploykit.errors import DeployError
+from deploykit.graph_edit import attributes_of, is_matrix_product
 from deploykit.quantize.graph_facts import GraphFacts
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Policy = Literal["pointwise", "bandwidth", "all-conv"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+DEFAULT_POLICY: Policy = "pointwise"
+"""For both compilers that are driven: TensorRT-RTX pads INT8 depthwise convolutions to several times their
+channels, and ONNX Runtime computes matrix products alone in integers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class Product:
         channel_axis: the weight's axis of output channels.
         centrable: a constant taken from all its input can go into its bias instead: it pads with no
             zeros, and its bias is a constant or not there.
+        is_matrix_product: it is a linear layer, or a convolution that is one at each place.
         macs: multiply-accumulates an image.
     """
 
@@ -44,6 +49,7 @@ class Product:
     weight: str
     channel_axis: int
     centrable: bool
+    is_matrix_product: bool
     macs: int
 
 
@@ -103,6 +109,12 @@ class Placement:
         """The placement with no other nodes in INT8 than those that make these tensors."""
         return self.without(set(self.outputs) - set(outputs))
 
+    def reading(self, tensor: str) -> "Placement":
+        """That tensor alone in INT8: for products, or where none reads it, for sums and gates."""
+        products = tuple(node for node in self.products if node.activation == tensor)
+        carried = () if products else tuple(each for each in self.carried if each.tensor == tensor)
+        return replace(self, products=products, carried=carried, ties=())
+
     def readers(self, tensor: str) -> tuple[str, ...]:
         """Outputs of the nodes that read it in INT8."""
         products = (node.output for node in self.products if node.activation == tensor)
@@ -131,8 +143,10 @@ def place(
     """
     facts = GraphFacts(model)
     products = tuple(_products(facts))
+    carried, ties = _carried(facts) if policy == "bandwidth" else ((), ())
     include, exclude = tuple(include), tuple(exclude)
-    _require_matches((*include, *exclude), products)
+    _require_matches(include, products)
+    _require_matches(exclude, products, [each.output for each in carried])
     wanted = _CHOOSERS[policy]
     chosen = tuple(
         node
@@ -144,7 +158,6 @@ def place(
             f"Policy {policy} puts nothing of this model in INT8.",
             fix="take another --int8-policy, or build it as FP16",
         )
-    carried, ties = _carried(facts) if policy == "bandwidth" else ((), ())
     placement = Placement(policy=policy, products=chosen, carried=carried, ties=ties, macs=facts.total_macs)
     return placement.without(each.output for each in carried if _matches(each.output, exclude))
 
@@ -168,8 +181,8 @@ def place_everything(model: "ModelProto") -> Placement:
 def _products(facts: GraphFacts) -> Iterable[Product]:
     """Every convolution and linear layer whose weight is constant, and which INT8 could compute."""
     for node in facts.products():
-        attributes = facts.attributes(node)
-        transposed = node.op_type != "Conv" and not attributes.get("transB")
+        attributes, is_convolution = attributes_of(node), node.op_type == "Conv"
+        transposed = not is_convolution and not attributes.get("transB")
         yield Product(
             output=node.output[0],
             node=node.name,
@@ -177,22 +190,15 @@ def _products(facts: GraphFacts) -> Iterable[Product]:
             weight=node.input[1],
             channel_axis=1 if transposed else 0,
             centrable=facts.has_free_bias(node) and not facts.pads(node),
+            is_matrix_product=not is_convolution
+            or is_matrix_product(attributes, facts.weights[node.input[1]][2:]),
             macs=facts.macs(node),
         )
 
 
 def _is_pointwise(node: Product, facts: GraphFacts) -> bool:
-    """Left out: convolutions with groups, strides or padding."""
-    shape = facts.weights[node.weight]
-    if len(shape) == 2:
-        return True
-    attributes = facts.attributes(facts.makers[node.output])
-    plain = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0]}
-    return (
-        shape[2:] == (1, 1)
-        and node.activation not in facts.pooled
-        and all(attributes.get(name, value) == value for name, value in plain.items())
-    )
+    linear = len(facts.weights[node.weight]) == 2
+    return linear or (node.is_matrix_product and node.activation not in facts.pooled)
 
 
 def _is_on_feature_maps(node: Product, facts: GraphFacts) -> bool:
@@ -227,9 +233,12 @@ def _carried(facts: GraphFacts) -> tuple[tuple[Carried, ...], tuple[tuple[str, .
     return tuple(carried), tuple(ties)
 
 
-def _require_matches(patterns: Iterable[str], products: Iterable[Product]) -> None:
+def _require_matches(
+    patterns: Iterable[str], products: Iterable[Product], others: Iterable[str] = ()
+) -> None:
     for pattern in patterns:
-        if not any(_is_called(node, (pattern,)) for node in products):
+        called = (_is_called(node, (pattern,)) for node in products)
+        if not any(called) and not any(_matches(name, (pattern,)) for name in others):
             example = next((node.output for node in products), "blocks.0.*")
             raise DeployError(
                 f"No convolution or linear layer is called {pattern}.",

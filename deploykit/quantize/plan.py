@@ -12,7 +12,7 @@ from deploykit.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.quantize.calibration import Settings
 from deploykit.quantize.find_ranges import ranges_for
 from deploykit.quantize.gate import Passed, labels_of, pass_gate
-from deploykit.quantize.leave_out import SPARE, LeftOut, leave_out
+from deploykit.quantize.leave_out import LEAST_SHARE, SPARE, LeftOut, leave_out
 from deploykit.quantize.placement import Placement, Policy, place
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.ranges import Ranges
@@ -35,7 +35,8 @@ class Int8Options:
         skip_bad, overrides: see quantize.calibration.
         policy: None for the compiler's own.
         include, exclude: patterns of products, see placement.place.
-        spare: part of the model's multiply-accumulates to leave in float for accuracy, see leave_out.
+        spare: part of the model's multiply-accumulates to leave in float for accuracy at most, of a policy
+            that puts over 75 % in INT8; see leave_out.
         eval_data: labelled images for the accuracy gate; None for no gate.
         max_drop: what the gate allows, in points of top-1.
     """
@@ -124,7 +125,12 @@ def plan_int8(
     )
     noise = ranges.choice.noise if ranges.choice else {}
     placement, left_out = leave_out(placed, noise, spare=options.spare)
-    for sentence in (_clipped(ranges, placement), _left_out(left_out), _placed(placement)):
+    for sentence in (
+        _clipped(ranges, placement),
+        _left_out(left_out),
+        _nothing_to_spare(placed) if noise and options.spare else None,
+        _placed(placement),
+    ):
         if sentence is not None:
             note(sentence)
     passed = None
@@ -180,6 +186,12 @@ def _left_out(left_out: LeftOut) -> str | None:
         f"Left in float for accuracy: {', '.join(left_out.outputs)}; {100 * left_out.macs_share:.1f} % of "
         f"the multiply-accumulates, {100 * left_out.noise_share:.0f} % of the noise."
     )
+
+
+def _nothing_to_spare(placed: Placement) -> str | None:
+    if placed.int8_share > LEAST_SHARE:
+        return None
+    return f"Nothing is left in float for accuracy, with {100 * LEAST_SHARE:g} % or less in INT8."
 
 
 def _gated(passed: Passed) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ from deploykit.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.quantize.blocks import by_block
 from deploykit.quantize.calibration import Progress, Settings
 from deploykit.quantize.find_ranges import given_or_measured
-from deploykit.quantize.measure import batch_size
+from deploykit.quantize.observer import batch_size
 from deploykit.quantize.output_error import image_errors, run_model, run_quantized
-from deploykit.quantize.placement import Placement, Policy, place
+from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place
 from deploykit.quantize.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -30,14 +30,15 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCost:
-    """Attributes.
+    """What one block costs.
 
-    block: its name; `all` for everything in INT8 at once.
-    macs_share: part of the model's multiply-accumulates that it has in INT8.
-    sqnr_db: of the logits, over all images; None where they are the same.
-    error: mean over images of the logits' bounded relative error, see output_error.image_errors;
-        blocks are sorted by it, since one image with huge logits would decide the SQNR alone.
-    top1_change: in points, against FP32; None without labels.
+    Attributes:
+        block: its name; `all` for everything in INT8 at once.
+        macs_share: part of the model's multiply-accumulates that it has in INT8.
+        sqnr_db: of the logits, over all images; None where they are the same.
+        error: mean over images of the logits' bounded relative error, see output_error.image_errors;
+            blocks are sorted by it, since one image with huge logits would decide the SQNR alone.
+        top1_change: in points, against FP32; None without labels.
     """
 
     block: str
@@ -49,12 +50,13 @@ class BlockCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """Attributes.
+    """What every block of a model costs.
 
-    images: how many it was measured on.
-    top1: of the FP32 model, from 0 to 1; None without labels.
-    whole: everything in INT8.
-    blocks: one at a time, the costliest first.
+    Attributes:
+        images: how many it was measured on.
+        top1: of the FP32 model, from 0 to 1; None without labels.
+        whole: everything in INT8.
+        blocks: one at a time, the costliest first.
     """
 
     images: int
@@ -69,7 +71,7 @@ def sensitivity_of(
     *,
     images: int | None = 256,
     ranges: Path | None = None,
-    policy: Policy = "pointwise",
+    policy: Policy = DEFAULT_POLICY,
     skip_bad: bool = False,
     overrides: Overrides = NO_OVERRIDES,
     note: Callable[[str], None] = lambda sentence: None,
@@ -95,12 +97,12 @@ def sensitivity_of(
     if classes := classes_of(graph):
         supply.require_classes(classes, path)
     settings = Settings(skip_bad=skip_bad, note=note, progress=progress)
-    found = given_or_measured(path, ranges, supply, settings)
+    found = given_or_measured(path, ranges, supply, settings, overrides)
     return measure_sensitivity(
         graph,
         placement,
         found,
-        supply,
+        replace(supply, preprocessing=found.preprocessing),
         skipped=settings.skipped() if skip_bad else None,
         progress=lambda done, total: progress("blocks", done, total),
     )

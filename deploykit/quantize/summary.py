@@ -10,14 +10,15 @@ from deploykit.quantize.placement import Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Summary:
-    """Attributes.
+    """What of a model is in INT8, as manifests keep it.
 
-    policy: of the placement.
-    method: by which the ranges were read off.
-    share: of the multiply-accumulates that are in INT8.
-    left_out: nodes left in float since they cost most accuracy for their work.
-    excluded: blocks left in float by the accuracy gate.
-    drop: of top-1 in points, as the gate measured it; None without a gate.
+    Attributes:
+        policy: of the placement.
+        method: by which the ranges were read off.
+        share: of the multiply-accumulates that are in INT8.
+        left_out: nodes left in float since they cost most accuracy for their work.
+        excluded: blocks left in float by the accuracy gate.
+        drop: of top-1 in points, as the gate measured it; None without a gate.
     """
 
     policy: Policy

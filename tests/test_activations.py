@@ -1,4 +1,4 @@
-"""Of deploykit/quantize/measure.py; test_measure.py is of latency."""
+"""Of deploykit/quantize/activations.py and observer.py."""
 
 import sys
 from dataclasses import replace
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from by_hand import graph_of, weight
+from onnx import helper
 from PIL import Image
 from small_models import two_convolutions
 
@@ -15,10 +17,11 @@ from deploykit.files import sha256_of
 from deploykit.images import Images, open_images
 from deploykit.model_file import read_model
 from deploykit.preprocessing import Preprocessing
-from deploykit.quantize import measure as measure_module
+from deploykit.quantize import activations
+from deploykit.quantize.activations import measure
 from deploykit.quantize.checkpoint import Checkpoint
-from deploykit.quantize.measure import batch_size, measure, shares
 from deploykit.quantize.methods import Method
+from deploykit.quantize.observer import batch_size, shares
 from deploykit.quantize.ranges import Ranges
 from deploykit.quantize.statistics import Statistics, observe
 
@@ -88,7 +91,7 @@ def test_batches_take_about_as_much_memory_whatever_the_side(side_px, size):
 def test_all_cores_are_busy_with_about_as_many_images_as_fit(side_px):
     at_once, size, threads = shares(side_px)
     assert 1 <= at_once * size <= batch_size(side_px) < at_once * (size + 1)
-    assert 1 <= at_once * threads <= cores()
+    assert at_once + threads - 1 == cores()  # the threads that run batches compute too
 
 
 def test_the_statistics_are_those_of_the_tensors_themselves(model, noise):
@@ -106,6 +109,35 @@ def test_the_statistics_are_those_of_the_tensors_themselves(model, noise):
         assert moved <= 0.002 * by_hand.values.counts.sum()
         assert found.values.counts.sum() == by_hand.values.counts.sum()
         assert found.peaks.counts.sum() == COUNT
+
+
+def test_a_model_that_takes_no_such_batch_is_refused_in_a_sentence(tmp_path, noise):
+    nodes = [
+        helper.make_node("Reshape", ["image", "one"], ["flat"]),  # the batch is written into it
+        helper.make_node("MatMul", ["flat", "w"], ["r"]),
+    ]
+    constants = {"one": np.array([1, 3 * 32 * 32]), "w": weight(3 * 32 * 32, 2)}
+    model = graph_of(nodes, constants, takes={"image": (3, 32, 32)}, gives={"r": (2,)})
+    (tmp_path / "one.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DeployError, match="can't run the model on") as caught:
+        measured(tmp_path / "one.onnx", noise)
+    assert "dynamic batch" in caught.value.fix
+
+
+def test_tensors_whose_shape_depends_on_the_images_are_counted_too(tmp_path):
+    nodes = [
+        helper.make_node("ReduceMax", ["image", "axes"], ["largest"], keepdims=0),
+        helper.make_node("NonZero", ["largest"], ["places"]),
+        helper.make_node("Cast", ["places"], ["r"], to=1),
+    ]
+    model = graph_of(nodes, {"axes": np.array([1, 2, 3])}, takes={"image": (3, 32, 32)}, gives={"r": ("k",)})
+    (tmp_path / "odd.onnx").write_bytes(model.SerializeToString())
+    pixels = np.zeros((COUNT, 32, 32, 3), np.uint8)
+    pixels[:] = (np.arange(COUNT) % 7 > 2)[:, None, None, None]
+    np.savez(tmp_path / "some.npz", images=pixels)
+    plain = replace(SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    ranges = measured(tmp_path / "odd.onnx", open_images(tmp_path / "some.npz", plain, limit=COUNT))
+    assert ranges.statistics["r"].high == BATCH - 1
 
 
 def test_the_ranges_given_stay_empty(model, noise):
@@ -135,8 +167,8 @@ def test_no_checkpoint_is_written_where_none_is_wanted(model, noise, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
 
 
-FOLDER = Path(measure_module.__file__).parent
-CODE = {str(FOLDER / f"{name}.py") for name in ("measure", "statistics", "histogram")}
+FOLDER = Path(activations.__file__).parent
+CODE = {str(FOLDER / f"{name}.py") for name in ("activations", "observer", "statistics", "histogram")}
 CODE.add(str(FOLDER.parent / "images" / "alike.py"))
 
 
