@@ -73,10 +73,10 @@ def test_no_more_work_is_left_out_than_may_be(spare, outputs):
     assert LAYERS.int8_share - rest.int8_share == pytest.approx(left_out.macs_share)
 
 
-def test_the_default_leaves_out_a_twelfth_at_most():
-    assert SPARE == 0.08
+def test_the_default_leaves_out_a_tenth_at_most():
+    assert SPARE == 0.1
     _, left_out = leave_out(LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1))
-    assert left_out.outputs == ("a", "b")
+    assert left_out.outputs == ("a", "b", "c")
 
 
 def test_however_much_may_go_three_quarters_of_the_work_stay_in_int8():
@@ -107,8 +107,8 @@ def test_without_noise_nothing_is_left_out(noise):
     assert left_out == LeftOut(outputs=(), macs_share=0, noise_share=0)
 
 
-def test_a_tensor_under_a_fiftieth_of_the_noise_stays_in():
-    _, left_out = leave_out(LAYERS, noise_of(a=0.019, b=0.021, rest=0.96))
+def test_a_tensor_under_a_hundredth_of_the_noise_stays_in():
+    _, left_out = leave_out(LAYERS, noise_of(a=0.009, b=0.011, rest=0.98))
     assert left_out.outputs == ("b",)
 
 

@@ -161,8 +161,8 @@ def test_what_is_left_out_for_accuracy_is_told_and_not_counted_as_planned(built_
     assert manifest.audit.int8 == 33 - len(left_out)
     (sentence,) = (note for note in built_on_data.notes if note.startswith("Left in float for accuracy: "))
     assert all(name in sentence for name in left_out)
-    # Pointwise convolutions and classifier are 86 % of the work at 64 px, of which 8 may go.
-    assert 0.78 <= manifest.int8.share < 0.86
+    # Pointwise convolutions and classifier are 86 % of the work at 64 px, of which 10 may go.
+    assert 0.76 <= manifest.int8.share < 0.86
     (placed,) = (note for note in built_on_data.notes if note.startswith("INT8 policy pointwise: "))
     assert f" {33 - len(left_out)} convolutions and linear layers" in placed
 

@@ -60,7 +60,7 @@ def planned(
 def test_a_part_of_the_work_that_is_none_is_refused(spare):
     with pytest.raises(DeployError, match="can't be left out") as caught:
         Int8Options(spare=spare)
-    assert "--int8-spare 8" in caught.value.fix
+    assert "--int8-spare 10" in caught.value.fix
 
 
 @pytest.mark.parametrize("max_drop", [-0.1, 100.1, float("nan"), float("inf")])
@@ -239,6 +239,6 @@ def test_overrides_reach_calibration_and_gate(model):
     assert plan.passed.drop == 0
 
 
-def test_options_are_public_and_spare_eight_percent():
+def test_options_are_public_and_spare_ten_percent():
     assert deploykit.Int8Options is Int8Options
-    assert Int8Options().spare == SPARE == 0.08
+    assert Int8Options().spare == SPARE == 0.1

@@ -160,6 +160,14 @@ def test_fp32_for_turing_is_refused_with_the_precision_that_it_has(build):
     assert "FP16" in caught.value.fix
 
 
+def test_a_refused_build_leaves_its_compute_capability_to_no_other(build):
+    """Else TensorRT-RTX 1.7 chooses SM75's kernels for whatever is built next."""
+    before = build(0, "fp16", target_for("A100")).audit
+    with pytest.raises(DeployError, match="no FP32 matrix products"):
+        build(0, "fp32", target_for("T4"))
+    assert build(0, "fp16", target_for("A100")).audit == before
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(DeployError, match="can't read the model"):
         compile_plan(b"no model", target=target_for("T4"), batch=BATCH)

@@ -10,6 +10,7 @@ from peers.contenders import Contender
 AUTO = "auto"
 METHODS = (AUTO, "max", "percentile", "peak-percentile", "entropy", "mse")
 POLICIES = ("pointwise", "bandwidth", "all-conv")
+DEFAULT_POLICY = POLICIES[0]
 
 CLI = (sys.executable, "-m", "deploykit")
 

@@ -73,13 +73,26 @@ def _compile(trt: Any, model: bytes, target: Target, batch: BatchRange, monitor:
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _refusal(log, target)
+        refusal = _refusal(log, target)
+        _clear_after_failure(trt, builder)
+        raise refusal
     return Plan(
         data=bytes(plan),
         audit=audit_log(log.layers),
         compiler_version=trt.__version__,
         build_seconds=time.perf_counter() - start,
     )
+
+
+def _clear_after_failure(trt: Any, builder: Any) -> None:
+    """Builds something small, which gets the failed build's compute capability instead of the next engine.
+
+    Seen in version 1.7: the build after a failed one for SM75 chose SM75's kernels whatever it was for.
+    """
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    layer = network.add_activation(network.add_input("x", trt.float32, (1,)), trt.ActivationType.RELU)
+    network.mark_output(layer.get_output(0))
+    builder.build_serialized_network(network, builder.create_builder_config())
 
 
 def _config(trt: Any, builder: Any, network: Any, target: Target, batch: BatchRange) -> Any:

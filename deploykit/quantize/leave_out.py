@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from deploykit.quantize.choice import ErrorSum
 from deploykit.quantize.placement import Placement
 
-SPARE = 0.08
+SPARE = 0.10
 """Default part of the model's multiply-accumulates that may stay out of INT8 for accuracy's sake."""
 LEAST_SHARE = 0.75
 """No product is left out by itself where less than this part of the work would be in INT8."""
-_AUDIBLE = 0.02  # of all the noise: a tensor below it is not worth leaving out
+_AUDIBLE = 0.01  # of all the noise: a tensor below it is not worth leaving out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ class Int8Options:
     def __post_init__(self) -> None:
         if not 0 <= self.spare <= 1:
             raise DeployError(
-                f"{100 * self.spare:g} % of the work can't be left out.", fix="give --int8-spare 8, say"
+                f"{100 * self.spare:g} % of the work can't be left out.", fix="give --int8-spare 10, say"
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise DeployError(

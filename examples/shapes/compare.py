@@ -3,6 +3,7 @@
 python examples/shapes/compare.py
 """
 
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from deploykit import (
     export_onnx,
     quantize_model,
 )
+from deploykit.evaluate import Evaluation
+from deploykit.model_file import read_model, to_bytes
+from deploykit.precision import to_fp16
 
 CALIBRATION_COUNT = 512
 METHODS = ("auto", "max", "percentile", "peak-percentile", "entropy", "mse")
@@ -68,21 +72,30 @@ def compare(weights: Path, count: int, folder: Path) -> Iterator[str]:
     validation = folder / "validation.npz"
     write(render(count, VALIDATION_SEED), validation)
     yield f"{'calibrated on':24} {'method':16} top-1   drop (95 %)             agreement  SQNR"
+    fp16 = folder / "model.fp16.onnx"
+    fp16.write_bytes(to_bytes(to_fp16(read_model(model))))
+    yield _row("FP32", "", evaluate_model(model, validation, reference=model))
+    yield _row("FP16", "", evaluate_model(fp16, validation, reference=model))
     for each in calibrations(folder):
         ranges, _ = calibrate_to_file(
             each.data, onnx=model, method=each.method, output=folder / "ranges.json"
         )
         # Nothing is spared, so that rows differ in their ranges alone.
         int8, _ = quantize_model(onnx=model, int8=Int8Options(ranges=ranges, spare=0))
-        scores = evaluate_model(int8, validation, reference=model).scores
-        drop, top1, agreement = scores.top1_drop, scores.top1, scores.agreement
-        if drop is None or top1 is None or agreement is None:
-            raise DeployError(f"{validation} has no labels.", fix="render it again")
-        interval = f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"
-        yield (
-            f"{each.name:24} {each.method:16} {top1.value:6.2%} {100 * drop.value:+6.2f} ({interval:16}) "
-            f"{agreement.value:7.2%} {scores.sqnr_db:6.1f} dB"
-        )
+        yield _row(each.name, each.method, evaluate_model(int8, validation, reference=model))
+
+
+def _row(name: str, method: str, measured: Evaluation) -> str:
+    scores = measured.scores
+    drop, top1, agreement = scores.top1_drop, scores.top1, scores.agreement
+    if drop is None or top1 is None or agreement is None or scores.sqnr_db is None:
+        raise DeployError(f"{measured.images.source} has no labels.", fix="render it again")
+    interval = f"({100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
+    sqnr = f"{scores.sqnr_db:.1f} dB" if math.isfinite(scores.sqnr_db) else "exact"
+    return (
+        f"{name:24} {method:16} {top1.value:6.2%} {100 * drop.value:+6.2f} {interval:18} "
+        f"{agreement.value:8.2%} {sqnr:>8}"
+    )
 
 
 @click.command(epilog="Example: python examples/shapes/compare.py --count 1000")
