@@ -16,13 +16,23 @@ CLI = (sys.executable, "-m", "deploykit")
 
 
 def deploykit(
-    model: Path, data: Path, *, policies: Iterable[str] = POLICIES, rounds: int = 1
+    model: Path,
+    data: Path,
+    *,
+    methods: Iterable[str] = METHODS,
+    policies: Iterable[str] = POLICIES,
+    rounds: int = 1,
+    on: str = "",
 ) -> Iterator[Contender]:
-    """Every method with every placement policy; calibrating is the same for all policies."""
-    for method in METHODS:
+    """Every method with every placement policy; calibrating is the same for all policies.
+
+    Args:
+        on: what the data are, where that is worth saying.
+    """
+    for method in methods:
         for policy in policies:
             yield Contender(
-                name=f"deploykit {method}",
+                name=f"deploykit {method}{on}",
                 placement=policy,
                 command=partial(_calibrate, model, data, method),
                 finish=partial(_quantize, model, policy),
