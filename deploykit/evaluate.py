@@ -42,8 +42,9 @@ class Evaluation:
         """As values that JSON has: an SQNR that is infinite is None, and `identical` says that it is."""
         scores = asdict(self.scores)
         decibels = self.scores.sqnr_db
-        if decibels is not None and not math.isfinite(decibels):
-            scores["sqnr_db"] = None
+        for name in ("sqnr_db", "median_sqnr_db"):
+            if scores[name] is not None and not math.isfinite(scores[name]):
+                scores[name] = None
         return {
             "model": str(self.model.path),
             "precision": self.model.precision,

@@ -162,7 +162,8 @@ def read_model(path: Path) -> "ModelProto":
         model = onnx.load_model_from_string(path.read_bytes())
     except (DecodeError, ValueError) as error:
         raise DeployError(
-            f"{path} is not an ONNX model, or was cut short.", fix="export it again: deploykit export --phi 3"
+            f"{path} is not an ONNX model, or was cut short.",
+            fix="give a whole .onnx file: deploykit export --phi 3 writes one",
         ) from error
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise DeployError(

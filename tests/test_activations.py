@@ -308,7 +308,7 @@ def test_what_is_kept_of_other_tensors_is_not_used(model, noise, tmp_path):
         progress=lambda done, total: None,
         skipped=None,
     )
-    assert told.notes == []
+    assert told.notes == [f"{kept} is of another calibration: starting anew."]
     assert ranges.statistics.keys() == {"image", "h"}
     assert ranges.images == COUNT
 

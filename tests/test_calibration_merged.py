@@ -56,8 +56,9 @@ def test_ranges_chosen_by_auto_can_be_read_off_by_one_method_when_merged(tmp_pat
         ({"overrides": Overrides(mean=(0.1, 0.1, 0.1))}, "different preprocessing"),
         ({"method": "mse"}, "two methods, max and mse"),
         ({"method": "auto"}, "two methods, max and auto"),
+        ({}, "Two of the files are the same"),
     ],
-    ids=["model", "preprocessing", "method", "auto"],
+    ids=["model", "preprocessing", "method", "auto", "twice the same"],
 )
 def test_what_does_not_go_together_is_not_merged_and_nothing_is_written(tmp_path, monkeypatch, second, about):
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,7 @@ def test_it_prints_accuracy_loss_and_how_it_was_computed(run):
         "agreement with FP32": r"80\.00 % +37\.55 to 96\.38 %",
         "drop of top-1": r"\+20\.00 points +-\d+\.\d\d to \+\d+\.\d\d points",
         "SQNR of the logits": r"11\.6 dB",
+        "of the median image": r"no difference",
     }.items():
         assert re.search(rf"^{re.escape(name)} +{value} *$", shown.out, re.MULTILINE), name
     assert "top-5" not in shown.out

@@ -160,7 +160,7 @@ def test_the_gate_says_which_blocks_it_left_in_float(run):
     shown = run(*QUANTIZE, "--ranges", "clipped.json", "--eval", "images", "--max-drop", "10")
     assert shown.status == 0
     assert (
-        "Top-1 dropped by 40.00 points on 5 images, and by 0.00 with blocks.1 left in float, 49.6 %"
+        "Top-1 dropped by 40.00 points on 5 images, and by 0.00 with blocks.1 left in float, another 49.6 %"
         in shown.err
     )
     assert "50.4 % of the multiply-accumulates in INT8" in shown.out
@@ -189,7 +189,7 @@ def test_sensitivity_prints_blocks_the_costliest_first_and_the_whole(run):
     assert shown.status == 0
     head, columns, *rows = shown.out.splitlines()
     assert head == "5 images, top-1 of FP32 100.00 %; one block in INT8 at a time, the costliest first"
-    assert columns.split() == ["block", "MACs", "SQNR", "error", "top-1"]
+    assert columns.split() == ["block", "MACs", "SQNR", "error", "top-1", "change"]
     assert [row.split()[0] for row in rows][::3] == ["blocks.1", "all"]
     assert re.search(r"^blocks\.1 +49\.6 % +\S+ dB +\S+ +█+ +-40\.00$", rows[0])
     assert re.search(r"^all +100\.0 % +\S+ dB +\S+ +█+ +-40\.00$", rows[-1])

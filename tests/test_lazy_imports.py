@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from small_models import colour_blocks, colour_ranges
@@ -55,8 +56,8 @@ def test_the_family_is_printed_without_torch_or_onnx(tmp_path):
 
 def test_ranges_are_merged_without_torch_or_onnx(tmp_path):
     ranges = colour_ranges(colour_blocks(tmp_path / "model.onnx"))
-    for name in ("a.json", "b.json"):
-        ranges.save(tmp_path / name)
+    for name in ("a", "b"):
+        replace(ranges, sources=(name,)).save(tmp_path / f"{name}.json")
     loaded = loaded_by(command_line("calibrate", "--merge", "a.json", "b.json", "-o", "c.json"), tmp_path)
     assert (tmp_path / "c.json").is_file()
     assert loaded & {"torch", "onnx", "onnxruntime", "tensorrt_rtx", "PIL"} == set()

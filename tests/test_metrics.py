@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from deploykit.metrics import (
     agreement,
     hits,
+    median_sqnr_db,
     paired_drop,
     same_class,
     share,
@@ -101,6 +102,16 @@ def test_sqnr_without_noise_or_without_signal_is_infinite(logits, reference, dec
 def test_what_is_not_finite_is_nothing_but_noise(wrong):
     reference = np.ones((2, 3), np.float32)
     assert sqnr_db(np.where(np.eye(2, 3) > 0, wrong, reference), reference) == -math.inf
+
+
+def test_the_median_image_is_not_that_of_huge_logits():
+    reference = np.ones((5, 4), np.float32)
+    logits = reference + np.array([0.1, 0.1, 0.1, 0.1, 0], np.float32)[:, None]
+    reference[0] *= 1000
+    assert median_sqnr_db(logits, reference) == pytest.approx(20, abs=1e-4)
+    assert sqnr_db(logits, reference) < 1
+    assert median_sqnr_db(reference, reference) == math.inf
+    assert median_sqnr_db(reference, 0 * reference) == -math.inf
 
 
 def test_sqnr_is_not_symmetric():

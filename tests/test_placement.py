@@ -178,7 +178,7 @@ def test_exclusion_wins_over_inclusion(b0):
 
 
 @pytest.mark.parametrize("option", ["include", "exclude"])
-@pytest.mark.parametrize("pattern", ["blocks.9.*", "Conv_head", "", "blocks.0.0.se", "conv_head.weight"])
+@pytest.mark.parametrize("pattern", ["blocks.9.*", "Conv_head", "", "blocks.0.0.s", "conv_head.weight"])
 def test_a_pattern_that_matches_nothing_is_refused_with_a_name_that_would(b0, option, pattern):
     with pytest.raises(DeployError) as caught:
         place(b0, "pointwise", **{option: [pattern]})
@@ -295,6 +295,12 @@ def test_a_sum_can_be_excluded_by_its_own_name(b0, placements):
     assert placement == placements["bandwidth"].without(["blocks.1.1.add"])
     with pytest.raises(DeployError, match=r"is called blocks\.1\.1\.add"):
         place(b0, "bandwidth", include=["blocks.1.1.add"])
+
+
+def test_a_block_is_excluded_by_its_name(b0, placements):
+    placement = place(b0, "bandwidth", exclude=["blocks.1.1"])
+    assert placement == place(b0, "bandwidth", exclude=["blocks.1.1.*"])
+    assert len(placement.products) < len(placements["bandwidth"].products)
 
 
 def test_a_tensor_alone_is_read_by_products_and_not_tied(placements):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.metrics import agreement, sqnr_db, top1
+from deploykit.metrics import agreement, median_sqnr_db, sqnr_db, top1
 from deploykit.model_file import INPUT_NAME
 from deploykit.sessions import cpu_session
 
@@ -60,5 +60,5 @@ def score(outputs: Array, reference: Array, labels: npt.NDArray[np.int64]) -> Sc
         top1=top1(outputs, labels),
         agreement=agreement(outputs, reference),
         sqnr_db=sqnr_db(outputs, reference),
-        median_sqnr_db=float(np.median([sqnr_db(*pair) for pair in zip(outputs, reference, strict=True)])),
+        median_sqnr_db=median_sqnr_db(outputs, reference),
     )

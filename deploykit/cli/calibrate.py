@@ -29,7 +29,10 @@ _PERCENTS = ", ".join(f"{percent:g} for {name}" for name, percent in DEFAULT_PER
     "--manifest", type=click.Path(path_type=Path), help="Write down which images these were: .toml."
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Ranges file; default: in calibration/."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Ranges file; default: in calibration/, but for --merge.",
 )
 @image_options
 @json_option

@@ -84,9 +84,12 @@ def _print(evaluation: Evaluation) -> None:
     if scores.top1_drop is not None:
         drop = scores.top1_drop
         rows.append(("drop of top-1", f"{100 * drop.value:+.2f} points", _interval(drop, "points", sign="+")))
-    if scores.sqnr_db is not None:
-        same = scores.sqnr_db == math.inf
-        rows.append(("SQNR of the logits", "no difference" if same else f"{scores.sqnr_db:.1f} dB", ""))
+    for name, decibels in (
+        ("SQNR of the logits", scores.sqnr_db),
+        ("of the median image", scores.median_sqnr_db),
+    ):
+        if decibels is not None:
+            rows.append((name, "no difference" if decibels == math.inf else f"{decibels:.1f} dB", ""))
     print_table(("", "measured", "95 % interval"), rows)
     if scores.top1_drop is not None:
         print(_verdict(scores.top1_drop))
@@ -104,4 +107,4 @@ def _verdict(drop: Estimate) -> str:
         return "the drop of top-1 is beyond chance"
     if drop.high < 0:
         return "the gain of top-1 is beyond chance"
-    return "the difference of top-1 is within chance on so many images: agreement and SQNR tell more"
+    return "the difference of top-1 is within chance on so many images: agreement tells more"

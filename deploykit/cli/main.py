@@ -86,7 +86,7 @@ def main() -> NoReturn:
         command = error.ctx.command_path if error.ctx else "deploykit"
         _fail(error.format_message(), f"{command} --help shows what it takes", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        print("stopped; nothing half-written is left", file=sys.stderr)
+        print("stopped; no result was written", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         _discard_output()

@@ -60,7 +60,7 @@ def _print(measured: Sensitivity) -> None:
     print(f"{measured.images} images{fp32}; one block in INT8 at a time, the costliest first")
     worst = measured.blocks[0].error
     rows = [_row(cost, worst) for cost in (*measured.blocks, measured.whole)]
-    columns = ["block", "MACs", "SQNR", "error", "", *(["top-1"] if measured.top1 is not None else [])]
+    columns = ["block", "MACs", "SQNR", "error", "", *(["top-1 change"] if measured.top1 is not None else [])]
     print_table(columns, rows)
 
 

@@ -63,7 +63,13 @@ def _from_manifest(
     if manifest.count > MAX_IMAGES:
         raise DeployError(f"{path} names {manifest.count} images.", fix=f"draw {MAX_IMAGES} at most")
     chosen = preprocessing.override(manifest.preprocessing).override(overrides)
-    images = _draw(manifest.data(path), chosen, manifest.count, manifest.seed, source=str(path))
+    try:
+        images = _draw(manifest.data(path), chosen, manifest.count, manifest.seed, source=str(path))
+    except DeployError as error:
+        raise DeployError(
+            f"What {path} names can't be drawn from: {error.problem}",
+            fix="correct its source, which is seen from its own folder",
+        ) from error
     require_unchanged(path, manifest, images)
     if limit is None or limit >= images.count:
         return images

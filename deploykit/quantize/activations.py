@@ -60,8 +60,6 @@ def measure(
         if counter.done[0] < images.count:  # the last ones were left out
             counter.done = images.count, counter.done[1]
             progress(images.count, images.count)
-        if checkpoint:  # what follows may take long too
-            checkpoint.save(images, *counter.done)
     except KeyboardInterrupt:
         position, ranges = counter.done
         if checkpoint and position:
@@ -78,6 +76,8 @@ def _resume(
 ) -> tuple[int, Ranges]:
     found = checkpoint.load(images, empty.onnx_sha256) if checkpoint else None
     if found is None or found[1].statistics.keys() != empty.statistics.keys():
+        if checkpoint and checkpoint.path.exists():
+            note(f"{checkpoint.path} is of another calibration: starting anew.")
         return 0, empty
     position, ranges = found
     note(f"Going on from image {position} of {images.count}, where the last calibration was stopped.")

@@ -12,7 +12,7 @@ from deploykit.files import require_writable, sha256_of
 from deploykit.images.drawn import OnSkipped, once
 from deploykit.images.manifest import require_manifest, write_manifest
 from deploykit.images.sampling import spread
-from deploykit.images.source import Images, open_images
+from deploykit.images.source import GENERATED, Images, open_images
 from deploykit.model_file import image_side_px, info_of, read_model, require_fp32
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.quantize.activations import measure
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 AUTO = "auto"
-_HELD_OUT = 32  # images at most, and a quarter of them, that `auto` compares methods on
+# Images that `auto` compares methods on: few of large sides, which take long, and a quarter of all at most.
+_HELD_OUT_PIXELS = 32 * 224**2
+_FEWEST_HELD_OUT, _MOST_HELD_OUT = 16, 64
 _TOO_FEW = 8  # images to hold any out of
 
 Note = Callable[[str], None]
@@ -101,7 +103,8 @@ def calibrate_to_file(
     model, sentence = find_model(phi=phi, onnx=onnx)
     if sentence is not None:
         note(sentence)
-    info = info_of(read_model(model))
+    graph = read_model(model)
+    info = info_of(graph)
     require_fp32(model, info)
     path = output or ranges_path(model, model_name(info.family, info.phi, info.rule))
     require_writable(path, inputs=(model,))
@@ -111,11 +114,12 @@ def calibrate_to_file(
     if manifest is not None:
         require_writable(manifest, inputs=(model, path))
         require_manifest(manifest, images)
-    ranges = calibrate(model, images, settings, checkpoint=checkpoint)
+    ranges = calibrate(model, images, settings, graph=graph, checkpoint=checkpoint)
     ranges.save(path)
     checkpoint.remove()
     if manifest is not None:
         write_manifest(manifest, images, overrides=overrides)
+        note(f"The images are written down in {manifest}: give it as --data to draw them again.")
     return path, ranges
 
 
@@ -131,10 +135,14 @@ def merge_to_file(
     Raises:
         DeployError: bad input, or files that don't go together; nothing is written.
     """
+    ranges = [Ranges.load(path) for path in files]
     if output is None:
         raise DeployError("The merged ranges have no place to go.", fix="give -o calibration/all.ranges.json")
     require_writable(output)
-    ranges = [Ranges.load(path) for path in files]
+    if len({each.sha256 for each in ranges}) < len(ranges):
+        raise DeployError(
+            "Two of the files are the same: their images would count twice.", fix="name each file once"
+        )
     if (named := method_for(method, percentile)) is not None:
         ranges = [replace(each, method=named, choice=None) for each in ranges]
     merged = merge(*ranges)
@@ -159,21 +167,29 @@ def method_for(name: str, percentile: float | None) -> Method | None:
 
 
 def calibrate(
-    model: Path, images: Images, settings: Settings, *, checkpoint: Checkpoint | None = None
+    model: Path,
+    images: Images,
+    settings: Settings,
+    *,
+    graph: "ModelProto | None" = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Ranges:
     """Ranges of every activation that a policy may put in INT8, over all the images.
 
     Args:
         model: an FP32 ONNX file.
+        graph: what the file holds, where it has been read already.
         checkpoint: where to keep what is done so far; None to keep nothing.
 
     Raises:
         DeployError: unreadable images, or activations that are not finite.
     """
-    graph = read_model(model)
+    graph = graph or read_model(model)
     image_side_px(graph)  # or it can't be fed
+    if images.source == GENERATED and info_of(graph).weights != "random":
+        settings.note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
     if images.count < images.asked:
-        settings.note(f"{images.source} has {images.count} images, fewer than the {images.asked} wanted.")
+        settings.note(f"{images.source} has {images.count} images, not {images.asked}.")
     measured, held_out = _split(images) if settings.method is None else (images, images)
     if settings.method is None and images.count < _TOO_FEW:
         settings.note(
@@ -191,14 +207,21 @@ def calibrate(
     )
     if settings.method is not None:
         return ranges
+    if checkpoint is not None:  # what follows takes long too
+        checkpoint.save(measured, measured.count, ranges)
     size = batch_size(images.preprocessing.side_px)
-    return choose(
-        graph,
-        _most_int8(graph),
-        ranges,
-        [batch.inputs for batch in held_out.batches(size, skipped=skipped)],
-        progress=lambda done, total: settings.progress("choosing ranges", done, total),
-    )
+    try:
+        return choose(
+            graph,
+            _most_int8(graph),
+            ranges,
+            [batch.inputs for batch in held_out.batches(size, skipped=skipped)],
+            progress=lambda done, total: settings.progress("choosing ranges", done, total),
+        )
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            settings.note("Stopped with all images counted; the same command goes on from there.")
+        raise
 
 
 def _empty(model: "ModelProto", onnx_sha256: str, images: Images, method: Method | None) -> Ranges:
@@ -216,7 +239,8 @@ def _split(images: Images) -> tuple[Images, Images]:
     """Images to measure ranges on, and others to compare methods on; the same where there are too few."""
     if images.count < _TOO_FEW:
         return images, images
-    held_out = spread(images.count, min(_HELD_OUT, images.count // 4), images.labels)
+    wanted = min(max(_HELD_OUT_PIXELS // images.preprocessing.side_px**2, _FEWEST_HELD_OUT), _MOST_HELD_OUT)
+    held_out = spread(images.count, min(wanted, images.count // 4), images.labels)
     return images.subset(np.setdiff1d(np.arange(images.count), held_out)), images.subset(held_out)
 
 

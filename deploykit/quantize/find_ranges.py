@@ -59,10 +59,11 @@ def ranges_for(
         )
         data, limit = GENERATED, GENERATED_IMAGES
         settings = replace(settings, method=method_called("percentile"))
-    elif str(data) == GENERATED and info.weights != "random":
-        settings.note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
     images = open_images(data, info.preprocessing, limit=limit, overrides=overrides)
-    return calibrate(model, images, settings)
+    measured = calibrate(model, images, settings)
+    if limit is None:
+        settings.note(f"Ranges: {_measured_on(measured)}; deploykit calibrate keeps such in a file.")
+    return measured
 
 
 def given_or_measured(
@@ -114,5 +115,9 @@ def _found(onnx_sha256: str, note: Callable[[str], None]) -> Ranges | None:
 
 
 def _credit(path: Path, ranges: Ranges) -> str:
+    return f"Ranges: {path}, {_measured_on(ranges)}."
+
+
+def _measured_on(ranges: Ranges) -> str:
     how = f"{ranges.method}, chosen by output error" if ranges.choice else str(ranges.method)
-    return f"Ranges: {path}, of {ranges.images} images from {', '.join(ranges.sources)} ({how})."
+    return f"of {ranges.images} images from {', '.join(ranges.sources)} ({how})"

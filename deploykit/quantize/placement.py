@@ -134,7 +134,7 @@ def place(
 
     Args:
         model: FP32.
-        include: shell patterns of products to add, whatever the policy: `blocks.0.*`.
+        include: shell patterns of products to add, or of blocks of them, whatever the policy: `blocks.0`.
         exclude: shell patterns of products to leave in float, and of sums and gates that would read INT8;
             they win over include.
 
@@ -154,9 +154,9 @@ def place(
         if (wanted(node, facts) or _is_called(node, include)) and not _is_called(node, exclude)
     )
     if not chosen:
+        less = "leave less out with --int8-exclude" if exclude else "take another --int8-policy"
         raise DeployError(
-            f"Policy {policy} puts nothing of this model in INT8.",
-            fix="take another --int8-policy, or build it as FP16",
+            f"Policy {policy} puts nothing of this model in INT8.", fix=f"{less}, or build it as FP16"
         )
     placement = Placement(policy=policy, products=chosen, carried=carried, ties=ties, macs=facts.total_macs)
     return placement.without(each.output for each in carried if _matches(each.output, exclude))
@@ -251,4 +251,5 @@ def _is_called(node: Product, patterns: tuple[str, ...]) -> bool:
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether a pattern is of the name, or of a block that it is in."""
+    return any(fnmatchcase(name, each) for pattern in patterns for each in (pattern, f"{pattern}[./]*"))

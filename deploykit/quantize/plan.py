@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 DEFAULT_MAX_DROP = 0.5
+_LARGE_DROP = 5.0  # points that no typical calibration costs
 
 Progress = Callable[[str, int, int], None]
 
@@ -146,7 +147,7 @@ def plan_int8(
             progress=progress,
         )
         placement = passed.placement
-        note(_gated(passed))
+        note(_gated(passed, max_drop))
     return Int8Plan(placement=placement, ranges=ranges, left_out=left_out, passed=passed)
 
 
@@ -194,11 +195,14 @@ def _nothing_to_spare(placed: Placement) -> str | None:
     return f"Nothing is left in float for accuracy, with {100 * LEAST_SHARE:g} % or less in INT8."
 
 
-def _gated(passed: Passed) -> str:
+def _gated(passed: Passed, max_drop: float) -> str:
     if not passed.excluded:
-        return f"Top-1 drops by {passed.drop:.2f} points on {passed.images} images: within the bound."
+        return f"Top-1 drops by {passed.drop:.2f} points on {passed.images} images; {max_drop:g} are allowed."
+    unlike = " So large a drop says that the images calibrated on are unlike these."
     return (
         f"Top-1 dropped by {passed.first_drop:.2f} points on {passed.images} images, and by "
-        f"{passed.drop:.2f} with {', '.join(passed.excluded)} left in float, "
-        f"{100 * passed.macs_share:.1f} % of the multiply-accumulates."
+        f"{passed.drop:.2f} with {', '.join(passed.excluded)} left in float, another "
+        f"{100 * passed.macs_share:.1f} % of the multiply-accumulates: "
+        f"{100 * passed.placement.int8_share:.1f} % are in INT8."
+        f"{unlike if passed.first_drop > _LARGE_DROP else ''}"
     )
