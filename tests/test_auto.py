@@ -154,6 +154,6 @@ def test_int8_by_default_answers_as_fp32_does(shared, validation, tmp_path, weig
 def _calibrated(exported: Export, shared: Path) -> Ranges:
     images = open_images(shared / "cifar10_calib.npz", exported.info.preprocessing, limit=512)
     ranges = calibrate(exported.path, images, Settings())
-    assert ranges.images == 480
-    assert {score.error.images for score in ranges.choice.scores} == {32}
+    assert ranges.images == 448
+    assert {score.error.images for score in ranges.choice.scores} == {64}
     return ranges

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from deploykit.errors import DeployError
 from deploykit.quantize.choice import Choice, ErrorSum, Score
 from deploykit.quantize.methods import Method
-from deploykit.quantize.output_error import image_errors
+from deploykit.quantize.output_error import image_amplitudes, image_errors
 
 MAX, MSE, ENTROPY = (Method(name=name) for name in ("max", "mse", "entropy"))
 
@@ -158,3 +158,20 @@ def test_an_output_that_is_not_finite_is_all_noise(wrong):
     reference[:, 0] = 0
     errors = image_errors(np.where(np.eye(2, 3) > 0, wrong, reference)[:1], reference[:1])
     assert errors.tolist() == [1]
+
+
+def test_amplitudes_are_the_roots_of_errors_and_add_up_exactly():
+    generator = np.random.default_rng(3)
+    reference = generator.standard_normal((40, 5)).astype(np.float32)
+    logits = reference + generator.standard_normal((40, 5)).astype(np.float32) * 0.1
+    amplitudes = image_amplitudes(logits, reference)
+    assert amplitudes == pytest.approx(np.sqrt(image_errors(logits, reference)), abs=1e-12)
+    assert sum(amplitudes[::-1].tolist()) == amplitudes.sum() == sum(amplitudes.tolist())
+
+
+def test_one_image_lost_does_not_outweigh_many_that_are_hardly_disturbed():
+    """By powers the second of these would be chosen, for the sake of one image in fifty."""
+    lost_one = np.r_[1.0, np.full(49, 0.001)]
+    disturbed_all = np.full(50, 0.004)
+    assert lost_one.mean() > disturbed_all.mean()
+    assert np.sqrt(lost_one).mean() < np.sqrt(disturbed_all).mean()

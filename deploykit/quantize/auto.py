@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from deploykit.quantize.choice import Choice, ErrorSum, Score
 from deploykit.quantize.methods import Method
-from deploykit.quantize.output_error import Array, image_errors, run_model, run_quantized
+from deploykit.quantize.output_error import Array, image_amplitudes, image_errors, run_model, run_quantized
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.ranges import Ranges
 
@@ -56,8 +56,7 @@ def choose(
     scores = []
     for method in CANDIDATES:
         logits = run_quantized(model, placement, replace(ranges, method=method), held_out)
-        errors = image_errors(logits, reference)
-        scores.append(Score(method=method, error=_sum(errors)))
+        scores.append(Score(method=method, error=_sum(image_amplitudes(logits, reference))))
         progress(len(scores), steps)
     best = min(scores, key=lambda score: score.error.mean).method
     chosen = replace(ranges, method=best)

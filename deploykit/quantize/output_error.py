@@ -32,7 +32,17 @@ def image_errors(logits: Array, reference: Array) -> npt.NDArray[np.float64]:
     total = noise + signal
     errors = np.divide(noise, total, out=np.zeros_like(total), where=total > 0)
     errors[~np.isfinite(total)] = 1  # NaN and Inf are all noise
-    return np.asarray(np.rint(errors * _EXACT) / _EXACT)
+    return _exact(errors)
+
+
+def image_amplitudes(logits: Array, reference: Array) -> npt.NDArray[np.float64]:
+    """The square roots of image_errors: how likely an image is to change its class grows in step with these.
+
+    A class changes where the noise is larger than the lead of the class before the next; so of an image
+    whose noise is twice another's, or of twice the images, as many change. By errors, which are powers, a
+    few images that are lost altogether would outweigh all others.
+    """
+    return _exact(np.sqrt(image_errors(logits, reference)))
 
 
 def run_model(model: bytes, batches: list[Array]) -> Array:
@@ -44,6 +54,10 @@ def run_model(model: bytes, batches: list[Array]) -> Array:
 def run_quantized(model: "ModelProto", placement: Placement, ranges: Ranges, batches: list[Array]) -> Array:
     """Outputs of the FP32 model with the placement in INT8, (n, classes)."""
     return run_model(insert_qdq(model, placement, ranges).SerializeToString(), batches)
+
+
+def _exact(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(np.rint(values * _EXACT) / _EXACT)
 
 
 def _centred(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
