@@ -23,11 +23,20 @@ def require(module: str, *, extra: str = "cpu") -> ModuleType:
 
     Raises:
         DeployError: it isn't installed.
+        KeyboardInterrupt: the import was stopped; extension modules call that an ImportError.
     """
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library it needs is missing
+        if _is_from_an_interrupt(error):
+            raise KeyboardInterrupt from error
         raise DeployError(
             f"{_NAMES.get(module, module)} is needed for this and can't be imported ({error}).",
             fix=f"pip install 'deploykit[{extra}]'",
         ) from error
+
+
+def _is_from_an_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -29,3 +29,13 @@ def test_onnxruntime_writes_nothing_home(tmp_path):
     code = "from deploykit.extras import require; require('onnxruntime')"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_import_is_an_interrupt(tmp_path, monkeypatch):
+    (tmp_path / "stopped.py").write_text(
+        "try:\n    raise KeyboardInterrupt\nexcept KeyboardInterrupt as error:\n"
+        "    raise ImportError('initialization failed') from error\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        require("stopped")
