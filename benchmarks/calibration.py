@@ -68,7 +68,7 @@ def main() -> None:
         costs = _in_turn((each for each in contenders if each.grows), PROBE_IMAGES, scratch)
         costs |= _in_turn(contenders, FEW_IMAGES, scratch)
         feasible = (each for each in contenders if _is_feasible(each, costs))
-        costs |= _in_turn(feasible, MANY_IMAGES, scratch, rounds=1)
+        costs |= _in_turn(feasible, MANY_IMAGES, scratch)
         scores = _scores(contenders, costs, model, folder / VALIDATION, scratch)
     print_table([each.name for each in contenders], costs, scores)
     print_ratios(costs)
@@ -101,11 +101,11 @@ def _enlarged(images: Pixels) -> Iterator[Pixels]:
         yield np.tile(larger, (REPEATS, REPEATS, 1))[:SIDE_PX, :SIDE_PX]
 
 
-def _in_turn(contenders: Iterable[Contender], count: int, scratch: Path, *, rounds: int = ROUNDS) -> Costs:
+def _in_turn(contenders: Iterable[Contender], count: int, scratch: Path) -> Costs:
     """Medians. Round by round, so that a drift of the machine meets all alike."""
     contenders = tuple(contenders)
     samples: dict[str, list[Cost]] = defaultdict(list)
-    for number in range(rounds):
+    for number in range(ROUNDS):
         for each in contenders:
             if number < each.rounds:
                 if sys.stderr.isatty():
