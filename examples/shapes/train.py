@@ -1,4 +1,4 @@
-"""Trains the shapes model on the CPU, in about six minutes on two cores.
+"""Trains the shapes model on the CPU, in seven minutes on two cores.
 
 python examples/shapes/train.py --out weights.safetensors
 
