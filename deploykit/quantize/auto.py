@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.quantize.choice import Choice, ErrorSum, Score, best_of
-from deploykit.quantize.leave_out import leave_out
+from deploykit.quantize.choice import Choice, ErrorSum, Score
 from deploykit.quantize.methods import Method
 from deploykit.quantize.output_error import Array, image_amplitudes, image_errors, run_model, run_quantized
 from deploykit.quantize.placement import Placement
@@ -42,58 +41,50 @@ def choose(
     ranges: Ranges,
     held_out: list[Array],
     *,
-    compared: Placement | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Ranges:
     """The ranges with the candidate that gives the least output error, and the errors it was chosen by.
 
     Args:
         model: FP32.
-        placement: of the tensors whose noise is measured.
+        placement: what is in INT8 while they are compared.
         held_out: batches of images, (n, 3, side, side) each, that the ranges were not measured on.
-        compared: what is in INT8 while methods are compared, but for the layers that the noise says to leave
-            out; default placement.
         progress: called with the steps done, and of all.
     """
-    compared, steps, done = compared or placement, len(placement.tensors) + 2 * len(CANDIDATES), 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(done, steps)
-
-    # Some method is needed to see which layers will be left out, and these to see which method is best.
-    first = best_of(_scores(model, compared, ranges, held_out[:1], step))
-    some = np.concatenate(held_out)[: max(2, min(_NOISE_IMAGES, _NOISE_PASSES // len(placement.tensors)))]
-    noise = _noise(model, placement, replace(ranges, method=first), some, step)
-    kept, _ = leave_out(compared, noise)
-    choice = Choice(scores=_scores(model, kept, ranges, held_out, step), noise=noise)
-    return replace(ranges, method=choice.best, choice=choice)
-
-
-def _scores(
-    model: "ModelProto", placement: Placement, ranges: Ranges, batches: list[Array], step: Callable[[], None]
-) -> tuple[Score, ...]:
-    """Every candidate's, on these images."""
-    reference = run_model(model.SerializeToString(), batches)
+    steps = len(CANDIDATES) + len(placement.tensors)
+    reference = run_model(model.SerializeToString(), held_out)
     scores = []
     for method in CANDIDATES:
-        logits = run_quantized(model, placement, replace(ranges, method=method), batches)
+        logits = run_quantized(model, placement, replace(ranges, method=method), held_out)
         scores.append(Score(method=method, error=_sum(image_amplitudes(logits, reference))))
-        step()
-    return tuple(scores)
+        progress(len(scores), steps)
+    best = min(scores, key=lambda score: score.error.mean).method
+    chosen = replace(ranges, method=best)
+    noise = _noise(
+        model,
+        placement,
+        chosen,
+        np.concatenate(held_out)[: max(2, min(_NOISE_IMAGES, _NOISE_PASSES // len(placement.tensors)))],
+        progress=lambda done: progress(len(scores) + done, steps),
+    )
+    return replace(chosen, choice=Choice(scores=tuple(scores), noise=noise))
 
 
 def _noise(
-    model: "ModelProto", placement: Placement, ranges: Ranges, batch: Array, step: Callable[[], None]
+    model: "ModelProto",
+    placement: Placement,
+    ranges: Ranges,
+    batch: Array,
+    *,
+    progress: Callable[[int], None],
 ) -> dict[str, ErrorSum]:
     """The output error with each tensor alone in INT8."""
     reference = run_model(model.SerializeToString(), [batch])
     noise = {}
-    for name in placement.tensors:
+    for done, name in enumerate(placement.tensors, 1):
         logits = run_quantized(model, placement.reading(name), ranges, [batch])
         noise[name] = _sum(image_errors(logits, reference))
-        step()
+        progress(done)
     return noise
 
 

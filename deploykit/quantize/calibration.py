@@ -20,7 +20,7 @@ from deploykit.quantize.auto import choose
 from deploykit.quantize.checkpoint import Checkpoint
 from deploykit.quantize.methods import Method, method_called
 from deploykit.quantize.observer import batch_size
-from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place, place_everything
+from deploykit.quantize.placement import Placement, place, place_everything
 from deploykit.quantize.ranges import Ranges, merge
 from deploykit.quantize.statistics import Statistics
 from deploykit.workspace import find_model, model_name, ranges_path
@@ -213,10 +213,9 @@ def calibrate(
     try:
         return choose(
             graph,
-            _placed(graph, "bandwidth"),
+            _most_int8(graph),
             ranges,
             [batch.inputs for batch in held_out.batches(size, skipped=skipped)],
-            compared=_placed(graph, DEFAULT_POLICY, "bandwidth"),
             progress=lambda done, total: settings.progress("choosing ranges", done, total),
         )
     except KeyboardInterrupt:
@@ -245,11 +244,9 @@ def _split(images: Images) -> tuple[Images, Images]:
     return images.subset(np.setdiff1d(np.arange(images.count), held_out)), images.subset(held_out)
 
 
-def _placed(model: "ModelProto", *policies: Policy) -> Placement:
-    """By the first of the policies that puts something of the model in INT8."""
-    for policy in policies:
-        try:
-            return place(model, policy)
-        except DeployError:  # it has no such layers
-            continue
-    return place(model, "all-conv")
+def _most_int8(model: "ModelProto") -> Placement:
+    """The placement methods are compared by, and tensors' noise is measured in: activations of all sizes."""
+    try:
+        return place(model, "bandwidth")
+    except DeployError:  # no convolution on feature maps
+        return place(model, "all-conv")

@@ -1,6 +1,6 @@
 """What `auto` measured on held-out images, by which it chose a method and what to leave in float."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,18 +33,13 @@ class Score:
     error: ErrorSum
 
 
-def best_of(scores: Iterable[Score]) -> Method:
-    """The method of least error; among equals the one tried first."""
-    return min(scores, key=lambda score: score.error.mean).method
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The errors a choice was made by.
 
     Attributes:
         scores: the methods tried.
-        noise: the output error with one tensor alone in INT8, by tensor, ranges by the best of few images.
+        noise: the output error with one tensor alone in INT8, by tensor, ranges by the best method.
     """
 
     scores: Annotated[tuple[Score, ...], Meta(min_length=1)]
@@ -52,8 +47,8 @@ class Choice:
 
     @property
     def best(self) -> Method:
-        """The best of the methods tried."""
-        return best_of(self.scores)
+        """The method of least error; among equals the one tried first."""
+        return min(self.scores, key=lambda score: score.error.mean).method
 
     def merge(self, other: "Choice") -> "Choice":
         """Both one's errors added up.
