@@ -123,12 +123,11 @@ def test_one_image_held_out_is_enough(spiky):
     assert {noise.images for noise in chosen.choice.noise.values()} == {1}
 
 
-# Measured: 0.30 and 0.25; three images of 2,000 may fall otherwise on another processor. A few tenths of a
-# point are within chance; agreement and SQNR tell more. ONNX
+# A drop of a few tenths of a point is within chance on 2,000 images; agreement and SQNR tell more. ONNX
 # Runtime's quantizer on the same model, data/README.md: 96.1 to 98.8 % and 17.6 to 27.3 dB; on the hard one,
 # of whose images one in sixty has activations fifty times the usual, it loses 4.9 to 59.8 points.
 TRAINED = {
-    "efficientnet_b0_cifar10_64px": {"pointwise": (0.45, 0.988, 29.0), "bandwidth": (0.45, 0.978, 26.5)},
+    "efficientnet_b0_cifar10_64px": {"pointwise": (0.3, 0.988, 29.0), "bandwidth": (0.3, 0.978, 26.5)},
     "efficientnet_b0_cifar10_64px_hard": {"pointwise": (1.0, 0.975, None), "bandwidth": (1.0, 0.975, None)},
 }
 FP32_HITS = {"efficientnet_b0_cifar10_64px": 1459, "efficientnet_b0_cifar10_64px_hard": 1432}
