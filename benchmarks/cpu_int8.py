@@ -79,8 +79,9 @@ def _accuracy(folder: Path, scratch: Path) -> None:
         data = model.SerializeToString()
         fused, unfused = (_logits(data, images, fuse_int8=each) for each in (True, False))
         emulated = _without_vnni(data, images[:EMULATED_IMAGES], scratch)
+        integers = audit_kernels(model).products("int8")
         print(
-            f"{name:36} {audit_kernels(data).int8:8} {100 * top1(fused, archive['labels']):6.2f} % "
+            f"{name:36} {integers:8} {100 * top1(fused, archive['labels']):6.2f} % "
             f"{100 * agreement(fused, reference):8.2f} % {sqnr_db(fused, reference):5.1f} dB "
             f"{sqnr_db(unfused, reference):6.1f} dB "
             + ("" if emulated is None else f"{sqnr_db(emulated, reference[:EMULATED_IMAGES]):5.1f} dB")

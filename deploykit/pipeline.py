@@ -18,6 +18,7 @@ from deploykit.engine.targets import (
     require_int8_kernels,
     target_for,
 )
+from deploykit.engine.work import name_nodes
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, stamp, to_bytes
@@ -142,6 +143,7 @@ def with_precision(
     elif precision != "fp32" and target.compiler == "tensorrt-rtx":
         graph = to_fp16(respell(graph, sm=target.sm) if plan is not None else graph)
     stamp(graph, _derived(info, precision, onnx_sha256, plan))
+    name_nodes(graph)
     return graph
 
 
@@ -176,7 +178,7 @@ def _engine_path(model: Path, precision: Precision, target: Target) -> Path:
 def _compile(graph: "ModelProto", target: Target, batch: BatchRange, progress: Report) -> tensorrt.Plan:
     if target.compiler == "onnxruntime":
         return onnxruntime.prepare_artifact(graph)
-    return tensorrt.compile_plan(to_bytes(graph), target=target, batch=batch, progress=progress)
+    return tensorrt.compile_plan(graph, target=target, batch=batch, progress=progress)
 
 
 def _manifest(

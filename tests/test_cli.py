@@ -96,6 +96,30 @@ def test_json_on_standard_output_is_json_alone(run):
     assert json.loads(run("doctor", "--json").out)["components"]
 
 
+def test_inspect_shows_what_the_compiler_made_layer_by_layer(run):
+    run("export", "--phi", "0", "--side", "64")
+    run("build-engine", "--int8", "--gpu", "cpu")
+    engine = "engines/efficientnet-phi0/model.int8.cpu.onnx"
+    shown = run("inspect", engine)
+    assert shown.status == 0
+    assert re.search(r"^conv_head\.product +QGemm +INT8 +\d+\.\d %", shown.out, re.MULTILINE)
+    assert re.search(r"^blocks\.6\.0\.conv_dw +Conv +FP32 +0\.1 % +depthwise", shown.out, re.MULTILINE)
+    assert "input, float32 (n, 3, 64, 64), batches of 1 to 64, best at 1" in shown.out
+    manifest = json.loads(run("inspect", engine, "--json").out)["manifest"]
+    macs = {layer["precision"]: 0 for layer in manifest["audit"]["layers"]}
+    for layer in manifest["audit"]["layers"]:
+        macs[layer["precision"]] += layer["macs"]
+    assert f"33 INT8 ({100 * macs['int8'] / sum(macs.values()):.1f} % of the work)" in shown.out
+
+
+def test_inspect_refuses_what_is_no_engine(run, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"no engine")
+    for name, about in {"photo.png": "has no manifest", "none.engine": "There is no engine"}.items():
+        refused = run("inspect", name)
+        assert (refused.status, refused.out) == (2, "")
+        assert about in refused.err
+
+
 def test_calibrate_writes_ranges_that_the_int8_build_finds(run, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -11,7 +11,7 @@ from qdq_graphs import (
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.onnxruntime import audit_kernels, prepare_artifact
 from deploykit.metrics import sqnr_db
-from deploykit.model_file import read_model, to_bytes
+from deploykit.model_file import read_model
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +57,20 @@ def test_without_vnni_a_trained_network_computes_the_same(trained, artifact, val
 
 def test_every_planned_product_runs_in_integers(artifact):
     audit = prepare_artifact(artifact).audit
-    assert (audit.int8, audit.fp16, audit.fp32) == (33, 0, 49)
+    assert (audit.products("int8"), audit.products("fp16"), audit.products("fp32")) == (33, 0, 49)
 
 
 def test_plain_q_dq_runs_in_float_almost_everywhere(canonical):
     """Documents ONNX Runtime 1.31: with integer convolutions that write floats, this graph would do."""
-    assert audit_kernels(to_bytes(canonical)).int8 < 5
+    assert audit_kernels(canonical).products("int8") < 5
 
 
 def test_a_float_model_has_no_integers(random_b0):
     audit = prepare_artifact(read_model(random_b0.path)).audit
-    assert (audit.int8, audit.fp16, audit.fp32) == (0, 0, 82)
+    assert (audit.products("int8"), audit.products("fp16"), audit.products("fp32")) == (0, 0, 82)
     assert audit.summary().endswith("(ONNX Runtime's optimized graph)")
+    assert audit.unseen == 0
+    assert audit.share("fp32") == 1
 
 
 def test_a_block_transposes_twice(artifact):

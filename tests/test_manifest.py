@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deploykit.engine.audit import Audit
+from deploykit.engine.audit import Audit, CompiledLayer
 from deploykit.engine.manifest import (
     BatchRange,
     Manifest,
@@ -46,7 +46,23 @@ def manifest() -> Manifest:
         input=Tensor(name="input", dtype="float32", shape=(3, 280, 280)),
         output=Tensor(name="logits", dtype="float32", shape=(1000,)),
         model=model,
-        audit=Audit(source="builder log", layers=166, int8=33, fp16=48, fp32=0),
+        audit=Audit(
+            source="builder log",
+            layers=(
+                CompiledLayer(name="a_U3", kind="gemm", nodes=("a",), products=1, macs=700, precision="int8"),
+                CompiledLayer(
+                    name="__myl_CorrSilu_myl0_2",
+                    kind="runtime_fusion",
+                    nodes=("b", "b.silu"),
+                    products=1,
+                    macs=300,
+                    precision="fp16",
+                    padded=1.5,
+                    is_depthwise=True,
+                ),
+                CompiledLayer(name="__myl_Tran_myl0_3", kind="kgen", is_reformat=True),
+            ),
+        ),
         build_seconds=1.25,
         deploykit_version="0.1.0",
         int8=Int8Summary(
@@ -79,7 +95,7 @@ def test_the_manifest_lies_beside_the_engine_and_reads_as_json(engine):
     assert fields["target"]["sm"] == 75
     assert fields["model"]["ranges_sha256"] == "3" * 64
     assert fields["batch"] == {"min": 1, "opt": 8, "max": 64}
-    assert fields["audit"]["int8"] == 33
+    assert fields["audit"]["layers"][0]["precision"] == "int8"
     assert fields["int8"]["left_out"] == ["blocks.0.0.conv_pw", "conv_head"]
     assert fields["int8"]["share"] == 0.875
 

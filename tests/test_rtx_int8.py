@@ -12,11 +12,13 @@ from by_hand import constants_of, graph_of, ranges_of, run_unfused
 from onnx import ModelProto, helper
 
 from deploykit.engine import tensorrt
-from deploykit.engine.audit import LAYER_LINE, Audit, audit_log
+from deploykit.engine.audit import Audit
+from deploykit.engine.layer_log import LAYER_LINE, audit_log
 from deploykit.engine.manifest import BatchRange
 from deploykit.engine.rtx_int8 import respell, shared_scale
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt import Plan, compile_plan
+from deploykit.engine.work import name_nodes
 from deploykit.images.source import open_images
 from deploykit.metrics import sqnr_db
 from deploykit.model_file import read_model, to_bytes
@@ -285,10 +287,15 @@ def test_a_residual_sum_in_int8_is_respelled_around():
     assert respelled_matches(model, sm=89)
 
 
+def named(model):
+    name_nodes(model)
+    return model
+
+
 def compiled(model, *, sm: int | None) -> Plan:
     name = "portable" if sm is None else "test"
     target = Target(name=name, compiler="tensorrt-rtx", sm=sm)
-    return compile_plan(to_bytes(to_fp16(model)), target=target, batch=BatchRange(max=8))
+    return compile_plan(named(to_fp16(model)), target=target, batch=BatchRange(max=8))
 
 
 @pytest.fixture(scope="module")
@@ -307,35 +314,37 @@ def test_turing_gets_int8_products_from_the_respelled_graph_and_from_it_alone(au
     """Documents TensorRT-RTX 1.7; without the first fact, rtx_int8 has no reason to be for SM75."""
     plain = audits(sm=75, respelled=False)
     classifier = 1  # a matrix product in both
-    assert plain.int8 == classifier, (
-        f"TensorRT-RTX makes {plain.int8} INT8 products for SM75 of plain Q/DQ convolutions, and 1.7 made "
-        "none: SMS_WITHOUT_INT8_CONVOLUTIONS can go."
+    assert plain.products("int8") == classifier, (
+        f"TensorRT-RTX makes {plain.products('int8')} INT8 products for SM75 of plain Q/DQ, and 1.7 made "
+        "the classifier alone: SMS_WITHOUT_INT8_CONVOLUTIONS can go."
     )
-    assert audits(sm=75, respelled=True).int8 == POINTWISE
+    assert audits(sm=75, respelled=True).products("int8") == POINTWISE
 
 
 def test_later_gpus_get_int8_convolutions_from_both_graphs(audits):
     """The scales, not the type, are why SM89 gets the respelled graph."""
-    assert audits(sm=89, respelled=False).int8 == POINTWISE
-    assert audits(sm=89, respelled=True).int8 == POINTWISE
+    assert audits(sm=89, respelled=False).products("int8") == POINTWISE
+    assert audits(sm=89, respelled=True).products("int8") == POINTWISE
 
 
 @pytest.mark.parametrize("sm", [80, None])
 def test_every_centred_product_is_int8_for_ampere_and_in_the_portable_engine(audits, sm):
     audit = audits(sm=sm, respelled=True)
-    assert (audit.int8, audit.fp32) == (POINTWISE, 0)
+    assert (audit.products("int8"), audit.products("fp32")) == (POINTWISE, 0)
 
 
 def types_int8_convolutions_write(model, monkeypatch, *, sm: int) -> set[str]:
     """What the builder's log says they hand to the next kernel."""
     lines: list[str] = []
-    monkeypatch.setattr(tensorrt, "audit_log", lambda seen: lines.extend(seen) or audit_log(seen))
+    monkeypatch.setattr(
+        tensorrt, "audit_log", lambda seen, model: lines.extend(seen) or audit_log(seen, model)
+    )
     compiled(model, sm=sm)
     layers = [(LAYER_LINE.match(line), line.split("Outputs:")[1]) for line in lines]
     return {
         re.search(r"Datatype: (\w+)", written)[1]
         for layer, written in layers
-        if layer[1] == "correlation" and "Int8" in layer[2]
+        if layer["kind"] == "correlation" and "Int8" in layer["inputs"]
     }
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "quantize": ("quantize", "Write the model as INT8 ONNX, with explicit Q/DQ."),
     "sensitivity": ("sensitivity", "Show which blocks cost accuracy in INT8."),
     "build-engine": ("build_engine", "Compile an exported model to an FP16, INT8 or FP32 engine."),
+    "inspect": ("inspect", "Print what an engine is and what its compiler made."),
     "eval": ("eval", "Measure a model's accuracy, and its loss against FP32."),
     "bench": ("bench", "Measure an engine's latency on this machine."),
     "fit": ("fit", "Find the largest phi that meets a target on a GPU."),

@@ -104,12 +104,13 @@ def write_engine(path: Path, plan: bytes, manifest: Manifest) -> None:
     write_together({path: plan, manifest_path(path): to_json(manifest)})
 
 
-def read_manifest(engine: Path) -> Manifest:
+def read_manifest(engine: str | Path) -> Manifest:
     """The manifest of an engine, which must be the one it was written with.
 
     Raises:
         DeployError: engine or manifest is missing, damaged, or of another build.
     """
+    engine = Path(engine)
     if not engine.is_file():
         raise DeployError(
             f"There is no engine {engine}.", fix="deploykit build-engine makes one and names it"

@@ -45,6 +45,11 @@ class Target:
         return f"sm{self.sm}" if self.sm is not None else self.name.lower()
 
     @property
+    def compiler_title(self) -> str:
+        """As messages have it: `TensorRT-RTX`."""
+        return _NAMES[self.compiler]
+
+    @property
     def title(self) -> str:
         """As messages have it: `T4 (SM75)`."""
         if self.sm is not None:
@@ -135,7 +140,7 @@ def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
     """
     if _multiplies_matrices_alone(target) and asked not in (None, "pointwise"):
         raise DeployError(
-            f"For {target.title} {_NAMES[target.compiler]} computes matrix products alone in integers, and "
+            f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"of convolutions only pointwise ones are those: policy {asked} needs more.",
             fix="leave out --int8-policy, or build for another GPU",
         )
@@ -151,7 +156,7 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
     others = [node.output for node in placement.products if not node.is_matrix_product]
     if others and _multiplies_matrices_alone(target):
         raise DeployError(
-            f"For {target.title} {_NAMES[target.compiler]} computes matrix products alone in integers, and "
+            f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"{others[0]} is none.",
             fix="leave it out of --int8-include, or build for another GPU",
         )

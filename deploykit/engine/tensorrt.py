@@ -5,13 +5,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deploykit.engine.audit import LAYER_LINE, Audit, audit_log
+from deploykit.engine.audit import Audit
+from deploykit.engine.layer_log import LAYER_LINE, audit_log
 from deploykit.engine.manifest import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.extras import require
+from deploykit.model_file import to_bytes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Progress = Callable[[str], None]
 """Called with the name of each phase of the build."""
@@ -28,12 +33,12 @@ class Plan:
 
 
 def compile_plan(
-    model: bytes, *, target: Target, batch: BatchRange, progress: Progress = lambda phase: None
+    model: "ModelProto", *, target: Target, batch: BatchRange, progress: Progress = lambda phase: None
 ) -> Plan:
     """Compiles a model whose graph spells out its precision.
 
     Args:
-        model: serialized ONNX, one input of dynamic batch.
+        model: one input of dynamic batch; its nodes are named.
         target: compute capability to compile for; without one the portable engine.
 
     Raises:
@@ -56,7 +61,7 @@ def compile_plan(
     return compiling.result()
 
 
-def _compile(trt: Any, model: bytes, target: Target, batch: BatchRange, monitor: Any) -> Plan:
+def _compile(trt: Any, model: "ModelProto", target: Target, batch: BatchRange, monitor: Any) -> Plan:
     # Now, and not while TensorRT calls back into Python: freeing a builder that a stopped build left behind
     # takes a lock which TensorRT holds then, and would wait for it forever.
     gc.collect()
@@ -64,7 +69,7 @@ def _compile(trt: Any, model: bytes, target: Target, batch: BatchRange, monitor:
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(model):
+    if not parser.parse(to_bytes(model)):
         raise DeployError(
             f"TensorRT-RTX can't read the model: {parser.get_error(0).desc()}.", fix="export the model again"
         )
@@ -78,7 +83,7 @@ def _compile(trt: Any, model: bytes, target: Target, batch: BatchRange, monitor:
         raise refusal
     return Plan(
         data=bytes(plan),
-        audit=audit_log(log.layers),
+        audit=audit_log(log.layers, model),
         compiler_version=trt.__version__,
         build_seconds=time.perf_counter() - start,
     )

@@ -1,0 +1,114 @@
+"""Compiled layers as TensorRT describes them: in its builder's log, which needs no GPU, or in an engine.
+
+TensorRT-RTX logs each compiled layer, at VERBOSE with detailed profiling, as
+
+    Name: ..., LayerType: correlation, Inputs: [ { ..., Dimensions: [...], Datatype: Int8, ...} ],
+    Constants: [...], Outputs: [...], TacticName: ..., StreamId: 0, Metadata: [ONNX Layer: ...][...]
+
+where `correlation` is a convolution, `gemm` a matrix product, `runtime_fusion` one of these with
+what follows it, and `kgen` a generated kernel of elementwise operations, whose name lists them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploykit.engine.audit import Audit, CompiledLayer, audit
+from deploykit.engine.work import Work, plumbing_of, work_of
+from deploykit.model_file import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+LAYER_LINE = re.compile(
+    r"^Name: (?P<name>.+?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants:"
+)
+_FIRST_TENSOR = re.compile(r"Dimensions: \[([-0-9,]*)\].*?Datatype: (\w+)")
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_GENERATED = re.compile(r"^__myl_((?:[A-Z][a-z]+)+)_")
+_OPERATION = re.compile(r"[A-Z][a-z]+")
+_MOVES = frozenset({"Cast", "Conc", "Move", "Repl", "Resh", "Slic", "Tran"})
+_PRECISIONS: dict[str, Precision] = {"Int8": "int8", "Half": "fp16", "Float": "fp32"}
+# Kernels that compute a product themselves; others may name one they prepare the input of.
+_PRODUCT_KINDS = frozenset({"correlation", "gemm", "runtime_fusion"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Logged:
+    """A layer as the log has it.
+
+    Attributes:
+        shape, datatype: of its first input; () and "" where it has none.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    datatype: str
+    nodes: tuple[str, ...]
+
+
+def audit_log(lines: Iterable[str], model: "ModelProto") -> Audit:
+    """The layers in the builder's log.
+
+    Args:
+        lines: others than layers' are passed over.
+        model: what was compiled, its nodes named.
+    """
+    work, plumbing = work_of(model), plumbing_of(model)
+    logged = [_read(match, line, plumbing) for line in lines if (match := LAYER_LINE.match(line))]
+    computed = _computed(logged, work)
+    layers = [_compiled(layer, [work[name] for name in computed[at]]) for at, layer in enumerate(logged)]
+    return audit("builder log", layers, products=len(work))
+
+
+def _read(match: "re.Match[str]", line: str, plumbing: frozenset[str]) -> _Logged:
+    tensor = _FIRST_TENSOR.search(match["inputs"])
+    shape = tuple(int(side) for side in tensor[1].split(",") if side) if tensor else ()
+    return _Logged(
+        name=match["name"],
+        kind=match["kind"],
+        shape=shape,
+        datatype=tensor[2] if tensor else "",
+        nodes=tuple(name for name in dict.fromkeys(_NODE.findall(line)) if name not in plumbing),
+    )
+
+
+def _computed(logged: list[_Logged], work: Mapping[str, Work]) -> list[list[str]]:
+    """For each layer the products it computes: each product in one layer, the last that may compute it."""
+    place: dict[str, int] = {}
+    for at, layer in enumerate(logged):
+        for name in layer.nodes:
+            if name not in work:
+                continue
+            known = logged[place[name]].kind in _PRODUCT_KINDS if name in place else False
+            if layer.kind in _PRODUCT_KINDS or not known:
+                place[name] = at
+    return [[name for name, where in place.items() if where == at] for at in range(len(logged))]
+
+
+def _compiled(layer: _Logged, products: list[Work]) -> CompiledLayer:
+    return CompiledLayer(
+        name=layer.name,
+        kind=layer.kind,
+        nodes=layer.nodes,
+        products=len(products),
+        macs=sum(product.macs for product in products),
+        precision=_PRECISIONS.get(layer.datatype) if products else None,
+        padded=_padded(layer, products[0]) if len(products) == 1 else 1.0,
+        is_depthwise=any(product.is_depthwise for product in products),
+        is_reformat=not products and _is_reformat(layer),
+    )
+
+
+def _padded(layer: _Logged, product: Work) -> float:
+    if layer.kind not in _PRODUCT_KINDS or not layer.shape:
+        return 1.0
+    channels = layer.shape[1] if len(layer.shape) == 4 and layer.kind != "gemm" else layer.shape[-1]
+    return max(channels / product.channels, 1.0)
+
+
+def _is_reformat(layer: _Logged) -> bool:
+    generated = _GENERATED.match(layer.name)
+    return generated is not None and set(_OPERATION.findall(generated[1])) <= _MOVES
