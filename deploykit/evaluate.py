@@ -15,11 +15,10 @@ from deploykit.errors import DeployError
 from deploykit.find_reference import find_reference
 from deploykit.images.drawn import Images, OnSkipped
 from deploykit.images.source import GENERATED, MAX_IMAGES, open_images
-from deploykit.metrics import CONFIDENCE, Logits, Scores, score
+from deploykit.metrics import CONFIDENCE, Logits, Scores, can_be_guessing, score
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
 
 _BATCH = 8  # more gains little on a CPU, and takes gigabytes at phi 7
-_ENOUGH = 30  # images; with fewer, anything could be guessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +104,15 @@ def evaluate_model(
         if sentence is not None:
             note(sentence)
         indices, logits = _run(models, drawn, skipped=skipped, progress=progress)
+    if images is not None and drawn.count < images:
+        note(f"{drawn.source} has {drawn.count} images, not {images}.")
     scores = score(
         logits[0],
         labels=drawn.labels[indices] if drawn.labels is not None else None,
         reference=logits[1] if compared is not None else None,
     )
     fp32 = scores.reference_top1 or scores.top1
-    if fp32 is not None and len(indices) >= _ENOUGH and fp32.low <= 1 / logits[0].shape[1]:
+    if fp32 is not None and can_be_guessing(fp32, images=len(indices), classes=logits[0].shape[1]):
         note(_no_better_than_guessing(judged))
     return Evaluation(model=judged, reference=compared, images=drawn, count=len(indices), scores=scores)
 

@@ -46,10 +46,10 @@ def export_onnx(
     phi: float,
     *,
     rule: Rule = "published",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     num_classes: int | None = None,
     side_px: int | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
 ) -> Export:
     """Builds the member at phi, checks it against torch, and writes it as ONNX.
 
@@ -66,6 +66,7 @@ def export_onnx(
     name = model_name("efficientnet", phi, rule)
     path = export_path(name, output)
     require_writable(path)
+    weights = None if weights is None else Path(weights)
     network, loaded, info = prepare(phi, rule=rule, weights=weights, num_classes=num_classes, side_px=side_px)
     model = to_bytes(onnx_model(network, loaded, info))
     difference = difference_from_torch(model, network, loaded)

@@ -16,6 +16,7 @@ Hits = npt.NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+_ENOUGH = 30  # images; with fewer, anything could be guessing
 _ROWS = 1024  # rows widened to float64 at a time, so that memory stays that of the logits
 
 
@@ -89,6 +90,11 @@ def median_sqnr_db(logits: Logits, reference: Logits) -> float:
 def share(of: Hits) -> Estimate:
     """The fraction that is true, with its interval."""
     return wilson_interval(int(of.sum()), len(of))
+
+
+def can_be_guessing(top1: Estimate, *, images: int, classes: int) -> bool:
+    """Whether so much top-1 on so many images is within chance for a model that knows nothing."""
+    return images >= _ENOUGH and top1.low <= 1 / classes
 
 
 def wilson_interval(successes: int, trials: int) -> Estimate:

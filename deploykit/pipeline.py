@@ -23,8 +23,10 @@ from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, stamp, to_bytes
 from deploykit.precision import to_fp16
+from deploykit.quantize.gate import OpenSession, as_tensorrt
 from deploykit.quantize.placement import DEFAULT_POLICY, place
 from deploykit.quantize.plan import Int8Options, Int8Plan, plan_int8
+from deploykit.sessions import cpu_session
 from deploykit.workspace import find_model
 
 if TYPE_CHECKING:
@@ -45,12 +47,12 @@ class Built:
 def build_engine(
     *,
     phi: float | None = None,
-    onnx: Path | None = None,
+    onnx: str | Path | None = None,
     precision: Precision | None = None,
     gpu: str | None = None,
     batch: BatchRange = BatchRange(),  # noqa: B008  # frozen
     int8: Int8Options | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     note: Report = lambda sentence: None,
     progress: Report = lambda phase: None,
 ) -> Built:
@@ -74,7 +76,7 @@ def build_engine(
             fix="add --int8, or leave them out",
         )
     path, model, info = _fp32_model(phi, onnx, note)
-    engine = output or _engine_path(path, precision, target)
+    engine = Path(output) if output else _engine_path(path, precision, target)
     require_writable(engine, inputs=(path,))
     for sentence in (target.note, int8_note(target) if precision == "int8" else None):
         if sentence is not None:
@@ -84,7 +86,16 @@ def build_engine(
         int8 = int8 or Int8Options()
         policy = int8_policy(target, int8.policy)
         require_int8_kernels(target, place(model, policy, include=int8.include, exclude=int8.exclude))
-        plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=_counting(progress))
+        plan = plan_int8(
+            path,
+            model,
+            info,
+            int8,
+            policy=policy,
+            open_session=_as_built(target),
+            note=note,
+            progress=_counting(progress),
+        )
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
     progress("compiling")
     compiled = _compile(graph, target, batch, progress)
@@ -97,9 +108,9 @@ def build_engine(
 def quantize_model(
     *,
     phi: float | None = None,
-    onnx: Path | None = None,
+    onnx: str | Path | None = None,
     int8: Int8Options | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     note: Report = lambda sentence: None,
     progress: Report = lambda phase: None,
 ) -> tuple[Path, Int8Plan]:
@@ -113,7 +124,7 @@ def quantize_model(
         DeployError: bad input; nothing is written.
     """
     path, model, info = _fp32_model(phi, onnx, note)
-    written = output or path.with_name(f"{path.stem}.int8.onnx")
+    written = Path(output) if output else path.with_name(f"{path.stem}.int8.onnx")
     require_writable(written, inputs=(path,))
     int8 = int8 or Int8Options()
     policy = int8.policy or DEFAULT_POLICY
@@ -156,7 +167,9 @@ def _derived(info: ModelInfo, precision: Precision, onnx_sha256: str, plan: Int8
     )
 
 
-def _fp32_model(phi: float | None, onnx: Path | None, note: Report) -> "tuple[Path, ModelProto, ModelInfo]":
+def _fp32_model(
+    phi: float | None, onnx: str | Path | None, note: Report
+) -> "tuple[Path, ModelProto, ModelInfo]":
     path, chosen = find_model(phi=phi, onnx=onnx)
     model = read_model(path)
     info = info_of(model)
@@ -164,6 +177,13 @@ def _fp32_model(phi: float | None, onnx: Path | None, note: Report) -> "tuple[Pa
     if chosen is not None:
         note(chosen)
     return path, model, info
+
+
+def _as_built(target: Target) -> OpenSession:
+    """How the accuracy gate runs a quantized model: the CPU's artifact as it will run."""
+    if target.compiler == "onnxruntime":
+        return lambda model: cpu_session(to_bytes(respell_for_cpu(model)))
+    return as_tensorrt
 
 
 def _counting(progress: Report) -> Callable[[str, int, int], None]:

@@ -19,10 +19,11 @@ def model_name(family: str, phi: float | None, rule: str | None = "published") -
     return f"{family}{'-formula' if rule == 'formula' else ''}-phi{phi_label(phi)}"
 
 
-def export_path(name: str, output: Path | None) -> Path:
+def export_path(name: str, output: str | Path | None) -> Path:
     """Where an export goes: engines/NAME/model.onnx, or what -o says (a folder or a .onnx file)."""
     if output is None:
         return ENGINES / name / MODEL_FILE
+    output = Path(output)
     return output if output.suffix == ".onnx" else output / MODEL_FILE
 
 
@@ -30,7 +31,7 @@ def ranges_path(model: Path, name: str) -> Path:
     return CALIBRATION / f"{name if model.name == MODEL_FILE else model.stem}.ranges.json"
 
 
-def find_model(*, phi: float | None = None, onnx: Path | None = None) -> tuple[Path, str | None]:
+def find_model(*, phi: float | None = None, onnx: str | Path | None = None) -> tuple[Path, str | None]:
     """The exported model a command is about.
 
     Args:
@@ -46,7 +47,7 @@ def find_model(*, phi: float | None = None, onnx: Path | None = None) -> tuple[P
     if onnx is not None:
         if phi is not None:
             raise DeployError("--phi and --onnx both name a model.", fix="leave one of them out")
-        return onnx, None
+        return Path(onnx), None
     models = sorted(ENGINES.glob(f"*/{MODEL_FILE}"))
     if phi is not None:
         if not FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]:

@@ -11,6 +11,7 @@ from PIL import Image
 from small_models import PREPROCESSING, archive, colour_blocks, two_convolutions
 
 from deploykit.errors import DeployError
+from deploykit.files import sha256_of
 from deploykit.images import Images, open_images
 from deploykit.model_file import read_model, to_bytes
 from deploykit.preprocessing import Overrides, Preprocessing
@@ -40,6 +41,20 @@ def test_every_activation_that_a_policy_may_put_in_int8_is_measured(trained, cal
     for policy in POLICIES:
         assert set(place(model, policy).tensors) <= set(calibrated.statistics)
     assert set(place(model, "all-conv", include=["*"]).tensors) <= set(calibrated.statistics)
+
+
+def test_the_ranges_of_another_model_of_the_same_name_stay_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = archive(tmp_path / "i.npz", 3, side_px=8)
+    models = [
+        colour_blocks(tmp_path / name / "model.onnx", random=random)
+        for name, random in (("first", False), ("second", True))
+    ]
+    paths = [calibrate_to_file(str(data), onnx=str(model), method="max")[0] for model in models]
+    assert len(set(paths)) == 2
+    assert [Ranges.load(path).onnx_sha256 for path in paths] == [sha256_of(model) for model in models]
+    again = [calibrate_to_file(data, onnx=model, method="max")[0] for model in models]
+    assert again == paths  # each replaces its own
 
 
 def test_small_activations_are_counted_value_by_value(calibrated):

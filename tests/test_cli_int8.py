@@ -41,7 +41,7 @@ def test_auto_says_what_it_chose_among(run):
     shown = run(*CALIBRATE, "--data", "generated", "--images", "12")
     assert shown.status == 0
     assert re.search(
-        r"^method: .*, chosen among 10 by the output error on 3 images$", shown.out, re.MULTILINE
+        r"^method: .*, chosen among 10 by the output error on 3 others$", shown.out, re.MULTILINE
     )
     assert "from 9 images" in shown.out
 

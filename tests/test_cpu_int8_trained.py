@@ -2,27 +2,28 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from emulated_cpu import without_vnni
-from qdq_graphs import (
-    outputs,
-)
+from qdq_graphs import outputs
 
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.onnxruntime import audit_kernels, prepare_artifact
+from deploykit.evaluate import evaluate_model
+from deploykit.images.source import open_images
 from deploykit.metrics import sqnr_db
 from deploykit.model_file import read_model
+from deploykit.pipeline import build_engine
+from deploykit.quantize.calibration import Settings, calibrate
+from deploykit.quantize.methods import method_called
+from deploykit.quantize.placement import place
+from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.qdq import insert_qdq
 
 
 @pytest.fixture(scope="module")
 def canonical(shared, trained):
     """The trained B0 with plain Q/DQ pairs."""
-    from deploykit.images.source import open_images
-    from deploykit.quantize.calibration import Settings, calibrate
-    from deploykit.quantize.methods import method_called
-    from deploykit.quantize.placement import place
-    from deploykit.quantize.qdq import insert_qdq
-
     data = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=16)
     ranges = calibrate(trained.path, data, Settings(method=method_called("percentile")))
     model = read_model(trained.path)
@@ -53,6 +54,20 @@ def test_without_vnni_a_trained_network_computes_the_same(trained, artifact, val
     x = trained.info.preprocessing.normalize(validation.pixels[:4])
     computed = without_vnni({"artifact": (artifact, x)}, tmp_path)["artifact"]
     assert sqnr_db(computed, outputs(artifact, x, fuse_int8=False)) > 38
+
+
+def test_the_gate_measures_the_artifact_as_it_will_run(shared, trained, validation, tmp_path):
+    """By `max`, which leaves enough noise for the artifact and TensorRT's arithmetic to differ."""
+    images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=64)
+    ranges, labelled = tmp_path / "max.json", tmp_path / "labelled.npz"
+    calibrate(trained.path, images, Settings(method=method_called("max"))).save(ranges)
+    np.savez(labelled, images=validation.pixels[:500], labels=validation.labels[:500])
+    options = Int8Options(ranges=ranges, eval_data=labelled, max_drop=5, policy="pointwise", spare=0)
+    built = build_engine(
+        onnx=trained.path, precision="int8", gpu="cpu", int8=options, output=tmp_path / "a.onnx"
+    )
+    scores = evaluate_model(built.path, labelled, reference=trained.path).scores
+    assert built.manifest.int8.drop == pytest.approx(100 * scores.top1_drop.value, abs=1e-6)
 
 
 def test_every_planned_product_runs_in_integers(artifact):

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from small_models import MACS, PREPROCESSING, colour_blocks, colour_ranges
 from solid_colours import write_images
 
 from deploykit.errors import DeployError
 from deploykit.images import Images, open_images
 from deploykit.model_file import read_model
-from deploykit.quantize.gate import Passed, pass_gate
+from deploykit.quantize.gate import Passed, as_tensorrt, pass_gate
 from deploykit.quantize.placement import Placement, place
 
 # What solid_colours' five images lose, by hand. Where a tensor is clipped to 0.7, (0.8, 1, 0) has as much red
@@ -169,6 +170,34 @@ def test_a_broken_image_stops_it_or_is_left_out(path, images, tmp_path):
     assert passed.images == 4
     assert (passed.first_drop, passed.drop) == (50, 0)  # two of the four that are left
     assert passed.excluded == ("blocks.1",)
+
+
+def test_labels_that_the_model_knows_nothing_of_are_refused(path, tmp_path):
+    """Every image is green, and no label says so: FP32 is right on none of forty."""
+    pixels = np.zeros((40, 8, 8, 3), np.uint8)
+    pixels[..., 1] = 255
+    np.savez(tmp_path / "shifted.npz", images=pixels, labels=np.full(40, 2))
+    images = open_images(tmp_path / "shifted.npz", PREPROCESSING, limit=40)
+    with pytest.raises(DeployError, match=r"is 0\.0 %, which can't be told from guessing") as caught:
+        gate(path, images, {}, max_drop=1)
+    assert "alphabetical order" in caught.value.fix
+
+
+def test_what_is_judged_is_what_the_session_given_computes(path, images):
+    """An artifact that confuses red and green, whatever its Q/DQ, loses its red and green images."""
+    opened: list[int] = []
+
+    def confused(model):
+        opened.append(sum(node.op_type == "QuantizeLinear" for node in model.graph.node))
+        swapped = numpy_helper.from_array(np.eye(3, dtype=np.float32)[[1, 0, 2]], "swapped")
+        model.graph.initializer.append(swapped)
+        model.graph.node[-1].output[0] = "straight"
+        model.graph.node.append(helper.make_node("MatMul", ["straight", "swapped"], ["logits"]))
+        return as_tensorrt(model)
+
+    with pytest.raises(DeployError, match="can't be kept within"):
+        gate(path, images, {}, max_drop=10, open_session=confused)
+    assert opened[0] > 0
 
 
 def test_ranges_that_lack_a_tensor_are_refused(path, images):

@@ -174,15 +174,40 @@ def test_the_gate_leaves_out_what_loses_too_much_and_says_so(model):
     assert notes[-1] == (
         "Top-1 dropped by 40.00 points on 5 images, and by 0.00 with blocks.1 left in float, another "
         "49.6 % of the multiply-accumulates: 50.4 % are in INT8. So large a drop says that the images "
-        "calibrated on are unlike these."
+        "calibrated on are unlike these, or that max is not the method for them: try auto."
     )
+
+
+def test_a_gain_is_called_a_gain(model):
+    notes: list[str] = []
+    pixels = np.broadcast_to(np.array([204, 255, 0], np.uint8), (4, 8, 8, 3))
+    np.savez("wrong.npz", images=pixels, labels=np.zeros(4, int))  # red, where there is more green
+    ranges = saved(colour_ranges(model, {"blocks.0.relu": 0.7}))
+    planned(model, Int8Options(ranges=ranges, eval_data="wrong.npz", max_drop=0), notes=notes)
+    assert notes[-1].startswith("Top-1 rises by 100.00 points on 4 images")
+
+
+def test_ranges_with_another_preprocessing_than_the_models_are_told_of(model):
+    notes: list[str] = []
+    ranges = colour_ranges(model)
+    planned(model, Int8Options(ranges=saved(ranges)), notes=notes)
+    assert not any("another preprocessing" in note for note in notes)
+    other = replace(ranges, preprocessing=replace(ranges.preprocessing, mean=(0.5, 0.5, 0.5)))
+    planned(model, Int8Options(ranges=saved(other)), notes=notes)
+    assert any("another preprocessing than the model records" in note for note in notes)
+
+
+def test_a_policy_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(DeployError, match="no INT8 policy x") as caught:
+        Int8Options(policy="x")
+    assert "pointwise, bandwidth, all-conv" in caught.value.fix
 
 
 def test_the_gate_says_by_how_much_top1_drops_within_the_bound(model):
     notes: list[str] = []
     options = Int8Options(ranges=saved(colour_ranges(model, CLIPPED)), eval_data="images", max_drop=40)
     assert planned(model, options, notes=notes).summary.drop == 40
-    assert notes[-1] == "Top-1 drops by 40.00 points on 5 images; 40 are allowed."
+    assert notes[-1] == "Top-1 drops by 40.00 points on 5 images; a drop of 40 is allowed."
 
 
 def test_without_a_bound_the_gate_allows_half_a_point(model):

@@ -151,3 +151,9 @@ def test_fp16_on_the_cpu_is_refused():
     with pytest.raises(DeployError, match="no FP16 arithmetic on CPUs") as caught:
         precision_for(target_for("cpu"), "fp16")
     assert caught.value.fix == "take FP32 or INT8"
+
+
+def test_a_precision_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(DeployError, match="no precision int4") as caught:
+        precision_for(target_for("T4"), "int4")
+    assert "fp32, fp16, int8" in caught.value.fix

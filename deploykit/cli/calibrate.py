@@ -118,7 +118,9 @@ def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
         return
     chosen = ""
     if scores:
-        chosen = f", chosen among {len(scores)} by the output error on {scores[0].error.images} images"
+        compared = scores[0].error.images
+        which = "these" if compared == ranges.images else f"{compared} others"
+        chosen = f", chosen among {len(scores)} by the output error on {which}"
     print(f"{path}: ranges of {len(intervals)} tensors from {ranges.images} images")
     print(f"method: {ranges.method}{chosen}")
     clipped = ranges.clipped()

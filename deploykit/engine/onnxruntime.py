@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deploykit.engine.audit import Audit, CompiledLayer, audit
 from deploykit.engine.tensorrt import Plan
 from deploykit.engine.work import nearest_product, work_of
+from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.model_file import to_bytes
 from deploykit.sessions import cpu_session
@@ -93,5 +94,11 @@ def _optimized(model: bytes) -> "ModelProto":
         options = ort.SessionOptions()
         options.log_severity_level = 4  # it warns that the file is for CPUs like this one
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return onnx.load(path)
+        try:
+            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            return onnx.load(path)
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise DeployError(
+                f"ONNX Runtime could not write its optimized graph into {folder}.",
+                fix="make room there, or name another folder in TMPDIR",
+            ) from error

@@ -1,7 +1,7 @@
 """What an engine is compiled for, and which compiler does it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
@@ -84,8 +84,12 @@ def precision_for(target: Target, asked: Precision | None) -> Precision:
     """What to build where the user may not have said: FP16, and FP32 on the CPU.
 
     Raises:
-        DeployError: FP16 on the CPU, which would be FP32 under another name.
+        DeployError: one there is not, or FP16 on the CPU, which would be FP32 under another name.
     """
+    if asked not in (None, *get_args(Precision)):
+        raise DeployError(
+            f"There is no precision {asked}.", fix=f"take one of {', '.join(get_args(Precision))}"
+        )
     on_cpu = target.compiler == "onnxruntime"
     if on_cpu and asked == "fp16":
         raise DeployError(

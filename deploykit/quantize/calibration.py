@@ -1,5 +1,6 @@
 """Images and an exported model -> its activation ranges, in memory or in a file."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from deploykit.images.drawn import OnSkipped, once
 from deploykit.images.manifest import require_manifest, write_manifest
 from deploykit.images.sampling import spread
 from deploykit.images.source import GENERATED, Images, open_images
-from deploykit.model_file import image_side_px, info_of, read_model, require_fp32
+from deploykit.model_file import ModelInfo, image_side_px, info_of, read_model, require_fp32
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.quantize.activations import measure
 from deploykit.quantize.auto import choose
@@ -67,15 +68,15 @@ def calibrate_to_file(
     data: str | Path,
     *,
     phi: float | None = None,
-    onnx: Path | None = None,
+    onnx: str | Path | None = None,
     limit: int | None = None,
     method: str = AUTO,
     percentile: float | None = None,
     seed: int | None = None,
     skip_bad: bool = False,
     overrides: Overrides = NO_OVERRIDES,
-    manifest: Path | None = None,
-    output: Path | None = None,
+    manifest: str | Path | None = None,
+    output: str | Path | None = None,
     note: Note = _silent,
     progress: Progress = _silent,
 ) -> tuple[Path, Ranges]:
@@ -106,11 +107,12 @@ def calibrate_to_file(
     graph = read_model(model)
     info = info_of(graph)
     require_fp32(model, info)
-    path = output or ranges_path(model, model_name(info.family, info.phi, info.rule))
+    path = Path(output) if output else _free_path(model, info)
     require_writable(path, inputs=(model,))
     images = open_images(data, info.preprocessing, limit=limit, seed=seed, overrides=overrides)
     checkpoint = Checkpoint.beside(path)
     require_writable(checkpoint.path)
+    manifest = None if manifest is None else Path(manifest)
     if manifest is not None:
         require_writable(manifest, inputs=(model, path))
         require_manifest(manifest, images)
@@ -123,8 +125,22 @@ def calibrate_to_file(
     return path, ranges
 
 
+def _free_path(model: Path, info: ModelInfo) -> Path:
+    """In calibration/, where no ranges of another model are."""
+    digest = sha256_of(model)
+    path = ranges_path(model, model_name(info.family, info.phi, info.rule))
+    with contextlib.suppress(DeployError):  # there are none, or they are no use
+        if Ranges.load(path).onnx_sha256 != digest:
+            return path.with_name(f"{path.name.removesuffix('.ranges.json')}-{digest[:8]}.ranges.json")
+    return path
+
+
 def merge_to_file(
-    files: Sequence[Path], *, method: str = AUTO, percentile: float | None = None, output: Path | None
+    files: Sequence[str | Path],
+    *,
+    method: str = AUTO,
+    percentile: float | None = None,
+    output: str | Path | None,
 ) -> tuple[Path, Ranges]:
     """Merges ranges files of one model; the same as calibrating on all their images by one method.
 
@@ -135,9 +151,10 @@ def merge_to_file(
     Raises:
         DeployError: bad input, or files that don't go together; nothing is written.
     """
-    ranges = [Ranges.load(path) for path in files]
+    ranges = [Ranges.load(Path(path)) for path in files]
     if output is None:
         raise DeployError("The merged ranges have no place to go.", fix="give -o calibration/all.ranges.json")
+    output = Path(output)
     require_writable(output)
     if len({each.sha256 for each in ranges}) < len(ranges):
         raise DeployError(

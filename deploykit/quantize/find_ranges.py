@@ -21,7 +21,7 @@ def ranges_for(
     model: Path,
     info: ModelInfo,
     *,
-    ranges: Path | None,
+    ranges: str | Path | None,
     data: str | Path | None,
     overrides: Overrides,
     settings: Settings,
@@ -67,7 +67,11 @@ def ranges_for(
 
 
 def given_or_measured(
-    model: Path, ranges: Path | None, images: Images, settings: Settings, overrides: Overrides = NO_OVERRIDES
+    model: Path,
+    ranges: str | Path | None,
+    images: Images,
+    settings: Settings,
+    overrides: Overrides = NO_OVERRIDES,
 ) -> Ranges:
     """The ranges given, else the model's own in calibration/, else measured on these images.
 
@@ -92,10 +96,10 @@ def _with_preprocessing(ranges: Ranges, overrides: Overrides) -> Ranges:
     return ranges
 
 
-def _given(path: Path, onnx_sha256: str, note: Callable[[str], None]) -> Ranges:
-    given = Ranges.load(path)
+def _given(path: str | Path, onnx_sha256: str, note: Callable[[str], None]) -> Ranges:
+    given = Ranges.load(Path(path))
     given.require_model(onnx_sha256)
-    note(_credit(path, given))
+    note(_credit(Path(path), given))
     return given
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploykit.errors import DeployError
 from deploykit.images.drawn import Images, OnSkipped, once
 from deploykit.images.sampling import spread
-from deploykit.metrics import Labels, hits
+from deploykit.metrics import Labels, can_be_guessing, hits, wilson_interval
 from deploykit.quantize.blocks import by_block
 from deploykit.quantize.observer import batch_size
 from deploykit.quantize.placement import Placement
@@ -24,6 +24,13 @@ SMALLEST_SHARE = 0.25
 _SENSITIVITY_IMAGES = 256
 
 Progress = Callable[[str, int, int], None]
+OpenSession = Callable[["ModelProto"], Any]
+"""Opens an ONNX Runtime session that computes what will be built of a model with Q/DQ."""
+
+
+def as_tensorrt(model: "ModelProto") -> Any:
+    """INT8 where the graph rounds, float between: the arithmetic TensorRT does."""
+    return cpu_session(model.SerializeToString(), fuse_int8=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,7 @@ def pass_gate(
     images: Images,
     *,
     max_drop: float,
+    open_session: OpenSession = as_tensorrt,
     skipped: OnSkipped | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Passed:
@@ -65,10 +73,11 @@ def pass_gate(
         skipped: told of unreadable images, which are then left out; None raises instead.
 
     Raises:
-        DeployError: images without labels or with other classes, or a bound that can't be met.
+        DeployError: images without labels, with other classes, or on which FP32 itself may be guessing; or a
+            bound that can't be met.
     """
     skipped = once(skipped) if skipped else None
-    gate = _Gate(model, ranges, images, skipped=skipped, progress=progress)
+    gate = _Gate(model, ranges, images, open_session, skipped=skipped, progress=progress)
     first_drop = drop = gate.drop(placement)
     excluded: list[str] = []
     left = placement
@@ -113,23 +122,25 @@ class _Gate:
         model: "ModelProto",
         ranges: Ranges,
         images: Images,
+        open_session: OpenSession,
         *,
         skipped: OnSkipped | None,
         progress: Progress,
     ) -> None:
+        self._open_session = open_session
         self._model, self._ranges, self._images = model, ranges, images
         self._skipped, self._progress = skipped, progress
         self._labels = labels_of(images)
-        self._fp32_top1 = self._top1(model, "FP32")
+        self._fp32_top1 = self._top1(as_tensorrt(model), "FP32")
+        self._require_knowledge()
 
     def drop(self, placement: Placement) -> float:
         """Points of top-1 that the placement loses."""
         quantized = insert_qdq(self._model, placement, self._ranges)
         # Rounded, so that 3 images of 1000 are 0.3 points and not a little more.
-        return round(100 * (self._fp32_top1 - self._top1(quantized, "INT8")), 9)
+        return round(100 * (self._fp32_top1 - self._top1(self._open_session(quantized), "INT8")), 9)
 
-    def _top1(self, model: "ModelProto", what: str) -> float:
-        session = cpu_session(model.SerializeToString(), fuse_int8=False)
+    def _top1(self, session: Any, what: str) -> float:
         right = self.seen = 0
         size = batch_size(self._images.preprocessing.side_px)
         for batch in self._images.batches(size, skipped=self._skipped):
@@ -137,8 +148,19 @@ class _Gate:
             self._images.require_classes(logits.shape[1], "the model")
             right += int(hits(logits, self._labels[batch.indices]).sum())
             self.seen += len(logits)
+            self._classes = logits.shape[1]
             self._progress(f"top-1 of {what}", int(batch.indices[-1]) + 1, self._images.count)
         return right / self.seen
+
+    def _require_knowledge(self) -> None:
+        estimate = wilson_interval(round(self._fp32_top1 * self.seen), self.seen)
+        if can_be_guessing(estimate, images=self.seen, classes=self._classes):
+            raise DeployError(
+                f"FP32's own top-1 on {self._images.source} is {100 * estimate.value:.1f} %, which can't be "
+                "told from guessing: a bound on its drop says nothing.",
+                fix="number the classes as the model's outputs are (folders count in alphabetical order), or "
+                "leave out --eval",
+            )
 
 
 def _some(images: Images) -> Images:
@@ -163,6 +185,7 @@ def labels_of(images: Images) -> Labels:
 def _unmet(max_drop: float, drop: float, excluded: list[str]) -> DeployError:
     return DeployError(
         f"Top-1 can't be kept within {max_drop:g} points: it drops by {drop:.2f} with "
-        f"{len(excluded)} of the costliest blocks left in float.",
+        f"{len(excluded)} of the costliest blocks left in float, and without the next less than "
+        f"{100 * SMALLEST_SHARE:g} % of the work would be in INT8.",
         fix="calibrate on more images of the kind, allow a larger --max-drop, or build as FP16",
     )

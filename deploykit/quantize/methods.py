@@ -67,7 +67,7 @@ def method_called(name: str, percent: float | None = None) -> Method:
         DeployError: a percentile where none belongs, or one that is none.
     """
     if name not in METHODS:
-        raise DeployError(f"There is no method {name}.", fix=f"take one of {', '.join(METHODS)}")
+        raise DeployError(f"There is no method {name}.", fix=f"take one of {', '.join(METHODS)}, or auto")
     usual = DEFAULT_PERCENT.get(name)
     if percent is not None and usual is None:
         raise DeployError(f"Method {name} has no percentile.", fix="leave out --percentile")

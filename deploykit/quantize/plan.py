@@ -11,9 +11,9 @@ from deploykit.model_file import ModelInfo, classes_of
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.quantize.calibration import Settings
 from deploykit.quantize.find_ranges import ranges_for
-from deploykit.quantize.gate import Passed, labels_of, pass_gate
+from deploykit.quantize.gate import OpenSession, Passed, as_tensorrt, labels_of, pass_gate
 from deploykit.quantize.leave_out import LEAST_SHARE, SPARE, LeftOut, leave_out
-from deploykit.quantize.placement import Placement, Policy, place
+from deploykit.quantize.placement import POLICIES, Placement, Policy, place
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.ranges import Ranges
 from deploykit.quantize.summary import Int8Summary
@@ -43,7 +43,7 @@ class Int8Options:
     """
 
     data: str | Path | None = None
-    ranges: Path | None = None
+    ranges: str | Path | None = None
     skip_bad: bool = False
     overrides: Overrides = NO_OVERRIDES
     policy: Policy | None = None
@@ -54,6 +54,10 @@ class Int8Options:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
+        if self.policy not in (None, *POLICIES):
+            raise DeployError(
+                f"There is no INT8 policy {self.policy}.", fix=f"take one of {', '.join(POLICIES)}"
+            )
         if not 0 <= self.spare <= 1:
             raise DeployError(
                 f"{100 * self.spare:g} % of the work can't be left out.", fix="give --int8-spare 10, say"
@@ -100,6 +104,7 @@ def plan_int8(
     options: Int8Options,
     *,
     policy: Policy,
+    open_session: OpenSession = as_tensorrt,
     note: Callable[[str], None],
     progress: Progress,
 ) -> Int8Plan:
@@ -108,6 +113,7 @@ def plan_int8(
     Args:
         path: of the FP32 model.
         policy: the one asked for, or the compiler's own.
+        open_session: how the accuracy gate runs the quantized model.
         note: told, in a sentence each, where the ranges come from, what was clipped and left out.
 
     Raises:
@@ -127,6 +133,7 @@ def plan_int8(
     noise = ranges.choice.noise if ranges.choice else {}
     placement, left_out = leave_out(placed, noise, spare=options.spare)
     for sentence in (
+        _prepared(ranges, info),
         _clipped(ranges, placement),
         _left_out(left_out),
         _nothing_to_spare(placed) if noise and options.spare else None,
@@ -143,11 +150,12 @@ def plan_int8(
             ranges,
             replace(gate_images, preprocessing=ranges.preprocessing),
             max_drop=max_drop,
+            open_session=open_session,
             skipped=settings.skipped() if settings.skip_bad else None,
             progress=progress,
         )
         placement = passed.placement
-        note(_gated(passed, max_drop))
+        note(_gated(passed, max_drop, ranges))
     return Int8Plan(placement=placement, ranges=ranges, left_out=left_out, passed=passed)
 
 
@@ -159,6 +167,15 @@ def _gate_images(path: Path, model: "ModelProto", info: ModelInfo, options: Int8
     if classes := classes_of(model):
         images.require_classes(classes, path)
     return images
+
+
+def _prepared(ranges: Ranges, info: ModelInfo) -> str | None:
+    if ranges.preprocessing == info.preprocessing:
+        return None
+    return (
+        "The ranges were measured with another preprocessing than the model records: what is built records "
+        "theirs, and wants its images prepared so."
+    )
 
 
 def _placed(placement: Placement) -> str:
@@ -195,10 +212,12 @@ def _nothing_to_spare(placed: Placement) -> str | None:
     return f"Nothing is left in float for accuracy, with {100 * LEAST_SHARE:g} % or less in INT8."
 
 
-def _gated(passed: Passed, max_drop: float) -> str:
+def _gated(passed: Passed, max_drop: float, ranges: Ranges) -> str:
     if not passed.excluded:
-        return f"Top-1 drops by {passed.drop:.2f} points on {passed.images} images; {max_drop:g} are allowed."
-    unlike = " So large a drop says that the images calibrated on are unlike these."
+        change = f"drops by {passed.drop:.2f}" if passed.drop >= 0 else f"rises by {-passed.drop:.2f}"
+        return f"Top-1 {change} points on {passed.images} images; a drop of {max_drop:g} is allowed."
+    unlike = " So large a drop says that the images calibrated on are unlike these"
+    unlike += "." if ranges.choice else f", or that {ranges.method} is not the method for them: try auto."
     return (
         f"Top-1 dropped by {passed.first_drop:.2f} points on {passed.images} images, and by "
         f"{passed.drop:.2f} with {', '.join(passed.excluded)} left in float, another "

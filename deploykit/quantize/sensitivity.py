@@ -70,7 +70,7 @@ def sensitivity_of(
     data: str | Path,
     *,
     images: int | None = 256,
-    ranges: Path | None = None,
+    ranges: str | Path | None = None,
     policy: Policy = DEFAULT_POLICY,
     skip_bad: bool = False,
     overrides: Overrides = NO_OVERRIDES,
