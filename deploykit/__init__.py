@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deploykit.quantize.plan import Int8Options
     from deploykit.quantize.sensitivity import sensitivity_of
     from deploykit.runtime import Engine
+    from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "export_onnx": "deploykit.export",
     "fit_phi": "deploykit.fit",
     "known_gpus": "deploykit.predict.gpus",
+    "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",
     "scale_for": "deploykit.scaling",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "export_onnx",
     "fit_phi",
     "known_gpus",
+    "preflight",
     "quantize_model",
     "read_manifest",
     "scale_for",

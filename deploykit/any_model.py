@@ -14,7 +14,7 @@ from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model
 from deploykit.runtime import Engine
-from deploykit.runtime.engine import require_runs_here
+from deploykit.runtime.preflight import preflight
 from deploykit.sessions import cpu_session, run
 
 if TYPE_CHECKING:
@@ -96,13 +96,10 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
     manifest = read_manifest(path)
     _require_own_arithmetic(path, manifest, arithmetic)
     try:
-        require_runs_here(path, manifest.target, local_gpu())
+        preflight(path).require()
     except DeployError as error:
-        raise DeployError(
-            error.problem,
-            fix=f"take it to that GPU; or evaluate the {manifest.precision.upper()} ONNX model it was "
-            "compiled from, here on the CPU",
-        ) from error
+        model = f"the {manifest.precision.upper()} ONNX model it was compiled from"
+        raise DeployError(error.problem, fix=f"{error.fix}; or evaluate {model}, here on the CPU") from error
     with Engine.load(path) as engine:
         yield _from_engine(engine)
 

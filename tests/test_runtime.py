@@ -6,12 +6,10 @@ import onnxruntime
 import pytest
 
 from deploykit.engine.manifest import BatchRange
-from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
-from deploykit.local_gpu import LocalGpu, local_gpu
+from deploykit.local_gpu import local_gpu
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
-from deploykit.runtime.engine import require_runs_here
 
 
 @pytest.fixture(scope="module")
@@ -127,44 +125,3 @@ def test_an_engine_for_a_gpu_is_refused_on_a_machine_without_one(random_b0, tmp_
     with pytest.raises(DeployError, match=rf"is for {title}.*this machine has no NVIDIA GPU") as caught:
         Engine.load(engine)
     assert "--gpu cpu" in caught.value.fix
-
-
-T4 = Target(name="T4", compiler="tensorrt-rtx", sm=75)
-RTX_4090 = Target(name="RTX 4090", compiler="tensorrt-rtx", sm=89)
-PORTABLE = Target(name="portable", compiler="tensorrt-rtx")
-CPU = Target(name="CPU", compiler="onnxruntime")
-
-
-def gpu(sm: int) -> LocalGpu:
-    return LocalGpu(name=f"card {sm}", sm=sm)
-
-
-@pytest.mark.parametrize(
-    ("target", "here"),
-    [
-        (T4, gpu(75)),
-        (RTX_4090, gpu(89)),
-        *((PORTABLE, gpu(sm)) for sm in (80, 86, 89, 120, 121)),
-        (CPU, None),
-        (CPU, gpu(75)),
-    ],
-)
-def test_an_engine_runs_on_what_it_was_compiled_for(target, here):
-    require_runs_here(Path("model.engine"), target, here)
-
-
-@pytest.mark.parametrize(
-    ("target", "here", "problem", "fix"),
-    [
-        (T4, gpu(89), "is for T4 (SM75); this machine has card 89 (SM89)", "--gpu local"),
-        (RTX_4090, gpu(86), "is for RTX 4090 (SM89); this machine has card 86 (SM86)", "--gpu local"),
-        (PORTABLE, gpu(75), "SM80, 86, 89, 120 and later; this machine has card 75 (SM75)", "--gpu local"),
-        (PORTABLE, gpu(90), "SM80, 86, 89, 120 and later; this machine has card 90 (SM90)", "--gpu"),
-        (T4, None, "is for T4 (SM75); this machine has no NVIDIA GPU", "--gpu cpu"),
-    ],
-)
-def test_an_engine_for_another_machine_is_refused_naming_both(target, here, problem, fix):
-    with pytest.raises(DeployError) as caught:
-        require_runs_here(Path("model.engine"), target, here)
-    assert problem in caught.value.problem
-    assert fix in caught.value.fix

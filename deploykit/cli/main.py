@@ -23,6 +23,7 @@ COMMANDS = {
     "sensitivity": ("sensitivity", "Show which blocks cost accuracy in INT8."),
     "build-engine": ("build_engine", "Compile an exported model to an FP16, INT8 or FP32 engine."),
     "inspect": ("inspect", "Print what an engine is and what its compiler made."),
+    "check": ("check", "Say whether this machine can run an engine."),
     "eval": ("eval", "Measure a model's accuracy, and its loss against FP32."),
     "bench": ("bench", "Measure an engine's latency on this machine."),
     "fit": ("fit", "Find the largest phi that meets a target on a GPU."),

@@ -7,10 +7,9 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest, read_manifest
-from deploykit.engine.targets import Target
+from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
-from deploykit.local_gpu import LocalGpu, local_gpu
+from deploykit.runtime.preflight import preflight
 
 Array = npt.NDArray[np.float32]
 
@@ -47,8 +46,9 @@ class Engine:
             DeployError: altered or missing files, or an engine for another machine.
         """
         path = Path(path)
-        manifest = read_manifest(path)
-        require_runs_here(path, manifest.target, local_gpu())
+        checked = preflight(path)
+        checked.require()
+        manifest = checked.manifest
         if manifest.target.compiler == "onnxruntime":
             from deploykit.runtime.cpu import CpuRunner
 
@@ -86,21 +86,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def require_runs_here(path: Path, target: Target, gpu: LocalGpu | None) -> None:
-    """Whether an engine for target runs on a machine with this GPU, before anything is deserialized.
-
-    Raises:
-        DeployError: it doesn't; names both.
-    """
-    if target.compiler == "onnxruntime":
-        return
-    here = "has no NVIDIA GPU" if gpu is None else f"has {gpu.name} (SM{gpu.sm})"
-    if gpu is None or not target.runs_on(gpu.sm):
-        raise DeployError(
-            f"{path} is for {target.title}; this machine {here}.",
-            fix="deploykit build-engine --gpu cpu makes one for here"
-            if gpu is None
-            else f"deploykit build-engine --gpu local makes one for SM{gpu.sm}, where TensorRT-RTX can",
-        )

@@ -1,0 +1,143 @@
+"""Whether this machine can run an engine, before anything of it is deserialized, and if not, what to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploykit.engine.manifest import Manifest, read_manifest
+from deploykit.engine.targets import Target
+from deploykit.errors import DeployError
+from deploykit.extras import require
+from deploykit.local_gpu import LocalGpu, local_gpu
+
+GPU = "GPU"
+RUNTIMES = {"onnxruntime": "onnxruntime", "tensorrt-rtx": "tensorrt_rtx"}
+"""What runs an engine of each compiler, as it imports."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What engines could run on here.
+
+    Attributes:
+        runtimes: version of each compiler's runtime; one that is not there, or does not load, is left out.
+    """
+
+    gpu: LocalGpu | None
+    runtimes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing an engine needs.
+
+    Attributes:
+        wanted, found: in words.
+        fix: what to do where it does not hold; None where it does.
+    """
+
+    name: str
+    wanted: str
+    found: str
+    fix: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        return self.fix is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """Whether an engine runs on a machine."""
+
+    path: Path
+    manifest: Manifest
+    checks: tuple[Check, ...]
+
+    @property
+    def runs(self) -> bool:
+        return all(check.holds for check in self.checks)
+
+    def require(self) -> None:
+        """Fails where the engine does not run.
+
+        Raises:
+            DeployError: it does not; says what it wants, and what is here.
+        """
+        for check in self.checks:
+            if check.fix is not None:
+                needs = (
+                    f"is for {check.wanted}" if check.name == GPU else f"needs {check.name} {check.wanted}"
+                )
+                raise DeployError(f"{self.path} {needs}; this machine has {check.found}.", fix=check.fix)
+
+
+def this_machine(compiler: str | None = None) -> Machine:
+    """What there is here.
+
+    Args:
+        compiler: whose runtime to look for; default all. Looking loads it.
+    """
+    wanted = RUNTIMES if compiler is None else {compiler: RUNTIMES[compiler]}
+    versions = {name: _version(module) for name, module in wanted.items()}
+    return Machine(gpu=local_gpu(), runtimes={name: each for name, each in versions.items() if each})
+
+
+def preflight(path: str | Path, machine: Machine | None = None) -> Preflight:
+    """Whether an engine runs on a machine, by default on this one.
+
+    Raises:
+        DeployError: the engine or its manifest is missing, or was altered.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    machine = machine or this_machine(manifest.target.compiler)
+    checks = (_plan(manifest), _gpu(manifest.target, machine), _runtime(manifest, machine))
+    return Preflight(path=path, manifest=manifest, checks=tuple(each for each in checks if each is not None))
+
+
+def _plan(manifest: Manifest) -> Check:
+    digest = manifest.engine_sha256[:12]
+    return Check(name="SHA-256", wanted=digest, found=digest)  # read_manifest compared them
+
+
+def _gpu(target: Target, machine: Machine) -> Check | None:
+    if target.compiler == "onnxruntime":
+        return None
+    gpu = machine.gpu
+    if gpu is None:
+        return Check(
+            name=GPU,
+            wanted=target.title,
+            found="no NVIDIA GPU",
+            fix="run it where that GPU is; deploykit build-engine --gpu cpu makes one for here",
+        )
+    fits = target.runs_on(gpu.sm)
+    return Check(
+        name=GPU,
+        wanted=target.title,
+        found=f"{gpu.name} (SM{gpu.sm})",
+        fix=None
+        if fits
+        else f"deploykit build-engine --gpu local makes one for SM{gpu.sm}, where TensorRT-RTX can",
+    )
+
+
+def _runtime(manifest: Manifest, machine: Machine) -> Check:
+    target = manifest.target
+    found = machine.runtimes.get(target.compiler)
+    exactly = target.compiler != "onnxruntime"  # whose artifacts are models, which later versions read too
+    wanted = manifest.compiler_version if exactly else "of any recent version"
+    fix = None
+    if found is None:
+        fix = f"pip install 'deploykit[{'gpu' if exactly else 'cpu'}]'"
+    elif exactly and found != manifest.compiler_version:
+        fix = "build the engine again with the version here, or install the version that built it"
+    return Check(name=target.compiler_title, wanted=wanted, found=found or "none", fix=fix)
+
+
+def _version(module: str) -> str | None:
+    try:
+        version: str = require(module).__version__
+    except DeployError:
+        return None
+    return version
