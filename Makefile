@@ -12,13 +12,15 @@ TEST_DATA ?= $(or $(DEPLOYKIT_TEST_DATA),../shared/data)
 
 .PHONY: demo test check bench test-gpu clean
 
+BINDINGS := .cache/tensorrt
+
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(BINDINGS)/.installed
 	$(BIN)/pytest -n auto
 
-check: $(INSTALLED)
+check: $(INSTALLED) $(BINDINGS)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -36,6 +38,12 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/cpu_int8.py $(if $(wildcard $(TEST_DATA)),"$(TEST_DATA)")
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/int8_accuracy.py "$(TEST_DATA)"
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/calibration.py "$(TEST_DATA)"
+
+# TensorRT's libraries are not on PyPI, its Python bindings are: tests check that both majors have what is used.
+$(BINDINGS)/.installed: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --target $(BINDINGS)/10 tensorrt-cu13-bindings==10.16.1.11
+	$(BIN)/pip install --quiet --no-deps --target $(BINDINGS)/11 tensorrt-cu13-bindings==11.4.0.106
+	touch $@
 
 # Other quantizers pin versions of their own, so they live apart; torch and numpy they read from $(VENV).
 $(PEERS)/.installed: benchmarks/peers/requirements.txt $(INSTALLED)

@@ -12,14 +12,19 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _NAMES = {
     "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
+    "tensorrt": "TensorRT",
     "tensorrt_rtx": "TensorRT-RTX",
     "cuda.core": "cuda-core",
     "safetensors.torch": "safetensors",
 }
 
 
-def require(module: str, *, extra: str = "cpu") -> ModuleType:
+def require(module: str, *, extra: str = "cpu", install: str | None = None) -> ModuleType:
     """The module, imported.
+
+    Args:
+        extra: what brings it.
+        install: what else to do where it is missing, instead of installing the extra.
 
     Raises:
         DeployError: it isn't installed.
@@ -32,7 +37,7 @@ def require(module: str, *, extra: str = "cpu") -> ModuleType:
             raise KeyboardInterrupt from error
         raise DeployError(
             f"{_NAMES.get(module, module)} is needed for this and can't be imported ({error}).",
-            fix=f"pip install 'deploykit[{extra}]'",
+            fix=install or f"pip install 'deploykit[{extra}]'",
         ) from error
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.engine import onnxruntime, tensorrt
+from deploykit.engine.compilers import BuildOptions, Compiler
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.manifest import BatchRange, Manifest, Tensor, write_engine
 from deploykit.engine.rtx_int8 import respell
@@ -51,6 +52,8 @@ def build_engine(
     precision: Precision | None = None,
     gpu: str | None = None,
     batch: BatchRange = BatchRange(),  # noqa: B008  # frozen
+    compiler: Compiler | None = None,
+    options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
     int8: Int8Options | None = None,
     output: str | Path | None = None,
     note: Report = lambda sentence: None,
@@ -61,14 +64,17 @@ def build_engine(
     Args:
         phi, onnx: which model, see workspace.find_model.
         precision: default FP16, and FP32 on the CPU, where FP16 has no kernels.
-        gpu: see engine.targets.target_for.
+        gpu, compiler: see engine.targets.target_for.
+        options: what else to ask of the compiler.
         int8: how, where precision is INT8; see quantize.plan.Int8Options.
         output: the engine file; default beside the model, named for precision and target.
 
     Raises:
         DeployError: bad input, or an engine that is not what was asked for; nothing is written.
     """
-    target = target_for(gpu)
+    target = target_for(gpu, compiler)
+    options.require_for(target.compiler)
+    target = replace(target, hardware_compatible=options.hardware_compatible)
     precision = precision_for(target, precision)
     if precision != "int8" and int8 not in (None, Int8Options()):
         raise DeployError(
@@ -98,9 +104,9 @@ def build_engine(
         )
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
     progress("compiling")
-    compiled = _compile(graph, target, batch, progress)
+    compiled = _compile(graph, target, batch, options, progress)
     compiled.audit.require(precision, planned_int8=len(plan.placement.products) if plan else 0)
-    manifest = _manifest(compiled, graph, target, batch, plan)
+    manifest = _manifest(compiled, graph, plan, target=target, batch=batch, options=options)
     write_engine(engine, compiled.data, manifest)
     return Built(path=engine, manifest=manifest)
 
@@ -151,8 +157,10 @@ def with_precision(
         graph = plan.apply(graph)
     if plan is not None and target.compiler == "onnxruntime":
         graph = respell_for_cpu(graph)
-    elif precision != "fp32" and target.compiler == "tensorrt-rtx":
-        graph = to_fp16(respell(graph, sm=target.sm) if plan is not None else graph)
+    elif precision != "fp32" and target.compiler != "onnxruntime":
+        if plan is not None and target.compiler == "tensorrt-rtx":
+            graph = respell(graph, sm=target.sm)
+        graph = to_fp16(graph)
     stamp(graph, _derived(info, precision, onnx_sha256, plan))
     name_nodes(graph)
     return graph
@@ -195,18 +203,22 @@ def _engine_path(model: Path, precision: Precision, target: Target) -> Path:
     return model.with_name(f"{model.stem}.{precision}.{target.label}.{suffix}")
 
 
-def _compile(graph: "ModelProto", target: Target, batch: BatchRange, progress: Report) -> tensorrt.Plan:
+def _compile(
+    graph: "ModelProto", target: Target, batch: BatchRange, options: BuildOptions, progress: Report
+) -> tensorrt.Plan:
     if target.compiler == "onnxruntime":
         return onnxruntime.prepare_artifact(graph)
-    return tensorrt.compile_plan(graph, target=target, batch=batch, progress=progress)
+    return tensorrt.compile_plan(graph, target=target, batch=batch, options=options, progress=progress)
 
 
 def _manifest(
     compiled: tensorrt.Plan,
     graph: "ModelProto",
+    plan: Int8Plan | None,
+    *,
     target: Target,
     batch: BatchRange,
-    plan: Int8Plan | None,
+    options: BuildOptions,
 ) -> Manifest:
     import hashlib
 
@@ -222,6 +234,8 @@ def _manifest(
         model=info,
         audit=compiled.audit,
         build_seconds=compiled.build_seconds,
+        options=options,
+        timing_cache_sha256=compiled.timing_cache_sha256,
         int8=plan.summary if plan else None,
         deploykit_version=__version__,
     )

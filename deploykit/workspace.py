@@ -1,5 +1,6 @@
 """Where things land by default, and how one command finds what another one left."""
 
+import os
 from pathlib import Path
 
 from deploykit.errors import DeployError
@@ -10,6 +11,11 @@ CALIBRATION = Path("calibration")
 MODEL_FILE = "model.onnx"
 
 _SAME_MOMENT_S = 1.0  # copies made together are this close in time: neither is "the newest"
+
+
+def cache_folder() -> Path:
+    """The user's, for what can be made again: XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "deploykit")
 
 
 def model_name(family: str, phi: float | None, rule: str | None = "published") -> str:

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -7,7 +8,7 @@ from by_hand import graph_of, ranges_of, weight
 from onnx import ModelProto, helper
 
 from deploykit.engine.audit import Audit
-from deploykit.engine.layer_log import audit_log
+from deploykit.engine.layer_log import audit_inspector, audit_log
 from deploykit.engine.manifest import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt import compile_plan
@@ -125,6 +126,79 @@ def test_channels_that_are_read_beyond_the_models_own_are_padding():
     )
     (layer,) = audit_log([FP16_CONVOLUTION + metadata("conv")], model).layers  # which reads 32 channels
     assert (layer.padded, layer.is_depthwise) == (4, True)
+
+
+# ---------------------------------------------------------------- an engine's inspector
+
+# The layer that NVIDIA's documentation shows of TensorRT 10, with the metadata it has since 8.6; no GPU has
+# been at hand to make one.
+IN_WORDS = {
+    "Name": "res4_0_branch2a + res4_0_branch2a_relu",
+    "LayerType": "CaskConvolution",
+    "Inputs": [
+        {
+            "Name": "res3_3_branch2c",
+            "Dimensions": [16, 512, 28, 28],
+            "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format.",
+        }
+    ],
+    "Outputs": [],
+    "ParameterType": "Convolution",
+    "Metadata": "[ONNX Layer: conv]\x1f[ONNX Layer: conv.relu]",
+}
+REFORMAT = {
+    "Name": "Reformatting CopyNode for Input Tensor 0 to conv",
+    "LayerType": "Reformat",
+    "Inputs": [
+        {
+            "Name": "x",
+            "Dimensions": [1, 3, 224, 224],
+            "Format/Datatype": "Row major linear FP16 format",
+        }
+    ],
+    "Metadata": "[ONNX Layer: conv]",
+}
+
+
+def inspected(*layers) -> Audit:
+    model = graph_of(
+        [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")],
+        {"w": weight(256, 512, 1, 1)},
+        takes={"x": (512, 28, 28)},
+        gives={"y": None},
+    )
+    return audit_inspector(json.dumps({"Layers": list(layers)}), model)
+
+
+def test_an_inspectors_layers_are_read():
+    for order in ([REFORMAT, IN_WORDS], [IN_WORDS, REFORMAT]):
+        audit = inspected(*order)
+        assert (audit.source, audit.unseen) == ("engine inspector", 0)
+        (product,) = (layer for layer in audit.layers if layer.products)
+        assert (product.kind, product.precision, product.padded) == ("CaskConvolution", "int8", 1)
+        assert product.macs == 256 * 512 * 28 * 28
+        assert product.is_fused
+        assert sum(layer.is_reformat for layer in audit.layers) == 1
+
+
+@pytest.mark.parametrize(
+    ("described", "precision"),
+    [
+        ({"Format/Datatype": "Half"}, "fp16"),
+        ({"Format/Datatype": "Channel major FP16 format where channel % 4 == 0"}, "fp16"),
+        ({"Format/Datatype": "Row major linear FP32"}, "fp32"),
+        ({"Format/Datatype": "Float"}, "fp32"),
+        ({"Format": "Row major linear", "DataType": "Int8"}, "int8"),  # of TensorRT 11
+        ({"Format": "N/A", "DataType": "Half"}, "fp16"),
+    ],
+)
+def test_types_are_read_in_the_words_of_either_major(described, precision):
+    layer = {**IN_WORDS, "Inputs": [{"Name": "x", "Dimensions": [1, 512, 28, 28], **described}]}
+    assert inspected(layer).products(precision) == 1
+
+
+def test_an_engine_built_without_detail_shows_no_products():
+    assert inspected("conv + relu").unseen == 1
 
 
 # ---------------------------------------------------------------- real builds

@@ -12,6 +12,7 @@ import pytest
 from by_hand import graph_of, ranges_of
 from onnx import ModelProto, helper
 
+from deploykit.engine.compilers import BuildOptions
 from deploykit.engine.manifest import BatchRange
 from deploykit.engine.targets import Target, target_for
 from deploykit.engine.tensorrt import Plan, compile_plan
@@ -166,6 +167,19 @@ def test_a_refused_build_leaves_its_compute_capability_to_no_other(build):
     with pytest.raises(DeployError, match="no FP32 matrix products"):
         build(0, "fp32", target_for("T4"))
     assert build(0, "fp16", target_for("A100")).audit == before
+
+
+def test_a_workspace_too_small_is_refused_with_its_size(build):
+    with pytest.raises(DeployError, match="in a workspace of 1 MiB") as caught:
+        build(0, "fp16", target_for("A100"), options=BuildOptions(workspace_mb=1))
+    assert "--workspace" in caught.value.fix
+
+
+def test_optimization_level_and_workspace_are_taken(build):
+    options = BuildOptions(optimization_level=0, workspace_mb=1024)
+    plan = build(0, "fp16", target_for("A100"), options=options)
+    plan.audit.require("fp16")
+    assert plan.timing_cache_sha256 is None  # TensorRT-RTX has no use for one
 
 
 def unknown_operator() -> ModelProto:

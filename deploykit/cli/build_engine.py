@@ -4,6 +4,7 @@ import click
 
 from deploykit.cli.int8_options import int8_options
 from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.manifest import BatchRange, manifest_path
 from deploykit.errors import DeployError
 from deploykit.model_file import Precision
@@ -19,6 +20,16 @@ from deploykit.quantize.plan import Int8Options
 @click.option("--phi", type=float, help="Which exported model, by its phi.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
 @click.option("--batch", default="1,1,64", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes.")
+@click.option("--compiler", type=click.Choice(["auto", *COMPILERS]), default="auto", show_default=True)
+@click.option("--optimization-level", type=int, help="0 builds fastest, 5 searches longest.")
+@click.option("--workspace", "workspace_mb", type=int, metavar="MIB", help="Device memory kernels work in.")
+@click.option("--version-compatible", is_flag=True, help="TensorRT: later versions run the engine too.")
+@click.option(
+    "--hardware-compatible",
+    is_flag=True,
+    help="TensorRT: other GPUs of SM80 and later, or of the same compute capability, run it too.",
+)
+@click.option("--strip", is_flag=True, help="TensorRT: leave the weights out of the plan.")
 @int8_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Engine file; default: beside the model."
@@ -32,6 +43,12 @@ def command(
     phi: float | None,
     onnx: Path | None,
     batch: str,
+    compiler: str,
+    optimization_level: int | None,
+    workspace_mb: int | None,
+    version_compatible: bool,
+    hardware_compatible: bool,
+    strip: bool,
     int8: Int8Options,
     output: Path | None,
     as_json: bool,
@@ -51,6 +68,14 @@ def command(
             precision=_precision(fp16=fp16, int8=to_int8, fp32=fp32),
             gpu=gpu,
             batch=BatchRange.parse(batch),
+            compiler=next((each for each in COMPILERS if each == compiler), None),
+            options=BuildOptions(
+                optimization_level=optimization_level,
+                workspace_mb=workspace_mb,
+                version_compatible=version_compatible,
+                hardware_compatible=hardware_compatible,
+                strip=strip,
+            ),
             int8=int8,
             output=output,
             note=note,

@@ -1,4 +1,4 @@
-"""Compiled layers as TensorRT describes them: in its builder's log, which needs no GPU, or in an engine.
+"""Compiled layers as TensorRT describes them: in a builder's log, which needs no GPU, or in an engine.
 
 TensorRT-RTX logs each compiled layer, at VERBOSE with detailed profiling, as
 
@@ -7,12 +7,17 @@ TensorRT-RTX logs each compiled layer, at VERBOSE with detailed profiling, as
 
 where `correlation` is a convolution, `gemm` a matrix product, `runtime_fusion` one of these with
 what follows it, and `kgen` a generated kernel of elementwise operations, whose name lists them.
+
+An engine's inspector gives JSON: objects of Name, LayerType, Inputs of Dimensions and a type, and the
+same Metadata. TensorRT 10 has the type in words under Format/Datatype ("Thirty-two wide channel
+vectorized row major Int8 format"), 11 under keys of its own (NVIDIA's migration guide).
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit import Audit, CompiledLayer, audit
 from deploykit.engine.work import Work, plumbing_of, work_of
@@ -29,9 +34,13 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _GENERATED = re.compile(r"^__myl_((?:[A-Z][a-z]+)+)_")
 _OPERATION = re.compile(r"[A-Z][a-z]+")
 _MOVES = frozenset({"Cast", "Conc", "Move", "Repl", "Resh", "Slic", "Tran"})
-_PRECISIONS: dict[str, Precision] = {"Int8": "int8", "Half": "fp16", "Float": "fp32"}
-# Kernels that compute a product themselves; others may name one they prepare the input of.
-_PRODUCT_KINDS = frozenset({"correlation", "gemm", "runtime_fusion"})
+# Kernels that may name a product only because they prepare its input.
+_PREPARING_KINDS = frozenset({"kgen", "NoOp", "Reformat", "Shuffle", "shape_call", "Constant"})
+_TYPE_WORDS: tuple[tuple[re.Pattern[str], Precision], ...] = (
+    (re.compile(r"\bint8\b", re.IGNORECASE), "int8"),
+    (re.compile(r"\b(half|fp16)\b", re.IGNORECASE), "fp16"),
+    (re.compile(r"\b(float|fp32)\b", re.IGNORECASE), "fp32"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +48,7 @@ class _Logged:
     """A layer as the log has it.
 
     Attributes:
-        shape, datatype: of its first input; () and "" where it has none.
+        shape, datatype: of its first input, the type in the compiler's words; () and "" where it has none.
     """
 
     name: str
@@ -56,11 +65,44 @@ def audit_log(lines: Iterable[str], model: "ModelProto") -> Audit:
         lines: others than layers' are passed over.
         model: what was compiled, its nodes named.
     """
-    work, plumbing = work_of(model), plumbing_of(model)
+    plumbing = plumbing_of(model)
     logged = [_read(match, line, plumbing) for line in lines if (match := LAYER_LINE.match(line))]
+    return _audited("builder log", logged, model)
+
+
+def audit_inspector(text: str, model: "ModelProto") -> Audit:
+    """The layers an engine's inspector gives.
+
+    Args:
+        text: its JSON of the whole engine, built with detailed profiling.
+        model: what was compiled, its nodes named.
+    """
+    plumbing = plumbing_of(model)
+    layers = [each for each in json.loads(text)["Layers"] if isinstance(each, dict)]  # else names alone
+    return _audited("engine inspector", [_inspected(each, plumbing) for each in layers], model)
+
+
+def _audited(source: str, logged: list[_Logged], model: "ModelProto") -> Audit:
+    work = work_of(model)
     computed = _computed(logged, work)
     layers = [_compiled(layer, [work[name] for name in computed[at]]) for at, layer in enumerate(logged)]
-    return audit("builder log", layers, products=len(work))
+    return audit(source, layers, products=len(work))
+
+
+def _inspected(layer: Mapping[str, Any], plumbing: frozenset[str]) -> _Logged:
+    first: Mapping[str, Any] = next(iter(layer.get("Inputs", [])), {})
+    types = (str(first.get(key, "")) for key in ("Format/Datatype", "DataType", "Datatype", "Format"))
+    return _Logged(
+        name=layer["Name"],
+        kind=layer.get("LayerType", ""),
+        shape=tuple(first.get("Dimensions", ())),
+        datatype=" ".join(types),
+        nodes=_nodes(layer.get("Metadata", ""), plumbing),
+    )
+
+
+def _nodes(metadata: str, plumbing: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in dict.fromkeys(_NODE.findall(metadata)) if name not in plumbing)
 
 
 def _read(match: "re.Match[str]", line: str, plumbing: frozenset[str]) -> _Logged:
@@ -71,7 +113,7 @@ def _read(match: "re.Match[str]", line: str, plumbing: frozenset[str]) -> _Logge
         kind=match["kind"],
         shape=shape,
         datatype=tensor[2] if tensor else "",
-        nodes=tuple(name for name in dict.fromkeys(_NODE.findall(line)) if name not in plumbing),
+        nodes=_nodes(line, plumbing),
     )
 
 
@@ -82,8 +124,8 @@ def _computed(logged: list[_Logged], work: Mapping[str, Work]) -> list[list[str]
         for name in layer.nodes:
             if name not in work:
                 continue
-            known = logged[place[name]].kind in _PRODUCT_KINDS if name in place else False
-            if layer.kind in _PRODUCT_KINDS or not known:
+            known = name in place and logged[place[name]].kind not in _PREPARING_KINDS
+            if layer.kind not in _PREPARING_KINDS or not known:
                 place[name] = at
     return [[name for name, where in place.items() if where == at] for at in range(len(logged))]
 
@@ -95,7 +137,7 @@ def _compiled(layer: _Logged, products: list[Work]) -> CompiledLayer:
         nodes=layer.nodes,
         products=len(products),
         macs=sum(product.macs for product in products),
-        precision=_PRECISIONS.get(layer.datatype) if products else None,
+        precision=_precision(layer.datatype) if products else None,
         padded=_padded(layer, products[0]) if len(products) == 1 else 1.0,
         is_depthwise=any(product.is_depthwise for product in products),
         is_reformat=not products and _is_reformat(layer),
@@ -103,12 +145,18 @@ def _compiled(layer: _Logged, products: list[Work]) -> CompiledLayer:
 
 
 def _padded(layer: _Logged, product: Work) -> float:
-    if layer.kind not in _PRODUCT_KINDS or not layer.shape:
+    if layer.kind in _PREPARING_KINDS or not layer.shape:
         return 1.0
     channels = layer.shape[1] if len(layer.shape) == 4 and layer.kind != "gemm" else layer.shape[-1]
     return max(channels / product.channels, 1.0)
 
 
+def _precision(datatype: str) -> Precision | None:
+    return next((precision for words, precision in _TYPE_WORDS if words.search(datatype)), None)
+
+
 def _is_reformat(layer: _Logged) -> bool:
+    if layer.kind == "Reformat":
+        return True
     generated = _GENERATED.match(layer.name)
     return generated is not None and set(_OPERATION.findall(generated[1])) <= _MOVES

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from deploykit.engine.audit import Audit
+from deploykit.engine.compilers import BuildOptions
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of, write_together
@@ -77,6 +78,8 @@ class Manifest:
         compiler_version: engines run on exactly the version that built them.
         model: the model it was compiled from; its onnx_sha256 is the exported FP32 file's.
         build_seconds: wall-clock, compiling alone.
+        options: what was asked of the compiler besides.
+        timing_cache_sha256: of the kernels' timings that the build started from; None for none.
         int8: what of the model is in INT8; None with other precisions.
     """
 
@@ -91,6 +94,8 @@ class Manifest:
     audit: Audit
     build_seconds: float
     deploykit_version: str
+    options: BuildOptions = BuildOptions()  # noqa: RUF009  # frozen
+    timing_cache_sha256: str | None = None
     int8: Int8Summary | None = None
     format: Literal[1] = 1
 

@@ -1,19 +1,17 @@
 """What an engine is compiled for, and which compiler does it."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from deploykit.engine.compilers import COMPILERS, Compiler, is_installed
 from deploykit.errors import DeployError
-from deploykit.local_gpu import local_gpu
+from deploykit.local_gpu import LocalGpu, local_gpu
 from deploykit.model_file import Precision
 from deploykit.predict.gpus import find_gpu
-from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy
-
-Compiler = Literal["tensorrt-rtx", "onnxruntime"]
-
-_NAMES: dict[Compiler, str] = {"tensorrt-rtx": "TensorRT-RTX", "onnxruntime": "ONNX Runtime"}
+from deploykit.quantize.placement import Placement, Policy
 
 CPU, LOCAL = "cpu", "local"
+AMPERE = 80  # from here on TensorRT builds engines for all that follow, if asked to
 
 # tensorrt_rtx.ComputeCapability's members, 1.7. SM70, SM90 and SM100 are not among them.
 AHEAD_OF_TIME_SMS = (75, 80, 86, 89, 120, 121)
@@ -31,12 +29,14 @@ class Target:
     Attributes:
         name: the GPU's, `CPU`, or `portable`.
         sm: compute capability to compile for, 75 for 7.5; None for the CPU and the portable engine.
+        hardware_compatible: TensorRT's engines run on one model of GPU alone; these on more.
         note: a sentence the user should read, or None.
     """
 
     name: str
     compiler: Compiler
     sm: int | None = None
+    hardware_compatible: bool = False
     note: str | None = None
 
     @property
@@ -47,7 +47,7 @@ class Target:
     @property
     def compiler_title(self) -> str:
         """As messages have it: `TensorRT-RTX`."""
-        return _NAMES[self.compiler]
+        return COMPILERS[self.compiler].title
 
     @property
     def title(self) -> str:
@@ -56,28 +56,52 @@ class Target:
             return f"{self.name} (SM{self.sm})"
         return PORTABLE_TITLE if self.name == "portable" else "the CPU"
 
-    def runs_on(self, sm: int) -> bool:
-        """Whether a GPU of this compute capability runs the engine."""
+    def runs_on(self, gpu: LocalGpu) -> bool:
+        """Whether that GPU runs the engine."""
+        sm = gpu.sm
+        if self.compiler == "tensorrt":
+            if not self.hardware_compatible:
+                return (gpu.name, sm) == (self.name, self.sm)
+            return sm == self.sm or (self.sm is not None and min(sm, self.sm) >= AMPERE)
         if self.sm is not None:
             return sm == self.sm
         return self.name == "portable" and (sm in PORTABLE_SMS or sm > PORTABLE_SMS[-1])
 
 
-def target_for(gpu: str | None) -> Target:
-    """The target a user means by --gpu.
+def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
+    """The target a user means by --gpu and --compiler.
 
     Args:
         gpu: a GPU's name, `cpu`, `local`, or None: the local GPU, else the portable engine.
+        compiler: None for the one that fits; the target's note says why.
 
     Raises:
         DeployError: unknown GPU, none here though `local` was asked for, or one no compiler here builds for.
     """
-    if gpu is not None and gpu.lower() == CPU:
+    if compiler not in (None, *COMPILERS):
+        raise DeployError(f"There is no compiler {compiler}.", fix=f"take one of {', '.join(COMPILERS)}")
+    on_cpu = gpu is not None and gpu.lower() == CPU
+    if on_cpu or (gpu is None and compiler == "onnxruntime"):
+        if compiler not in (None, "onnxruntime"):
+            raise DeployError(
+                f"{COMPILERS[compiler].title} compiles for NVIDIA GPUs, not for the CPU.",
+                fix="leave out --compiler, or name a GPU",
+            )
         return Target(name="CPU", compiler="onnxruntime")
+    if compiler == "onnxruntime":
+        raise DeployError("ONNX Runtime artifacts are for the CPU here.", fix="use --gpu cpu with it")
     if gpu is None or gpu.lower() == LOCAL:
-        return _local(required=gpu is not None)
+        return _local(required=gpu is not None, compiler=compiler)
     known = find_gpu(gpu)
-    return _ahead_of_time(known.name, known.sm, known.architecture)
+    here = local_gpu()
+    if here is not None and known.name.lower() in here.name.lower() and known.sm == here.sm:
+        return _for_gpu_here(here, compiler)
+    if compiler == "tensorrt":
+        raise DeployError(
+            f"TensorRT compiles for the GPU of its machine alone, and {known.name} is not here.",
+            fix="leave out --compiler, or build on a machine with that GPU",
+        )
+    return _ahead_of_time(known.name, known.sm)
 
 
 def precision_for(target: Target, asked: Precision | None) -> Precision:
@@ -99,11 +123,11 @@ def precision_for(target: Target, asked: Precision | None) -> Precision:
     return asked or ("fp32" if on_cpu else "fp16")
 
 
-def _local(*, required: bool) -> Target:
+def _local(*, required: bool, compiler: Compiler | None) -> Target:
     gpu = local_gpu()
     if gpu is not None:
-        return _ahead_of_time(gpu.name, gpu.sm, None)
-    if required:
+        return _for_gpu_here(gpu, compiler)
+    if required or compiler == "tensorrt":
         raise DeployError(
             "This machine shows no NVIDIA GPU.",
             fix="name the GPU to build for, as in --gpu T4, or use --gpu cpu",
@@ -111,12 +135,27 @@ def _local(*, required: bool) -> Target:
     return Target(
         name="portable",
         compiler="tensorrt-rtx",
-        note=f"No GPU here and none named: building the portable engine, for {PORTABLE_TITLE}; "
-        "a T4 (SM75) needs --gpu T4.",
+        note=f"No GPU here and none named: building the portable engine with TensorRT-RTX, for "
+        f"{PORTABLE_TITLE}; a T4 (SM75) needs --gpu T4.",
     )
 
 
-def _ahead_of_time(name: str, sm: int | None, architecture: str | None) -> Target:
+def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
+    """TensorRT where it is the documented compiler and installed, or the only one."""
+    fits_rtx = gpu.sm in AHEAD_OF_TIME_SMS
+    has_tensorrt = is_installed("tensorrt")
+    if compiler == "tensorrt" or (compiler is None and has_tensorrt and not (fits_rtx and "RTX" in gpu.name)):
+        why = None
+        if compiler is None:
+            why = (
+                "NVIDIA documents it for data-centre GPUs" if fits_rtx else "TensorRT-RTX has no such target"
+            )
+            why = f"Compiling with TensorRT for {gpu.name}: {why}."
+        return Target(name=gpu.name, compiler="tensorrt", sm=gpu.sm, note=why)
+    return _ahead_of_time(gpu.name, gpu.sm)
+
+
+def _ahead_of_time(name: str, sm: int | None) -> Target:
     if sm not in AHEAD_OF_TIME_SMS:
         capability = "an unknown compute capability" if sm is None else f"SM{sm}"
         raise DeployError(
@@ -127,12 +166,13 @@ def _ahead_of_time(name: str, sm: int | None, architecture: str | None) -> Targe
     return Target(name=name, compiler="tensorrt-rtx", sm=sm, note=_what_nvidia_documents(name, sm))
 
 
-def _what_nvidia_documents(name: str, sm: int) -> str | None:
+def _what_nvidia_documents(name: str, sm: int) -> str:
     if "RTX" in name:
-        return None
+        return f"Compiling for {name} with TensorRT-RTX, NVIDIA's own for RTX GPUs."
     return (
-        f"NVIDIA documents TensorRT-RTX for RTX GPUs; {name} shares their compute capability (SM{sm}), "
-        "but for data-centre cards its documented compiler is tensorrt."
+        f"Compiling for {name} with TensorRT-RTX, which needs none here. NVIDIA documents it for RTX GPUs, "
+        f"whose compute capability (SM{sm}) {name} shares; its documented compiler for data-centre cards is "
+        "tensorrt."
     )
 
 
@@ -148,7 +188,7 @@ def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
             f"of convolutions only pointwise ones are those: policy {asked} needs more.",
             fix="leave out --int8-policy, or build for another GPU",
         )
-    return asked or DEFAULT_POLICY
+    return asked or COMPILERS[target.compiler].int8_policy
 
 
 def require_int8_kernels(target: Target, placement: Placement) -> None:

@@ -1,4 +1,4 @@
-"""ONNX -> a TensorRT-RTX plan, ahead of time, with or without a GPU."""
+"""ONNX -> a plan, by TensorRT on the GPU it will run on, or by TensorRT-RTX with or without one."""
 
 import gc
 import time
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit import Audit
-from deploykit.engine.layer_log import LAYER_LINE, audit_log
+from deploykit.engine.compilers import COMPILERS, BuildOptions
+from deploykit.engine.layer_log import LAYER_LINE, audit_inspector, audit_log
 from deploykit.engine.manifest import BatchRange
-from deploykit.engine.targets import Target
+from deploykit.engine.targets import AMPERE, Target
+from deploykit.engine.timing_cache import digest, load_timing_cache, save_timing_cache, timing_cache_path
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.model_file import to_bytes
@@ -24,33 +26,54 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A compiled engine, and what its builder's log says is in it."""
+    """A compiled engine, and what is in it.
+
+    Attributes:
+        timing_cache_sha256: of the timings the build started from; None for none.
+    """
 
     data: bytes
     audit: Audit
     compiler_version: str
     build_seconds: float
+    timing_cache_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is to be built."""
+
+    target: Target
+    batch: BatchRange
+    options: BuildOptions
 
 
 def compile_plan(
-    model: "ModelProto", *, target: Target, batch: BatchRange, progress: Progress = lambda phase: None
+    model: "ModelProto",
+    *,
+    target: Target,
+    batch: BatchRange,
+    options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
+    progress: Progress = lambda phase: None,
 ) -> Plan:
     """Compiles a model whose graph spells out its precision.
 
     Args:
         model: one input of dynamic batch; its nodes are named.
-        target: compute capability to compile for; without one the portable engine.
+        target: its compiler, and the compute capability to compile for; without one the portable engine.
 
     Raises:
-        DeployError: TensorRT-RTX is missing or refuses the model.
+        DeployError: the compiler is missing, finds no GPU though it needs one, or refuses the model.
         KeyboardInterrupt: the build was stopped, as soon as the builder took notice.
     """
-    trt = require("tensorrt_rtx")
+    facts = COMPILERS[target.compiler]
+    trt = require(facts.module, install=facts.install)
+    order = _Order(target=target, batch=batch, options=options)
     monitor = _monitor(trt, progress)
     # On a thread of its own: TensorRT calls back into Python all along, and an interrupt that met such a
     # call on the main thread would vanish there.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        compiling = pool.submit(_compile, trt, model, target, batch, monitor)
+        compiling = pool.submit(_compile, trt, model, order, monitor)
         try:
             while not compiling.done():
                 wait([compiling], timeout=0.1)
@@ -61,32 +84,85 @@ def compile_plan(
     return compiling.result()
 
 
-def _compile(trt: Any, model: "ModelProto", target: Target, batch: BatchRange, monitor: Any) -> Plan:
+def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Plan:
+    target = order.target
     # Now, and not while TensorRT calls back into Python: freeing a builder that a stopped build left behind
     # takes a lock which TensorRT holds then, and would wait for it forever.
     gc.collect()
     log = _logger(trt)
-    builder = trt.Builder(log)
+    builder = _builder(trt, log, target)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(to_bytes(model)):
         raise DeployError(
-            f"TensorRT-RTX can't read the model: {parser.get_error(0).desc()}.", fix="export the model again"
+            f"{target.compiler_title} can't read the model: {parser.get_error(0).desc()}.",
+            fix="export the model again",
         )
-    config = _config(trt, builder, network, target, batch)
+    config = _config(trt, builder, network, order)
     config.progress_monitor = monitor
+    timings = _Timings(trt, config, target)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        refusal = _refusal(log, target)
-        _clear_after_failure(trt, builder)
+        refusal = _refusal(log, order)
+        if COMPILERS[target.compiler].ahead_of_time:
+            _clear_after_failure(trt, builder)
         raise refusal
+    timings.save()
+    data = bytes(plan)
     return Plan(
-        data=bytes(plan),
-        audit=audit_log(log.layers, model),
+        data=data,
+        audit=audit_log(log.layers, model)
+        if COMPILERS[target.compiler].ahead_of_time
+        else _inspected(trt, log, data, model),
         compiler_version=trt.__version__,
         build_seconds=time.perf_counter() - start,
+        timing_cache_sha256=timings.sha256,
     )
+
+
+def _builder(trt: Any, log: Any, target: Target) -> Any:
+    try:
+        return trt.Builder(log)
+    except TypeError as error:  # its constructor gives back nothing
+        reason = _reason(log) or "no GPU or driver that it can use shows"
+        raise DeployError(
+            f"{target.compiler_title} {trt.__version__} does not start: {reason}.",
+            fix="check nvidia-smi, or build with --compiler tensorrt-rtx, which needs no GPU",
+        ) from error
+
+
+class _Timings:
+    """The timing cache of one build, where the compiler has a use for one.
+
+    Attributes:
+        sha256: of what the build started from; None for nothing.
+    """
+
+    def __init__(self, trt: Any, config: Any, target: Target) -> None:
+        self._config, self.sha256 = config, None
+        self._path = None
+        if COMPILERS[target.compiler].timing_cache:
+            self._path = timing_cache_path(target, trt.__version__)
+            before = load_timing_cache(self._path)
+            self.sha256 = digest(before)
+            config.set_timing_cache(config.create_timing_cache(before), ignore_mismatch=False)
+
+    def save(self) -> None:
+        if self._path is not None:
+            save_timing_cache(self._path, bytes(self._config.get_timing_cache().serialize()))
+
+
+def _inspected(trt: Any, log: Any, plan: bytes, model: "ModelProto") -> Audit:
+    """The audit of a plan that this machine can load, as TensorRT's inspector gives it."""
+    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise DeployError(
+            f"The plan just built can't be loaded: {_reason(log) or 'no reason given'}.",
+            fix="check nvidia-smi",
+        )
+    inspector = engine.create_engine_inspector()
+    return audit_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON), model)
 
 
 def _clear_after_failure(trt: Any, builder: Any) -> None:
@@ -100,12 +176,25 @@ def _clear_after_failure(trt: Any, builder: Any) -> None:
     builder.build_serialized_network(network, builder.create_builder_config())
 
 
-def _config(trt: Any, builder: Any, network: Any, target: Target, batch: BatchRange) -> Any:
+def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
+    target, batch, options = order.target, order.batch, order.options
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if target.sm is not None:
+    if target.sm is not None and COMPILERS[target.compiler].ahead_of_time:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * 2**20)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.strip:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+    if options.hardware_compatible:
+        levels = trt.HardwareCompatibilityLevel
+        later = target.sm is not None and target.sm >= AMPERE
+        config.hardware_compatibility_level = levels.AMPERE_PLUS if later else levels.SAME_COMPUTE_CAPABILITY
     profile = builder.create_optimization_profile()
     images = network.get_input(0)
     shape = tuple(images.shape)[1:]
@@ -114,16 +203,27 @@ def _config(trt: Any, builder: Any, network: Any, target: Target, batch: BatchRa
     return config
 
 
-def _refusal(log: Any, target: Target) -> DeployError:
+def _refusal(log: Any, order: _Order) -> DeployError:
+    target, options = order.target, order.options
     if any("FP32 GEMM is not supported" in message for message in log.errors):
         return DeployError(
-            f"TensorRT-RTX has no FP32 matrix products for {target.title}.",
+            f"{target.compiler_title} has no FP32 matrix products for {target.title}.",
             fix="build it as FP16: leave out --fp32",
         )
-    reason = log.errors[-1].splitlines()[0] if log.errors else "it gave no reason"
+    if options.workspace_mb is not None and any("OutOfMemory" in message for message in log.errors):
+        return DeployError(
+            f"{target.compiler_title} can't build for {target.title} in a workspace of "
+            f"{options.workspace_mb} MiB.",
+            fix="give a larger --workspace, or leave it out",
+        )
     return DeployError(
-        f"TensorRT-RTX can't build for {target.title}: {reason}.", fix="try --fp16, or another --gpu"
+        f"{target.compiler_title} can't build for {target.title}: {_reason(log) or 'it gave no reason'}.",
+        fix="try --fp16, or another --gpu",
     )
+
+
+def _reason(log: Any) -> str | None:
+    return log.errors[-1].splitlines()[0].rstrip(".") if log.errors else None
 
 
 def _logger(trt: Any) -> Any:

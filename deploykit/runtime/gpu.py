@@ -1,4 +1,4 @@
-"""Runs a TensorRT-RTX plan on the GPU, with device memory and streams from cuda-core.
+"""Runs a plan of TensorRT or TensorRT-RTX on the GPU, with device memory and streams from cuda-core.
 
 Written against the documented API and not yet run: no GPU has been at hand. tests/test_gpu.py,
 which `make test-gpu` runs where there is one, is what will show it.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
@@ -24,7 +25,8 @@ Array = npt.NDArray[np.float32]
 class GpuRunner:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         core = require("cuda.core", extra="gpu")
-        trt = require("tensorrt_rtx", extra="gpu")
+        facts = COMPILERS[manifest.target.compiler]
+        trt = require(facts.module, install=facts.install)
         self._device = core.Device(0)
         self._device.set_current()
         self._stream = self._device.create_stream()
@@ -32,11 +34,11 @@ class GpuRunner:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise DeployError(
-                f"TensorRT-RTX {trt.__version__} can't load {path}, built by {manifest.compiler_version}.",
+                f"{facts.title} {trt.__version__} can't load {path}, built by {manifest.compiler_version}.",
                 fix="deploykit build-engine --gpu local builds it again with this version",
             )
         self._context = self._engine.create_execution_context()
-        self._manifest = manifest
+        self._manifest, self._title = manifest, facts.title
         self._buffers: _Buffers | None = None
         self._lock = threading.Lock()
 
@@ -49,7 +51,7 @@ class GpuRunner:
             buffers.input.copy_from(buffers.host_input, stream=self._stream)
             if not self._context.execute_async_v3(int(self._stream.handle)):
                 raise DeployError(
-                    f"TensorRT-RTX could not run a batch of {len(images)}.", fix="try a smaller --batch"
+                    f"{self._title} could not run a batch of {len(images)}.", fix="try a smaller --batch"
                 )
             buffers.output.copy_to(buffers.host_output, stream=self._stream)
             self._stream.sync()

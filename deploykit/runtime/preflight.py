@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest, read_manifest
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
@@ -10,8 +11,6 @@ from deploykit.extras import require
 from deploykit.local_gpu import LocalGpu, local_gpu
 
 GPU = "GPU"
-RUNTIMES = {"onnxruntime": "onnxruntime", "tensorrt-rtx": "tensorrt_rtx"}
-"""What runs an engine of each compiler, as it imports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +76,7 @@ def this_machine(compiler: str | None = None) -> Machine:
     Args:
         compiler: whose runtime to look for; default all. Looking loads it.
     """
-    wanted = RUNTIMES if compiler is None else {compiler: RUNTIMES[compiler]}
-    versions = {name: _version(module) for name, module in wanted.items()}
+    versions = {name: _version(facts.module) for name, facts in COMPILERS.items() if compiler in (None, name)}
     return Machine(gpu=local_gpu(), runtimes={name: each for name, each in versions.items() if each})
 
 
@@ -111,7 +109,7 @@ def _gpu(target: Target, machine: Machine) -> Check | None:
             found="no NVIDIA GPU",
             fix="run it where that GPU is; deploykit build-engine --gpu cpu makes one for here",
         )
-    fits = target.runs_on(gpu.sm)
+    fits = target.runs_on(gpu)
     return Check(
         name=GPU,
         wanted=target.title,
@@ -123,16 +121,26 @@ def _gpu(target: Target, machine: Machine) -> Check | None:
 
 
 def _runtime(manifest: Manifest, machine: Machine) -> Check:
-    target = manifest.target
-    found = machine.runtimes.get(target.compiler)
-    exactly = target.compiler != "onnxruntime"  # whose artifacts are models, which later versions read too
-    wanted = manifest.compiler_version if exactly else "of any recent version"
+    compiler, built_by = manifest.target.compiler, manifest.compiler_version
+    facts, found = COMPILERS[compiler], machine.runtimes.get(compiler)
+    wanted = built_by
+    if facts.portable_versions:
+        wanted = "of any recent version"
+    elif manifest.options.version_compatible:
+        wanted = f"{built_by} or later"
     fix = None
     if found is None:
-        fix = f"pip install 'deploykit[{'gpu' if exactly else 'cpu'}]'"
-    elif exactly and found != manifest.compiler_version:
+        fix = facts.install
+    elif not facts.portable_versions and not _runs_with(found, manifest):
         fix = "build the engine again with the version here, or install the version that built it"
-    return Check(name=target.compiler_title, wanted=wanted, found=found or "none", fix=fix)
+    return Check(name=facts.title, wanted=wanted, found=found or "none", fix=fix)
+
+
+def _runs_with(version: str, manifest: Manifest) -> bool:
+    if not manifest.options.version_compatible:
+        return version == manifest.compiler_version
+    here, built_by = (tuple(map(int, each.split("."))) for each in (version, manifest.compiler_version))
+    return here >= built_by
 
 
 def _version(module: str) -> str | None:

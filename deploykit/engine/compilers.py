@@ -1,0 +1,119 @@
+"""What compiles engines, and what sets TensorRT's two flavours apart."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from deploykit.errors import DeployError
+from deploykit.quantize.placement import DEFAULT_POLICY, Policy
+
+Compiler = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a compiler.
+
+    Attributes:
+        title: as messages have it.
+        module: what it imports as.
+        install: what to do where it is missing.
+        ahead_of_time: it compiles for GPUs that are not here; the others for the one of this machine.
+        int8_policy: what it makes fast.
+        option_names: of BuildOptions, that it has.
+        timing_cache: what it times of kernels is worth keeping for the next build.
+        portable_versions: what it writes runs with other versions of it.
+    """
+
+    title: str
+    module: str
+    install: str
+    ahead_of_time: bool
+    int8_policy: Policy
+    option_names: frozenset[str] = frozenset()
+    timing_cache: bool = False
+    portable_versions: bool = False
+
+
+_KNOBS = frozenset({"optimization_level", "workspace_mb"})
+
+COMPILERS: dict[Compiler, Facts] = {
+    "tensorrt": Facts(
+        title="TensorRT",
+        module="tensorrt",
+        install="install NVIDIA's tensorrt (version 10 or 11) from its own package index",
+        ahead_of_time=False,
+        int8_policy="bandwidth",
+        option_names=_KNOBS | {"version_compatible", "hardware_compatible", "strip"},
+        timing_cache=True,
+    ),
+    # Its engines run with the release that built them alone; its timing cache has no effect and asks for a
+    # GPU (release notes of 1.1); stripping a plan asks for one too, seen with 1.7.
+    "tensorrt-rtx": Facts(
+        title="TensorRT-RTX",
+        module="tensorrt_rtx",
+        install="pip install 'deploykit[gpu]'",
+        ahead_of_time=True,
+        int8_policy=DEFAULT_POLICY,
+        option_names=_KNOBS,
+    ),
+    "onnxruntime": Facts(
+        title="ONNX Runtime",
+        module="onnxruntime",
+        install="pip install 'deploykit[cpu]'",
+        ahead_of_time=True,
+        int8_policy=DEFAULT_POLICY,
+        portable_versions=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What a user may ask of a compiler beyond precision and batch.
+
+    Attributes:
+        optimization_level: 0 builds fastest, 5 searches longest; None for the compiler's own.
+        workspace_mb: device memory that kernels may work in at most, MiB; None for all there is.
+        version_compatible: later versions of the compiler's runtime run the engine too.
+        hardware_compatible: other GPUs run it too: of SM80 and later, or of the same compute capability.
+        strip: leave the weights out of the plan, to be refitted.
+    """
+
+    optimization_level: Annotated[int, Meta(ge=0, le=5)] | None = None
+    workspace_mb: Annotated[int, Meta(ge=1)] | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    strip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise DeployError(
+                f"There is no optimization level {self.optimization_level}.", fix="give one from 0 to 5"
+            )
+        if self.workspace_mb is not None and self.workspace_mb < 1:
+            raise DeployError(
+                f"A workspace of {self.workspace_mb} MiB is none.", fix="give --workspace 1024, say"
+            )
+
+    def require_for(self, compiler: Compiler) -> None:
+        """Fails where a compiler lacks an option that is asked for.
+
+        Raises:
+            DeployError: it does.
+        """
+        plain = BuildOptions()
+        for name in self.__dataclass_fields__:
+            if getattr(self, name) != getattr(plain, name) and name not in COMPILERS[compiler].option_names:
+                have = [each.title for each in COMPILERS.values() if name in each.option_names]
+                raise DeployError(
+                    f"{COMPILERS[compiler].title} has no {name.replace('_', ' ')} option.",
+                    fix=f"leave it out, or build with {' or '.join(have)}",
+                )
+
+
+def is_installed(compiler: Compiler) -> bool:
+    """Whether its module can be found; nothing is imported."""
+    return importlib.util.find_spec(COMPILERS[compiler].module) is not None
