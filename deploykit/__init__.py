@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from deploykit.bench.record import benchmark
     from deploykit.doctor import diagnose
-    from deploykit.engine.manifest import BatchRange, read_manifest
+    from deploykit.engine.manifest import read_manifest
+    from deploykit.engine.shapes import BatchRange, SideRange
     from deploykit.errors import DeployError
     from deploykit.evaluate import evaluate_model
     from deploykit.export import export_onnx
@@ -35,7 +36,8 @@ _HOMES = {
     "quantize_model": "deploykit.pipeline",
     "evaluate_model": "deploykit.evaluate",
     "Int8Options": "deploykit.quantize.plan",
-    "BatchRange": "deploykit.engine.manifest",
+    "BatchRange": "deploykit.engine.shapes",
+    "SideRange": "deploykit.engine.shapes",
     "DeployError": "deploykit.errors",
     "Engine": "deploykit.runtime",
     "benchmark": "deploykit.bench.record",
@@ -55,6 +57,7 @@ __all__ = [
     "DeployError",
     "Engine",
     "Int8Options",
+    "SideRange",
     "__version__",
     "benchmark",
     "build_engine",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import MAX_BATCH, BatchRange, Manifest, manifest_path, read_manifest
+from deploykit.engine.manifest import Manifest, manifest_path, read_manifest
+from deploykit.engine.shapes import MAX_BATCH, BatchRange, filled_up
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model
@@ -38,7 +39,7 @@ class AnyModel:
     Attributes:
         precision: what the graph or the engine computes in.
         is_derived: whether it was made from an FP32 model, rather than being one.
-        batch: sizes it takes.
+        batches: sizes it takes.
         arithmetic: None for a model without INT8, where the choice makes no difference.
         ran_by: what computes it and how, in words.
     """
@@ -47,7 +48,7 @@ class AnyModel:
     info: ModelInfo
     precision: Precision
     is_derived: bool
-    batch: BatchRange
+    batches: tuple[BatchRange, ...]
     arithmetic: Arithmetic | None
     ran_by: str
     call: Callable[[Array], Any]
@@ -58,12 +59,12 @@ class AnyModel:
         Raises:
             DeployError: it gives something else, or fails.
         """
-        size = self.batch.max
+        size = max(each.max for each in self.batches)
         return np.concatenate([self._run(images[at : at + size]) for at in range(0, len(images), size)])
 
     def _run(self, images: Array) -> Array:
         """One batch, filled up where the model takes no smaller one."""
-        missing = max(0, self.batch.min - len(images))
+        missing = filled_up(self.batches, len(images)) - len(images)
         filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
         logits = np.asarray(self.call(filled))
         if logits.ndim != 2 or len(logits) != len(filled):
@@ -129,7 +130,7 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
         info=info,
         precision=precision,
         is_derived=info.onnx_sha256 is not None or precision != "fp32",
-        batch=_ONNX_BATCH,
+        batches=(_ONNX_BATCH,),
         arithmetic=("runtime" if fuse_int8 else "tensorrt") if has_qdq else None,
         ran_by=_by_onnxruntime(fuse_int8=fuse_int8 if has_qdq else None),
         call=_session_call(path, fuse_int8=fuse_int8),
@@ -150,7 +151,7 @@ def _from_engine(engine: Engine) -> AnyModel:
         info=manifest.model,
         precision=manifest.precision,
         is_derived=True,
-        batch=manifest.batch,
+        batches=manifest.batches,
         arithmetic="runtime" if is_int8 else None,
         ran_by=_by_onnxruntime(fuse_int8=True if is_int8 else None)
         if on_cpu or gpu is None

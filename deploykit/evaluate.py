@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.any_model import AnyModel, Arithmetic, open_any
+from deploykit.engine.shapes import filled_up
 from deploykit.errors import DeployError
 from deploykit.find_reference import find_reference
 from deploykit.images.drawn import Images, OnSkipped
@@ -154,10 +155,10 @@ def _run(
 
     One pass, so that every image is decoded once and both models see the same.
     """
-    batch = models[0].batch
+    size = filled_up(models[0].batches, _BATCH)
     indices: list[npt.NDArray[np.int64]] = []
     logits: list[list[Logits]] = [[] for _ in models]
-    for each in images.batches(min(max(_BATCH, batch.min), batch.max), skipped=skipped):
+    for each in images.batches(size, skipped=skipped):
         for model, kept in zip(models, logits, strict=True):
             given = model(each.inputs)
             _require_finite(given, model, images, each.indices)

@@ -251,7 +251,7 @@ def _measured(
 def _measure_ms(phi: float, gpu: str, batch: int, precision: Precision, percentile: float) -> float:
     """Builds the member at phi with random weights, which is right for latency, and times it."""
     from deploykit.bench.record import benchmark
-    from deploykit.engine.manifest import BatchRange
+    from deploykit.engine.shapes import BatchRange
     from deploykit.export import prepare
     from deploykit.model_file import to_bytes
     from deploykit.models.onnx_graph import onnx_model
@@ -261,5 +261,5 @@ def _measure_ms(phi: float, gpu: str, batch: int, precision: Precision, percenti
         model = Path(folder, "model.onnx")
         model.write_bytes(to_bytes(onnx_model(*prepare(phi))))
         only = BatchRange(min=batch, opt=batch, max=batch)
-        built = build_engine(onnx=model, precision=precision, gpu=gpu, batch=only)
+        built = build_engine(onnx=model, precision=precision, gpu=gpu, batches=[only])
         return benchmark(built.path, seconds=MEASURING_SECONDS).samples.percentile_ms(percentile)

@@ -1,6 +1,6 @@
 """Exported model -> engine: find it, give it its precision, compile, audit, write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +9,10 @@ from deploykit import __version__
 from deploykit.engine import onnxruntime, tensorrt
 from deploykit.engine.compilers import BuildOptions, Compiler
 from deploykit.engine.cpu_int8 import respell_for_cpu
-from deploykit.engine.manifest import BatchRange, Manifest, Tensor, write_engine
+from deploykit.engine.dynamic_side import require_sides
+from deploykit.engine.manifest import Manifest, Tensor, write_engine
 from deploykit.engine.rtx_int8 import respell
+from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import (
     Target,
     int8_note,
@@ -51,7 +53,8 @@ def build_engine(
     onnx: str | Path | None = None,
     precision: Precision | None = None,
     gpu: str | None = None,
-    batch: BatchRange = BatchRange(),  # noqa: B008  # frozen
+    batches: Sequence[BatchRange] = (BatchRange(),),
+    side: SideRange | None = None,
     compiler: Compiler | None = None,
     options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
     int8: Int8Options | None = None,
@@ -64,6 +67,8 @@ def build_engine(
     Args:
         phi, onnx: which model, see workspace.find_model.
         precision: default FP16, and FP32 on the CPU, where FP16 has no kernels.
+        batches: sizes it shall take, an optimization profile each.
+        side: sides it shall take; default the model's own alone.
         gpu, compiler: see engine.targets.target_for.
         options: what else to ask of the compiler.
         int8: how, where precision is INT8; see quantize.plan.Int8Options.
@@ -87,6 +92,13 @@ def build_engine(
     for sentence in (target.note, int8_note(target) if precision == "int8" else None):
         if sentence is not None:
             note(sentence)
+    if side is not None:
+        if target.compiler == "onnxruntime" and precision == "int8":
+            raise DeployError(
+                "ONNX Runtime's integers are spelled for images of one side.",
+                fix="leave out --side, or --int8",
+            )
+        require_sides(model, side)
     plan = None
     if precision == "int8":
         int8 = int8 or Int8Options()
@@ -104,9 +116,11 @@ def build_engine(
         )
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
     progress("compiling")
-    compiled = _compile(graph, target, batch, options, progress)
+    compiled = _compile(graph, target, batches=batches, side=side, options=options, progress=progress)
     compiled.audit.require(precision, planned_int8=len(plan.placement.products) if plan else 0)
-    manifest = _manifest(compiled, graph, plan, target=target, batch=batch, options=options)
+    manifest = _manifest(
+        compiled, graph, plan, target=target, batches=tuple(batches), side=side, options=options
+    )
     write_engine(engine, compiled.data, manifest)
     return Built(path=engine, manifest=manifest)
 
@@ -204,11 +218,19 @@ def _engine_path(model: Path, precision: Precision, target: Target) -> Path:
 
 
 def _compile(
-    graph: "ModelProto", target: Target, batch: BatchRange, options: BuildOptions, progress: Report
+    graph: "ModelProto",
+    target: Target,
+    *,
+    batches: Sequence[BatchRange],
+    side: SideRange | None,
+    options: BuildOptions,
+    progress: Report,
 ) -> tensorrt.Plan:
     if target.compiler == "onnxruntime":
-        return onnxruntime.prepare_artifact(graph)
-    return tensorrt.compile_plan(graph, target=target, batch=batch, options=options, progress=progress)
+        return onnxruntime.prepare_artifact(graph, side=side)
+    return tensorrt.compile_plan(
+        graph, target=target, batches=batches, side=side, options=options, progress=progress
+    )
 
 
 def _manifest(
@@ -217,7 +239,8 @@ def _manifest(
     plan: Int8Plan | None,
     *,
     target: Target,
-    batch: BatchRange,
+    batches: tuple[BatchRange, ...],
+    side: SideRange | None,
     options: BuildOptions,
 ) -> Manifest:
     import hashlib
@@ -228,8 +251,9 @@ def _manifest(
         precision=info.precision,
         compiler_version=compiled.compiler_version,
         target=target,
-        batch=batch,
-        input=_tensor(graph.graph.input[0]),
+        batches=batches,
+        side=side,
+        input=_tensor(graph.graph.input[0], side),
         output=_tensor(graph.graph.output[0]),
         model=info,
         audit=compiled.audit,
@@ -241,9 +265,11 @@ def _manifest(
     )
 
 
-def _tensor(value: "object") -> Tensor:
+def _tensor(value: "object", side: SideRange | None = None) -> Tensor:
+    dims = value.type.tensor_type.shape.dim  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
+    shape = tuple(dim.dim_value for dim in dims[1:])
     return Tensor(
-        name=value.name,  # type: ignore[attr-defined]  # onnx.ValueInfoProto, which ships without types
+        name=value.name,  # type: ignore[attr-defined]
         dtype="float32",
-        shape=tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]),  # type: ignore[attr-defined]
+        shape=shape if side is None else (shape[0], side.opt, side.opt),
     )

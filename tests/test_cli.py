@@ -104,12 +104,34 @@ def test_inspect_shows_what_the_compiler_made_layer_by_layer(run):
     assert shown.status == 0
     assert re.search(r"^conv_head\.product +QGemm +INT8 +\d+\.\d %", shown.out, re.MULTILINE)
     assert re.search(r"^blocks\.6\.0\.conv_dw +Conv +FP32 +0\.1 % +depthwise", shown.out, re.MULTILINE)
-    assert "input, float32 (n, 3, 64, 64), batches of 1 to 64, best at 1" in shown.out
+    assert "input, float32 (n, 3, 64, 64), n of 1 to 64" in shown.out
     manifest = json.loads(run("inspect", engine, "--json").out)["manifest"]
     macs = {layer["precision"]: 0 for layer in manifest["audit"]["layers"]}
     for layer in manifest["audit"]["layers"]:
         macs[layer["precision"]] += layer["macs"]
     assert f"33 INT8 ({100 * macs['int8'] / sum(macs.values()):.1f} % of the work)" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        (["--batch", "1,8,64", "--profiles", "1;8"], "--batch and --profiles contradict"),
+        (["--profiles", "1;x"], "no batch range"),
+        (["--side", "380,224,300"], "not MIN,OPT,MAX"),
+        (["--side", "big"], "no range of sides"),
+        (["--optimization-level", "9"], "no optimization level 9"),
+        (["--workspace", "0"], "workspace of 0 MiB"),
+        (["--strip"], "TensorRT-RTX has no strip option"),
+        (["--compiler", "onnxruntime", "--gpu", "T4"], "for the CPU here"),
+        (["--compiler", "tensorrt", "--gpu", "A100"], "for the GPU of its machine alone"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_written(run, tmp_path, options, about):
+    run("export", "--phi", "0", "--side", "64")
+    refused = run("build-engine", *options)
+    assert (refused.status, refused.out) == (2, "")
+    assert about in refused.err
+    assert [path.name for path in (tmp_path / "engines" / "efficientnet-phi0").iterdir()] == ["model.onnx"]
 
 
 def test_inspect_refuses_what_is_no_engine(run, tmp_path):

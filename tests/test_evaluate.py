@@ -18,7 +18,7 @@ from solid_colours import (
 )
 
 import deploykit
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.evaluate import evaluate_model
 from deploykit.images.manifest import write_manifest
@@ -192,7 +192,7 @@ def test_progress_counts_images_to_the_last(int8, images):
 # Five images go in as four and one: the one is filled up to three, and what filled it is not counted.
 @pytest.mark.parametrize("batch", [BatchRange(min=3, opt=3, max=4), BatchRange(min=64, opt=64, max=64)])
 def test_an_engine_gets_batches_of_the_sizes_it_takes(fp32, images, folder, batch):
-    built = deploykit.build_engine(onnx=fp32, gpu="cpu", batch=batch, output=folder / "fp32.cpu.onnx")
+    built = deploykit.build_engine(onnx=fp32, gpu="cpu", batches=[batch], output=folder / "fp32.cpu.onnx")
     with Engine.load(built.path) as engine, pytest.raises(DeployError):
         engine(np.zeros((1, 3, SIDE_PX, SIDE_PX), np.float32))
     found = evaluate_model(built.path, images)

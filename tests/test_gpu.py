@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deploykit.bench.record import benchmark
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
@@ -61,7 +61,7 @@ def build(trained, ranges, tmp_path_factory):
             onnx=trained.path,
             precision=precision,
             gpu=gpu,
-            batch=BatchRange(min=1, opt=8, max=32),
+            batches=[BatchRange(min=1, opt=8, max=32)],
             int8=Int8Options(ranges=ranges, policy=policy) if precision == "int8" else None,
             output=tmp_path_factory.mktemp("gpu") / f"model.{precision}.engine",
         )

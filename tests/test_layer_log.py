@@ -9,7 +9,7 @@ from onnx import ModelProto, helper
 
 from deploykit.engine.audit import Audit
 from deploykit.engine.layer_log import audit_inspector, audit_log
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt import compile_plan
 from deploykit.model_file import info_of, read_model
@@ -214,7 +214,7 @@ def audited(random_b0) -> Iterator:
         target = Target(name="test" if sm else "portable", compiler="tensorrt-rtx", sm=sm)
         plan = plan_of(model) if precision == "int8" else None
         graph = with_precision(model, info_of(model), precision, target, onnx_sha256="", plan=plan)
-        return compile_plan(graph, target=target, batch=BatchRange(max=8)).audit
+        return compile_plan(graph, target=target, batches=[BatchRange(max=8)]).audit
 
     yield build
     build.cache_clear()

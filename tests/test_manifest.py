@@ -6,13 +6,13 @@ import pytest
 
 from deploykit.engine.audit import Audit, CompiledLayer
 from deploykit.engine.manifest import (
-    BatchRange,
     Manifest,
     Tensor,
     manifest_path,
     read_manifest,
     write_engine,
 )
+from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.model_file import ModelInfo
@@ -42,7 +42,7 @@ def manifest() -> Manifest:
         precision="int8",
         compiler_version="1.7.1.116",
         target=Target(name="T4", compiler="tensorrt-rtx", sm=75, note="A sentence with “quotes”."),
-        batch=BatchRange(min=1, opt=8, max=64),
+        batches=(BatchRange(min=1, opt=8, max=64),),
         input=Tensor(name="input", dtype="float32", shape=(3, 280, 280)),
         output=Tensor(name="logits", dtype="float32", shape=(1000,)),
         model=model,
@@ -94,7 +94,7 @@ def test_the_manifest_lies_beside_the_engine_and_reads_as_json(engine):
     fields = json.loads(path.read_text())
     assert fields["target"]["sm"] == 75
     assert fields["model"]["ranges_sha256"] == "3" * 64
-    assert fields["batch"] == {"min": 1, "opt": 8, "max": 64}
+    assert fields["batches"] == [{"min": 1, "opt": 8, "max": 64}]
     assert fields["audit"]["layers"][0]["precision"] == "int8"
     assert fields["int8"]["left_out"] == ["blocks.0.0.conv_pw", "conv_head"]
     assert fields["int8"]["share"] == 0.875
@@ -158,7 +158,8 @@ MISSING = object()
         ("audit", MISSING),
         ("target", None),
         ("target", {"name": "T4"}),
-        ("batch", {"min": "1", "opt": 8, "max": 64}),
+        ("batches", [{"min": "1", "opt": 8, "max": 64}]),
+        ("batches", []),
         ("input", {"name": "input", "dtype": "float32", "shape": 3}),
         ("model", {}),
         ("precision", "fp16"),
@@ -199,21 +200,3 @@ def test_garbage_is_refused(engine, content):
     manifest_path(engine).write_bytes(content)
     with pytest.raises(DeployError, match="is no manifest, or was damaged"):
         read_manifest(engine)
-
-
-@pytest.mark.parametrize(
-    ("text", "sizes"),
-    [("1,8,64", (1, 8, 64)), ("8", (8, 8, 8)), ("4,4,4", (4, 4, 4)), (" 1, 2 ,3", (1, 2, 3))],
-)
-def test_a_batch_range_is_read_as_people_write_it(text, sizes):
-    batch = BatchRange.parse(text)
-    assert (batch.min, batch.opt, batch.max) == sizes
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1,8", "1,8,64,128", "eight", "1,8,64,", "1.5", "0", "-1", "8,1,64", "1,64,8"]
-)
-def test_a_batch_range_that_is_none_is_refused_with_an_example(text):
-    with pytest.raises(DeployError) as caught:
-        BatchRange.parse(text)
-    assert "1,8,64" in caught.value.fix

@@ -8,7 +8,8 @@ import pytest
 from folders import files_in
 from onnx import helper
 
-from deploykit.engine.manifest import BatchRange, manifest_path, read_manifest
+from deploykit.engine.manifest import manifest_path, read_manifest
+from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
 from deploykit.metrics import agreement
@@ -46,7 +47,7 @@ def trained_model(trained, workplace) -> Path:
 )
 def test_an_engine_lands_beside_its_model_with_a_manifest_of_what_it_is(model, precision, gpu, name):
     batch = BatchRange(min=1, opt=2, max=4)
-    built = build_engine(onnx=model, precision=precision, gpu=gpu, batch=batch)
+    built = build_engine(onnx=model, precision=precision, gpu=gpu, batches=[batch])
     assert built.path == model.with_name(name)
     assert files_in(model.parent) == {"model.onnx", name, f"{name}.json"}
     manifest = read_manifest(built.path)
@@ -61,7 +62,7 @@ def test_an_engine_lands_beside_its_model_with_a_manifest_of_what_it_is(model, p
         "random",
     )
     assert manifest.model.preprocessing.side_px == 64
-    assert manifest.batch == batch
+    assert manifest.batches == (batch,)
     assert (manifest.input.name, manifest.input.shape) == ("input", (3, 64, 64))
     assert (manifest.output.name, manifest.output.shape) == ("logits", (1000,))
     assert manifest.input.dtype == manifest.output.dtype == "float32"

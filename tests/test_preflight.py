@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploykit.engine.manifest import BatchRange, Manifest, manifest_path, read_manifest, write_engine
+from deploykit.engine.manifest import Manifest, manifest_path, read_manifest, write_engine
+from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.local_gpu import LocalGpu, local_gpu
@@ -24,7 +25,7 @@ BUILT_BY = "1.7.1.116"
 @pytest.fixture(scope="module")
 def manifest(random_b0, tmp_path_factory) -> Manifest:
     output = tmp_path_factory.mktemp("cpu") / "model.onnx"
-    built = build_engine(onnx=random_b0.path, gpu="cpu", batch=BatchRange(max=4), output=output)
+    built = build_engine(onnx=random_b0.path, gpu="cpu", batches=[BatchRange(max=4)], output=output)
     return built.manifest
 
 

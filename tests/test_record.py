@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.bench.record import benchmark, machine_name
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
 from deploykit.pipeline import build_engine
@@ -16,7 +16,7 @@ from deploykit.pipeline import build_engine
 def engine(random_b0, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("cpu") / "model.onnx"
     return build_engine(
-        onnx=random_b0.path, gpu="cpu", batch=BatchRange(min=1, opt=2, max=4), output=output
+        onnx=random_b0.path, gpu="cpu", batches=[BatchRange(min=1, opt=2, max=4)], output=output
     ).path
 
 

@@ -14,8 +14,8 @@ from onnx import ModelProto, helper
 from deploykit.engine import tensorrt
 from deploykit.engine.audit import Audit
 from deploykit.engine.layer_log import LAYER_LINE, audit_log
-from deploykit.engine.manifest import BatchRange
 from deploykit.engine.rtx_int8 import respell, shared_scale
+from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt import Plan, compile_plan
 from deploykit.engine.work import name_nodes
@@ -295,7 +295,7 @@ def named(model):
 def compiled(model, *, sm: int | None) -> Plan:
     name = "portable" if sm is None else "test"
     target = Target(name=name, compiler="tensorrt-rtx", sm=sm)
-    return compile_plan(named(to_fp16(model)), target=target, batch=BatchRange(max=8))
+    return compile_plan(named(to_fp16(model)), target=target, batches=[BatchRange(max=8)])
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.errors import DeployError
+from deploykit.export import export_onnx
 from deploykit.local_gpu import local_gpu
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
@@ -16,7 +17,7 @@ from deploykit.runtime import Engine
 def built(random_b0, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("cpu") / "model.onnx"
     return build_engine(
-        onnx=random_b0.path, gpu="cpu", batch=BatchRange(min=1, opt=2, max=4), output=output
+        onnx=random_b0.path, gpu="cpu", batches=[BatchRange(min=1, opt=2, max=4)], output=output
     ).path
 
 
@@ -62,7 +63,7 @@ def test_images_need_not_be_contiguous(built):
 def test_other_images_are_refused_with_what_the_engine_takes(built, wrong):
     with Engine.load(built) as engine, pytest.raises(DeployError) as caught:
         engine(wrong)
-    assert "takes float32 ('n', 3, 64, 64)" in caught.value.problem
+    assert "takes float32 (n, 3, 64, 64), n of 1 to 4" in caught.value.problem
     assert f"not {wrong.dtype} {wrong.shape}" in caught.value.problem
 
 
@@ -70,6 +71,50 @@ def test_other_images_are_refused_with_what_the_engine_takes(built, wrong):
 def test_a_batch_out_of_range_is_refused_with_the_range(built, count):
     with Engine.load(built) as engine, pytest.raises(DeployError, match=f"of 1 to 4 images, not {count}"):
         engine(images(count))
+
+
+def test_images_of_every_side_in_the_range_are_answered_as_by_a_model_of_that_side(tmp_path):
+    """Random weights of one seed are the same at every side."""
+    models = {
+        side_px: export_onnx(0, side_px=side_px, output=tmp_path / f"{side_px}.onnx").path
+        for side_px in (48, 64, 80)
+    }
+    built = build_engine(
+        onnx=models[64], gpu="cpu", side=SideRange(min=48, opt=64, max=80), output=tmp_path / "e.onnx"
+    )
+    assert built.manifest.takes == "float32 (n, 3, side, side), n of 1 to 64, side of 48 to 80 px"
+    with Engine.load(built.path) as engine:
+        for side_px, model in models.items():
+            batch = np.random.default_rng(side_px).standard_normal((2, 3, side_px, side_px), np.float32)
+            session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+            (expected,) = session.run(None, {"input": batch})
+            np.testing.assert_allclose(engine(batch), expected, atol=1e-5 * np.abs(expected).max())
+        for shape in ((1, 3, 96, 96), (1, 3, 32, 32), (1, 3, 64, 48), (1, 1, 64, 64)):
+            with pytest.raises(DeployError, match="side of 48 to 80 px"):
+                engine(np.zeros(shape, np.float32))
+
+
+def test_integers_on_the_cpu_are_for_one_side(random_b0, tmp_path):
+    with pytest.raises(DeployError, match="for images of one side"):
+        build_engine(
+            onnx=random_b0.path,
+            precision="int8",
+            gpu="cpu",
+            side=SideRange(min=48, opt=64, max=80),
+            output=tmp_path / "e.onnx",
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_batches_are_of_the_profiles_there_are(random_b0, tmp_path):
+    built = build_engine(
+        onnx=random_b0.path, gpu="cpu", batches=parse_profiles("1;3"), output=tmp_path / "e.onnx"
+    )
+    with Engine.load(built.path) as engine:
+        for count in (1, 3):
+            assert engine(images(count)).shape == (count, 1000)
+        with pytest.raises(DeployError, match="batches of 1 or 3 images, not 2"):
+            engine(images(2))
 
 
 def test_a_closed_engine_is_refused_and_may_be_closed_again(built):

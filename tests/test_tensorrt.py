@@ -13,7 +13,7 @@ from by_hand import graph_of, ranges_of
 from onnx import ModelProto, helper
 
 from deploykit.engine.compilers import BuildOptions
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target, target_for
 from deploykit.engine.tensorrt import Plan, compile_plan
 from deploykit.errors import DeployError
@@ -89,7 +89,7 @@ def build(graph_for) -> Callable[..., Plan]:
         **options,
     ) -> Plan:
         graph = graph_for(phi, precision, target.sm, policy, bounds)
-        return compile_plan(graph, target=target, batch=BATCH, **options)
+        return compile_plan(graph, target=target, **{"batches": [BATCH], **options})
 
     return built
 
@@ -136,6 +136,16 @@ def test_the_portable_engine_holds_int8_too(build):
     plan = build(0, "int8", Target(name="portable", compiler="tensorrt-rtx"))
     assert plan.audit.products("int8") >= planned_products(0)
     assert plan.audit.products("fp32") == 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("gpu", ["T4", "RTX 4090"])
+def test_several_profiles_and_sides_are_compiled_with_as_much_int8(build, precision, gpu):
+    options = {"batches": parse_profiles("1;8"), "side": SideRange(min=160, opt=224, max=288)}
+    plan = build(0, precision, target_for(gpu), **options)
+    planned = planned_products(0) if precision == "int8" else 1
+    plan.audit.require(precision, planned_int8=planned)
+    assert plan.audit.unseen == 0
 
 
 def test_the_plan_says_what_made_it_and_how_long_that_took(build):
@@ -189,7 +199,7 @@ def unknown_operator() -> ModelProto:
 
 def test_an_operator_that_tensorrt_does_not_know_is_refused():
     with pytest.raises(DeployError, match="can't read the model"):
-        compile_plan(unknown_operator(), target=target_for("T4"), batch=BATCH)
+        compile_plan(unknown_operator(), target=target_for("T4"), batches=[BATCH])
 
 
 BUILD_WITH_A_BUILDER_LEFT_BEHIND = """
@@ -197,7 +207,7 @@ import gc
 import tensorrt_rtx as trt
 from onnx import ModelProto, helper
 from deploykit.engine import tensorrt
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import target_for
 from deploykit.errors import DeployError
 
@@ -217,7 +227,7 @@ gc.disable()
 leave_a_builder_behind()
 made, tensorrt._logger = tensorrt._logger, collecting
 try:
-    tensorrt.compile_plan(unknown, target=target_for("T4"), batch=BatchRange())
+    tensorrt.compile_plan(unknown, target=target_for("T4"), batches=[BatchRange()])
 except DeployError as error:
     print(error)
 """

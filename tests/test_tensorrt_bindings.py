@@ -162,12 +162,13 @@ def test_a_name_that_is_gone_would_be_seen(stubbed):
 
 COMPILE = """
 from onnx import ModelProto
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt import compile_plan
 from deploykit.errors import DeployError
+t4 = Target(name="Tesla T4", compiler="tensorrt", sm=75)
 try:
-    compile_plan(ModelProto(), target=Target(name="Tesla T4", compiler="tensorrt", sm=75), batch=BatchRange())
+    compile_plan(ModelProto(), target=t4, batches=[BatchRange()])
 except DeployError as error:
     print(error)
 """

@@ -91,8 +91,8 @@ def benchmark(
         )
     with Engine.load(engine, threads=threads) as loaded:
         manifest = loaded.manifest
-        size = batch if batch is not None else manifest.batch.opt
-        manifest.batch.require(size)
+        size = batch if batch is not None else manifest.batches[0].opt
+        manifest.profile_for((size, *manifest.input.shape))
         images = np.random.default_rng(0).standard_normal((size, *manifest.input.shape), np.float32)
         samples = time_calls(lambda: loaded(images), batch=size, seconds=seconds, progress=progress)
     on_cpu = manifest.target.compiler == "onnxruntime"

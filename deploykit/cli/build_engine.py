@@ -5,7 +5,8 @@ import click
 from deploykit.cli.int8_options import int8_options
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.engine.compilers import COMPILERS, BuildOptions
-from deploykit.engine.manifest import BatchRange, manifest_path
+from deploykit.engine.manifest import manifest_path
+from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.errors import DeployError
 from deploykit.model_file import Precision
 from deploykit.pipeline import build_engine
@@ -19,7 +20,9 @@ from deploykit.quantize.plan import Int8Options
 @click.option("--gpu", help="GPU to compile for (T4, RTX 4090, ...), `local`, or `cpu`.")
 @click.option("--phi", type=float, help="Which exported model, by its phi.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
-@click.option("--batch", default="1,1,64", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes.")
+@click.option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes; default 1,1,64.")
+@click.option("--profiles", metavar="B;B;...", help="Several of these, tuned for each: '1;8;64', say.")
+@click.option("--side", metavar="MIN,OPT,MAX", help="Sides of images, px; default the model's own alone.")
 @click.option("--compiler", type=click.Choice(["auto", *COMPILERS]), default="auto", show_default=True)
 @click.option("--optimization-level", type=int, help="0 builds fastest, 5 searches longest.")
 @click.option("--workspace", "workspace_mb", type=int, metavar="MIB", help="Device memory kernels work in.")
@@ -42,7 +45,9 @@ def command(
     gpu: str | None,
     phi: float | None,
     onnx: Path | None,
-    batch: str,
+    batch: str | None,
+    profiles: str | None,
+    side: str | None,
     compiler: str,
     optimization_level: int | None,
     workspace_mb: int | None,
@@ -67,7 +72,8 @@ def command(
             onnx=onnx,
             precision=_precision(fp16=fp16, int8=to_int8, fp32=fp32),
             gpu=gpu,
-            batch=BatchRange.parse(batch),
+            batches=_batches(batch, profiles),
+            side=None if side is None else SideRange.parse(side),
             compiler=next((each for each in COMPILERS if each == compiler), None),
             options=BuildOptions(
                 optimization_level=optimization_level,
@@ -91,6 +97,14 @@ def command(
     )
     print(f"audit: {manifest.audit.summary()}")
     print(f"manifest: {manifest_path(built.path)}")
+
+
+def _batches(batch: str | None, profiles: str | None) -> tuple[BatchRange, ...]:
+    if batch is not None and profiles is not None:
+        raise DeployError("--batch and --profiles contradict each other.", fix="give one of them")
+    if profiles is not None:
+        return parse_profiles(profiles)
+    return (BatchRange() if batch is None else BatchRange.parse(batch),)
 
 
 def _precision(**asked: bool) -> Precision | None:

@@ -55,7 +55,7 @@ def _remarks(layer: CompiledLayer) -> str:
 
 
 def _facts(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    model, batch = manifest.model, manifest.batch
+    model = manifest.model
     phi = "" if model.phi is None else f" at phi {model.phi:g}"
     size = engine.stat().st_size / 1e6
     compiler = f"{manifest.target.compiler_title} {manifest.compiler_version}"
@@ -63,7 +63,7 @@ def _facts(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("engine", f"{manifest.precision.upper()} for {manifest.target.title}, {size:.1f} MB"),
         ("compiler", f"{compiler}, in {manifest.build_seconds:.1f} s"),
         ("model", f"{model.family}{phi}, {model.weights} weights"),
-        ("input", f"{_tensor(manifest.input)}, batches of {batch.min} to {batch.max}, best at {batch.opt}"),
+        ("input", f"{manifest.input.name}, {manifest.takes}"),
         ("output", _tensor(manifest.output)),
         ("audit", manifest.audit.summary()),
     ]

@@ -2,61 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from deploykit.engine.audit import Audit
 from deploykit.engine.compilers import BuildOptions
+from deploykit.engine.shapes import BatchRange, SideRange, batches_text, tightest
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of, write_together
 from deploykit.model_file import ModelInfo, Precision
 from deploykit.quantize.summary import Int8Summary
 from deploykit.serial import from_json, to_json
-
-MAX_BATCH = 65536  # far beyond what has ever paid, and within every compiler's integers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRange:
-    """Batch sizes an engine takes, and the one it is tuned for."""
-
-    min: int = 1
-    opt: int = 1
-    max: int = 64
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max <= MAX_BATCH:
-            raise DeployError(
-                f"A batch of {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in rising order from 1 "
-                f"to {MAX_BATCH}.",
-                fix="give, say, --batch 1,8,64",
-            )
-
-    def require(self, size: int) -> None:
-        """Fails where a batch of this size is outside.
-
-        Raises:
-            DeployError: it is.
-        """
-        if not self.min <= size <= self.max:
-            raise DeployError(
-                f"The engine takes batches of {self.min} to {self.max} images, not {size}.",
-                fix="give such a --batch, or build with another one",
-            )
-
-    @staticmethod
-    def parse(text: str) -> "BatchRange":
-        """`1,8,64`, or `8` for that size alone."""
-        try:
-            sizes = [int(part) for part in text.split(",")]
-        except ValueError:
-            sizes = []
-        match sizes:
-            case [low, best, high]:
-                return BatchRange(min=low, opt=best, max=high)
-            case [only]:
-                return BatchRange(min=only, opt=only, max=only)
-        raise DeployError(f"{text!r} is no batch range.", fix="give one size, or MIN,OPT,MAX as in 1,8,64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +34,8 @@ class Manifest:
         engine_sha256: digest of the engine file.
         precision: what was asked for, and the audit confirmed.
         compiler_version: engines run on exactly the version that built them.
+        batches: what batches it takes, an optimization profile each.
+        side: what sides it takes, where that is not the input's own alone.
         model: the model it was compiled from; its onnx_sha256 is the exported FP32 file's.
         build_seconds: wall-clock, compiling alone.
         options: what was asked of the compiler besides.
@@ -87,7 +47,7 @@ class Manifest:
     precision: Precision
     compiler_version: str
     target: Target
-    batch: BatchRange
+    batches: Annotated[tuple[BatchRange, ...], Meta(min_length=1)]
     input: Tensor
     output: Tensor
     model: ModelInfo
@@ -96,8 +56,44 @@ class Manifest:
     deploykit_version: str
     options: BuildOptions = BuildOptions()  # noqa: RUF009  # frozen
     timing_cache_sha256: str | None = None
+    side: SideRange | None = None
     int8: Int8Summary | None = None
     format: Literal[1] = 1
+
+    @property
+    def takes(self) -> str:
+        """In words: `float32 (n, 3, side, side), n of 1 to 64, side of 224 to 380 px`."""
+        channels, *sides = self.input.shape
+        shape = ("n", channels, "side", "side") if self.side else ("n", channels, *sides)
+        sizes = f"n of {batches_text(self.batches)}" + (f", side of {self.side}" if self.side else "")
+        return f"{self.input.dtype} ({', '.join(map(str, shape))}), {sizes}"
+
+    def profile_for(self, shape: tuple[int, ...], dtype: str = "float32") -> int:
+        """Which profile a batch of this shape and type runs by: the tightest that holds it.
+
+        Raises:
+            DeployError: none does.
+        """
+        if dtype != self.input.dtype or not self._has_shape(shape):
+            raise DeployError(
+                f"The engine takes {self.takes}, not {dtype} {shape}.",
+                fix="prepare the images with the manifest's preprocessing",
+            )
+        profile = tightest(self.batches, shape[0])
+        if profile is None:
+            raise DeployError(
+                f"The engine takes batches of {batches_text(self.batches)} images, not {shape[0]}.",
+                fix="give such a --batch, or build with another one",
+            )
+        return profile
+
+    def _has_shape(self, shape: tuple[int, ...]) -> bool:
+        if self.side is None:
+            return shape[1:] == self.input.shape
+        match shape:
+            case (_, channels, height, width):
+                return channels == self.input.shape[0] and height == width and height in self.side
+        return False
 
 
 def manifest_path(engine: Path) -> Path:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.engine.audit import Audit, CompiledLayer, audit
+from deploykit.engine.dynamic_side import with_dynamic_side
+from deploykit.engine.shapes import SideRange
 from deploykit.engine.tensorrt import Plan
 from deploykit.engine.work import nearest_product, work_of
 from deploykit.errors import DeployError
@@ -32,16 +34,17 @@ _FLOAT_OPS = frozenset({"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm",
 _REFORMATS = frozenset({"Cast", "ReorderInput", "ReorderOutput", "Transpose"})
 
 
-def prepare_artifact(model: "ModelProto") -> Plan:
+def prepare_artifact(model: "ModelProto", *, side: SideRange | None = None) -> Plan:
     """The artifact for `--gpu cpu`.
 
     Args:
         model: its nodes are named.
+        side: None for the model's own alone.
 
     Raises:
         DeployError: ONNX Runtime is missing or refuses the model.
     """
-    data = to_bytes(model)
+    data = to_bytes(with_dynamic_side(model) if side else model)
     start = time.perf_counter()
     cpu_session(data)
     return Plan(

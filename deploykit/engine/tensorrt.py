@@ -2,15 +2,16 @@
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit import Audit
 from deploykit.engine.compilers import COMPILERS, BuildOptions
+from deploykit.engine.dynamic_side import with_dynamic_side
 from deploykit.engine.layer_log import LAYER_LINE, audit_inspector, audit_log
-from deploykit.engine.manifest import BatchRange
+from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import AMPERE, Target
 from deploykit.engine.timing_cache import digest, load_timing_cache, save_timing_cache, timing_cache_path
 from deploykit.errors import DeployError
@@ -44,7 +45,8 @@ class _Order:
     """What is to be built."""
 
     target: Target
-    batch: BatchRange
+    batches: tuple[BatchRange, ...]
+    side: SideRange | None
     options: BuildOptions
 
 
@@ -52,14 +54,17 @@ def compile_plan(
     model: "ModelProto",
     *,
     target: Target,
-    batch: BatchRange,
+    batches: Sequence[BatchRange],
+    side: SideRange | None = None,
     options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
     progress: Progress = lambda phase: None,
 ) -> Plan:
     """Compiles a model whose graph spells out its precision.
 
     Args:
-        model: one input of dynamic batch; its nodes are named.
+        model: one input of dynamic batch and of one side; its nodes are named.
+        batches: an optimization profile each.
+        side: None for the model's own alone.
         target: its compiler, and the compute capability to compile for; without one the portable engine.
 
     Raises:
@@ -68,7 +73,7 @@ def compile_plan(
     """
     facts = COMPILERS[target.compiler]
     trt = require(facts.module, install=facts.install)
-    order = _Order(target=target, batch=batch, options=options)
+    order = _Order(target=target, batches=tuple(batches), side=side, options=options)
     monitor = _monitor(trt, progress)
     # On a thread of its own: TensorRT calls back into Python all along, and an interrupt that met such a
     # call on the main thread would vanish there.
@@ -93,7 +98,7 @@ def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Plan
     builder = _builder(trt, log, target)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(to_bytes(model)):
+    if not parser.parse(to_bytes(with_dynamic_side(model) if order.side else model)):
         raise DeployError(
             f"{target.compiler_title} can't read the model: {parser.get_error(0).desc()}.",
             fix="export the model again",
@@ -177,7 +182,7 @@ def _clear_after_failure(trt: Any, builder: Any) -> None:
 
 
 def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
-    target, batch, options = order.target, order.batch, order.options
+    target, options = order.target, order.options
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if target.sm is not None and COMPILERS[target.compiler].ahead_of_time:
@@ -195,11 +200,19 @@ def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
         levels = trt.HardwareCompatibilityLevel
         later = target.sm is not None and target.sm >= AMPERE
         config.hardware_compatibility_level = levels.AMPERE_PLUS if later else levels.SAME_COMPUTE_CAPABILITY
-    profile = builder.create_optimization_profile()
     images = network.get_input(0)
-    shape = tuple(images.shape)[1:]
-    profile.set_shape(images.name, (batch.min, *shape), (batch.opt, *shape), (batch.max, *shape))
-    config.add_optimization_profile(profile)
+    channels, *sides = tuple(images.shape)[1:]
+    side = order.side
+    small, usual, large = ((each, each) for each in (side.min, side.opt, side.max)) if side else 3 * (sides,)
+    for batch in order.batches:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(
+            images.name,
+            (batch.min, channels, *small),
+            (batch.opt, channels, *usual),
+            (batch.max, channels, *large),
+        )
+        config.add_optimization_profile(profile)
     return config
 
 

@@ -17,7 +17,8 @@ Array = npt.NDArray[np.float32]
 class Runner(Protocol):
     """What runs an engine's own file."""
 
-    def run(self, images: Array) -> Array: ...
+    def run(self, images: Array, profile: int) -> Array:
+        """Args: profile: which of the manifest's batches the engine is to run by."""
 
     def close(self) -> None: ...
 
@@ -58,21 +59,15 @@ class Engine:
         return cls(path, manifest, GpuRunner(path, manifest))
 
     def __call__(self, images: Array) -> Array:
-        """(n, 3, side, side) float32, n within the engine's batch range -> (n, classes) float32 logits.
+        """(n, 3, side, side) float32, of sizes the engine takes -> (n, classes) float32 logits.
 
         Raises:
             DeployError: another shape or type, or the engine is closed.
         """
         if self._runner is None:
             raise DeployError(f"{self.path} was closed.", fix="call it inside its with block")
-        taken = self.manifest.input
-        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != taken.shape:
-            raise DeployError(
-                f"{self.path} takes {taken.dtype} {('n', *taken.shape)}, not {images.dtype} {images.shape}.",
-                fix="prepare the images with the manifest's preprocessing",
-            )
-        self.manifest.batch.require(len(images))
-        return self._runner.run(images)
+        profile = self.manifest.profile_for(images.shape, str(images.dtype))
+        return self._runner.run(images, profile)
 
     def close(self) -> None:
         if self._runner is not None:

@@ -40,13 +40,14 @@ class GpuRunner:
         self._context = self._engine.create_execution_context()
         self._manifest, self._title = manifest, facts.title
         self._buffers: _Buffers | None = None
+        self._profile = 0
         self._lock = threading.Lock()
 
-    def run(self, images: Array) -> Array:
+    def run(self, images: Array, profile: int) -> Array:
         """Copies in, runs, copies out, and waits."""
         with self._lock:  # one context and one set of buffers: callers take turns
             self._device.set_current()
-            buffers = self._buffers_for(len(images))
+            buffers = self._buffers_for(images.shape, profile)
             buffers.staged_input[...] = images
             buffers.input.copy_from(buffers.host_input, stream=self._stream)
             if not self._context.execute_async_v3(int(self._stream.handle)):
@@ -64,35 +65,38 @@ class GpuRunner:
         del self._context, self._engine, self._runtime
         self._stream.close()
 
-    def _buffers_for(self, batch: int) -> "_Buffers":
-        """Buffers of exactly this batch, bound to the context; those of the last batch are kept."""
-        if self._buffers is None or self._buffers.batch != batch:
+    def _buffers_for(self, shape: tuple[int, ...], profile: int) -> "_Buffers":
+        """Buffers of exactly this shape, bound to the context; those of the last call are kept."""
+        if self._profile != profile:
+            self._context.set_optimization_profile_async(profile, int(self._stream.handle))
+            self._profile, bound = profile, False
+        else:
+            bound = self._buffers is not None and self._buffers.shape == shape
+        if self._buffers is None or not bound:
             if self._buffers is not None:
                 self._buffers.close()
             taken, given = self._manifest.input, self._manifest.output
-            self._buffers = _Buffers(self._device, self._stream, batch, taken.shape, given.shape)
-            self._context.set_input_shape(taken.name, (batch, *taken.shape))
+            self._buffers = _Buffers(self._device, self._stream, shape, (shape[0], *given.shape))
+            self._context.set_input_shape(taken.name, shape)
             self._context.set_tensor_address(taken.name, int(self._buffers.input.handle))
             self._context.set_tensor_address(given.name, int(self._buffers.output.handle))
         return self._buffers
 
 
 class _Buffers:
-    """Pinned host memory and device memory for one batch size."""
+    """Pinned host memory and device memory for images of one shape."""
 
-    def __init__(
-        self, device: Any, stream: Any, batch: int, taken: tuple[int, ...], given: tuple[int, ...]
-    ) -> None:
+    def __init__(self, device: Any, stream: Any, shape: tuple[int, ...], answers: tuple[int, ...]) -> None:
         core = require("cuda.core", extra="gpu")
         pinned = core.LegacyPinnedMemoryResource()
-        self.batch = batch
-        input_bytes, output_bytes = (_FLOAT_BYTES * batch * math.prod(shape) for shape in (taken, given))
+        self.shape = shape
+        input_bytes, output_bytes = (_FLOAT_BYTES * math.prod(each) for each in (shape, answers))
         self.host_input = pinned.allocate(input_bytes)
         self.host_output = pinned.allocate(output_bytes)
         self.input = device.memory_resource.allocate(input_bytes, stream=stream)
         self.output = device.memory_resource.allocate(output_bytes, stream=stream)
-        self.staged_input = _as_array(self.host_input, (batch, *taken))
-        self.staged_output = _as_array(self.host_output, (batch, *given))
+        self.staged_input = _as_array(self.host_input, shape)
+        self.staged_output = _as_array(self.host_output, answers)
 
     def close(self) -> None:
         for buffer in (self.input, self.output, self.host_input, self.host_output):
