@@ -13,7 +13,7 @@ from deploykit.engine.manifest import Manifest, manifest_path, read_manifest
 from deploykit.engine.shapes import MAX_BATCH, BatchRange, filled_up
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
-from deploykit.model_file import ModelInfo, Precision, info_of, read_model
+from deploykit.model_file import ModelInfo, Precision, info_of, read_model, to_bytes
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.sessions import cpu_session, run
@@ -133,12 +133,14 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
         batches=(_ONNX_BATCH,),
         arithmetic=("runtime" if fuse_int8 else "tensorrt") if has_qdq else None,
         ran_by=_by_onnxruntime(fuse_int8=fuse_int8 if has_qdq else None),
-        call=_session_call(path, fuse_int8=fuse_int8),
+        call=_session_call(
+            path if info.input_type == "float32" else to_bytes(model), path, fuse_int8=fuse_int8
+        ),
     )
 
 
-def _session_call(path: Path, *, fuse_int8: bool) -> Callable[[Array], Any]:
-    session = cpu_session(path, fuse_int8=fuse_int8)
+def _session_call(model: Path | bytes, path: Path, *, fuse_int8: bool) -> Callable[[Array], Any]:
+    session = cpu_session(model, fuse_int8=fuse_int8)
     return lambda images: run(session, images, model=path)[0]
 
 
@@ -156,8 +158,13 @@ def _from_engine(engine: Engine) -> AnyModel:
         ran_by=_by_onnxruntime(fuse_int8=True if is_int8 else None)
         if on_cpu or gpu is None
         else f"{manifest.target.compiler} {manifest.compiler_version} on {gpu.name}",
-        call=engine,
+        call=_fed_with_pixels(engine) if manifest.input.dtype == "uint8" else engine,
     )
+
+
+def _fed_with_pixels(engine: Engine) -> Callable[[Array], Any]:
+    preprocessing = engine.manifest.model.preprocessing
+    return lambda images: engine(preprocessing.pixels(images))
 
 
 def _by_onnxruntime(*, fuse_int8: bool | None) -> str:

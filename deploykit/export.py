@@ -10,10 +10,11 @@ from deploykit.architecture.graph import Network
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
-from deploykit.model_file import INPUT_NAME, ModelInfo, to_bytes
+from deploykit.model_file import INPUT_NAME, ModelInfo, stamp, to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
 from deploykit.models.weights import Weights, load_weights, require_match
+from deploykit.pixels import with_pixels
 from deploykit.preprocessing import Preprocessing
 from deploykit.scaling import MAX_SIDE_PX, MIN_SIDE_PX, Rule, scale_for
 from deploykit.sessions import cpu_session
@@ -49,6 +50,7 @@ def export_onnx(
     weights: str | Path | None = None,
     num_classes: int | None = None,
     side_px: int | None = None,
+    preprocess: bool = False,
     output: str | Path | None = None,
 ) -> Export:
     """Builds the member at phi, checks it against torch, and writes it as ONNX.
@@ -58,6 +60,7 @@ def export_onnx(
         weights: a .safetensors or .pth checkpoint with timm's names; random weights without.
         num_classes: default what the checkpoint has, else 1000.
         side_px: input side; default the member's own.
+        preprocess: take uint8 images, (n, side, side, 3), and normalize them in the graph.
         output: a folder or a .onnx file; default engines/efficientnet-phiN/.
 
     Raises:
@@ -68,15 +71,19 @@ def export_onnx(
     require_writable(path)
     weights = None if weights is None else Path(weights)
     network, loaded, info = prepare(phi, rule=rule, weights=weights, num_classes=num_classes, side_px=side_px)
-    model = to_bytes(onnx_model(network, loaded, info))
-    difference = difference_from_torch(model, network, loaded)
+    graph = onnx_model(network, loaded, info)
+    difference = difference_from_torch(to_bytes(graph), network, loaded)
     if not difference.relative <= MAX_RELATIVE_DIFFERENCE:
         raise DeployError(
             f"The exported model differs from torch by {difference.relative:.1e} (relative), "
             f"more than {MAX_RELATIVE_DIFFERENCE:.0e}; nothing was written.",
             fix="look for extreme values in the weights, and report this if there are none",
         )
-    write_atomically(path, model)
+    if preprocess:
+        info = replace(info, input_type="uint8")
+        graph = with_pixels(graph, info.preprocessing)
+        stamp(graph, info)
+    write_atomically(path, to_bytes(graph))
     return Export(path=path, info=info, network=network, difference=difference)
 
 

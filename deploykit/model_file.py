@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Meta
 
 from deploykit.errors import DeployError
+from deploykit.pixels import without_pixels
 from deploykit.preprocessing import Preprocessing
 from deploykit.scaling import FORMULA_PHI_RANGE, Rule
 from deploykit.serial import from_json, from_texts, to_json
@@ -32,6 +33,7 @@ class ModelInfo:
         rule: scaling rule that phi went through.
         precision: arithmetic the graph itself spells out.
         preprocessing: what the network expects to have been done to its images.
+        input_type: `uint8` where the graph does the last of that itself, see pixels.
         weights: `random`, `trained`, or `unknown`.
         weights_sha256: digest of the arrays the model was exported from.
         onnx_sha256: digest of the FP32 model this one was derived from; None for that one itself.
@@ -44,6 +46,7 @@ class ModelInfo:
     precision: Precision
     preprocessing: Preprocessing
     weights: Literal["random", "trained", "unknown"]
+    input_type: Literal["float32", "uint8"] = "float32"
     weights_sha256: str | None = None
     onnx_sha256: str | None = None
     ranges_sha256: str | None = None
@@ -72,7 +75,7 @@ def info_of(model: "ModelProto") -> ModelInfo:
     Raises:
         DeployError: it is no image classifier, or its metadata were altered.
     """
-    side_px = image_side_px(model)
+    side_px = image_side_px(without_pixels(model))
     texts: dict[str, object] = {
         entry.key.removeprefix(_PREFIX): entry.value
         for entry in model.metadata_props
@@ -146,7 +149,7 @@ def image_side_px(model: "ModelProto") -> int:
 
 
 def read_model(path: Path) -> "ModelProto":
-    """Reads and checks an ONNX file.
+    """Reads and checks an ONNX file; one that takes uint8 images is given as the float model behind that.
 
     Raises:
         DeployError: there is none, it is not ONNX, is cut short, is not whole by itself, or holds NaN.
@@ -178,7 +181,7 @@ def read_model(path: Path) -> "ModelProto":
             fix="export it again: deploykit export --phi 3",
         ) from error
     _require_finite(model, path)
-    return model
+    return without_pixels(model)
 
 
 def to_bytes(model: "ModelProto") -> bytes:

@@ -25,6 +25,7 @@ from deploykit.engine.work import name_nodes
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, stamp, to_bytes
+from deploykit.pixels import with_pixels
 from deploykit.precision import to_fp16
 from deploykit.quantize.gate import OpenSession, as_tensorrt
 from deploykit.quantize.placement import DEFAULT_POLICY, place
@@ -149,8 +150,7 @@ def quantize_model(
     int8 = int8 or Int8Options()
     policy = int8.policy or DEFAULT_POLICY
     plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=_counting(progress))
-    graph = plan.apply(model)
-    stamp(graph, _derived(info, "int8", sha256_of(path), plan))
+    graph = _complete(plan.apply(model), _derived(info, "int8", sha256_of(path), plan))
     write_atomically(written, to_bytes(graph))
     return written, plan
 
@@ -175,8 +175,17 @@ def with_precision(
         if plan is not None and target.compiler == "tensorrt-rtx":
             graph = respell(graph, sm=target.sm)
         graph = to_fp16(graph)
-    stamp(graph, _derived(info, precision, onnx_sha256, plan))
+    derived = _derived(info, precision, onnx_sha256, plan)
+    graph = _complete(graph, derived)
     name_nodes(graph)
+    return graph
+
+
+def _complete(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
+    """As it is written: with its normalization, where it takes uint8, and what it says of itself."""
+    if info.input_type == "uint8":
+        graph = with_pixels(graph, info.preprocessing)
+    stamp(graph, info)
     return graph
 
 
@@ -266,10 +275,15 @@ def _manifest(
 
 
 def _tensor(value: "object", side: SideRange | None = None) -> Tensor:
-    dims = value.type.tensor_type.shape.dim  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
-    shape = tuple(dim.dim_value for dim in dims[1:])
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
+    shape = tuple(dim.dim_value for dim in kind.shape.dim)[1:]
+    is_pixels = kind.elem_type == TensorProto.UINT8
+    if side is not None:
+        shape = (side.opt, side.opt, shape[-1]) if is_pixels else (shape[0], side.opt, side.opt)
     return Tensor(
         name=value.name,  # type: ignore[attr-defined]
-        dtype="float32",
-        shape=shape if side is None else (shape[0], side.opt, side.opt),
+        dtype="uint8" if is_pixels else "float32",
+        shape=shape,
     )

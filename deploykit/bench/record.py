@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deploykit.bench.measure import DEFAULT_SECONDS, Samples, time_calls
 from deploykit.engine.manifest import Manifest
@@ -92,8 +93,8 @@ def benchmark(
     with Engine.load(engine, threads=threads) as loaded:
         manifest = loaded.manifest
         size = batch if batch is not None else manifest.batches[0].opt
-        manifest.profile_for((size, *manifest.input.shape))
-        images = np.random.default_rng(0).standard_normal((size, *manifest.input.shape), np.float32)
+        manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
+        images = _images((size, *manifest.input.shape), manifest.input.dtype)
         samples = time_calls(lambda: loaded(images), batch=size, seconds=seconds, progress=progress)
     on_cpu = manifest.target.compiler == "onnxruntime"
     return Record(
@@ -104,6 +105,13 @@ def benchmark(
         threads=(threads or len(os.sched_getaffinity(0))) if on_cpu else None,
         machine=machine_name(on_cpu=on_cpu),
     )
+
+
+def _images(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    generator = np.random.default_rng(0)
+    if dtype == "uint8":
+        return generator.integers(0, 256, shape, np.uint8)
+    return generator.standard_normal(shape, np.float32)
 
 
 def machine_name(*, on_cpu: bool) -> str:

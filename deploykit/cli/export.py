@@ -18,6 +18,7 @@ from deploykit.scaling import RULES, Rule
 )
 @click.option("--num-classes", type=click.IntRange(min=1), help="Default: the checkpoint's, else 1000.")
 @click.option("--side", "side_px", type=int, help="Input side in pixels; default: the member's own.")
+@click.option("--preprocess", is_flag=True, help="Take uint8 images and normalize them in the graph.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder or .onnx file.")
 @json_option
 def command(
@@ -26,6 +27,7 @@ def command(
     weights: Path | None,
     num_classes: int | None,
     side_px: int | None,
+    preprocess: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -37,7 +39,13 @@ def command(
     """
     with phases("exporting"):
         result = export_onnx(
-            phi, rule=rule, weights=weights, num_classes=num_classes, side_px=side_px, output=output
+            phi,
+            rule=rule,
+            weights=weights,
+            num_classes=num_classes,
+            side_px=side_px,
+            preprocess=preprocess,
+            output=output,
         )
     if weights is None:
         note(

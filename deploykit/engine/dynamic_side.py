@@ -6,6 +6,7 @@ import numpy as np
 
 from deploykit.engine.shapes import SideRange
 from deploykit.errors import DeployError
+from deploykit.pixels import takes_pixels
 from deploykit.sessions import cpu_session, run
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ def with_dynamic_side(model: "ModelProto") -> "ModelProto":
     dynamic = type(model)()
     dynamic.CopyFrom(model)
     del dynamic.graph.value_info[:]
-    for axis, name in ((2, "height"), (3, "width")):
+    first = 1 if takes_pixels(model) else 2
+    for axis, name in enumerate(("height", "width"), first):
         dynamic.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
     return dynamic
 

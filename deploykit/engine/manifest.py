@@ -63,8 +63,9 @@ class Manifest:
     @property
     def takes(self) -> str:
         """In words: `float32 (n, 3, side, side), n of 1 to 64, side of 224 to 380 px`."""
-        channels, *sides = self.input.shape
-        shape = ("n", channels, "side", "side") if self.side else ("n", channels, *sides)
+        shape = ("n", *self.input.shape)
+        if self.side:
+            shape = tuple("side" if size == self.side_px else size for size in shape)
         sizes = f"n of {batches_text(self.batches)}" + (f", side of {self.side}" if self.side else "")
         return f"{self.input.dtype} ({', '.join(map(str, shape))}), {sizes}"
 
@@ -87,13 +88,17 @@ class Manifest:
             )
         return profile
 
+    @property
+    def side_px(self) -> int:
+        """The side it is tuned for; (3, side, side) and (side, side, 3) both have it in their middle."""
+        return self.input.shape[1]
+
     def _has_shape(self, shape: tuple[int, ...]) -> bool:
-        if self.side is None:
+        if self.side is None or len(shape) != 1 + len(self.input.shape):
             return shape[1:] == self.input.shape
-        match shape:
-            case (_, channels, height, width):
-                return channels == self.input.shape[0] and height == width and height in self.side
-        return False
+        given = shape[2]
+        expected = tuple(given if size == self.side_px else size for size in self.input.shape)
+        return given in self.side and shape[1:] == expected
 
 
 def manifest_path(engine: Path) -> Path:

@@ -201,16 +201,18 @@ def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
         later = target.sm is not None and target.sm >= AMPERE
         config.hardware_compatibility_level = levels.AMPERE_PLUS if later else levels.SAME_COMPUTE_CAPABILITY
     images = network.get_input(0)
-    channels, *sides = tuple(images.shape)[1:]
-    side = order.side
-    small, usual, large = ((each, each) for each in (side.min, side.opt, side.max)) if side else 3 * (sides,)
+    shape, side = tuple(images.shape)[1:], order.side
+    small, usual, large = (
+        tuple(px if size == -1 else size for size in shape)
+        for px in ((side.min, side.opt, side.max) if side else (-1, -1, -1))
+    )
     for batch in order.batches:
         profile = builder.create_optimization_profile()
         profile.set_shape(
             images.name,
-            (batch.min, channels, *small),
-            (batch.opt, channels, *usual),
-            (batch.max, channels, *large),
+            (batch.min, *small),
+            (batch.opt, *usual),
+            (batch.max, *large),
         )
         config.add_optimization_profile(profile)
     return config

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ class CpuRunner:
                 f"{path} has other inputs and outputs than its manifest says.", fix="build the engine again"
             )
 
-    def run(self, images: npt.NDArray[np.float32], profile: int) -> npt.NDArray[np.float32]:
+    def run(self, images: npt.NDArray[Any], profile: int) -> npt.NDArray[np.float32]:
         """ONNX Runtime knows no profiles."""
         (logits,) = self._session.run(None, {self._session.get_inputs()[0].name: images})
         result: npt.NDArray[np.float32] = logits
@@ -35,5 +36,4 @@ class CpuRunner:
 
 def _or_side(manifest: Manifest) -> Callable[[int | str], int]:
     """What the manifest has for a dimension: of dynamic ones the side the engine is tuned for."""
-    side_px = manifest.input.shape[-1]
-    return lambda dim: side_px if isinstance(dim, str) and manifest.side else int(dim)
+    return lambda dim: manifest.side_px if isinstance(dim, str) and manifest.side else int(dim)

@@ -12,12 +12,13 @@ from deploykit.errors import DeployError
 from deploykit.runtime.preflight import preflight
 
 Array = npt.NDArray[np.float32]
+Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
 
 class Runner(Protocol):
     """What runs an engine's own file."""
 
-    def run(self, images: Array, profile: int) -> Array:
+    def run(self, images: Images, profile: int) -> Array:
         """Args: profile: which of the manifest's batches the engine is to run by."""
 
     def close(self) -> None: ...
@@ -58,8 +59,10 @@ class Engine:
 
         return cls(path, manifest, GpuRunner(path, manifest))
 
-    def __call__(self, images: Array) -> Array:
-        """(n, 3, side, side) float32, of sizes the engine takes -> (n, classes) float32 logits.
+    def __call__(self, images: Images) -> Array:
+        """(n, 3, side, side) float32, or (n, side, side, 3) uint8 -> (n, classes) float32 logits.
+
+        Which of the two, and what sizes, its manifest says.
 
         Raises:
             DeployError: another shape or type, or the engine is closed.

@@ -17,7 +17,7 @@ from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
 
-_FLOAT_BYTES = 4
+_FLOAT = np.dtype(np.float32)
 
 Array = npt.NDArray[np.float32]
 
@@ -43,7 +43,7 @@ class GpuRunner:
         self._profile = 0
         self._lock = threading.Lock()
 
-    def run(self, images: Array, profile: int) -> Array:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
         """Copies in, runs, copies out, and waits."""
         with self._lock:  # one context and one set of buffers: callers take turns
             self._device.set_current()
@@ -76,7 +76,8 @@ class GpuRunner:
             if self._buffers is not None:
                 self._buffers.close()
             taken, given = self._manifest.input, self._manifest.output
-            self._buffers = _Buffers(self._device, self._stream, shape, (shape[0], *given.shape))
+            dtype = np.dtype(taken.dtype)
+            self._buffers = _Buffers(self._device, self._stream, shape, dtype, (shape[0], *given.shape))
             self._context.set_input_shape(taken.name, shape)
             self._context.set_tensor_address(taken.name, int(self._buffers.input.handle))
             self._context.set_tensor_address(given.name, int(self._buffers.output.handle))
@@ -86,22 +87,25 @@ class GpuRunner:
 class _Buffers:
     """Pinned host memory and device memory for images of one shape."""
 
-    def __init__(self, device: Any, stream: Any, shape: tuple[int, ...], answers: tuple[int, ...]) -> None:
+    def __init__(
+        self, device: Any, stream: Any, shape: tuple[int, ...], dtype: np.dtype[Any], answers: tuple[int, ...]
+    ) -> None:
         core = require("cuda.core", extra="gpu")
         pinned = core.LegacyPinnedMemoryResource()
         self.shape = shape
-        input_bytes, output_bytes = (_FLOAT_BYTES * math.prod(each) for each in (shape, answers))
+        input_bytes = dtype.itemsize * math.prod(shape)
+        output_bytes = _FLOAT.itemsize * math.prod(answers)
         self.host_input = pinned.allocate(input_bytes)
         self.host_output = pinned.allocate(output_bytes)
         self.input = device.memory_resource.allocate(input_bytes, stream=stream)
         self.output = device.memory_resource.allocate(output_bytes, stream=stream)
-        self.staged_input = _as_array(self.host_input, shape)
-        self.staged_output = _as_array(self.host_output, answers)
+        self.staged_input = _as_array(self.host_input, shape, dtype)
+        self.staged_output = _as_array(self.host_output, answers, _FLOAT)
 
     def close(self) -> None:
         for buffer in (self.input, self.output, self.host_input, self.host_output):
             buffer.close()
 
 
-def _as_array(buffer: Any, shape: tuple[int, ...]) -> Array:
-    return np.from_dlpack(buffer).view(np.float32).reshape(shape)
+def _as_array(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    return np.from_dlpack(buffer).view(dtype).reshape(shape)
