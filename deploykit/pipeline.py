@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit import __version__
-from deploykit.engine import onnxruntime, tensorrt
+from deploykit.engine.build import compile_engine, complete, graph_for
 from deploykit.engine.compilers import BuildOptions, Compiler
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.dynamic_side import require_sides
-from deploykit.engine.manifest import Manifest, Tensor, write_engine
-from deploykit.engine.rtx_int8 import respell
+from deploykit.engine.manifest import Manifest, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import (
     Target,
@@ -21,12 +19,9 @@ from deploykit.engine.targets import (
     require_int8_kernels,
     target_for,
 )
-from deploykit.engine.work import name_nodes
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
-from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, stamp, to_bytes
-from deploykit.pixels import with_pixels
-from deploykit.precision import to_fp16
+from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, to_bytes
 from deploykit.quantize.gate import OpenSession, as_tensorrt
 from deploykit.quantize.placement import DEFAULT_POLICY, place
 from deploykit.quantize.plan import Int8Options, Int8Plan, plan_int8
@@ -117,12 +112,18 @@ def build_engine(
         )
     graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
     progress("compiling")
-    compiled = _compile(graph, target, batches=batches, side=side, options=options, progress=progress)
-    compiled.audit.require(precision, planned_int8=len(plan.placement.products) if plan else 0)
-    manifest = _manifest(
-        compiled, graph, plan, target=target, batches=tuple(batches), side=side, options=options
+    data, manifest = compile_engine(
+        graph,
+        info_of(graph),
+        target=target,
+        planned_int8=len(plan.placement.products) if plan else 0,
+        int8=plan.summary if plan else None,
+        batches=batches,
+        side=side,
+        options=options,
+        progress=progress,
     )
-    write_engine(engine, compiled.data, manifest)
+    write_engine(engine, data, manifest)
     return Built(path=engine, manifest=manifest)
 
 
@@ -150,7 +151,7 @@ def quantize_model(
     int8 = int8 or Int8Options()
     policy = int8.policy or DEFAULT_POLICY
     plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=_counting(progress))
-    graph = _complete(plan.apply(model), _derived(info, "int8", sha256_of(path), plan))
+    graph = complete(plan.apply(model), _derived(info, "int8", sha256_of(path), plan))
     write_atomically(written, to_bytes(graph))
     return written, plan
 
@@ -164,29 +165,9 @@ def with_precision(
     onnx_sha256: str,
     plan: Int8Plan | None = None,
 ) -> "ModelProto":
-    """The FP32 model as the compiler gets it: Q/DQ where INT8 is, FP16 elsewhere on a GPU."""
-    graph = type(model)()
-    graph.CopyFrom(model)
-    if plan is not None:
-        graph = plan.apply(graph)
-    if plan is not None and target.compiler == "onnxruntime":
-        graph = respell_for_cpu(graph)
-    elif precision != "fp32" and target.compiler != "onnxruntime":
-        if plan is not None and target.compiler == "tensorrt-rtx":
-            graph = respell(graph, sm=target.sm)
-        graph = to_fp16(graph)
+    """The FP32 model as the compiler gets it."""
     derived = _derived(info, precision, onnx_sha256, plan)
-    graph = _complete(graph, derived)
-    name_nodes(graph)
-    return graph
-
-
-def _complete(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
-    """As it is written: with its normalization, where it takes uint8, and what it says of itself."""
-    if info.input_type == "uint8":
-        graph = with_pixels(graph, info.preprocessing)
-    stamp(graph, info)
-    return graph
+    return graph_for(target, model if plan is None else plan.apply(model), derived)
 
 
 def _derived(info: ModelInfo, precision: Precision, onnx_sha256: str, plan: Int8Plan | None) -> ModelInfo:
@@ -224,66 +205,3 @@ def _counting(progress: Report) -> Callable[[str, int, int], None]:
 def _engine_path(model: Path, precision: Precision, target: Target) -> Path:
     suffix = "onnx" if target.compiler == "onnxruntime" else "engine"
     return model.with_name(f"{model.stem}.{precision}.{target.label}.{suffix}")
-
-
-def _compile(
-    graph: "ModelProto",
-    target: Target,
-    *,
-    batches: Sequence[BatchRange],
-    side: SideRange | None,
-    options: BuildOptions,
-    progress: Report,
-) -> tensorrt.Plan:
-    if target.compiler == "onnxruntime":
-        return onnxruntime.prepare_artifact(graph, side=side)
-    return tensorrt.compile_plan(
-        graph, target=target, batches=batches, side=side, options=options, progress=progress
-    )
-
-
-def _manifest(
-    compiled: tensorrt.Plan,
-    graph: "ModelProto",
-    plan: Int8Plan | None,
-    *,
-    target: Target,
-    batches: tuple[BatchRange, ...],
-    side: SideRange | None,
-    options: BuildOptions,
-) -> Manifest:
-    import hashlib
-
-    info = info_of(graph)
-    return Manifest(
-        engine_sha256=hashlib.sha256(compiled.data).hexdigest(),
-        precision=info.precision,
-        compiler_version=compiled.compiler_version,
-        target=target,
-        batches=batches,
-        side=side,
-        input=_tensor(graph.graph.input[0], side),
-        output=_tensor(graph.graph.output[0]),
-        model=info,
-        audit=compiled.audit,
-        build_seconds=compiled.build_seconds,
-        options=options,
-        timing_cache_sha256=compiled.timing_cache_sha256,
-        int8=plan.summary if plan else None,
-        deploykit_version=__version__,
-    )
-
-
-def _tensor(value: "object", side: SideRange | None = None) -> Tensor:
-    from onnx import TensorProto
-
-    kind = value.type.tensor_type  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
-    shape = tuple(dim.dim_value for dim in kind.shape.dim)[1:]
-    is_pixels = kind.elem_type == TensorProto.UINT8
-    if side is not None:
-        shape = (side.opt, side.opt, shape[-1]) if is_pixels else (shape[0], side.opt, side.opt)
-    return Tensor(
-        name=value.name,  # type: ignore[attr-defined]
-        dtype="uint8" if is_pixels else "float32",
-        shape=shape,
-    )

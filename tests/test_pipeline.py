@@ -298,7 +298,7 @@ def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, pro
 
 def test_an_engine_with_less_int8_than_planned_is_refused(model, monkeypatch):
     """Without the respelling TensorRT-RTX 1.7 makes the classifier alone INT8 on SM75."""
-    monkeypatch.setattr("deploykit.pipeline.respell", lambda graph, *, sm: graph)
+    monkeypatch.setattr("deploykit.engine.build.respell", lambda graph, *, sm: graph)
     with pytest.raises(DeployError, match="asked for INT8 and made something else"):
         build_engine(onnx=model, gpu="T4", precision="int8")
 

@@ -1,0 +1,114 @@
+"""A model whose graph spells out its precision -> an engine and its manifest."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from deploykit import __version__
+from deploykit.engine import onnxruntime, tensorrt
+from deploykit.engine.compilers import BuildOptions
+from deploykit.engine.cpu_int8 import respell_for_cpu
+from deploykit.engine.manifest import Manifest, Tensor
+from deploykit.engine.rtx_int8 import respell
+from deploykit.engine.shapes import BatchRange, SideRange
+from deploykit.engine.targets import Target
+from deploykit.engine.work import name_nodes
+from deploykit.model_file import ModelInfo, stamp
+from deploykit.pixels import with_pixels
+from deploykit.precision import to_fp16
+from deploykit.quantize.summary import Int8Summary
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def graph_for(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelProto":
+    """What the compiler gets: Q/DQ as it takes it well, FP16 elsewhere on a GPU, uint8 images if so wanted.
+
+    Args:
+        model: in floating point, with Q/DQ pairs where INT8 is; it is left as it was.
+        info: of the model to be made.
+    """
+    graph = type(model)()
+    graph.CopyFrom(model)
+    match target.compiler, info.precision:
+        case "onnxruntime", "int8":
+            graph = respell_for_cpu(graph)
+        case "tensorrt-rtx", "int8":
+            graph = to_fp16(respell(graph, sm=target.sm))
+        case (("tensorrt" | "tensorrt-rtx"), ("fp16" | "int8")):
+            graph = to_fp16(graph)
+    graph = complete(graph, info)
+    name_nodes(graph)
+    return graph
+
+
+def complete(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
+    """As it is written: with its normalization, where it takes uint8, and what it says of itself."""
+    if info.input_type == "uint8":
+        graph = with_pixels(graph, info.preprocessing)
+    stamp(graph, info)
+    return graph
+
+
+def compile_engine(
+    graph: "ModelProto",
+    info: ModelInfo,
+    *,
+    target: Target,
+    planned_int8: int,
+    int8: Int8Summary | None = None,
+    batches: Sequence[BatchRange] = (BatchRange(),),
+    side: SideRange | None = None,
+    options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
+    progress: Callable[[str], None] = lambda phase: None,
+) -> tuple[bytes, Manifest]:
+    """The plan or artifact, and what is known of it.
+
+    Args:
+        graph: of graph_for.
+        planned_int8: how many products it has in INT8.
+
+    Raises:
+        DeployError: the compiler is missing or refuses, or made something other than was asked for.
+    """
+    if target.compiler == "onnxruntime":
+        compiled = onnxruntime.prepare_artifact(graph, side=side)
+    else:
+        compiled = tensorrt.compile_plan(
+            graph, target=target, batches=batches, side=side, options=options, progress=progress
+        )
+    compiled.audit.require(info.precision, planned_int8=planned_int8)
+    manifest = Manifest(
+        engine_sha256=hashlib.sha256(compiled.data).hexdigest(),
+        precision=info.precision,
+        compiler_version=compiled.compiler_version,
+        target=target,
+        batches=tuple(batches),
+        side=side,
+        input=_tensor(graph.graph.input[0], side),
+        output=_tensor(graph.graph.output[0]),
+        model=info,
+        audit=compiled.audit,
+        build_seconds=compiled.build_seconds,
+        options=options,
+        timing_cache_sha256=compiled.timing_cache_sha256,
+        int8=int8,
+        deploykit_version=__version__,
+    )
+    return compiled.data, manifest
+
+
+def _tensor(value: "object", side: SideRange | None = None) -> Tensor:
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
+    shape = tuple(dim.dim_value for dim in kind.shape.dim)[1:]
+    is_pixels = kind.elem_type == TensorProto.UINT8
+    if side is not None:
+        shape = (side.opt, side.opt, shape[-1]) if is_pixels else (shape[0], side.opt, side.opt)
+    return Tensor(
+        name=value.name,  # type: ignore[attr-defined]
+        dtype="uint8" if is_pixels else "float32",
+        shape=shape,
+    )
