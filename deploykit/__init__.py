@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deploykit.quantize.plan import Int8Options
     from deploykit.quantize.sensitivity import sensitivity_of
     from deploykit.runtime import Engine
+    from deploykit.runtime.bundle import write_bundle
     from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
 
@@ -50,6 +51,7 @@ _HOMES = {
     "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",
     "scale_for": "deploykit.scaling",
+    "write_bundle": "deploykit.runtime.bundle",
 }
 
 __all__ = [
@@ -72,6 +74,7 @@ __all__ = [
     "read_manifest",
     "scale_for",
     "sensitivity_of",
+    "write_bundle",
 ]
 
 

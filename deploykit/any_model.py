@@ -15,6 +15,8 @@ from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, to_bytes
 from deploykit.runtime import Engine
+from deploykit.runtime.bundle import Bundle
+from deploykit.runtime.engine import is_bundle
 from deploykit.runtime.preflight import preflight
 from deploykit.sessions import cpu_session, run
 
@@ -90,6 +92,8 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
             f"{path} is a folder." if path.is_dir() else f"There is no model or engine {path}.",
             fix="give the file that deploykit export or deploykit build-engine wrote",
         )
+    if is_bundle(path):
+        path = Bundle(path).engine()
     has_manifest = manifest_path(path).is_file()
     if not has_manifest and path.suffix not in _ENGINE_SUFFIXES:
         yield _open_onnx(path, fuse_int8=arithmetic == "runtime")

@@ -1,10 +1,12 @@
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from deploykit.cli.output import json_option, print_json, print_table
-from deploykit.runtime.preflight import preflight
+from deploykit.runtime.engine import is_bundle
+from deploykit.runtime.preflight import Check, preflight
 
 CANNOT_RUN = 3
 
@@ -13,22 +15,50 @@ CANNOT_RUN = 3
 @click.argument("engine", type=click.Path(path_type=Path))
 @json_option
 def command(engine: Path, as_json: bool) -> None:
-    """Say whether this machine can run an engine, and if not why and what to do; exits with 3 then.
+    """Say whether this machine can run an engine or bundle, and if not why and what to do; exits with 3 then.
 
     \b
     Example:
       deploykit check engines/efficientnet-phi3/model.int8.sm75.engine
     """
+    if is_bundle(engine):
+        _check_bundle(engine, as_json=as_json)
+        return
     found = preflight(engine)
     if as_json:
         print_json({"path": engine, "runs": found.runs, "checks": found.checks})
     else:
-        print_table(
-            ("", "wants", "here", ""),
-            [(each.name, each.wanted, each.found, "ok" if each.holds else "no") for each in found.checks],
-        )
+        _print_checks(found.checks)
         print(f"{engine}: {'runs here' if found.runs else 'cannot run here'}")
         for each in found.checks:
             if each.fix is not None:
                 print(f"  {each.name}: {each.fix}")
     sys.exit(0 if found.runs else CANNOT_RUN)
+
+
+def _check_bundle(path: Path, *, as_json: bool) -> None:
+    """A bundle runs wherever something can be built, too."""
+    from deploykit.runtime.bundle import Bundle
+
+    found = Bundle(path).prospect()
+    if as_json:
+        plans = [{"manifest": plan.manifest, "checks": checks} for plan, checks in found.plans]
+        would_build = found.target and found.target.title
+        print_json({"path": path, "plans": plans, "would_build": would_build, "kept": found.kept})
+        return
+    for plan, checks in found.plans:
+        manifest = plan.manifest
+        print(f"{manifest.precision.upper()} for {manifest.target.title}:")
+        _print_checks(checks)
+    if found.chosen is not None:
+        print(f"{path}: runs by its plan for {found.chosen.manifest.target.title}")
+    elif found.target is not None:
+        done = "was built before and is kept" if found.kept else "would be built when it is loaded"
+        print(f"{path}: no plan of it runs here; one for {found.target.title} {done}")
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    print_table(
+        ("", "wants", "here", ""),
+        [(each.name, each.wanted, each.found, "ok" if each.holds else "no") for each in checks],
+    )

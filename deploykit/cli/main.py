@@ -23,6 +23,7 @@ COMMANDS = {
     "sensitivity": ("sensitivity", "Show which blocks cost accuracy in INT8."),
     "build-engine": ("build_engine", "Compile an exported model to an FP16, INT8 or FP32 engine."),
     "inspect": ("inspect", "Print what an engine is and what its compiler made."),
+    "bundle": ("bundle", "Pack a model and plans of it into one file for many machines."),
     "check": ("check", "Say whether this machine can run an engine."),
     "eval": ("eval", "Measure a model's accuracy, and its loss against FP32."),
     "bench": ("bench", "Measure an engine's latency on this machine."),

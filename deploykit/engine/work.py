@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.graph_edit import attributes_of
+from deploykit.graph_edit import attributes_of, is_matrix_product
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -58,6 +58,23 @@ def work_of(model: "ModelProto") -> dict[str, Work]:
         for node in model.graph.node
         if node.op_type in _PRODUCTS and node.input[1] in constants
     }
+
+
+def int8_products(model: "ModelProto", *, matrices_alone: bool) -> int:
+    """How many products of a graph with Q/DQ read INT8 and multiply by it.
+
+    Args:
+        matrices_alone: of convolutions count only those that are one matrix product at each place.
+    """
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    dequantized = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    count = 0
+    for node in model.graph.node:
+        if node.op_type in _PRODUCTS and set(node.input[:2]) <= dequantized.keys():
+            weight = constants.get(dequantized[node.input[1]].input[0], ())
+            matrix = node.op_type != "Conv" or is_matrix_product(attributes_of(node), weight[2:])
+            count += matrix or not matrices_alone
+    return count
 
 
 def plumbing_of(model: "ModelProto") -> frozenset[str]:

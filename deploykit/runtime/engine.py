@@ -1,5 +1,6 @@
 """One class for every engine: preflight, load, run, close."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -37,17 +38,29 @@ class Engine:
         self._runner: Runner | None = runner
 
     @classmethod
-    def load(cls, path: str | Path, *, threads: int | None = None) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        progress: Callable[[str], None] = lambda sentence: None,
+    ) -> Self:
         """Loads an engine after checking that this machine can run it.
 
         Args:
-            path: the engine file; its manifest lies beside it.
+            path: the engine file, its manifest beside it; or a bundle, of which the plan that runs here is
+                taken, or one built and kept in the user's cache folder.
             threads: for the CPU; default one a core.
+            progress: told what is being built.
 
         Raises:
             DeployError: altered or missing files, or an engine for another machine.
         """
         path = Path(path)
+        if is_bundle(path):
+            from deploykit.runtime.bundle import Bundle
+
+            path = Bundle(path).engine(progress=progress)
         checked = preflight(path)
         checked.require()
         manifest = checked.manifest
@@ -84,3 +97,11 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a ZIP archive, which engines and ONNX models are not."""
+    if not path.is_file():
+        return path.suffix == ".dkb"
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"

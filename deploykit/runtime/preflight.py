@@ -89,8 +89,13 @@ def preflight(path: str | Path, machine: Machine | None = None) -> Preflight:
     path = Path(path)
     manifest = read_manifest(path)
     machine = machine or this_machine(manifest.target.compiler)
+    return Preflight(path=path, manifest=manifest, checks=checks_of(manifest, machine))
+
+
+def checks_of(manifest: Manifest, machine: Machine) -> tuple[Check, ...]:
+    """What an engine needs, and whether a machine has it."""
     checks = (_plan(manifest), _gpu(manifest.target, machine), _runtime(manifest, machine))
-    return Preflight(path=path, manifest=manifest, checks=tuple(each for each in checks if each is not None))
+    return tuple(each for each in checks if each is not None)
 
 
 def _plan(manifest: Manifest) -> Check:

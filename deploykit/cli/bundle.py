@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import click
+
+from deploykit.cli.output import json_option, phases, print_json
+from deploykit.engine.shapes import BatchRange, SideRange
+from deploykit.runtime.bundle import write_bundle
+
+
+@click.command(name="bundle")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("engines", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle: b3.dkb, say."
+)
+@click.option(
+    "--fp32", is_flag=True, help="Where no plan runs, build an FP32 model as FP32; default: FP16 on GPUs."
+)
+@click.option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes to build for; default 1,1,64.")
+@click.option("--side", metavar="MIN,OPT,MAX", help="Sides to build for, px; default the model's own alone.")
+@json_option
+def command(
+    model: Path,
+    engines: tuple[Path, ...],
+    output: Path,
+    fp32: bool,
+    batch: str | None,
+    side: str | None,
+    as_json: bool,
+) -> None:
+    """Pack MODEL and any number of ENGINES made from it into one file for many machines.
+
+    Loaded, it takes the plan that runs there; where none does, it builds one and keeps it.
+
+    \b
+    Example:
+      deploykit bundle model.int8.onnx model.int8.sm75.engine model.int8.sm80.engine -o b3.dkb
+    """
+    with phases("bundling"):
+        bundle = write_bundle(
+            model,
+            engines,
+            output=output,
+            precision="fp32" if fp32 else None,
+            batches=(BatchRange() if batch is None else BatchRange.parse(batch),),
+            side=None if side is None else SideRange.parse(side),
+        )
+    contents = bundle.contents
+    if as_json:
+        print_json({"path": output, "contents": contents})
+        return
+    print(f"{output}: {contents.precision.upper()} model and {len(contents.plans)} plans")
+    for plan in contents.plans:
+        manifest = plan.manifest
+        print(
+            f"  {manifest.precision.upper()} for {manifest.target.title}, "
+            f"{manifest.target.compiler_title} {manifest.compiler_version}"
+        )
