@@ -1,6 +1,7 @@
 """What only a machine with an NVIDIA GPU can show: that engines load, run and answer rightly there."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from deploykit.quantize.calibration import calibrate_to_file
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
+from deploykit.runtime.gpu import MOST_GRAPHS
 from deploykit.sessions import cpu_session
 
 GPU = local_gpu()
@@ -173,3 +175,72 @@ def test_an_engine_for_another_gpu_is_refused(build):
     other = "T4" if SM != 75 else "RTX 4090"
     with pytest.raises(DeployError, match=f"this machine has .* \\(SM{SM}\\)"):
         Engine.load(build("fp16", other).path)
+
+
+@needs_target
+def test_cuda_graphs_change_no_bit(fp16, images):
+    with Engine.load(fp16.path) as graphs, Engine.load(fp16.path, cuda_graphs=False) as launches:
+        for count in (1, 8, 3, 8, 1):
+            np.testing.assert_array_equal(graphs(images[:count]), launches(images[:count]))
+
+
+@needs_target
+def test_more_shapes_than_graphs_are_kept_are_answered_rightly(fp16, images, reference):
+    with Engine.load(fp16.path) as engine:
+        for count in (*range(1, MOST_GRAPHS + 4), 1, 2):
+            assert cosine(engine(images[:count]), reference[:count]) >= COSINE["fp16"]
+
+
+@needs_target
+def test_many_threads_get_the_answers_one_gets(fp16, images):
+    batches = [images[at % 24 : at % 24 + 1 + at % 8] for at in range(1000)]
+    with Engine.load(fp16.path) as engine:
+        expected = [engine(batch) for batch in batches]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(engine, batches))
+    for answer, other in zip(answers, expected, strict=True):
+        np.testing.assert_array_equal(answer, other)
+
+
+@needs_target
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_images_on_the_gpu_are_answered_there(fp16, images, library):
+    module = pytest.importorskip(library)
+    if library == "torch" and not module.cuda.is_available():
+        pytest.skip("this torch is built for the CPU")
+    there = module.from_numpy(images).cuda() if library == "torch" else module.asarray(images)
+    with Engine.load(fp16.path) as engine:
+        expected = engine(images)
+        answer = engine(there)
+        assert type(answer).__module__.partition(".")[0] == library
+        back = answer.cpu().numpy() if library == "torch" else module.asnumpy(answer)
+        np.testing.assert_array_equal(back, expected)
+
+
+@needs_target
+def test_what_is_submitted_on_a_stream_is_there_when_the_stream_is(fp16, images):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch is built for the CPU")
+    stream = torch.cuda.Stream()
+    with Engine.load(fp16.path) as engine:
+        with torch.cuda.stream(stream):
+            there = torch.from_numpy(images).cuda(non_blocking=True)
+            answer = engine.submit(there, stream=stream.cuda_stream).result()
+        stream.synchronize()
+        np.testing.assert_array_equal(answer.cpu().numpy(), engine(images))
+
+
+@needs_target
+def test_memory_stays_flat_over_ten_thousand_calls(fp16, images):
+    """Free device memory, in MiB, after the first hundred calls and after the last."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch is built for the CPU")
+    with Engine.load(fp16.path) as engine:
+        free = []
+        for at in range(10_000):
+            engine(images[: 1 + at % 4])
+            if at in (100, 9_999):
+                free.append(torch.cuda.mem_get_info()[0] / 2**20)
+    assert free[1] >= free[0] - 1

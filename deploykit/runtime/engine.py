@@ -1,32 +1,42 @@
 """One class for every engine: preflight, load, run, close."""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
+from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
 
 Array = npt.NDArray[np.float32]
-Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
 
 class Runner(Protocol):
     """What runs an engine's own file."""
 
-    def run(self, images: Images, profile: int) -> Array:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
         """Args: profile: which of the manifest's batches the engine is to run by."""
 
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class DeviceRunner(Runner, Protocol):
+    """One whose images may be on the GPU already."""
+
+    def run_on_device(
+        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
+    ) -> None: ...
+
+
 class Engine:
-    """A loaded engine.
+    """A loaded engine, safe from many threads.
 
     with Engine.load("model.int8.cpu.onnx") as engine:
         logits = engine(images)
@@ -36,6 +46,7 @@ class Engine:
         self.path = path
         self.manifest = manifest
         self._runner: Runner | None = runner
+        self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
     def load(
@@ -43,6 +54,7 @@ class Engine:
         path: str | Path,
         *,
         threads: int | None = None,
+        cuda_graphs: bool = True,
         progress: Callable[[str], None] = lambda sentence: None,
     ) -> Self:
         """Loads an engine after checking that this machine can run it.
@@ -51,6 +63,8 @@ class Engine:
             path: the engine file, its manifest beside it; or a bundle, of which the plan that runs here is
                 taken, or one built and kept in the user's cache folder.
             threads: for the CPU; default one a core.
+            cuda_graphs: on a GPU, replay what was recorded of each shape instead of launching it kernel by
+                kernel.
             progress: told what is being built.
 
         Raises:
@@ -70,22 +84,73 @@ class Engine:
             return cls(path, manifest, CpuRunner(path, manifest, threads=threads))
         from deploykit.runtime.gpu import GpuRunner
 
-        return cls(path, manifest, GpuRunner(path, manifest))
+        return cls(path, manifest, GpuRunner(path, manifest, cuda_graphs=cuda_graphs))
 
-    def __call__(self, images: Images) -> Array:
+    def __call__(self, images: Any) -> Any:
         """(n, 3, side, side) float32, or (n, side, side, 3) uint8 -> (n, classes) float32 logits.
 
         Which of the two, and what sizes, its manifest says.
 
+        Args:
+            images: a NumPy array, or one of a library that speaks DLPack (torch, JAX); or, for an engine on
+                the GPU, one that is there (torch, CuPy, PyCUDA). It is not copied on its side.
+
+        Returns:
+            An array of the same library, in the same place.
+
         Raises:
-            DeployError: another shape or type, or the engine is closed.
+            DeployError: another shape or type, an array in another place, or the engine is closed.
         """
+        runner = self._open_runner()
+        there = device_array(images)
+        if there is None:
+            given = host_array(images)
+            profile = self.manifest.profile_for(given.shape, str(given.dtype))
+            return in_kind(images, runner.run(given, profile))
+        return self._run_on_device(images, there, stream=None)
+
+    def submit(self, images: Any, *, stream: int | None = None) -> "Future[Any]":
+        """Begins what a call does; the answer is the future's result.
+
+        Args:
+            stream: handle of a CUDA stream to run on, for images on the GPU: the future is done at once, and
+                the answer when the stream is.
+
+        Raises:
+            DeployError: as a call; some come with the result.
+        """
+        there = device_array(images)
+        if there is not None and stream is not None:
+            done: Future[Any] = Future()
+            done.set_result(self._run_on_device(images, there, stream=stream))
+            return done
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deploykit")
+        return self._pool.submit(self, images)
+
+    def _run_on_device(self, images: Any, there: DeviceArray, *, stream: int | None) -> Any:
+        runner = self._open_runner()
+        if not isinstance(runner, DeviceRunner):
+            raise DeployError(
+                f"These images are on a GPU; {self.path} runs on the CPU.", fix="bring them over first"
+            )
+        profile = self.manifest.profile_for(there.shape, there.dtype)
+        answer = empty_in_kind(images, (there.shape[0], *self.manifest.output.shape))
+        place = device_array(answer)
+        assert place is not None  # noqa: S101  # it was made there
+        runner.run_on_device(there, place, profile, stream)
+        return answer
+
+    def _open_runner(self) -> Runner:
         if self._runner is None:
             raise DeployError(f"{self.path} was closed.", fix="call it inside its with block")
-        profile = self.manifest.profile_for(images.shape, str(images.dtype))
-        return self._runner.run(images, profile)
+        return self._runner
 
     def close(self) -> None:
+        """Waits for what was submitted, and gives back the memory; a closed engine may be closed again."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
         if self._runner is not None:
             self._runner.close()
             self._runner = None

@@ -1,0 +1,130 @@
+"""Arrays of other libraries, on the host; test_gpu.py has those on a GPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deploykit.errors import DeployError
+from deploykit.pipeline import build_engine
+from deploykit.runtime import Engine
+from deploykit.runtime.arrays import DeviceArray, device_array, host_array, in_kind
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
+
+
+@pytest.fixture(scope="module")
+def built(random_b0, tmp_path_factory) -> Path:
+    return build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path_factory.mktemp("e") / "e.onnx").path
+
+
+def test_torchs_tensors_are_taken_and_given_in_the_same_memory():
+    tensor = torch.from_numpy(IMAGES)
+    assert host_array(tensor).ctypes.data == tensor.data_ptr()
+    answer = np.arange(6, dtype=np.float32).reshape(2, 3)
+    given = in_kind(tensor, answer)
+    assert isinstance(given, torch.Tensor)
+    assert given.data_ptr() == answer.ctypes.data
+
+
+def test_numpys_arrays_stay_what_they_are():
+    assert host_array(IMAGES) is IMAGES
+    assert device_array(IMAGES) is None
+    assert in_kind(IMAGES, IMAGES) is IMAGES
+
+
+def test_an_engine_answers_in_kind(built):
+    with Engine.load(built, threads=1) as engine:
+        expected = engine(IMAGES)
+        answer = engine(torch.from_numpy(IMAGES))
+    assert isinstance(expected, np.ndarray)
+    assert isinstance(answer, torch.Tensor)
+    np.testing.assert_array_equal(answer.numpy(), expected)
+
+
+def test_what_is_submitted_is_answered_later_and_as_a_call_answers(built):
+    with Engine.load(built, threads=1) as engine:
+        futures = [engine.submit(IMAGES[:1]), engine.submit(torch.from_numpy(IMAGES[1:]))]
+        answers = [np.asarray(future.result()) for future in futures]
+        np.testing.assert_array_equal(answers, [engine(IMAGES[:1]), engine(IMAGES[1:])])
+
+
+def test_what_is_wrong_with_images_submitted_comes_with_the_result(built):
+    with Engine.load(built) as engine:
+        future = engine.submit(IMAGES.astype(np.float64))
+        with pytest.raises(DeployError, match="takes float32"):
+            future.result()
+
+
+def test_closing_waits_for_what_was_submitted(built):
+    engine = Engine.load(built, threads=1)
+    futures = [engine.submit(IMAGES) for _ in range(8)]
+    engine.close()
+    assert all(future.done() and future.result().shape == (2, 1000) for future in futures)
+
+
+@pytest.mark.parametrize("wrong", [[[1.0]], "images", None, 3])
+def test_what_is_no_array_is_refused(built, wrong):
+    with Engine.load(built) as engine, pytest.raises(DeployError, match="no array of images") as caught:
+        engine(wrong)
+    assert "DLPack" in caught.value.fix
+
+
+def test_a_tensor_that_wants_gradients_is_refused_with_what_to_do(built):
+    with (
+        Engine.load(built) as engine,
+        pytest.raises(DeployError, match="can't be taken as they are") as caught,
+    ):
+        engine(torch.from_numpy(IMAGES).requires_grad_())
+    assert "detach" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 64, 64, dtype=torch.float64), torch.zeros(3, 64, 64)],
+)
+def test_tensors_of_another_shape_or_type_are_refused_as_arrays_are(built, wrong):
+    with Engine.load(built) as engine, pytest.raises(DeployError, match="takes float32"):
+        engine(wrong)
+
+
+@dataclass
+class OnSomeGpu:
+    """An array as CUDA's array interface describes it; nobody looks into its memory here."""
+
+    described: dict[str, Any]
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.described
+
+
+def described(**others) -> dict[str, Any]:
+    return {"shape": (2, 3, 64, 64), "typestr": "<f4", "data": (4096, False), "version": 3, **others}
+
+
+def test_an_array_on_the_gpu_is_described():
+    expected = DeviceArray(pointer=4096, shape=(2, 3, 64, 64), dtype="float32", stream=None)
+    assert device_array(OnSomeGpu(described())) == expected
+    packed = (3 * 64 * 64 * 4, 64 * 64 * 4, 64 * 4, 4)
+    assert device_array(OnSomeGpu(described(strides=packed))) == expected
+    assert device_array(OnSomeGpu(described(strides=None, stream=7))).stream == 7
+    assert device_array(OnSomeGpu(described(typestr="|u1"))).dtype == "uint8"
+
+
+def test_an_array_on_the_gpu_with_gaps_is_refused():
+    with pytest.raises(DeployError, match="in one piece") as caught:
+        device_array(OnSomeGpu(described(strides=(1, 2, 3, 4))))
+    assert "contiguous" in caught.value.fix
+
+
+def test_an_array_on_the_gpu_is_not_for_an_engine_on_the_cpu(built):
+    with (
+        Engine.load(built) as engine,
+        pytest.raises(DeployError, match=r"on a GPU; .* runs on the CPU") as caught,
+    ):
+        engine(OnSomeGpu(described()))
+    assert "bring them over" in caught.value.fix
