@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 import deploykit
+from deploykit.pipeline import build_engine
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(deploykit.__file__).parent
 BINDINGS = ROOT / ".cache" / "tensorrt"
-USERS = ("engine/tensorrt.py", "runtime/gpu.py")
+USERS = ("engine/tensorrt.py", "runtime/gpu.py", "runtime/plan.py")
 
 # What the bindings leave undefined (nm --dynamic --undefined-only), by library.
 FUNCTIONS = {
@@ -53,6 +54,7 @@ CLASSES = {
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
     "_runtime": "Runtime",
+    "runtime": "Runtime",
     "layer": "ILayer",
 }
 LEVELS = "HardwareCompatibilityLevel"  # which our code calls `levels`
@@ -61,6 +63,10 @@ RTX_ALONE = {
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
     "ComputeCapability",
+    # Asked for where they are.
+    "EngineInvalidityDiagnostics",
+    "Runtime.engine_header_size",
+    "Runtime.get_engine_validity",
 }
 LIST_MEMBERS = """
 import importlib, json, sys
@@ -172,6 +178,30 @@ try:
 except DeployError as error:
     print(error)
 """
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from deploykit.engine.manifest import read_manifest
+from deploykit.errors import DeployError
+from deploykit.runtime.plan import deserialize
+from dataclasses import replace
+path = Path(sys.argv[1])
+manifest = read_manifest(path)
+try:
+    deserialize(path, replace(manifest, target=replace(manifest.target, compiler="tensorrt")))
+except DeployError as error:
+    print(error)
+"""
+
+
+def test_a_plan_that_tensorrt_cannot_load_is_a_sentence(stubbed, random_b0, tmp_path):
+    engine = build_engine(onnx=random_b0.path, gpu="T4", output=tmp_path / "e.engine").path
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, engine], env=stubbed, capture_output=True, text=True, check=True
+    )
+    assert re.match(rf"TensorRT {stubbed['MAJOR']}\.\S+ can't load .*e\.engine, built by", done.stdout)
 
 
 def test_tensorrt_without_a_driver_is_a_sentence(stubbed):

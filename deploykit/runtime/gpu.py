@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.runtime.arrays import DeviceArray
+from deploykit.runtime.plan import deserialize
 
 MOST_GRAPHS = 8
 """CUDA graphs, and the buffers they run on, that a thread keeps: one for each shape it met last."""
@@ -31,18 +31,17 @@ class GpuRunner:
 
     def __init__(self, path: Path, manifest: Manifest, *, cuda_graphs: bool = True) -> None:
         self._core = require("cuda.core", extra="gpu")
-        facts = COMPILERS[manifest.target.compiler]
-        trt = require(facts.module, install=facts.install)
-        self._device = self._core.Device(0)
-        self._device.set_current()
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
+        try:
+            self._device = self._core.Device(0)
+            self._device.set_current()
+        except Exception as error:  # cuda-core's exceptions share no public base class
             raise DeployError(
-                f"{facts.title} {trt.__version__} can't load {path}, built by {manifest.compiler_version}.",
-                fix="deploykit build-engine --gpu local builds it again with this version",
-            )
-        self._manifest, self._title, self._cuda_graphs = manifest, facts.title, cuda_graphs
+                f"The GPU can't be used: {str(error).splitlines()[0]}",
+                fix="install or update NVIDIA's driver; nvidia-smi shows which is there",
+            ) from error
+        self._runtime, self._engine = deserialize(path, manifest)
+        self._manifest, self._cuda_graphs = manifest, cuda_graphs
+        self._title = manifest.target.compiler_title
         self._own = threading.local()
         self._lanes: list[_Lane] = []
         self._lock = threading.Lock()
