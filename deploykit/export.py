@@ -51,6 +51,7 @@ def export_onnx(
     num_classes: int | None = None,
     side_px: int | None = None,
     preprocess: bool = False,
+    labels: str | Path | None = None,
     output: str | Path | None = None,
 ) -> Export:
     """Builds the member at phi, checks it against torch, and writes it as ONNX.
@@ -61,6 +62,7 @@ def export_onnx(
         num_classes: default what the checkpoint has, else 1000.
         side_px: input side; default the member's own.
         preprocess: take uint8 images, (n, side, side, 3), and normalize them in the graph.
+        labels: a text file with the name of each class, a line each, in the order of the outputs.
         output: a folder or a .onnx file; default engines/efficientnet-phiN/.
 
     Raises:
@@ -71,6 +73,8 @@ def export_onnx(
     require_writable(path)
     weights = None if weights is None else Path(weights)
     network, loaded, info = prepare(phi, rule=rule, weights=weights, num_classes=num_classes, side_px=side_px)
+    if labels is not None:
+        info = replace(info, labels=read_labels(Path(labels), network.num_classes))
     graph = onnx_model(network, loaded, info)
     difference = difference_from_torch(to_bytes(graph), network, loaded)
     if not difference.relative <= MAX_RELATIVE_DIFFERENCE:
@@ -85,6 +89,26 @@ def export_onnx(
         stamp(graph, info)
     write_atomically(path, to_bytes(graph))
     return Export(path=path, info=info, network=network, difference=difference)
+
+
+def read_labels(path: Path, classes: int) -> tuple[str, ...]:
+    """The lines of a text file, one a class.
+
+    Raises:
+        DeployError: there is no such file, or it has another number of lines.
+    """
+    try:
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeployError(
+            f"The labels {path} can't be read: {error}.", fix="give a text file, a line a class"
+        ) from error
+    if len(labels) != classes or not all(labels):
+        raise DeployError(
+            f"{path} names {sum(map(bool, labels))} classes in {len(labels)} lines; the model has {classes}.",
+            fix="give one name a line, in the order of the model's outputs",
+        )
+    return labels
 
 
 def prepare(

@@ -1,11 +1,12 @@
 """Artifacts on disk: written whole or not at all, and named by their digest."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from deploykit.errors import DeployError
@@ -38,8 +39,9 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
             temporaries = {path: _write_beside(path, content, undo) for path, content in contents.items()}
             if folders := [path for path in contents if path.is_dir()]:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), folders[0])
-            for path, temporary in temporaries.items():
-                temporary.replace(path)
+            with _alone_in(folder):
+                for path, temporary in temporaries.items():
+                    temporary.replace(path)
         except OSError as error:
             names = " and ".join(map(str, contents))
             raise DeployError(
@@ -72,6 +74,18 @@ def require_writable(path: Path, *, inputs: tuple[Path, ...] = ()) -> None:
         raise DeployError(
             f"{path} can't be written: {error.strerror}.", fix="give another place with -o"
         ) from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else replaces files of the folder meanwhile: of two that write the same, one's are left."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _make_folder(folder: Path, undo: ExitStack) -> None:

@@ -34,6 +34,7 @@ class ModelInfo:
         precision: arithmetic the graph itself spells out.
         preprocessing: what the network expects to have been done to its images.
         input_type: `uint8` where the graph does the last of that itself, see pixels.
+        labels: what the classes are called, in the order of the outputs; () where nobody said.
         weights: `random`, `trained`, or `unknown`.
         weights_sha256: digest of the arrays the model was exported from.
         onnx_sha256: digest of the FP32 model this one was derived from; None for that one itself.
@@ -47,6 +48,7 @@ class ModelInfo:
     preprocessing: Preprocessing
     weights: Literal["random", "trained", "unknown"]
     input_type: Literal["float32", "uint8"] = "float32"
+    labels: tuple[str, ...] = ()
     weights_sha256: str | None = None
     onnx_sha256: str | None = None
     ranges_sha256: str | None = None
@@ -59,6 +61,7 @@ class ModelInfo:
     def to_metadata(self) -> dict[str, str]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["preprocessing"] = to_json(self.preprocessing, indent=0)
+        values["labels"] = to_json(self.labels, indent=0) if self.labels else None
         return {_PREFIX + key: str(value) for key, value in values.items() if value is not None}
 
 
@@ -92,6 +95,8 @@ def info_of(model: "ModelProto") -> ModelInfo:
         )
     try:
         texts["preprocessing"] = from_json(str(texts["preprocessing"]), Preprocessing)
+        if "labels" in texts:
+            texts["labels"] = from_json(str(texts["labels"]), list[str])
         info = from_texts({"phi": None, "rule": None, **texts}, ModelInfo)
         if info.preprocessing.side_px != side_px:
             raise ValueError("another side than the graph's")

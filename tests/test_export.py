@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from deploykit.engine.manifest import read_manifest
 from deploykit.errors import DeployError
 from deploykit.export import difference_from_torch, export_onnx, prepare
 from deploykit.model_file import info_of, read_model, to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
 from deploykit.models.weights import Weights, load_weights
+from deploykit.pipeline import build_engine
 from deploykit.sessions import cpu_session
 
 CHECKPOINT = "efficientnet_b0_cifar10_64px.safetensors"
@@ -178,3 +180,27 @@ def test_an_interpolated_member_can_be_exported(tmp_path):
     # sqrt(1.1) deeper: 3.15 and 4.20 blocks, which round up to one more.
     assert {conv.block for conv in export.network.convolutions} >= {"blocks.3.3", "blocks.5.4"}
     assert export.difference.relative < 1e-4
+
+
+def test_labels_go_from_the_export_into_the_manifest_of_the_engine(tmp_path):
+    names = tuple(f"größe {at}" for at in range(1000))
+    (tmp_path / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    model = export_onnx(0, side_px=32, labels=tmp_path / "labels.txt", output=tmp_path / "m.onnx").path
+    built = build_engine(onnx=model, gpu="cpu", output=tmp_path / "e.onnx")
+    assert read_manifest(built.path).model.labels == names
+
+
+@pytest.mark.parametrize("lines", [["a"], ["a"] * 1001, [*["a"] * 999, ""]])
+def test_labels_that_are_not_as_many_as_the_classes_are_refused(tmp_path, lines):
+    (tmp_path / "labels.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DeployError, match="the model has 1000"):
+        export_onnx(0, side_px=32, labels=tmp_path / "labels.txt", output=tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_labels_that_cannot_be_read_are_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(DeployError, match=r"labels\.txt can't be read"):
+        export_onnx(0, side_px=32, labels=tmp_path / "labels.txt", output=tmp_path / "m.onnx")

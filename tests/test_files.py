@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,17 @@ def test_digests_are_sha_256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-4's example.
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
+    """Without a lock a third of them are mixed."""
+    begin = threading.Barrier(2)
+
+    def write(mark: str) -> None:
+        begin.wait(60)
+        write_together({tmp_path / name: mark for name in "abcdef"})
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(50):
+            list(pool.map(write, ("one", "two")))
+            assert len({path.read_text() for path in tmp_path.iterdir()}) == 1

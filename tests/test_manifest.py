@@ -18,7 +18,7 @@ from deploykit.errors import DeployError
 from deploykit.model_file import ModelInfo
 from deploykit.preprocessing import Preprocessing
 from deploykit.quantize.summary import Int8Summary
-from deploykit.serial import to_json
+from deploykit.serial import to_sealed_json
 
 PLAN = b"a plan of a few bytes"
 PLAN_SHA256 = "98a0ca4ec02c7072064bfa40cf2c21fe0a904faec60666823a93da9779f73185"  # of sha256sum
@@ -105,7 +105,9 @@ def test_a_manifest_of_no_int8_engine_needs_no_word_on_it(engine, manifest, writ
     path = manifest_path(engine)
     fields = json.loads(path.read_text())
     del fields["int8"]
-    path.write_text(json.dumps(fields | ({"int8": None} if written else {})))
+    fields |= {"int8": None} if written else {}
+    fields["seal_sha256"] = json.loads(to_sealed_json(replace(manifest, int8=None)))["seal_sha256"]
+    path.write_text(json.dumps(fields))
     assert read_manifest(engine) == replace(manifest, int8=None)
 
 
@@ -124,7 +126,7 @@ def test_an_engine_that_was_altered_is_refused(engine, altered):
 
 def test_an_engine_of_another_build_is_refused(engine, manifest):
     other = replace(manifest, engine_sha256="0" * 64)
-    manifest_path(engine).write_text(to_json(other))
+    manifest_path(engine).write_text(to_sealed_json(other))
     with pytest.raises(DeployError, match="is not the file its manifest describes"):
         read_manifest(engine)
 
@@ -154,6 +156,12 @@ MISSING = object()
     ("field", "value"),
     [
         ("format", 2),
+        # Well within what a manifest may say, and not what this one said.
+        ("compiler_version", "1.7.1.117"),
+        ("build_seconds", 1.5),
+        ("batches", [{"min": 1, "opt": 8, "max": 65}]),
+        ("seal_sha256", "0" * 64),
+        ("seal_sha256", MISSING),
         ("engine_sha256", MISSING),
         ("audit", MISSING),
         ("target", None),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from msgspec import Meta
 
-from deploykit.serial import from_json, from_texts, to_json
+from deploykit.serial import from_json, from_sealed_json, from_texts, to_json, to_sealed_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +56,20 @@ def test_texts_that_are_no_such_value_are_refused(fields):
 
 def test_no_number_is_not_a_number_in_json():
     assert "nan" not in to_json({"x": math.nan}).lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sealed:
+    name: str
+    sizes: tuple[float, ...] = (1.0, 0.1)
+
+
+def test_what_was_sealed_is_read_back_and_what_was_altered_is_not():
+    text = to_sealed_json(Sealed(name="é"))
+    assert from_sealed_json(text, Sealed) == Sealed(name="é")
+    assert '"name": "é"' in text
+    for altered in (text.replace("0.1", "0.2"), text.replace("é", "e"), text.replace("seal", "sea")):
+        with pytest.raises(ValueError, match="altered"):
+            from_sealed_json(altered, Sealed)
+    with pytest.raises(ValueError, match=r"expected|missing|truncated"):
+        from_sealed_json(text[:-3], Sealed)

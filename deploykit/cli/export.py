@@ -19,6 +19,9 @@ from deploykit.scaling import RULES, Rule
 @click.option("--num-classes", type=click.IntRange(min=1), help="Default: the checkpoint's, else 1000.")
 @click.option("--side", "side_px", type=int, help="Input side in pixels; default: the member's own.")
 @click.option("--preprocess", is_flag=True, help="Take uint8 images and normalize them in the graph.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Text file with each class's name, a line each."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder or .onnx file.")
 @json_option
 def command(
@@ -28,6 +31,7 @@ def command(
     num_classes: int | None,
     side_px: int | None,
     preprocess: bool,
+    labels: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -45,6 +49,7 @@ def command(
             num_classes=num_classes,
             side_px=side_px,
             preprocess=preprocess,
+            labels=labels,
             output=output,
         )
     if weights is None:

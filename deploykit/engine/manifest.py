@@ -14,7 +14,7 @@ from deploykit.errors import DeployError
 from deploykit.files import sha256_of, write_together
 from deploykit.model_file import ModelInfo, Precision
 from deploykit.quantize.summary import Int8Summary
-from deploykit.serial import from_json, to_json
+from deploykit.serial import from_sealed_json, to_sealed_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +107,14 @@ def manifest_path(engine: Path) -> Path:
 
 def write_engine(path: Path, plan: bytes, manifest: Manifest) -> None:
     """Writes engine and manifest, both or neither; a mixed pair would show by its digest."""
-    write_together({path: plan, manifest_path(path): to_json(manifest)})
+    write_together({path: plan, manifest_path(path): to_sealed_json(manifest)})
 
 
 def read_manifest(engine: str | Path) -> Manifest:
     """The manifest of an engine, which must be the one it was written with.
 
     Raises:
-        DeployError: engine or manifest is missing, damaged, or of another build.
+        DeployError: engine or manifest is missing, was altered or damaged, or is of another build.
     """
     engine = Path(engine)
     if not engine.is_file():
@@ -128,7 +128,7 @@ def read_manifest(engine: str | Path) -> Manifest:
             fix="give an engine made by deploykit build-engine",
         )
     try:
-        manifest = from_json(path.read_bytes(), Manifest)
+        manifest = from_sealed_json(path.read_bytes(), Manifest)
         manifest.audit.require(manifest.precision)
     except (ValueError, DeployError) as error:
         raise DeployError(f"{path} is no manifest, or was damaged.", fix="build the engine again") from error

@@ -32,7 +32,7 @@ from deploykit.errors import DeployError
 from deploykit.files import sha256_of, write_atomically
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model
 from deploykit.runtime.preflight import Check, Machine, checks_of, this_machine
-from deploykit.serial import from_json, to_json
+from deploykit.serial import from_sealed_json, to_sealed_json
 from deploykit.workspace import cache_folder
 
 _CONTENTS, _MODEL = "bundle.json", "model.onnx"
@@ -107,7 +107,7 @@ class Bundle:
                 if archive.getinfo(_CONTENTS).file_size > _LARGEST_CONTENTS:
                     raise ValueError("its list is too long")
                 text = archive.read(_CONTENTS)
-            self.contents = from_json(text, Contents)
+            self.contents = from_sealed_json(text, Contents)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DeployError(
                 f"{path} is no bundle, or was damaged ({error}).", fix="copy it again, or bundle again"
@@ -282,7 +282,7 @@ def write_bundle(
         ),
         deploykit_version=__version__,
     )
-    files = {_CONTENTS: to_json(contents).encode(), _MODEL: data}
+    files = {_CONTENTS: to_sealed_json(contents).encode(), _MODEL: data}
     for plan, (engine, _) in zip(contents.plans, manifests, strict=True):
         files[plan.name] = engine.read_bytes()
     write_atomically(output, _archive(files))
