@@ -16,7 +16,7 @@ from deploykit.model_file import Precision
 from deploykit.pipeline import build_engine
 
 PHIS = (0, 3, 5, 7)
-GPUS = ("T4", "A100", "A10", "L4")
+GPUS = ("T4", "A100", "L4")
 PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
 
 
