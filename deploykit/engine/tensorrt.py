@@ -160,7 +160,8 @@ class _Timings:
 
 def _inspected(trt: Any, log: Any, plan: bytes, model: "ModelProto") -> Audit:
     """The audit of a plan that this machine can load, as TensorRT's inspector gives it."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(log)  # which has to outlive the engine
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise DeployError(
             f"The plan just built can't be loaded: {_reason(log) or 'no reason given'}.",
