@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest, manifest_path, read_manifest
+from deploykit.engine.manifest import Manifest, is_bundle, manifest_path, read_manifest
 from deploykit.engine.shapes import MAX_BATCH, BatchRange, filled_up
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model, to_bytes
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle import Bundle
-from deploykit.runtime.engine import is_bundle
 from deploykit.runtime.preflight import preflight
 from deploykit.sessions import cpu_session, run
 

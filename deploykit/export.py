@@ -101,11 +101,12 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
         labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(
-            f"The labels {path} can't be read: {error}.", fix="give a text file, a line a class"
+            f"{path} is no text file with labels, or can't be read.", fix="give a text file, a line a class"
         ) from error
     if len(labels) != classes or not all(labels):
         raise DeployError(
-            f"{path} names {sum(map(bool, labels))} classes in {len(labels)} lines; the model has {classes}.",
+            f"{path} has {len(labels)} lines, {labels.count('')} of them empty; the model has {classes} "
+            "classes.",
             fix="give one name a line, in the order of the model's outputs",
         )
     return labels

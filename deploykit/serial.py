@@ -31,7 +31,7 @@ def from_json(text: str | bytes, kind: type[T]) -> T:
 def to_sealed_json(value: object) -> str:
     """As to_json, with a digest of everything beside it, which shows what was altered since."""
     fields = msgspec.to_builtins(value)
-    return msgspec.json.format(msgspec.json.encode({**fields, _SEAL: _seal(value)}), indent=1).decode()
+    return msgspec.json.format(msgspec.json.encode({**fields, _SEAL: _seal(fields)}), indent=1).decode()
 
 
 def from_sealed_json(text: str | bytes, kind: type[T]) -> T:
@@ -46,13 +46,13 @@ def from_sealed_json(text: str | bytes, kind: type[T]) -> T:
         value = msgspec.convert(fields, kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise ValueError(str(error)) from error
-    if seal != _seal(value):
+    if seal != _seal(fields):
         raise ValueError("it was altered")
     return value
 
 
-def _seal(value: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
+def _seal(fields: Mapping[str, object]) -> str:
+    return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
 
 def from_texts(fields: Mapping[str, object], kind: type[T]) -> T:

@@ -16,24 +16,24 @@ from PIL import Image
 from deploykit import Engine
 
 engine = Engine.load(sys.argv[1])
-preprocessing = engine.manifest.model.preprocessing
+model, takes_pixels = engine.manifest.model, engine.manifest.input.dtype == "uint8"
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
-            body = self.rfile.read(min(int(self.headers["Content-Length"]), 20_000_000))
-            pixels = preprocessing.crop(Image.open(io.BytesIO(body)))[None]
+            length = int(self.headers["Content-Length"])
+            image = Image.open(io.BytesIO(self.rfile.read(length if 0 < length <= 20_000_000 else 0)))
+            pixels = model.preprocessing.crop(image)[None]
         except Exception as error:  # whatever is wrong with an image, Pillow has an exception for it
-            self.send_error(400, f"not an image: {type(error).__name__}")
-            return
-        takes_pixels = engine.manifest.input.dtype == "uint8"
-        logits = engine(pixels if takes_pixels else preprocessing.normalize(pixels))[0]
-        odds = np.exp(logits - logits.max())
-        likeliest = {int(at): float(odds[at] / odds.sum()) for at in logits.argsort()[::-1][:5]}
+            return self.send_error(400, f"no image of up to 20 MB: {type(error).__name__}")
+        logits = engine(pixels if takes_pixels else model.preprocessing.normalize(pixels))[0]
+        odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        likeliest = {(model.labels or range(at + 1))[at]: float(odds[at]) for at in odds.argsort()[:-6:-1]}
         self.send_response(200)
+        self.send_header("Content-Type", "application/json")
         self.end_headers()
-        self.wfile.write(json.dumps(likeliest).encode())
+        return self.wfile.write(json.dumps(likeliest).encode())
 
 
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()

@@ -66,6 +66,28 @@ def test_closing_waits_for_what_was_submitted(built):
     assert all(future.done() and future.result().shape == (2, 1000) for future in futures)
 
 
+def test_what_is_submitted_to_a_closed_engine_is_refused_at_once(built):
+    engine = Engine.load(built)
+    engine.close()
+    with pytest.raises(DeployError, match="was closed"):
+        engine.submit(IMAGES)
+
+
+class OfAUser(torch.Tensor):
+    pass
+
+
+def test_a_tensor_of_a_class_of_the_users_own_is_answered_by_its_library():
+    tensor = torch.from_numpy(IMAGES).as_subclass(OfAUser)
+    assert isinstance(in_kind(tensor, IMAGES), torch.Tensor)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "a"])
+def test_threads_that_are_no_number_of_them_are_refused(built, threads):
+    with pytest.raises(DeployError, match="threads can't run anything"):
+        Engine.load(built, threads=threads)
+
+
 @pytest.mark.parametrize("wrong", [[[1.0]], "images", None, 3])
 def test_what_is_no_array_is_refused(built, wrong):
     with Engine.load(built) as engine, pytest.raises(DeployError, match="no array of images") as caught:

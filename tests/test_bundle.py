@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import is_bundle, read_manifest
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
@@ -20,7 +20,6 @@ from deploykit.pipeline import build_engine, quantize_model
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle import Bundle, write_bundle
-from deploykit.runtime.engine import is_bundle
 from deploykit.runtime.preflight import Machine
 
 pytestmark = pytest.mark.skipif(
@@ -166,6 +165,16 @@ def test_convolutions_that_are_no_matrix_products_are_told_apart(random_b0, tmp_
     assert int8_products(model, matrices_alone=False) == 33 + 16  # and a depthwise one each block
 
 
+def test_a_cache_that_was_filled_may_be_read_only(bundled, cache, monkeypatch):
+    Engine.load(bundled).close()
+
+    def refuse(self):
+        raise AssertionError("the cache was locked, to be written")
+
+    monkeypatch.setattr(Bundle, "_locked", refuse)
+    Engine.load(bundled).close()
+
+
 # ---------------------------------------------------------------- what is no bundle, or goes with none
 
 
@@ -184,6 +193,34 @@ def test_an_altered_model_is_not_built(bundled, tmp_path, cache):
     with pytest.raises(DeployError, match=r"model\.onnx in .* is not the file it was bundled as"):
         Engine.load(broken)
     assert not list(cache.glob("*/*.engine*"))
+
+
+@pytest.mark.parametrize("part", ["plans/0.engine", "plans/1.engine"])
+def test_check_finds_an_altered_plan(run, bundled, tmp_path, part):
+    rewritten(bundled, tmp_path / "x.dkb", lambda name, data: data + b"." if name == part else data)
+    shown = run("check", "x.dkb")
+    assert "another, or unreadable" in shown.out
+
+
+def test_check_finds_an_altered_model(run, bundled, tmp_path):
+    rewritten(bundled, tmp_path / "x.dkb", lambda name, data: data[:-1] if name == "model.onnx" else data)
+    refused = run("check", "x.dkb")
+    assert refused.status == 2
+    assert "is not the file it was bundled as" in refused.err
+
+
+def test_a_bundle_does_not_replace_what_it_is_made_from(parts, tmp_path):
+    before = parts["T4"].read_bytes()
+    for output in (parts["model"], parts["T4"]):
+        with pytest.raises(DeployError, match="would replace what it is made from"):
+            write_bundle(parts["model"], [parts["T4"]], output=output)
+    assert parts["T4"].read_bytes() == before
+
+
+def test_where_one_engine_is_wanted_a_bundle_is_called_one(bundled):
+    with pytest.raises(DeployError, match="is a bundle of several engines") as caught:
+        read_manifest(bundled)
+    assert "deploykit check" in caught.value.fix
 
 
 def test_an_altered_plan_is_not_unpacked(parts, tmp_path, cache):
@@ -236,7 +273,7 @@ def test_engines_of_another_model_are_not_bundled(parts, tmp_path):
 
 def test_a_precision_that_the_model_does_not_have_is_refused(parts, random_b0, tmp_path):
     for path, precision, about in (
-        (parts["model"], "fp32", "already INT8"),
+        (parts["model"], "fp32", "INT8 already"),
         (random_b0.path, "int8", "no Q/DQ"),
     ):
         with pytest.raises(DeployError, match=about):

@@ -1,3 +1,4 @@
+import http.client
 import io
 import json
 import socket
@@ -89,4 +90,11 @@ def test_what_is_no_image_is_an_error_and_the_next_request_is_answered(address):
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(address, body)
         assert caught.value.code == 400
+    for length in ("-1", "20000001", "long"):
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        connection.putrequest("POST", "/")
+        connection.putheader("Content-Length", length)
+        connection.endheaders()
+        assert connection.getresponse().status == 400
+        connection.close()
     assert len(ask(address, photo(0)[1])) == 5

@@ -30,7 +30,7 @@ def test_profiles_are_read_one_for_each_part():
     assert batches_text(parse_profiles("8")) == "8"
 
 
-@pytest.mark.parametrize("text", ["", "1;", "1;eight", "1;8,4"])
+@pytest.mark.parametrize("text", ["", "1;", "1;eight", "1;8,4", "8;1;8"])
 def test_profiles_that_are_none_are_refused(text):
     with pytest.raises(DeployError):
         parse_profiles(text)

@@ -157,3 +157,9 @@ def test_a_precision_that_there_is_not_is_refused_with_those_there_are():
     with pytest.raises(DeployError, match="no precision int4") as caught:
         precision_for(target_for("T4"), "int4")
     assert "fp32, fp16, int8" in caught.value.fix
+
+
+def test_the_portable_engine_can_be_asked_for():
+    target = target_for("portable")
+    assert (target.name, target.sm, target.label) == ("portable", None, "portable")
+    assert "TensorRT-RTX" in target.note

@@ -17,7 +17,7 @@ from deploykit.quantize.plan import Int8Options
 @click.option("--fp16", is_flag=True, help="The default for GPUs.")
 @click.option("--int8", "to_int8", is_flag=True, help="What --int8-policy says in INT8, the rest in FP16.")
 @click.option("--fp32", is_flag=True, help="The default for the CPU.")
-@click.option("--gpu", help="GPU to compile for (T4, RTX 4090, ...), `local`, or `cpu`.")
+@click.option("--gpu", help="GPU to compile for (T4, RTX 4090, ...), `local`, `portable`, or `cpu`.")
 @click.option("--phi", type=float, help="Which exported model, by its phi.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
 @click.option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes; default 1,1,64.")

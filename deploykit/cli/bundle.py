@@ -49,10 +49,13 @@ def command(
     if as_json:
         print_json({"path": output, "contents": contents})
         return
-    print(f"{output}: {contents.precision.upper()} model and {len(contents.plans)} plans")
+    model_precision = contents.model.precision.upper()
+    count = len(contents.plans)
+    print(f"{output}: {model_precision} model and {count} plan{'s' if count != 1 else ''}")
+    print(f"  where none of them runs, {contents.precision.upper()} is built (FP32 or INT8 on a CPU)")
     for plan in contents.plans:
         manifest = plan.manifest
         print(
             f"  {manifest.precision.upper()} for {manifest.target.title}, "
-            f"{manifest.target.compiler_title} {manifest.compiler_version}"
+            f"{manifest.target.compiler_title} {manifest.compiler_version}, takes {manifest.takes}"
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from deploykit.cli.output import json_option, print_json, print_table
-from deploykit.runtime.engine import is_bundle
+from deploykit.engine.manifest import is_bundle
 from deploykit.runtime.preflight import Check, preflight
 
 CANNOT_RUN = 3

@@ -5,8 +5,6 @@ import click
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.engine.audit import CompiledLayer
 from deploykit.engine.manifest import Manifest, Tensor, read_manifest
-from deploykit.errors import DeployError
-from deploykit.runtime.engine import is_bundle
 
 
 @click.command(name="inspect")
@@ -19,10 +17,6 @@ def command(engine: Path, as_json: bool) -> None:
     Example:
       deploykit inspect engines/efficientnet-phi3/model.int8.portable.engine
     """
-    if is_bundle(engine):
-        raise DeployError(
-            f"{engine} is a bundle of several.", fix=f"deploykit check {engine} lists what is in it"
-        )
     manifest = read_manifest(engine)
     if as_json:
         print_json({"path": engine, "manifest": manifest})

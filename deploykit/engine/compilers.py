@@ -37,6 +37,13 @@ class Facts:
     portable_versions: bool = False
 
 
+_FLAGS = {
+    "optimization_level": "--optimization-level",
+    "workspace_mb": "--workspace",
+    "version_compatible": "--version-compatible",
+    "hardware_compatible": "--hardware-compatible",
+    "strip": "--strip",
+}
 _KNOBS = frozenset({"optimization_level", "workspace_mb"})
 
 COMPILERS: dict[Compiler, Facts] = {
@@ -109,8 +116,8 @@ class BuildOptions:
             if getattr(self, name) != getattr(plain, name) and name not in COMPILERS[compiler].option_names:
                 have = [each.title for each in COMPILERS.values() if name in each.option_names]
                 raise DeployError(
-                    f"{COMPILERS[compiler].title} has no {name.replace('_', ' ')} option.",
-                    fix=f"leave it out, or build with {' or '.join(have)}",
+                    f"{COMPILERS[compiler].title} engines can't be built with {_FLAGS[name]}.",
+                    fix=f"leave it out, or build with {' or '.join(have)} where the GPU is",
                 )
 
 

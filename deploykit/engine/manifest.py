@@ -101,6 +101,14 @@ class Manifest:
         return given in self.side and shape[1:] == expected
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a ZIP archive, which engines and ONNX models are not."""
+    if not path.is_file():
+        return path.suffix == ".dkb"
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
@@ -122,6 +130,11 @@ def read_manifest(engine: str | Path) -> Manifest:
             f"There is no engine {engine}.", fix="deploykit build-engine makes one and names it"
         )
     path = manifest_path(engine)
+    if is_bundle(engine):
+        raise DeployError(
+            f"{engine} is a bundle of several engines.",
+            fix=f"deploykit check {engine} lists them; Engine.load takes the one that runs",
+        )
     if not path.is_file():
         raise DeployError(
             f"{engine} has no manifest {path.name} beside it.",
@@ -131,7 +144,10 @@ def read_manifest(engine: str | Path) -> Manifest:
         manifest = from_sealed_json(path.read_bytes(), Manifest)
         manifest.audit.require(manifest.precision)
     except (ValueError, DeployError) as error:
-        raise DeployError(f"{path} is no manifest, or was damaged.", fix="build the engine again") from error
+        raise DeployError(
+            f"{path} is no manifest, or was damaged or altered.",
+            fix="copy engine and manifest again, or build the engine again",
+        ) from error
     if sha256_of(engine) != manifest.engine_sha256:
         raise DeployError(
             f"{engine} is not the file its manifest describes: it was altered or cut short.",

@@ -74,7 +74,10 @@ class SideRange:
 
 def parse_profiles(text: str) -> tuple[BatchRange, ...]:
     """`1;8;64`, a profile each: one size, or MIN,OPT,MAX."""
-    return tuple(BatchRange.parse(part) for part in text.split(";"))
+    ranges = tuple(BatchRange.parse(part) for part in text.split(";"))
+    if len(set(ranges)) < len(ranges):
+        raise DeployError(f"Two profiles of {text!r} are the same.", fix="name each once, as in '1;8;64'")
+    return ranges
 
 
 def tightest(batches: Sequence[BatchRange], size: int) -> int | None:

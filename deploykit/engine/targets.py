@@ -10,7 +10,7 @@ from deploykit.model_file import Precision
 from deploykit.predict.gpus import find_gpu
 from deploykit.quantize.placement import Placement, Policy
 
-CPU, LOCAL = "cpu", "local"
+CPU, LOCAL, PORTABLE = "cpu", "local", "portable"
 AMPERE = 80  # from here on TensorRT builds engines for all that follow, if asked to
 
 # tensorrt_rtx.ComputeCapability's members, 1.7. SM70, SM90 and SM100 are not among them.
@@ -72,7 +72,7 @@ def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
     """The target a user means by --gpu and --compiler.
 
     Args:
-        gpu: a GPU's name, `cpu`, `local`, or None: the local GPU, else the portable engine.
+        gpu: a GPU's name, `cpu`, `portable`, `local`, or None: the local GPU, else the portable engine.
         compiler: None for the one that fits; the target's note says why.
 
     Raises:
@@ -90,6 +90,12 @@ def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
         return Target(name="CPU", compiler="onnxruntime")
     if compiler == "onnxruntime":
         raise DeployError("ONNX Runtime artifacts are for the CPU here.", fix="use --gpu cpu with it")
+    if gpu is not None and gpu.lower() == PORTABLE and compiler != "tensorrt":
+        return Target(
+            name=PORTABLE,
+            compiler="tensorrt-rtx",
+            note=f"Compiling with TensorRT-RTX, for {PORTABLE_TITLE}; a T4 (SM75) needs --gpu T4.",
+        )
     if gpu is None or gpu.lower() == LOCAL:
         return _local(required=gpu is not None, compiler=compiler)
     known = find_gpu(gpu)
@@ -130,7 +136,9 @@ def _local(*, required: bool, compiler: Compiler | None) -> Target:
     if required or compiler == "tensorrt":
         raise DeployError(
             "This machine shows no NVIDIA GPU.",
-            fix="name the GPU to build for, as in --gpu T4, or use --gpu cpu",
+            fix="leave out --compiler, or build on the machine with the GPU"
+            if compiler == "tensorrt"
+            else "name the GPU to build for, as in --gpu T4, or use --gpu cpu",
         )
     return Target(
         name="portable",

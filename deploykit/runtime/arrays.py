@@ -1,6 +1,6 @@
 """Arrays of other libraries: taken as they are, where they are, and answered in kind, without a copy.
 
-On the host whatever speaks DLPack (torch, JAX, NumPy itself); on the GPU whatever has
+On the host whatever speaks DLPack (torch, NumPy itself); on the GPU whatever has
 `__cuda_array_interface__` (torch, CuPy, Numba, PyCUDA's GPUArray). No library is imported for it: an
 array that is here has brought its own.
 """
@@ -107,8 +107,9 @@ def empty_in_kind(images: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _library_of(images: Any) -> Any:
-    """The package an array's type comes from."""
-    return sys.modules[type(images).__module__.partition(".")[0]]
+    """The package an array's type comes from, or the type it derives from, that makes arrays."""
+    packages = [sys.modules.get(each.__module__.partition(".")[0]) for each in type(images).__mro__]
+    return next((each for each in packages if hasattr(each, "from_dlpack")), packages[0])
 
 
 def _strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from deploykit.engine.targets import (
 )
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
-from deploykit.files import sha256_of, write_atomically
+from deploykit.files import require_writable, sha256_of, write_atomically
 from deploykit.model_file import ModelInfo, Precision, info_of, read_model
 from deploykit.runtime.preflight import Check, Machine, checks_of, this_machine
 from deploykit.serial import from_sealed_json, to_sealed_json
@@ -114,10 +114,20 @@ class Bundle:
             ) from error
         self._digest = hashlib.sha256(text).hexdigest()
 
-    def prospect(self, machine: Machine | None = None) -> Prospect:
-        """What it would do on a machine, by default on this one."""
+    def prospect(self, machine: Machine | None = None, *, thorough: bool = True) -> Prospect:
+        """What it would do on a machine, by default on this one.
+
+        Args:
+            thorough: hold every file to its digest, too, which reads the whole bundle.
+
+        Raises:
+            DeployError: the model in it was altered.
+        """
         machine = machine or this_machine()
-        plans = tuple((plan, checks_of(plan.manifest, machine)) for plan in self.contents.plans)
+        plans = tuple(
+            (plan, checks_of(plan.manifest, machine, sha256=self._sha256(plan) if thorough else None))
+            for plan in self.contents.plans
+        )
         running = [plan for plan, checks in plans if all(check.holds for check in checks)]
         # A plan for the GPU before an artifact for the CPU, which runs anywhere.
         running.sort(key=lambda plan: plan.manifest.target.compiler == "onnxruntime")
@@ -125,7 +135,9 @@ class Bundle:
         if running and (not has_gpu or running[0].manifest.target.compiler != "onnxruntime"):
             return Prospect(plans=plans, chosen=running[0], target=None, kept=False)
         target = target_for(None if has_gpu else "cpu")
-        kept = target.compiler in machine.runtimes and self._built_path(target, machine).is_file()
+        kept = target.compiler in machine.runtimes and _is_sound(self._built_path(target, machine))
+        if thorough and not kept:
+            self._read(_MODEL, self.contents.onnx_sha256)
         return Prospect(plans=plans, chosen=None, target=target, kept=kept)
 
     def engine(self, *, progress: Report = lambda sentence: None) -> Path:
@@ -138,7 +150,7 @@ class Bundle:
             DeployError: a file of it was altered, or nothing of it runs here and nothing can be built.
         """
         machine = this_machine()
-        found = self.prospect(machine)
+        found = self.prospect(machine, thorough=False)
         if found.chosen is not None:
             return self._unpacked(found.chosen)
         assert found.target is not None  # noqa: S101  # one of the two
@@ -149,6 +161,8 @@ class Bundle:
                 fix=COMPILERS[compiler].install,
             )
         path = self._built_path(found.target, machine)
+        if found.kept:  # the cache may be one that can't be written
+            return path
         with self._locked():
             if not _is_sound(path):
                 progress(f"No plan in {self.path.name} runs here: building one for {found.target.title}")
@@ -158,6 +172,8 @@ class Bundle:
 
     def _unpacked(self, plan: BundledPlan) -> Path:
         path = self._folder / f"{plan.manifest.engine_sha256}.engine"
+        if _is_sound(path):
+            return path
         with self._locked():
             if not _is_sound(path):
                 write_engine(path, self._read(plan.name, plan.manifest.engine_sha256), plan.manifest)
@@ -184,6 +200,13 @@ class Bundle:
             side=self.contents.side,
             progress=progress,
         )
+
+    def _sha256(self, plan: BundledPlan) -> str:
+        try:
+            self._read(plan.name, plan.manifest.engine_sha256)
+        except DeployError:
+            return "another, or unreadable"
+        return plan.manifest.engine_sha256
 
     def _read(self, name: str, sha256: str) -> bytes:
         try:
@@ -246,13 +269,14 @@ def write_bundle(
         DeployError: bad input, or engines of another model; nothing is written.
     """
     model, output = Path(model), Path(output)
+    require_writable(output, inputs=(model, *map(Path, engines)))
     info = info_of(read_model(model))
     data = model.read_bytes()
     onnx_sha256 = hashlib.sha256(data).hexdigest()
     if info.precision == "fp16" or (info.precision == "int8" and precision not in (None, "int8")):
         raise DeployError(
-            f"{model} is already {info.precision.upper()}.",
-            fix="give the FP32 model, or leave --precision out",
+            f"{model} is {info.precision.upper()} already.",
+            fix="give the FP32 model, or ask for no other precision",
         )
     if info.precision == "fp32" and precision == "int8":
         raise DeployError(

@@ -1,5 +1,6 @@
 """One class for every engine: preflight, load, run, close."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.errors import DeployError
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
@@ -47,6 +48,7 @@ class Engine:
         self.manifest = manifest
         self._runner: Runner | None = runner
         self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -71,6 +73,8 @@ class Engine:
             DeployError: altered or missing files, or an engine for another machine.
         """
         path = Path(path)
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise DeployError(f"{threads!r} threads can't run anything.", fix="give a number from 1, or none")
         if is_bundle(path):
             from deploykit.runtime.bundle import Bundle
 
@@ -92,22 +96,24 @@ class Engine:
         Which of the two, and what sizes, its manifest says.
 
         Args:
-            images: a NumPy array, or one of a library that speaks DLPack (torch, JAX); or, for an engine on
+            images: a NumPy array, or one of a library that speaks DLPack, as torch; or, for an engine on
                 the GPU, one that is there (torch, CuPy, PyCUDA). It is not copied on its side.
 
         Returns:
-            An array of the same library, in the same place.
+            An array of the same library, in the same place; of a library without from_dlpack, a NumPy array.
 
         Raises:
             DeployError: another shape or type, an array in another place, or the engine is closed.
         """
-        runner = self._open_runner()
+        return self._call(self._open_runner(), images)
+
+    def _call(self, runner: Runner, images: Any) -> Any:
         there = device_array(images)
-        if there is None:
-            given = host_array(images)
-            profile = self.manifest.profile_for(given.shape, str(given.dtype))
-            return in_kind(images, runner.run(given, profile))
-        return self._run_on_device(images, there, stream=None)
+        if there is not None:
+            return self._run_on_device(runner, images, there, stream=None)
+        given = host_array(images)
+        profile = self.manifest.profile_for(given.shape, str(given.dtype))
+        return in_kind(images, runner.run(given, profile))
 
     def submit(self, images: Any, *, stream: int | None = None) -> "Future[Any]":
         """Begins what a call does; the answer is the future's result.
@@ -122,14 +128,15 @@ class Engine:
         there = device_array(images)
         if there is not None and stream is not None:
             done: Future[Any] = Future()
-            done.set_result(self._run_on_device(images, there, stream=stream))
+            done.set_result(self._run_on_device(self._open_runner(), images, there, stream=stream))
             return done
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deploykit")
-        return self._pool.submit(self, images)
+        with self._lock:
+            self._open_runner()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deploykit")
+            return self._pool.submit(self._call, self._open_runner(), images)
 
-    def _run_on_device(self, images: Any, there: DeviceArray, *, stream: int | None) -> Any:
-        runner = self._open_runner()
+    def _run_on_device(self, runner: Runner, images: Any, there: DeviceArray, *, stream: int | None) -> Any:
         if not isinstance(runner, DeviceRunner):
             raise DeployError(
                 f"These images are on a GPU; {self.path} runs on the CPU.", fix="bring them over first"
@@ -148,12 +155,13 @@ class Engine:
 
     def close(self) -> None:
         """Waits for what was submitted, and gives back the memory; a closed engine may be closed again."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        with self._lock:
+            runner, pool = self._runner, self._pool
+            self._runner = self._pool = None
+        if pool is not None:
+            pool.shutdown()
+        if runner is not None:
+            runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -162,11 +170,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a file is a ZIP archive, which engines and ONNX models are not."""
-    if not path.is_file():
-        return path.suffix == ".dkb"
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"

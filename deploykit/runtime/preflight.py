@@ -92,15 +92,21 @@ def preflight(path: str | Path, machine: Machine | None = None) -> Preflight:
     return Preflight(path=path, manifest=manifest, checks=checks_of(manifest, machine))
 
 
-def checks_of(manifest: Manifest, machine: Machine) -> tuple[Check, ...]:
-    """What an engine needs, and whether a machine has it."""
-    checks = (_plan(manifest), _gpu(manifest.target, machine), _runtime(manifest, machine))
+def checks_of(manifest: Manifest, machine: Machine, *, sha256: str | None = None) -> tuple[Check, ...]:
+    """What an engine needs, and whether a machine has it.
+
+    Args:
+        sha256: of the plan; None where that has been compared.
+    """
+    checks = (_plan(manifest, sha256), _gpu(manifest.target, machine), _runtime(manifest, machine))
     return tuple(each for each in checks if each is not None)
 
 
-def _plan(manifest: Manifest) -> Check:
-    digest = manifest.engine_sha256[:12]
-    return Check(name="SHA-256", wanted=digest, found=digest)  # read_manifest compared them
+def _plan(manifest: Manifest, sha256: str | None) -> Check:
+    wanted = manifest.engine_sha256
+    found = wanted if sha256 is None else sha256
+    fix = None if found == wanted else "copy the file again"
+    return Check(name="SHA-256", wanted=wanted[:12], found=found[:12] if fix is None else found, fix=fix)
 
 
 def _gpu(target: Target, machine: Machine) -> Check | None:
