@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,7 +78,7 @@ class AnyModel:
 
 @contextmanager
 def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyModel]:
-    """Opens an ONNX file or an engine.
+    """Opens an ONNX file, an engine, or the engine that a bundle gives here.
 
     Args:
         arithmetic: of an ONNX file with Q/DQ, default `tensorrt`; an engine has its own alone.
@@ -91,6 +91,7 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
             f"{path} is a folder." if path.is_dir() else f"There is no model or engine {path}.",
             fix="give the file that deploykit export or deploykit build-engine wrote",
         )
+    given = path
     if is_bundle(path):
         path = Bundle(path).engine()
     has_manifest = manifest_path(path).is_file()
@@ -105,7 +106,7 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
         model = f"the {manifest.precision.upper()} ONNX model it was compiled from"
         raise DeployError(error.problem, fix=f"{error.fix}; or evaluate {model}, here on the CPU") from error
     with Engine.load(path) as engine:
-        yield _from_engine(engine)
+        yield replace(_from_engine(engine), path=given)
 
 
 def _require_own_arithmetic(path: Path, manifest: Manifest, arithmetic: Arithmetic | None) -> None:

@@ -142,8 +142,9 @@ def test_two_processes_that_load_it_at_once_get_one_engine(bundled, cache):
 def test_a_bundle_is_evaluated_as_its_engine(bundled, random_b0, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
     np.savez(tmp_path / "i.npz", images=pixels)
-    scores = evaluate_model(bundled, tmp_path / "i.npz", reference=random_b0.path).scores
-    assert scores.sqnr_db > 10
+    found = evaluate_model(bundled, tmp_path / "i.npz", reference=random_b0.path)
+    assert found.scores.sqnr_db > 10
+    assert found.model.path == bundled
 
 
 def test_equal_parts_give_equal_bundles(bundled, parts, tmp_path):
