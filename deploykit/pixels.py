@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 _PREFIX = "preprocess."
 _PREPARED = f"{_PREFIX}images"
+_NODES = frozenset(f"{_PREFIX}{at}" for at in range(5))
+_CONSTANTS = frozenset(f"{_PREFIX}{name}" for name in ("white", "mean", "std"))
 
 
 def takes_pixels(model: "ModelProto") -> bool:
-    """Whether the nodes are there."""
-    return any(node.name.startswith(_PREFIX) for node in model.graph.node)
+    """Whether the nodes are there; others may have names like theirs."""
+    from onnx import TensorProto
+
+    is_uint8 = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    return is_uint8 and any(_PREPARED in node.output for node in model.graph.node)
 
 
 def with_pixels(model: "ModelProto", preprocessing: Preprocessing) -> "ModelProto":
@@ -70,8 +75,8 @@ def without_pixels(model: "ModelProto") -> "ModelProto":
     copy = type(model)()
     copy.CopyFrom(model)
     graph = copy.graph
-    kept = [node for node in graph.node if not node.name.startswith(_PREFIX)]
-    constants = [tensor for tensor in graph.initializer if not tensor.name.startswith(_PREFIX)]
+    kept = [node for node in graph.node if node.name not in _NODES]
+    constants = [tensor for tensor in graph.initializer if tensor.name not in _CONSTANTS]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
     graph.initializer.extend(constants)

@@ -3,6 +3,8 @@
 import numpy as np
 import onnx
 import pytest
+from by_hand import graph_of
+from onnx import helper
 from small_models import archive
 
 from deploykit.bench.record import benchmark
@@ -131,3 +133,17 @@ def test_tensorrt_compiles_it(pixel_b0, gpu, side):
     plan = compile_plan(graph, target=target, batches=[BatchRange(max=8)], side=side)
     plan.audit.require("fp16")
     assert plan.audit.unseen == 0
+
+
+def test_a_model_with_nodes_of_such_names_keeps_them():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="preprocess.0"),
+        helper.make_node("GlobalAveragePool", ["r"], ["y"], name="preprocess.images"),
+    ]
+    model = graph_of(nodes, {}, takes={"x": (3, 8, 8)}, gives={"y": None})
+    assert not takes_pixels(model)
+    assert without_pixels(model) is model
+    there = with_pixels(
+        graph_of(nodes[1:], {}, takes={"r": (3, 8, 8)}, gives={"y": None}), Preprocessing(side_px=8)
+    )
+    assert [node.op_type for node in without_pixels(there).graph.node] == ["GlobalAveragePool"]
