@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.engine.build import compile_engine, complete, graph_for
+from deploykit.engine.build import compile_engine, complete, graph_for, require_buildable
 from deploykit.engine.compilers import BuildOptions, Compiler
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.dynamic_side import require_sides
@@ -88,12 +88,8 @@ def build_engine(
     for sentence in (target.note, int8_note(target) if precision == "int8" else None):
         if sentence is not None:
             note(sentence)
+    require_buildable(target, precision, side)  # before long work
     if side is not None:
-        if target.compiler == "onnxruntime" and precision == "int8":
-            raise DeployError(
-                "ONNX Runtime's integers are spelled for images of one side.",
-                fix="leave out --side, or --int8",
-            )
         require_sides(model, side)
     plan = None
     if precision == "int8":

@@ -6,10 +6,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from by_hand import graph_of, weight
+from onnx import helper
 
 from deploykit.engine.manifest import is_bundle, read_manifest
-from deploykit.engine.shapes import BatchRange
+from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
 from deploykit.evaluate import evaluate_model
@@ -279,6 +282,25 @@ def test_a_precision_that_the_model_does_not_have_is_refused(parts, random_b0, t
     ):
         with pytest.raises(DeployError, match=about):
             write_bundle(path, output=tmp_path / "x.dkb", precision=precision)
+
+
+def test_integers_for_many_sides_are_not_built_on_the_cpu_from_a_bundle_either(parts, tmp_path):
+    side = SideRange(min=48, opt=64, max=80)
+    bundle = write_bundle(parts["model"], output=tmp_path / "b.dkb", side=side)
+    with pytest.raises(DeployError, match="for images of one side"):
+        Engine.load(bundle.path)
+
+
+def test_a_side_that_the_model_cannot_take_is_refused_when_bundling(tmp_path):
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], name="f"),
+        helper.make_node("Gemm", ["f", "w"], ["y"], name="y"),
+    ]
+    model = graph_of(nodes, {"w": weight(3 * 32 * 32, 2)}, takes={"x": (3, 32, 32)}, gives={"y": (2,)})
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(DeployError, match="can't take images of 64 px"):
+        write_bundle(tmp_path / "m.onnx", output=tmp_path / "b.dkb", side=SideRange(min=32, opt=32, max=64))
+    assert not (tmp_path / "b.dkb").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_told(bundled, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from deploykit.engine.rtx_int8 import respell
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target
 from deploykit.engine.work import name_nodes
-from deploykit.model_file import ModelInfo, stamp
+from deploykit.errors import DeployError
+from deploykit.model_file import ModelInfo, Precision, stamp
 from deploykit.pixels import with_pixels
 from deploykit.precision import to_fp16
 from deploykit.quantize.summary import Int8Summary
@@ -72,6 +73,7 @@ def compile_engine(
     Raises:
         DeployError: the compiler is missing or refuses, or made something other than was asked for.
     """
+    require_buildable(target, info.precision, side)
     if target.compiler == "onnxruntime":
         compiled = onnxruntime.prepare_artifact(graph, side=side)
     else:
@@ -97,6 +99,18 @@ def compile_engine(
         deploykit_version=__version__,
     )
     return compiled.data, manifest
+
+
+def require_buildable(target: Target, precision: Precision, side: SideRange | None) -> None:
+    """Fails where no engine of the precision takes several sides.
+
+    Raises:
+        DeployError: none does.
+    """
+    if side is not None and target.compiler == "onnxruntime" and precision == "int8":
+        raise DeployError(
+            "ONNX Runtime's integers are spelled for images of one side.", fix="leave out --side, or --int8"
+        )
 
 
 def _tensor(value: "object", side: SideRange | None = None) -> Tensor:

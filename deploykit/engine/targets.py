@@ -190,7 +190,7 @@ def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
     Raises:
         DeployError: the compiler has no integer kernels for it.
     """
-    if _multiplies_matrices_alone(target) and asked not in (None, "pointwise"):
+    if multiplies_matrices_alone(target) and asked not in (None, "pointwise"):
         raise DeployError(
             f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"of convolutions only pointwise ones are those: policy {asked} needs more.",
@@ -206,7 +206,7 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
         DeployError: it has none.
     """
     others = [node.output for node in placement.products if not node.is_matrix_product]
-    if others and _multiplies_matrices_alone(target):
+    if others and multiplies_matrices_alone(target):
         raise DeployError(
             f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"{others[0]} is none.",
@@ -214,7 +214,8 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
         )
 
 
-def _multiplies_matrices_alone(target: Target) -> bool:
+def multiplies_matrices_alone(target: Target) -> bool:
+    """Whether its compiler has integers for matrix products and for no other convolutions."""
     return target.compiler == "onnxruntime" or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
 
 

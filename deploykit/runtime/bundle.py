@@ -19,14 +19,10 @@ from msgspec import Meta
 from deploykit import __version__
 from deploykit.engine.build import compile_engine, graph_for
 from deploykit.engine.compilers import COMPILERS
+from deploykit.engine.dynamic_side import require_sides
 from deploykit.engine.manifest import Manifest, read_manifest, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import (
-    SMS_WITHOUT_INT8_CONVOLUTIONS,
-    Target,
-    precision_for,
-    target_for,
-)
+from deploykit.engine.targets import Target, multiplies_matrices_alone, precision_for, target_for
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
@@ -190,12 +186,11 @@ class Bundle:
             on_cpu = target.compiler == "onnxruntime"
             precision = precision_for(target, None if on_cpu and asked == "fp16" else asked)
             info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)
-        matrices_alone = target.compiler == "onnxruntime" or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
         return compile_engine(
             graph_for(target, model, info),
             info,
             target=target,
-            planned_int8=int8_products(model, matrices_alone=matrices_alone),
+            planned_int8=int8_products(model, matrices_alone=multiplies_matrices_alone(target)),
             batches=self.contents.batches,
             side=self.contents.side,
             progress=progress,
@@ -270,7 +265,10 @@ def write_bundle(
     """
     model, output = Path(model), Path(output)
     require_writable(output, inputs=(model, *map(Path, engines)))
-    info = info_of(read_model(model))
+    graph = read_model(model)
+    info = info_of(graph)
+    if side is not None:
+        require_sides(graph, side)
     data = model.read_bytes()
     onnx_sha256 = hashlib.sha256(data).hexdigest()
     if info.precision == "fp16" or (info.precision == "int8" and precision not in (None, "int8")):
