@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from deploykit.engine.compilers import BuildOptions
 from deploykit.engine.manifest import Manifest, manifest_path, read_manifest, write_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.local_gpu import LocalGpu, local_gpu
 from deploykit.pipeline import build_engine
-from deploykit.runtime.preflight import Machine, preflight, this_machine
+from deploykit.runtime.preflight import Machine, checks_of, preflight, this_machine
 
 T4 = Target(name="T4", compiler="tensorrt-rtx", sm=75)
 RTX_4090 = Target(name="RTX 4090", compiler="tensorrt-rtx", sm=89)
@@ -97,6 +98,21 @@ def test_another_version_of_its_compiler_or_none_is_refused(engine_for, target, 
         preflight(engine_for(target), machine(75, **versions)).require()
     assert problem in caught.value.problem
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(("here", "runs"), [("10.3.0", False), ("10.16.1.11", True), ("11.4.0.106", True)])
+def test_a_version_compatible_plan_runs_with_later_versions(engine_for, manifest, here, runs):
+    t4 = LocalGpu(name="Tesla T4", sm=75)
+    target = Target(name=t4.name, compiler="tensorrt", sm=t4.sm)
+    for compatible in (True, False):
+        says = replace(
+            manifest,
+            target=target,
+            compiler_version="10.16.1.11",
+            options=BuildOptions(version_compatible=compatible),
+        )
+        checks = checks_of(says, Machine(gpu=t4, runtimes={"tensorrt": here}))
+        assert all(check.holds for check in checks) == (runs if compatible else here == "10.16.1.11")
 
 
 def test_an_artifact_for_onnx_runtime_runs_with_any_version_of_it(engine_for):

@@ -61,7 +61,7 @@ COMPILERS: dict[Compiler, Facts] = {
     "tensorrt-rtx": Facts(
         title="TensorRT-RTX",
         module="tensorrt_rtx",
-        install="pip install 'deploykit[gpu]'",
+        install="pip install 'deploykit[cpu]', or 'deploykit[gpu]' where a GPU is",
         ahead_of_time=True,
         int8_policy=DEFAULT_POLICY,
         option_names=_KNOBS,
