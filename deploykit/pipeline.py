@@ -88,7 +88,7 @@ def build_engine(
     for sentence in (target.note, int8_note(target) if precision == "int8" else None):
         if sentence is not None:
             note(sentence)
-    require_buildable(target, precision, side)  # before long work
+    require_buildable(target, info, precision, side)  # before long work
     if side is not None:
         require_sides(model, side)
     plan = None

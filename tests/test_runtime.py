@@ -11,6 +11,7 @@ from deploykit.export import export_onnx
 from deploykit.local_gpu import local_gpu
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
+from deploykit.runtime.bundle import write_bundle
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,17 @@ def test_integers_on_the_cpu_are_for_one_side(random_b0, tmp_path):
             side=SideRange(min=48, opt=64, max=80),
             output=tmp_path / "e.onnx",
         )
+    assert not list(tmp_path.iterdir())
+
+
+def test_sides_without_the_models_own_are_refused(random_b0, tmp_path):
+    """Images prepared as the manifest says would be none that the engine takes."""
+    side = SideRange(min=80, opt=80, max=96)
+    with pytest.raises(DeployError, match="leave out the model's own, 64 px") as caught:
+        build_engine(onnx=random_b0.path, gpu="cpu", side=side, output=tmp_path / "e.onnx")
+    assert "--side" in caught.value.fix
+    with pytest.raises(DeployError, match="leave out the model's own, 64 px"):
+        write_bundle(random_b0.path, output=tmp_path / "b.dkb", side=side)
     assert not list(tmp_path.iterdir())
 
 

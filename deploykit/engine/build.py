@@ -73,7 +73,7 @@ def compile_engine(
     Raises:
         DeployError: the compiler is missing or refuses, or made something other than was asked for.
     """
-    require_buildable(target, info.precision, side)
+    require_buildable(target, info, info.precision, side)
     if target.compiler == "onnxruntime":
         compiled = onnxruntime.prepare_artifact(graph, side=side)
     else:
@@ -101,15 +101,34 @@ def compile_engine(
     return compiled.data, manifest
 
 
-def require_buildable(target: Target, precision: Precision, side: SideRange | None) -> None:
-    """Fails where no engine of the precision takes several sides.
+def require_buildable(target: Target, info: ModelInfo, precision: Precision, side: SideRange | None) -> None:
+    """Fails where no engine takes these sides.
+
+    Args:
+        info: of the model it is made from.
 
     Raises:
-        DeployError: none does.
+        DeployError: none of the precision does, or the model's own side is not among them.
     """
+    if side is not None:
+        require_own_side(info, side)
     if side is not None and target.compiler == "onnxruntime" and precision == "int8":
         raise DeployError(
             "ONNX Runtime's integers are spelled for images of one side.", fix="leave out --side, or --int8"
+        )
+
+
+def require_own_side(info: ModelInfo, side: SideRange) -> None:
+    """Fails where images prepared as the model records are none that the engine would take.
+
+    Raises:
+        DeployError: they are not.
+    """
+    own_px = info.preprocessing.side_px
+    if own_px not in side:
+        raise DeployError(
+            f"Sides of {side} leave out the model's own, {own_px} px.",
+            fix=f"give a range with {own_px} in it, or export the model with another --side",
         )
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from deploykit import __version__
-from deploykit.engine.build import compile_engine, graph_for
+from deploykit.engine.build import compile_engine, graph_for, require_own_side
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.dynamic_side import require_sides
 from deploykit.engine.manifest import Manifest, read_manifest, write_engine
@@ -268,6 +268,7 @@ def write_bundle(
     graph = read_model(model)
     info = info_of(graph)
     if side is not None:
+        require_own_side(info, side)
         require_sides(graph, side)
     data = model.read_bytes()
     onnx_sha256 = hashlib.sha256(data).hexdigest()
