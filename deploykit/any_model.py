@@ -111,7 +111,7 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
 
 def _require_own_arithmetic(path: Path, manifest: Manifest, arithmetic: Arithmetic | None) -> None:
     """A CPU artifact's INT8 is spelled for ONNX Runtime's kernels: in float it is nothing that ever runs."""
-    on_cpu = manifest.target.compiler == "onnxruntime"
+    on_cpu = manifest.target.on_cpu
     if arithmetic == "tensorrt" and on_cpu and manifest.precision == "int8":
         raise DeployError(
             f"{path} is made for ONNX Runtime's own INT8 arithmetic, not TensorRT's.",
@@ -151,7 +151,7 @@ def _session_call(model: Path | bytes, path: Path, *, fuse_int8: bool) -> Callab
 def _from_engine(engine: Engine) -> AnyModel:
     manifest, gpu = engine.manifest, local_gpu()
     is_int8 = manifest.precision == "int8"
-    on_cpu = manifest.target.compiler == "onnxruntime"
+    on_cpu = manifest.target.on_cpu
     return AnyModel(
         path=engine.path,
         info=manifest.model,

@@ -1,6 +1,5 @@
 """What is installed, what this machine can build for and run, and what to install for the rest."""
 
-import importlib.metadata
 import platform
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ from deploykit.engine.targets import AHEAD_OF_TIME_SMS, PORTABLE_SMS
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.local_gpu import LocalGpu, local_gpu
+from deploykit.sessions import has_cuda
 
 # Distribution, what it imports as, what it is for, the extra that brings it.
 _COMPONENTS = (
@@ -57,6 +57,9 @@ def diagnose() -> Diagnosis:
     if "onnxruntime" in installed:
         builds.append("the CPU (ONNX Runtime)")
         runs.append("CPU engines")
+        if gpu is not None and has_cuda():
+            builds.append(f"{gpu.name} (ONNX Runtime, FP16)")
+            runs.append("ONNX Runtime's engines for GPUs")
     if "tensorrt-rtx-cu13" in installed:
         builds.append(
             "SM" + ", ".join(str(sm) for sm in AHEAD_OF_TIME_SMS) + " (TensorRT-RTX, FP16 and INT8)"
@@ -76,12 +79,9 @@ def diagnose() -> Diagnosis:
 
 def _component(distribution: str, module: str, purpose: str, extra: str) -> Component:
     try:
-        require(module)
-        version: str | None = importlib.metadata.version(distribution)
+        version: str | None = require(module).__version__
     except DeployError:
         version = None
-    except importlib.metadata.PackageNotFoundError:
-        version = "unknown"
     return Component(
         name=distribution, version=version, purpose=purpose, install=f"pip install 'deploykit[{extra}]'"
     )

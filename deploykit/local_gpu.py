@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 
 _DRIVER = Path("/proc/driver/nvidia/version")  # there where the kernel has NVIDIA's driver
+ORDINAL = 0
+"""Which GPU is used: the first of those that CUDA_VISIBLE_DEVICES leaves."""
 _log = logging.getLogger(__name__)
 
 
@@ -23,7 +25,7 @@ def local_gpu() -> LocalGpu | None:
     try:
         from cuda.core import Device
 
-        device = Device(0)
+        device = Device(ORDINAL)
         major, minor = device.compute_capability
         return LocalGpu(name=device.name, sm=10 * major + minor)
     except Exception as error:  # cuda-core missing, no driver, no device: the types differ by its version

@@ -189,7 +189,7 @@ def _fp32_model(
 
 def _as_built(target: Target) -> OpenSession:
     """How the accuracy gate runs a quantized model: the CPU's artifact as it will run."""
-    if target.compiler == "onnxruntime":
+    if target.on_cpu:
         return lambda model: cpu_session(to_bytes(respell_for_cpu(model)))
     return as_tensorrt
 

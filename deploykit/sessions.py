@@ -1,7 +1,8 @@
-"""ONNX Runtime sessions, opened the one way this package needs them."""
+"""ONNX Runtime sessions, opened the ways this package needs them."""
 
 import os
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,21 @@ import numpy.typing as npt
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
+from deploykit.local_gpu import ORDINAL
+
+_CUDA = "CUDAExecutionProvider"
+_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+CUDA_PROVIDER = f"pip uninstall onnxruntime, then {_LIBRARIES}"
+"""How to get it where there is the ONNX Runtime for CPUs: the two overwrite each other's files."""
 
 
-def cpu_session(model: bytes | Path, *, fuse_int8: bool = True, threads: int | None = None) -> Any:
+def cpu_session(
+    model: bytes | Path,
+    *,
+    fuse_int8: bool = True,
+    threads: int | None = None,
+    optimized: Path | None = None,
+) -> Any:
     """An onnxruntime.InferenceSession on the CPU.
 
     Args:
@@ -20,20 +33,64 @@ def cpu_session(model: bytes | Path, *, fuse_int8: bool = True, threads: int | N
         fuse_int8: False keeps Q/DQ pairs as they stand and computes between them in float, which is
             the arithmetic TensorRT does; True uses ONNX Runtime's own INT8 kernels.
         threads: intra-op threads; default one a core.
+        optimized: a file to write the graph to that ONNX Runtime makes of the model.
 
     Raises:
         DeployError: ONNX Runtime is missing, or refuses the model.
     """
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; the rest is noise on the user's terminal
+    options = _options(optimized)
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     if not fuse_int8:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    try:
-        return ort.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+    return _open(model, options, providers=["CPUExecutionProvider"])
+
+
+def cuda_session(model: bytes | Path, *, optimized: Path | None = None) -> Any:
+    """An onnxruntime.InferenceSession on the first GPU; what has no kernels there runs on the CPU.
+
+    Args:
+        model, optimized: see cpu_session.
+
+    Raises:
+        DeployError: ONNX Runtime has no CUDA provider, it does not start, or the model is refused.
+    """
+    ort = require("onnxruntime", extra="gpu")
+    if not has_cuda():
+        raise DeployError(
+            f"The ONNX Runtime here, {ort.__version__}, runs on CPUs alone.",
+            fix=CUDA_PROVIDER,
         )
+    ort.set_default_logger_severity(4)
+    with redirect_stdout(None):  # it prints what it does not find
+        ort.preload_dlls()
+    providers = [(_CUDA, {"device_id": ORDINAL}), "CPUExecutionProvider"]
+    session = _open(model, _options(optimized), providers=providers)
+    if _CUDA not in session.get_providers():  # all runs on the CPU then, and nothing says so
+        raise DeployError(
+            "ONNX Runtime's CUDA provider does not start here.",
+            fix=f"check the driver with nvidia-smi, and {_LIBRARIES}",
+        )
+    session.disable_fallback()
+    return session
+
+
+def has_cuda() -> bool:
+    """Whether the ONNX Runtime that is installed has been built for NVIDIA GPUs."""
+    return _CUDA in require("onnxruntime").get_available_providers()
+
+
+def _options(optimized: Path | None) -> Any:
+    options = require("onnxruntime").SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; the rest is noise on the user's terminal
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return options
+
+
+def _open(model: bytes | Path, options: Any, *, providers: list[Any]) -> Any:
+    given = str(model) if isinstance(model, Path) else model
+    try:
+        return require("onnxruntime").InferenceSession(given, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no public base class
         name = model.name if isinstance(model, Path) else "the model"
         raise DeployError(

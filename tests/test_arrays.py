@@ -1,6 +1,6 @@
 """Arrays of other libraries, on the host; test_gpu.py has those on a GPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from deploykit.engine.manifest import read_manifest
 from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
@@ -113,6 +114,18 @@ def test_tensors_of_another_shape_or_type_are_refused_as_arrays_are(built, wrong
         engine(wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(2, 3, 64, 64, dtype=torch.bfloat16), torch.zeros(2, 3).to_sparse()]
+)
+def test_tensors_that_numpy_has_no_name_for_are_refused(built, wrong):
+    with (
+        Engine.load(built) as engine,
+        pytest.raises(DeployError, match="can't be taken as they are") as caught,
+    ):
+        engine(wrong)
+    assert caught.value.fix == "give them as a NumPy array"
+
+
 @dataclass
 class OnSomeGpu:
     """An array as CUDA's array interface describes it; nobody looks into its memory here."""
@@ -135,6 +148,38 @@ def test_an_array_on_the_gpu_is_described():
     assert device_array(OnSomeGpu(described(strides=packed))) == expected
     assert device_array(OnSomeGpu(described(strides=None, stream=7))).stream == 7
     assert device_array(OnSomeGpu(described(typestr="|u1"))).dtype == "uint8"
+
+
+class OnTheSecondGpu(OnSomeGpu):
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 1
+
+
+class RunsNothing:
+    """Takes the GPU's place where nothing gets as far as it."""
+
+    def run_on_device(self, *_: Any) -> None:
+        raise AssertionError
+
+    run = run_on_device
+
+    def close(self) -> None: ...
+
+
+def test_images_on_another_gpu_than_the_engines_are_refused(built):
+    assert device_array(OnTheSecondGpu(described())).ordinal == 1
+    engine = Engine(built, read_manifest(built), RunsNothing())
+    with pytest.raises(DeployError, match=r"on GPU 1; .* runs on GPU 0") as caught:
+        engine(OnTheSecondGpu(described()))
+    assert "CUDA_VISIBLE_DEVICES" in caught.value.fix
+
+
+def test_bytes_are_as_many_images_as_they_fill():
+    raw = DeviceArray(pointer=4096, shape=(2 * 3 * 64 * 64 * 4,), dtype="int8", stream=None)
+    assert raw.as_images((3, 64, 64), "float32") == replace(raw, shape=(2, 3, 64, 64), dtype="float32")
+    assert raw.as_images((64, 64, 3), "uint8").shape == (8, 64, 64, 3)
+    with pytest.raises(DeployError, match="98304 bytes are no whole number of images, of 110592 bytes"):
+        raw.as_images((3, 96, 96), "float32")
 
 
 def test_an_array_on_the_gpu_with_gaps_is_refused():

@@ -13,6 +13,7 @@ from onnx import helper
 
 from deploykit.engine.manifest import is_bundle, read_manifest
 from deploykit.engine.shapes import BatchRange, SideRange
+from deploykit.engine.targets import target_for
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
 from deploykit.evaluate import evaluate_model
@@ -79,20 +80,52 @@ def test_a_gpus_plan_comes_before_an_artifact_for_the_cpu(parts, tmp_path):
     assert bundle.prospect(machine(None)).chosen.manifest.target.name == "CPU"
 
 
-def test_where_no_plan_runs_one_is_built_once_and_kept(bundled, parts, cache):
+def test_where_no_plan_runs_one_is_built_once_and_kept(bundled, parts, cache, caplog):
     sentences: list[str] = []
     with Engine.load(bundled, threads=1, progress=sentences.append) as engine:
         first = engine(IMAGES)
-    assert any("building one for the CPU" in sentence for sentence in sentences)
+    assert f"No plan in {bundled} runs here: building one for the CPU." in caplog.text
+    caplog.clear()
     (made,) = cache.glob("*/*.engine")
     before = made.stat().st_mtime_ns
     sentences.clear()
     with Engine.load(bundled, threads=1, progress=sentences.append) as engine:
         np.testing.assert_array_equal(engine(IMAGES), first)
     assert made.stat().st_mtime_ns == before
-    assert sentences == []
+    assert sentences == caplog.messages == []
     with Engine.load(parts["cpu"], threads=1) as engine:  # of the same ranges, built the usual way
         np.testing.assert_array_equal(engine(IMAGES), first)
+
+
+H200 = LocalGpu(name="NVIDIA H200", sm=90)
+
+
+def test_a_gpu_that_nothing_builds_for_is_left_for_the_cpu(parts, bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
+    found = Bundle(bundled).prospect(machine(H200))
+    assert found.target == target_for("cpu")
+    assert "can't compile for NVIDIA H200 (SM90)" in found.drawback
+    with_artifact = write_bundle(parts["model"], [parts["cpu"]], output=tmp_path / "b.dkb")
+    found = with_artifact.prospect(machine(H200))
+    assert found.chosen.manifest.target.name == "CPU"
+    assert "can't compile for NVIDIA H200 (SM90)" in found.drawback
+
+
+def test_a_gpu_whose_compiler_is_missing_is_left_for_the_cpu(bundled, monkeypatch):
+    l4 = LocalGpu(name="NVIDIA L4", sm=89)
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
+    found = Bundle(bundled).prospect(Machine(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
+    assert found.target == target_for("cpu")
+    assert "TensorRT-RTX is missing" in found.drawback
+    assert Bundle(bundled).prospect(machine(l4)).target.name == "NVIDIA L4"
+
+
+def test_int8_is_not_handed_to_onnx_runtime_on_a_gpu(bundled, random_b0, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
+    monkeypatch.setattr("deploykit.engine.targets.has_cuda", lambda: True)
+    assert "no INT8 convolutions on GPUs" in Bundle(bundled).prospect(machine(H200)).drawback
+    fp16 = write_bundle(random_b0.path, output=tmp_path / "b.dkb").prospect(machine(H200))
+    assert (fp16.target.compiler, fp16.target.sm, fp16.drawback) == ("onnxruntime", 90, None)
 
 
 def test_a_kept_engine_that_was_altered_is_built_again(bundled, cache):

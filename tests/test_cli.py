@@ -122,7 +122,7 @@ def test_inspect_shows_what_the_compiler_made_layer_by_layer(run):
         (["--optimization-level", "9"], "no optimization level 9"),
         (["--workspace", "0"], "workspace of 0 MiB"),
         (["--strip"], "TensorRT-RTX engines can't be built with --strip"),
-        (["--compiler", "onnxruntime", "--gpu", "T4"], "for the CPU here"),
+        (["--compiler", "onnxruntime", "--gpu", "T4"], "T4 is not here"),
         (["--compiler", "tensorrt", "--gpu", "A100"], "for the GPU of its machine alone"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from deploykit.engine import targets
 from deploykit.engine.compilers import COMPILERS, BuildOptions
-from deploykit.engine.targets import Target, int8_policy, target_for
+from deploykit.engine.targets import Target, int8_policy, precision_for, target_for
 from deploykit.errors import DeployError
 from deploykit.local_gpu import LocalGpu
 
@@ -48,6 +48,9 @@ def test_a_gpu_called_by_its_name_is_the_one_here_if_it_is_here(here):
     here(T4)
     assert target_for("T4").compiler == "tensorrt"
     assert target_for("A100").compiler == "tensorrt-rtx"
+    here(LocalGpu(name="NVIDIA A100-SXM4-40GB", sm=80))
+    assert target_for("A100").compiler == target_for("A100 SXM4 40GB").compiler == "tensorrt"
+    assert target_for("A30").compiler == "tensorrt-rtx"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,10 @@ def test_onnx_runtime_by_itself_means_the_cpu():
     [
         ("cpu", "tensorrt", "TensorRT compiles for NVIDIA GPUs", "leave out --compiler"),
         ("cpu", "tensorrt-rtx", "TensorRT-RTX compiles for NVIDIA GPUs", "leave out --compiler"),
-        ("T4", "onnxruntime", "for the CPU here", "--gpu cpu"),
+        ("T4", "onnxruntime", "ONNX Runtime .* T4 is not here", "with that GPU"),
+        ("local", "onnxruntime", "shows no NVIDIA GPU", "--gpu cpu"),
+        ("portable", "onnxruntime", "ONNX Runtime builds no portable", "leave out --compiler"),
+        ("portable", "tensorrt", "TensorRT builds no portable", "leave out --compiler"),
         ("A100", "tensorrt", "A100 SXM4 40GB is not here", "with that GPU"),
         (None, "tensorrt", "shows no NVIDIA GPU", "leave out --compiler"),
         (None, "nvcc", "no compiler nvcc", "tensorrt, tensorrt-rtx, onnxruntime"),
@@ -85,6 +91,28 @@ def test_a_gpu_that_no_compiler_here_builds_for_is_told_what_can(here):
     with pytest.raises(DeployError, match=r"can't compile for NVIDIA H200 \(SM90\)") as caught:
         target_for(None)
     assert "NVIDIA's tensorrt" in caught.value.fix
+
+
+@pytest.mark.parametrize("asked", [None, "local", "H200"])
+def test_onnx_runtime_is_taken_for_a_gpu_that_nothing_else_builds_for(here, monkeypatch, asked):
+    here(H200, tensorrt=False)
+    monkeypatch.setattr(targets, "is_installed", lambda compiler: compiler == "onnxruntime")
+    monkeypatch.setattr(targets, "has_cuda", lambda: True)
+    target = target_for(asked)
+    assert (target.compiler, target.name, target.label) == ("onnxruntime", H200.name, "sm90")
+    assert "ONNX Runtime's CUDA provider: TensorRT-RTX has no such target" in target.note
+
+
+@pytest.mark.parametrize("asked", ["local", "T4"])
+def test_onnx_runtime_may_be_asked_for_on_the_gpu_here(here, asked):
+    here(T4)
+    target = target_for(asked, "onnxruntime")
+    assert target == Target(name=T4.name, compiler="onnxruntime", sm=75)
+    assert not target.on_cpu
+    assert target.runs_on(H200)
+    assert [precision_for(target, each) for each in (None, "fp16", "fp32")] == ["fp16", "fp16", "fp32"]
+    with pytest.raises(DeployError, match="no INT8 convolutions on GPUs"):
+        precision_for(target, "int8")
 
 
 def test_int8_is_placed_as_the_compiler_makes_it_fast(here):

@@ -1,8 +1,10 @@
 """What only a machine with an NVIDIA GPU can show: that engines load, run and answer rightly there."""
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
+from deploykit.model_file import Precision
 from deploykit.pipeline import Built, build_engine
 from deploykit.quantize.calibration import calibrate_to_file
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.gpu import MOST_GRAPHS
-from deploykit.sessions import cpu_session
+from deploykit.sessions import cpu_session, has_cuda
 
 GPU = local_gpu()
 HERE = "no NVIDIA GPU here" if GPU is None else f"{GPU.name} (SM{GPU.sm})"
@@ -30,7 +33,7 @@ needs_target = pytest.mark.skipif(
     GPU is not None and GPU.sm not in AHEAD_OF_TIME_SMS, reason=f"TensorRT-RTX has no target for {HERE}"
 )
 needs_portable = pytest.mark.skipif(
-    GPU is not None and not PORTABLE.runs_on(GPU.sm), reason=f"the portable engine does not cover {HERE}"
+    GPU is not None and not PORTABLE.runs_on(GPU), reason=f"the portable engine does not cover {HERE}"
 )
 
 # FP16 has 11 significant bits; INT8's noise on this model is 25 dB and better, which is a cosine of 0.998.
@@ -58,7 +61,7 @@ def ranges(shared, trained, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def build(trained, ranges, tmp_path_factory):
-    def built(precision: str, gpu: str, *, policy: Policy | None = None) -> Built:
+    def built(precision: Precision, gpu: str | None, *, policy: Policy | None = None) -> Built:
         return build_engine(
             onnx=trained.path,
             precision=precision,
@@ -72,8 +75,18 @@ def build(trained, ranges, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fp16(build) -> Built:
+def fp16(build: Callable[..., Built]) -> Built:
     return build("fp16", "local")
+
+
+def on_the_gpu(library: str, images: np.ndarray) -> tuple[Any, Callable[[Any], np.ndarray]]:
+    """The images as a library has them on the GPU, and what brings its arrays back."""
+    module = pytest.importorskip(library)
+    if library == "cupy":
+        return module.asarray(images), module.asnumpy
+    if not module.cuda.is_available():
+        pytest.skip("this torch is built for the CPU")
+    return module.from_numpy(images).cuda(), lambda array: array.cpu().numpy()
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
@@ -90,6 +103,32 @@ def test_an_engine_answers_on_the_gpu_as_onnx_runtime_does_on_the_cpu(build, ima
     assert logits.shape == reference.shape
     assert np.isfinite(logits).all()
     assert cosine(logits, reference) >= COSINE[precision]
+
+
+needs_cuda_provider = pytest.mark.skipif(not has_cuda(), reason="this ONNX Runtime is for CPUs")
+
+
+@pytest.fixture(scope="module")
+def by_onnxruntime(trained, tmp_path_factory) -> Built:
+    output = tmp_path_factory.mktemp("gpu") / "model.fp16.onnx"
+    return build_engine(onnx=trained.path, gpu="local", compiler="onnxruntime", output=output)
+
+
+@needs_cuda_provider
+def test_onnx_runtime_answers_on_the_gpu_as_on_the_cpu(by_onnxruntime, images, reference):
+    audit = by_onnxruntime.manifest.audit
+    assert audit.unseen == audit.products("fp32") == 0
+    assert audit.products("fp16") > 0
+    with Engine.load(by_onnxruntime.path) as engine:
+        assert cosine(engine(images), reference) >= COSINE["fp16"]
+
+
+@needs_cuda_provider
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_onnx_runtime_answers_images_on_the_gpu_there(by_onnxruntime, images, library):
+    there, back = on_the_gpu(library, images)
+    with Engine.load(by_onnxruntime.path) as engine:
+        np.testing.assert_array_equal(back(engine(there)), engine(images))
 
 
 @needs_target
@@ -205,16 +244,12 @@ def test_many_threads_get_the_answers_one_gets(fp16, images):
 @needs_target
 @pytest.mark.parametrize("library", ["torch", "cupy"])
 def test_images_on_the_gpu_are_answered_there(fp16, images, library):
-    module = pytest.importorskip(library)
-    if library == "torch" and not module.cuda.is_available():
-        pytest.skip("this torch is built for the CPU")
-    there = module.from_numpy(images).cuda() if library == "torch" else module.asarray(images)
+    there, back = on_the_gpu(library, images)
     with Engine.load(fp16.path) as engine:
         expected = engine(images)
         answer = engine(there)
         assert type(answer).__module__.partition(".")[0] == library
-        back = answer.cpu().numpy() if library == "torch" else module.asnumpy(answer)
-        np.testing.assert_array_equal(back, expected)
+        np.testing.assert_array_equal(back(answer), expected)
 
 
 @needs_target

@@ -119,6 +119,30 @@ def test_an_artifact_for_onnx_runtime_runs_with_any_version_of_it(engine_for):
     assert preflight(engine_for(CPU), machine(None, onnxruntime="9.9")).runs
 
 
+@pytest.mark.parametrize(
+    ("gpu", "has_cuda", "about", "fix"),
+    [
+        (None, True, "is for H200 (SM90); this machine has no NVIDIA GPU", "--gpu cpu"),
+        ("T4", False, "with its CUDA provider; this machine has 1.31.1 for CPUs", "onnxruntime-gpu"),
+        ("T4", True, None, None),
+    ],
+)
+def test_an_artifact_for_gpus_wants_one_and_onnx_runtimes_cuda_provider(
+    engine_for, gpu, has_cuda, about, fix
+):
+    path = engine_for(Target(name="H200", compiler="onnxruntime", sm=90))
+    found = preflight(
+        path,
+        Machine(gpu=gpu and LocalGpu(name=gpu, sm=75), runtimes={"onnxruntime": "1.31.1"}, has_cuda=has_cuda),
+    )
+    assert found.runs == (about is None)
+    if about is not None:
+        with pytest.raises(DeployError) as caught:
+            found.require()
+        assert about in caught.value.problem
+        assert fix in caught.value.fix
+
+
 def test_this_machine_has_the_runtimes_it_tests_with():
     import onnxruntime
     import tensorrt_rtx

@@ -96,7 +96,7 @@ def benchmark(
         manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
         images = _images((size, *manifest.input.shape), manifest.input.dtype)
         samples = time_calls(lambda: loaded(images), batch=size, seconds=seconds, progress=progress)
-    on_cpu = manifest.target.compiler == "onnxruntime"
+    on_cpu = manifest.target.on_cpu
     return Record(
         engine=Path(engine),
         manifest=manifest,

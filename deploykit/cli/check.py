@@ -44,7 +44,15 @@ def _check_bundle(path: Path, *, as_json: bool) -> None:
     if as_json:
         plans = [{"manifest": plan.manifest, "checks": checks} for plan, checks in found.plans]
         would_build = found.target and found.target.title
-        print_json({"path": path, "plans": plans, "would_build": would_build, "kept": found.kept})
+        print_json(
+            {
+                "path": path,
+                "plans": plans,
+                "would_build": would_build,
+                "kept": found.kept,
+                "drawback": found.drawback,
+            }
+        )
         return
     for plan, checks in found.plans:
         manifest = plan.manifest
@@ -55,6 +63,8 @@ def _check_bundle(path: Path, *, as_json: bool) -> None:
     elif found.target is not None:
         done = "was built before and is kept" if found.kept else "would be built when it is loaded"
         print(f"{path}: no plan of it runs here; one for {found.target.title} {done}")
+    if found.drawback is not None:
+        print(f"  none for the GPU here: {found.drawback}")
 
 
 def _print_checks(checks: Sequence[Check]) -> None:

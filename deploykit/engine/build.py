@@ -18,6 +18,7 @@ from deploykit.model_file import ModelInfo, Precision, stamp
 from deploykit.pixels import with_pixels
 from deploykit.precision import to_fp16
 from deploykit.quantize.summary import Int8Summary
+from deploykit.sessions import cpu_session, cuda_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,7 +38,7 @@ def graph_for(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelPro
             graph = respell_for_cpu(graph)
         case "tensorrt-rtx", "int8":
             graph = to_fp16(respell(graph, sm=target.sm))
-        case (("tensorrt" | "tensorrt-rtx"), ("fp16" | "int8")):
+        case _, ("fp16" | "int8"):
             graph = to_fp16(graph)
     graph = complete(graph, info)
     name_nodes(graph)
@@ -75,7 +76,8 @@ def compile_engine(
     """
     require_buildable(target, info, info.precision, side)
     if target.compiler == "onnxruntime":
-        compiled = onnxruntime.prepare_artifact(graph, side=side)
+        open_session = cpu_session if target.on_cpu else cuda_session
+        compiled = onnxruntime.prepare_artifact(graph, side=side, open_session=open_session)
     else:
         compiled = tensorrt.compile_plan(
             graph, target=target, batches=batches, side=side, options=options, progress=progress
@@ -112,7 +114,7 @@ def require_buildable(target: Target, info: ModelInfo, precision: Precision, sid
     """
     if side is not None:
         require_own_side(info, side)
-    if side is not None and target.compiler == "onnxruntime" and precision == "int8":
+    if side is not None and target.on_cpu and precision == "int8":
         raise DeployError(
             "ONNX Runtime's integers are spelled for images of one side.", fix="leave out --side, or --int8"
         )

@@ -1,9 +1,11 @@
-"""ONNX -> an ONNX Runtime artifact for the CPU: the model with its precision spelled out, proved to load."""
+"""ONNX -> an ONNX Runtime artifact: the model with its precision spelled out, proved to load."""
 
+import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit import Audit, CompiledLayer, audit
 from deploykit.engine.dynamic_side import with_dynamic_side
@@ -12,7 +14,7 @@ from deploykit.engine.tensorrt import Plan
 from deploykit.engine.work import nearest_product, work_of
 from deploykit.errors import DeployError
 from deploykit.extras import require
-from deploykit.model_file import to_bytes
+from deploykit.model_file import Precision, to_bytes
 from deploykit.sessions import cpu_session
 
 if TYPE_CHECKING:
@@ -31,11 +33,21 @@ _INT8_OPS = frozenset(
     }
 )
 _FLOAT_OPS = frozenset({"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
-_REFORMATS = frozenset({"Cast", "ReorderInput", "ReorderOutput", "Transpose"})
+# What it adds to the name of a node that it changes.
+_DECORATIONS = re.compile("^fused |^InsertedPrecisionFreeCast_|_nchwc$")
+
+OpenSession = Callable[..., Any]
+"""sessions.cpu_session or cuda_session."""
+
+_REFORMATS = frozenset(
+    {"Cast", "MemcpyFromHost", "MemcpyToHost", "ReorderInput", "ReorderOutput", "Transpose"}
+)
 
 
-def prepare_artifact(model: "ModelProto", *, side: SideRange | None = None) -> Plan:
-    """The artifact for `--gpu cpu`.
+def prepare_artifact(
+    model: "ModelProto", *, side: SideRange | None = None, open_session: OpenSession = cpu_session
+) -> Plan:
+    """The artifact of `--compiler onnxruntime`.
 
     Args:
         model: its nodes are named.
@@ -46,26 +58,35 @@ def prepare_artifact(model: "ModelProto", *, side: SideRange | None = None) -> P
     """
     data = to_bytes(with_dynamic_side(model) if side else model)
     start = time.perf_counter()
-    cpu_session(data)
+    open_session(data)
     return Plan(
         data=data,
         build_seconds=time.perf_counter() - start,
-        audit=audit_kernels(model),
+        audit=audit_kernels(model, open_session),
         compiler_version=require("onnxruntime").__version__,
     )
 
 
-def audit_kernels(model: "ModelProto") -> Audit:
-    """The kernels ONNX Runtime chooses on this CPU, which a model's Q/DQ alone don't tell.
+def audit_kernels(model: "ModelProto", open_session: OpenSession = cpu_session) -> Audit:
+    """The kernels ONNX Runtime chooses on this machine, which what a model asks for doesn't tell.
 
     Args:
         model: its nodes are named.
     """
+    from onnx import TensorProto
+
     work, nodes = work_of(model), {node.name: node for node in model.graph.node}
     makers = {name: node for node in model.graph.node for name in node.output}
+    optimized = _optimized(to_bytes(model), open_session)
+    halves = {each.name for each in optimized.graph.initializer if each.data_type == TensorProto.FLOAT16}
+
+    def precision(kernel: "NodeProto") -> Precision:
+        if kernel.op_type in _INT8_OPS:
+            return "int8"
+        return "fp16" if halves.intersection(kernel.input) else "fp32"
 
     def layer(kernel: "NodeProto") -> CompiledLayer:
-        last = nodes.get(kernel.name.removesuffix("_nchwc"))  # of those that are joined in the kernel
+        last = nodes.get(_DECORATIONS.sub("", kernel.name))  # of those that are joined in the kernel
         multiplies = kernel.op_type in _INT8_OPS | _FLOAT_OPS
         product = nearest_product(last, makers) if multiplies and last is not None else None
         known = [last.name] if last is not None else []
@@ -80,27 +101,23 @@ def audit_kernels(model: "ModelProto") -> Audit:
             nodes=tuple(dict.fromkeys([product, *known])),
             products=1,
             macs=work[product].macs,
-            precision="int8" if kernel.op_type in _INT8_OPS else "fp32",
+            precision=precision(kernel),
             is_depthwise=work[product].is_depthwise,
         )
 
-    kernels = _optimized(to_bytes(model)).graph.node
-    return audit("ONNX Runtime's optimized graph", map(layer, kernels), products=len(work))
+    return audit("ONNX Runtime's optimized graph", map(layer, optimized.graph.node), products=len(work))
 
 
-def _optimized(model: bytes) -> "ModelProto":
+def _optimized(model: bytes, open_session: OpenSession) -> "ModelProto":
     import onnx
+    from google.protobuf.message import DecodeError
 
-    ort = require("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # it warns that the file is for CPUs like this one
-        options.optimized_model_filepath = str(path)
         try:
-            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            open_session(model, optimized=path)
             return onnx.load(path)
-        except Exception as error:  # onnxruntime's exceptions share no public base class
+        except (DeployError, OSError, DecodeError) as error:
             raise DeployError(
                 f"ONNX Runtime could not write its optimized graph into {folder}.",
                 fix="make room there, or name another folder in TMPDIR",

@@ -1,5 +1,6 @@
 """What an engine is compiled for, and which compiler does it."""
 
+import re
 from dataclasses import dataclass
 from typing import get_args
 
@@ -9,6 +10,7 @@ from deploykit.local_gpu import LocalGpu, local_gpu
 from deploykit.model_file import Precision
 from deploykit.predict.gpus import find_gpu
 from deploykit.quantize.placement import Placement, Policy
+from deploykit.sessions import has_cuda
 
 CPU, LOCAL, PORTABLE = "cpu", "local", "portable"
 AMPERE = 80  # from here on TensorRT builds engines for all that follow, if asked to
@@ -56,9 +58,16 @@ class Target:
             return f"{self.name} (SM{self.sm})"
         return PORTABLE_TITLE if self.name == "portable" else "the CPU"
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is for no GPU."""
+        return self.compiler == "onnxruntime" and self.sm is None
+
     def runs_on(self, gpu: LocalGpu) -> bool:
         """Whether that GPU runs the engine."""
         sm = gpu.sm
+        if self.compiler == "onnxruntime":
+            return True
         if self.compiler == "tensorrt":
             if not self.hardware_compatible:
                 return (gpu.name, sm) == (self.name, self.sm)
@@ -88,9 +97,11 @@ def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
                 fix="leave out --compiler, or name a GPU",
             )
         return Target(name="CPU", compiler="onnxruntime")
-    if compiler == "onnxruntime":
-        raise DeployError("ONNX Runtime artifacts are for the CPU here.", fix="use --gpu cpu with it")
-    if gpu is not None and gpu.lower() == PORTABLE and compiler != "tensorrt":
+    if gpu is not None and gpu.lower() == PORTABLE:
+        if compiler not in (None, "tensorrt-rtx"):
+            raise DeployError(
+                f"{COMPILERS[compiler].title} builds no portable engines.", fix="leave out --compiler"
+            )
         return Target(
             name=PORTABLE,
             compiler="tensorrt-rtx",
@@ -98,13 +109,13 @@ def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
         )
     if gpu is None or gpu.lower() == LOCAL:
         return _local(required=gpu is not None, compiler=compiler)
-    known = find_gpu(gpu)
-    here = local_gpu()
-    if here is not None and known.name.lower() in here.name.lower() and known.sm == here.sm:
+    known, here = find_gpu(gpu), local_gpu()
+    if here is not None and known.sm == here.sm and _words(gpu) <= _words(here.name):
         return _for_gpu_here(here, compiler)
-    if compiler == "tensorrt":
+    if compiler in ("tensorrt", "onnxruntime"):
         raise DeployError(
-            f"TensorRT compiles for the GPU of its machine alone, and {known.name} is not here.",
+            f"{COMPILERS[compiler].title} compiles for the GPU of its machine alone, and {known.name} is not "
+            "here.",
             fix="leave out --compiler, or build on a machine with that GPU",
         )
     return _ahead_of_time(known.name, known.sm)
@@ -114,19 +125,25 @@ def precision_for(target: Target, asked: Precision | None) -> Precision:
     """What to build where the user may not have said: FP16, and FP32 on the CPU.
 
     Raises:
-        DeployError: one there is not, or FP16 on the CPU, which would be FP32 under another name.
+        DeployError: one there is not, or one that ONNX Runtime would compute in another: FP16 on CPUs, which
+            have no such arithmetic, and INT8 on GPUs, where it has no integer convolutions
+            (microsoft/onnxruntime#12229).
     """
     if asked not in (None, *get_args(Precision)):
         raise DeployError(
             f"There is no precision {asked}.", fix=f"take one of {', '.join(get_args(Precision))}"
         )
-    on_cpu = target.compiler == "onnxruntime"
-    if on_cpu and asked == "fp16":
+    if target.on_cpu and asked == "fp16":
         raise DeployError(
             "ONNX Runtime has no FP16 arithmetic on CPUs and would compute in FP32.",
             fix="take FP32 or INT8",
         )
-    return asked or ("fp32" if on_cpu else "fp16")
+    if target.compiler == "onnxruntime" and not target.on_cpu and asked == "int8":
+        raise DeployError(
+            "ONNX Runtime has no INT8 convolutions on GPUs and would compute them in floating point.",
+            fix="take FP16 or FP32, or another --compiler",
+        )
+    return asked or ("fp32" if target.on_cpu else "fp16")
 
 
 def _local(*, required: bool, compiler: Compiler | None) -> Target:
@@ -149,7 +166,7 @@ def _local(*, required: bool, compiler: Compiler | None) -> Target:
 
 
 def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
-    """TensorRT where it is the documented compiler and installed, or the only one."""
+    """TensorRT where it is the documented compiler and installed, or the only one; ONNX Runtime at last."""
     fits_rtx = gpu.sm in AHEAD_OF_TIME_SMS
     has_tensorrt = is_installed("tensorrt")
     if compiler == "tensorrt" or (compiler is None and has_tensorrt and not (fits_rtx and "RTX" in gpu.name)):
@@ -160,7 +177,22 @@ def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
             )
             why = f"Compiling with TensorRT for {gpu.name}: {why}."
         return Target(name=gpu.name, compiler="tensorrt", sm=gpu.sm, note=why)
+    if compiler == "onnxruntime":
+        return Target(name=gpu.name, compiler="onnxruntime", sm=gpu.sm)
+    if compiler is None and not fits_rtx and is_installed("onnxruntime") and has_cuda():
+        return Target(
+            name=gpu.name,
+            compiler="onnxruntime",
+            sm=gpu.sm,
+            note=f"Compiling for {gpu.name} with ONNX Runtime's CUDA provider: TensorRT-RTX has no such "
+            "target, and TensorRT is not installed.",
+        )
     return _ahead_of_time(gpu.name, gpu.sm)
+
+
+def _words(name: str) -> set[str]:
+    """`A100 SXM4` is among those of `NVIDIA A100-SXM4-40GB`."""
+    return set(re.split(r"[\s-]+", name.lower()))
 
 
 def _ahead_of_time(name: str, sm: int | None) -> Target:
@@ -169,7 +201,8 @@ def _ahead_of_time(name: str, sm: int | None) -> Target:
         raise DeployError(
             f"TensorRT-RTX can't compile for {name} ({capability}), only for "
             f"{', '.join(f'SM{each}' for each in AHEAD_OF_TIME_SMS)}.",
-            fix="take the ONNX model to that GPU and build there with NVIDIA's tensorrt, or use --gpu cpu",
+            fix="take the ONNX model to that GPU and build there with NVIDIA's tensorrt or with --compiler "
+            "onnxruntime, or use --gpu cpu",
         )
     return Target(name=name, compiler="tensorrt-rtx", sm=sm, note=_what_nvidia_documents(name, sm))
 
@@ -216,7 +249,7 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
 
 def multiplies_matrices_alone(target: Target) -> bool:
     """Whether its compiler has integers for matrix products and for no other convolutions."""
-    return target.compiler == "onnxruntime" or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
+    return target.on_cpu or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
 
 
 def int8_note(target: Target) -> str | None:

@@ -1,18 +1,23 @@
 """Arrays of other libraries: taken as they are, where they are, and answered in kind, without a copy.
 
-On the host whatever speaks DLPack (torch, NumPy itself); on the GPU whatever has
-`__cuda_array_interface__` (torch, CuPy, Numba, PyCUDA's GPUArray). No library is imported for it: an
-array that is here has brought its own.
+On the host whatever speaks DLPack (torch, NumPy itself); on the GPU whatever does so too (cuda-core's
+Buffers) or has `__cuda_array_interface__` (torch, CuPy, Numba, PyCUDA's GPUArray). None of these libraries
+is imported for it: an array that is here has brought its own.
 """
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import DeployError
+from deploykit.extras import require
+
+_ON_CUDA = 2  # DLPack's kDLCUDA
+LEGACY_STREAM = 1  # as both protocols name the default stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +27,34 @@ class DeviceArray:
     Attributes:
         pointer: address of the first value; they lie without gaps.
         stream: the stream on which the values come about, as a handle; None for no such stream.
+        ordinal: which GPU; None where its library doesn't say.
     """
 
     pointer: int
     shape: tuple[int, ...]
     dtype: str
     stream: int | None
+    ordinal: int | None = None
+
+    def as_images(self, shape: tuple[int, ...], dtype: str) -> "DeviceArray":
+        """Bytes, which is what cuda-core's Buffers hold, as the images that they are; others as they stand.
+
+        Args:
+            shape, dtype: of one image.
+
+        Raises:
+            DeployError: they are no whole number of images.
+        """
+        if len(self.shape) != 1 or self.dtype not in ("int8", "uint8"):
+            return self
+        image_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        count, rest = divmod(self.shape[0], image_bytes)
+        if rest:
+            raise DeployError(
+                f"{self.shape[0]} bytes are no whole number of images, of {image_bytes} bytes each.",
+                fix=f"give a buffer of exactly as many bytes as the images, {dtype} {shape}, have",
+            )
+        return replace(self, shape=(count, *shape), dtype=dtype)
 
 
 def device_array(images: Any) -> DeviceArray | None:
@@ -37,24 +64,53 @@ def device_array(images: Any) -> DeviceArray | None:
         DeployError: they lie there with gaps.
 
     References:
-        CUDA Array Interface, version 3, numba.readthedocs.io.
+        CUDA Array Interface, version 3, numba.readthedocs.io; DLPack, dmlc.github.io.
     """
     if isinstance(images, np.ndarray):
         return None
     try:
         described = images.__cuda_array_interface__
     except (AttributeError, TypeError, RuntimeError):  # torch's tensors have it, and raise on the CPU
-        return None
+        return _by_dlpack(images)
     shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
     strides = described.get("strides")
     if strides is not None and tuple(strides) != _strides(shape, dtype.itemsize):
-        raise DeployError("These images don't lie in one piece on the GPU.", fix="make them contiguous first")
+        raise _gaps()
+    place = _dlpack_device(images)
     return DeviceArray(
         pointer=int(described["data"][0]),
         shape=shape,
         dtype=str(dtype),
         stream=described.get("stream"),
+        ordinal=None if place is None else place[1],
     )
+
+
+def _by_dlpack(images: Any) -> DeviceArray | None:
+    place = _dlpack_device(images)
+    if place is None or place[0] != _ON_CUDA:
+        return None
+    views = require("cuda.core.utils", extra="gpu").StridedMemoryView
+    view = views.from_dlpack(images, stream_ptr=LEGACY_STREAM)
+    shape = tuple(view.shape)
+    if view.strides is not None and tuple(view.strides) != _strides(shape, 1):
+        raise _gaps()
+    return DeviceArray(
+        pointer=view.ptr, shape=shape, dtype=str(view.dtype), stream=LEGACY_STREAM, ordinal=view.device_id
+    )
+
+
+def _dlpack_device(images: Any) -> tuple[int, int] | None:
+    """What kind of place an array is in, by DLPack's numbers, and which of them; None where it can't say."""
+    try:
+        kind, ordinal = images.__dlpack_device__()
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):  # what libraries raise for it
+        return None
+    return int(kind), int(ordinal)
+
+
+def _gaps() -> DeployError:
+    return DeployError("These images don't lie in one piece on the GPU.", fix="make them contiguous first")
 
 
 def host_array(images: Any) -> npt.NDArray[Any]:
@@ -73,8 +129,10 @@ def host_array(images: Any) -> npt.NDArray[Any]:
     try:
         return np.from_dlpack(images)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        wants_gradients = getattr(images, "requires_grad", False)
         raise DeployError(
-            f"These images can't be taken as they are: {error}.", fix="detach them, or give a NumPy array"
+            f"These images can't be taken as they are: {str(error).rstrip('.')}.",
+            fix="detach them first" if wants_gradients else "give them as a NumPy array",
         ) from error
 
 
@@ -100,10 +158,21 @@ def empty_in_kind(images: Any, shape: tuple[int, ...]) -> Any:
             return library.empty(shape, dtype=np.float32)
         case "pycuda":
             return sys.modules["pycuda.gpuarray"].empty(shape, np.float32)
+        case "cuda":
+            return _buffer(math.prod(shape) * np.dtype(np.float32).itemsize)
     raise DeployError(
         f"Answers can't be given as {library.__name__} has them.",
-        fix="give torch, CuPy, PyCUDA or NumPy arrays, or an `out` of your own",
+        fix="give torch, CuPy, PyCUDA or NumPy arrays, or cuda-core's Buffers",
     )
+
+
+def _buffer(size: int) -> Any:
+    """A Buffer of the current device, of a size in bytes, that any stream may use at once."""
+    device = require("cuda.core", extra="gpu").Device()
+    stream = device.default_stream
+    buffer = device.memory_resource.allocate(size, stream=stream)
+    stream.sync()
+    return buffer
 
 
 def _library_of(images: Any) -> Any:

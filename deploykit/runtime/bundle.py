@@ -6,6 +6,7 @@ the plans that bundle.json names. Only names that it lists are read, and each fi
 
 import fcntl
 import hashlib
+import logging
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.dynamic_side import require_sides
 from deploykit.engine.manifest import Manifest, read_manifest, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import Target, multiplies_matrices_alone, precision_for, target_for
+from deploykit.engine.targets import CPU, Target, multiplies_matrices_alone, precision_for, target_for
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
@@ -33,6 +34,8 @@ from deploykit.workspace import cache_folder
 
 _CONTENTS, _MODEL = "bundle.json", "model.onnx"
 _LARGEST_CONTENTS = 64 * 2**20
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
 _Name = Annotated[str, Meta(pattern=r"^plans/[0-9]+\.engine$")]
@@ -78,12 +81,14 @@ class Prospect:
         chosen: the first that runs; None where one is built.
         target: what would be built; None where a plan runs.
         kept: that it has been built already.
+        drawback: why there is nothing for the GPU of the machine; None where there is, or it has none.
     """
 
     plans: tuple[tuple[BundledPlan, tuple[Check, ...]], ...]
     chosen: BundledPlan | None
     target: Target | None
     kept: bool
+    drawback: str | None = None
 
 
 class Bundle:
@@ -125,16 +130,16 @@ class Bundle:
             for plan in self.contents.plans
         )
         running = [plan for plan, checks in plans if all(check.holds for check in checks)]
-        # A plan for the GPU before an artifact for the CPU, which runs anywhere.
-        running.sort(key=lambda plan: plan.manifest.target.compiler == "onnxruntime")
-        has_gpu = machine.gpu is not None
-        if running and (not has_gpu or running[0].manifest.target.compiler != "onnxruntime"):
+        running.sort(key=lambda plan: _preference(plan.manifest.target))
+        if running and not running[0].manifest.target.on_cpu:
             return Prospect(plans=plans, chosen=running[0], target=None, kept=False)
-        target = target_for(None if has_gpu else "cpu")
+        target, drawback = self._buildable(machine)
+        if running and target.on_cpu:
+            return Prospect(plans=plans, chosen=running[0], target=None, kept=False, drawback=drawback)
         kept = target.compiler in machine.runtimes and _is_sound(self._built_path(target, machine))
         if thorough and not kept:
             self._read(_MODEL, self.contents.onnx_sha256)
-        return Prospect(plans=plans, chosen=None, target=target, kept=kept)
+        return Prospect(plans=plans, chosen=None, target=target, kept=kept, drawback=drawback)
 
     def engine(self, *, progress: Report = lambda sentence: None) -> Path:
         """An engine that runs here: unpacked, or built; in the user's cache folder, for the next time too.
@@ -147,6 +152,8 @@ class Bundle:
         """
         machine = this_machine()
         found = self.prospect(machine, thorough=False)
+        if found.drawback is not None:
+            _log.warning("note: %s runs on the CPU here: %s", self.path, found.drawback)
         if found.chosen is not None:
             return self._unpacked(found.chosen)
         assert found.target is not None  # noqa: S101  # one of the two
@@ -161,7 +168,9 @@ class Bundle:
             return path
         with self._locked():
             if not _is_sound(path):
-                progress(f"No plan in {self.path.name} runs here: building one for {found.target.title}")
+                _log.warning(
+                    "note: No plan in %s runs here: building one for %s.", self.path, found.target.title
+                )
                 data, manifest = self._build(found.target, progress)
                 write_engine(path, data, manifest)
         return path
@@ -182,10 +191,7 @@ class Bundle:
         model = read_model(source)
         info = info_of(model)
         if info.precision == "fp32":
-            asked = self.contents.precision
-            on_cpu = target.compiler == "onnxruntime"
-            precision = precision_for(target, None if on_cpu and asked == "fp16" else asked)
-            info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)
+            info = info.derive(precision=self._precision(target), onnx_sha256=self.contents.fp32_sha256)
         return compile_engine(
             graph_for(target, model, info),
             info,
@@ -195,6 +201,29 @@ class Bundle:
             side=self.contents.side,
             progress=progress,
         )
+
+    def _buildable(self, machine: Machine) -> tuple[Target, str | None]:
+        """What to build on a machine, and what keeps it from being for its GPU, and the way out."""
+        if machine.gpu is None:
+            return target_for(CPU), None
+        try:
+            target = target_for(None)
+            self._precision(target)
+        except DeployError as error:
+            return target_for(CPU), str(error)
+        if target.compiler in machine.runtimes:
+            return target, None
+        facts = COMPILERS[target.compiler]
+        return target_for(CPU), f"{facts.title} is missing to build an engine: {facts.install}"
+
+    def _precision(self, target: Target) -> Precision:
+        """What to build: FP16 is FP32 on a CPU.
+
+        Raises:
+            DeployError: what is in it can't be had there.
+        """
+        asked = self.contents.precision
+        return precision_for(target, None if target.on_cpu and asked == "fp16" else asked)
 
     def _sha256(self, plan: BundledPlan) -> str:
         try:
@@ -310,6 +339,11 @@ def write_bundle(
         files[plan.name] = engine.read_bytes()
     write_atomically(output, _archive(files))
     return Bundle(output)
+
+
+def _preference(target: Target) -> int:
+    """What is taken before what: TensorRT's plans, ONNX Runtime on a GPU, and on the CPU, where all run."""
+    return 2 if target.on_cpu else int(target.compiler == "onnxruntime")
 
 
 def _archive(files: dict[str, bytes]) -> bytes:

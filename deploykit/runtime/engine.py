@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.errors import DeployError
+from deploykit.local_gpu import ORDINAL
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
 
@@ -83,9 +84,11 @@ class Engine:
         checked.require()
         manifest = checked.manifest
         if manifest.target.compiler == "onnxruntime":
-            from deploykit.runtime.cpu import CpuRunner
+            from deploykit.runtime.onnxruntime import CpuRunner, CudaRunner
 
-            return cls(path, manifest, CpuRunner(path, manifest, threads=threads))
+            if manifest.target.on_cpu:
+                return cls(path, manifest, CpuRunner(path, manifest, threads=threads))
+            return cls(path, manifest, CudaRunner(path, manifest))
         from deploykit.runtime.gpu import GpuRunner
 
         return cls(path, manifest, GpuRunner(path, manifest, cuda_graphs=cuda_graphs))
@@ -97,7 +100,8 @@ class Engine:
 
         Args:
             images: a NumPy array, or one of a library that speaks DLPack, as torch; or, for an engine on
-                the GPU, one that is there (torch, CuPy, PyCUDA). It is not copied on its side.
+                the GPU, one that is there (torch, CuPy, PyCUDA, or a cuda-core Buffer of as many bytes as
+                the images have). It is not copied on its side.
 
         Returns:
             An array of the same library, in the same place; of a library without from_dlpack, a NumPy array.
@@ -141,10 +145,18 @@ class Engine:
             raise DeployError(
                 f"These images are on a GPU; {self.path} runs on the CPU.", fix="bring them over first"
             )
+        if there.ordinal not in (None, ORDINAL):
+            raise DeployError(
+                f"These images are on GPU {there.ordinal}; {self.path} runs on GPU {ORDINAL}.",
+                fix="bring them over, or choose another first GPU with CUDA_VISIBLE_DEVICES",
+            )
+        there = there.as_images(self.manifest.input.shape, self.manifest.input.dtype)
         profile = self.manifest.profile_for(there.shape, there.dtype)
-        answer = empty_in_kind(images, (there.shape[0], *self.manifest.output.shape))
+        output = self.manifest.output
+        answer = empty_in_kind(images, (there.shape[0], *output.shape))
         place = device_array(answer)
         assert place is not None  # noqa: S101  # it was made there
+        place = place.as_images(output.shape, output.dtype)
         runner.run_on_device(there, place, profile, stream)
         return answer
 

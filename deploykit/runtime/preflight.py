@@ -9,6 +9,7 @@ from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.local_gpu import LocalGpu, local_gpu
+from deploykit.sessions import CUDA_PROVIDER, has_cuda
 
 GPU = "GPU"
 
@@ -19,10 +20,12 @@ class Machine:
 
     Attributes:
         runtimes: version of each compiler's runtime; one that is not there, or does not load, is left out.
+        has_cuda: ONNX Runtime is there with its CUDA provider.
     """
 
     gpu: LocalGpu | None
     runtimes: dict[str, str]
+    has_cuda: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +79,9 @@ def this_machine(compiler: str | None = None) -> Machine:
     Args:
         compiler: whose runtime to look for; default all. Looking loads it.
     """
-    versions = {name: _version(facts.module) for name, facts in COMPILERS.items() if compiler in (None, name)}
-    return Machine(gpu=local_gpu(), runtimes={name: each for name, each in versions.items() if each})
+    wanted = [name for name in COMPILERS if compiler in (None, name)]
+    runtimes = {str(name): version for name in wanted if (version := _version(COMPILERS[name].module))}
+    return Machine(gpu=local_gpu(), runtimes=runtimes, has_cuda="onnxruntime" in runtimes and has_cuda())
 
 
 def preflight(path: str | Path, machine: Machine | None = None) -> Preflight:
@@ -110,7 +114,7 @@ def _plan(manifest: Manifest, sha256: str | None) -> Check:
 
 
 def _gpu(target: Target, machine: Machine) -> Check | None:
-    if target.compiler == "onnxruntime":
+    if target.on_cpu:
         return None
     gpu = machine.gpu
     if gpu is None:
@@ -139,9 +143,14 @@ def _runtime(manifest: Manifest, machine: Machine) -> Check:
         wanted = "of any recent version"
     elif manifest.options.version_compatible:
         wanted = f"{built_by} or later"
+    needs_cuda = compiler == "onnxruntime" and not manifest.target.on_cpu
+    if needs_cuda:
+        wanted += ", with its CUDA provider"
     fix = None
     if found is None:
-        fix = facts.install
+        fix = CUDA_PROVIDER if needs_cuda else facts.install
+    elif needs_cuda and not machine.has_cuda:
+        found, fix = f"{found} for CPUs", CUDA_PROVIDER
     elif not facts.portable_versions and not _runs_with(found, manifest):
         fix = "build the engine again with the version here, or install the version that built it"
     return Check(name=facts.title, wanted=wanted, found=found or "none", fix=fix)

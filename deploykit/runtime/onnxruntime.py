@@ -1,0 +1,72 @@
+"""Runs an ONNX Runtime artifact, on the CPU or on a GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.engine.manifest import Manifest
+from deploykit.errors import DeployError
+from deploykit.extras import require
+from deploykit.local_gpu import ORDINAL
+from deploykit.runtime.arrays import DeviceArray
+from deploykit.sessions import cpu_session, cuda_session
+
+_PLACE = "cuda"
+
+
+class _Runner:
+    """Sessions are safe from many threads, and know no profiles."""
+
+    def __init__(self, path: Path, manifest: Manifest, session: Any) -> None:
+        self._session, self._manifest = session, manifest
+        found = [*session.get_inputs(), *session.get_outputs()]
+        described = [(each.name, *each.shape) for each in (manifest.input, manifest.output)]
+        # A dynamic side is a name there.
+        shapes = [(each.name, *map(_or_side(manifest), each.shape[1:])) for each in found]
+        if shapes != described:
+            raise DeployError(
+                f"{path} has other inputs and outputs than its manifest says.", fix="build the engine again"
+            )
+
+    def run(self, images: npt.NDArray[Any], profile: int) -> npt.NDArray[np.float32]:
+        (logits,) = self._session.run(None, {self._manifest.input.name: images})
+        result: npt.NDArray[np.float32] = logits
+        return result
+
+    def close(self) -> None:
+        del self._session
+
+
+class CpuRunner(_Runner):
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int | None) -> None:
+        super().__init__(path, manifest, cpu_session(path, threads=threads))
+
+
+class CudaRunner(_Runner):
+    """Written against the documented API and not yet run: no GPU has been at hand."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        super().__init__(path, manifest, cuda_session(path))
+
+    def run_on_device(
+        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
+    ) -> None:
+        """Runs from memory of the GPU to memory of the GPU, and waits: sessions take no stream a call."""
+        taken, given = self._manifest.input, self._manifest.output
+        binding = self._session.io_binding()
+        dtype = np.dtype(images.dtype)
+        binding.bind_input(taken.name, _PLACE, ORDINAL, dtype, images.shape, images.pointer)
+        binding.bind_output(given.name, _PLACE, ORDINAL, np.float32, answer.shape, answer.pointer)
+        if stream is not None or images.stream is not None:  # what makes the images is still at it
+            device = require("cuda.core", extra="gpu").Device(ORDINAL)
+            device.set_current()
+            device.sync()
+        self._session.run_with_iobinding(binding)
+
+
+def _or_side(manifest: Manifest) -> Callable[[int | str], int]:
+    """What the manifest has for a dimension: of dynamic ones the side the engine is tuned for."""
+    return lambda dim: manifest.side_px if isinstance(dim, str) and manifest.side else int(dim)
