@@ -1,6 +1,7 @@
 """Exported model -> engine: find it, give it its precision, compile, audit, write."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from deploykit.engine.build import compile_engine, complete, graph_for, require_
 from deploykit.engine.compilers import BuildOptions, Compiler
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.dynamic_side import require_sides
-from deploykit.engine.manifest import Manifest, write_engine
+from deploykit.engine.manifest import Manifest, read_manifest, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import (
     Target,
@@ -85,7 +86,11 @@ def build_engine(
     path, model, info = _fp32_model(phi, onnx, note)
     engine = Path(output) if output else _engine_path(path, precision, target)
     require_writable(engine, inputs=(path,))
-    for sentence in (target.note, int8_note(target) if precision == "int8" else None):
+    for sentence in (
+        _replaced(engine, batches, side),
+        target.note,
+        int8_note(target) if precision == "int8" else None,
+    ):
         if sentence is not None:
             note(sentence)
     require_buildable(target, info, precision, side)  # before long work
@@ -196,6 +201,15 @@ def _as_built(target: Target) -> OpenSession:
 
 def _counting(progress: Report) -> Callable[[str, int, int], None]:
     return lambda what, done, total: progress(f"{what}, {done} of {total}")
+
+
+def _replaced(engine: Path, batches: Sequence[BatchRange], side: SideRange | None) -> str | None:
+    """What is said where an engine for other sizes has the name."""
+    with suppress(DeployError):
+        there = read_manifest(engine)
+        if (there.batches, there.side) != (tuple(batches), side):
+            return f"Replacing {engine}, which takes {there.takes}; -o names another file."
+    return None
 
 
 def _engine_path(model: Path, precision: Precision, target: Target) -> Path:

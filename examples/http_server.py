@@ -15,7 +15,7 @@ from PIL import Image
 
 from deploykit import Engine
 
-engine = Engine.load(sys.argv[1])
+engine = Engine.load(sys.argv[1] if len(sys.argv) == 3 else sys.exit(__doc__))
 model, takes_pixels = engine.manifest.model, engine.manifest.input.dtype == "uint8"
 
 

@@ -104,12 +104,23 @@ def test_inspect_shows_what_the_compiler_made_layer_by_layer(run):
     assert shown.status == 0
     assert re.search(r"^conv_head\.product +QGemm +INT8 +\d+\.\d %", shown.out, re.MULTILINE)
     assert re.search(r"^blocks\.6\.0\.conv_dw +Conv +FP32 +0\.1 % +depthwise", shown.out, re.MULTILINE)
+    assert max(map(len, shown.out.split("\n\n")[0].splitlines())) <= 120
     assert "input, float32 (n, 3, 64, 64), n of 1 to 64" in shown.out
+    assert "shorter side to 96 px (bicubic), centre 64 px, mean 0.485 0.456 0.406" in shown.out
     manifest = json.loads(run("inspect", engine, "--json").out)["manifest"]
     macs = {layer["precision"]: 0 for layer in manifest["audit"]["layers"]}
     for layer in manifest["audit"]["layers"]:
         macs[layer["precision"]] += layer["macs"]
     assert f"33 INT8 ({100 * macs['int8'] / sum(macs.values()):.1f} % of the work)" in shown.out
+    for digest in (manifest["engine_sha256"], manifest["model"]["onnx_sha256"]):
+        assert digest[:12] in shown.out
+
+
+def test_an_engine_for_other_sizes_is_not_replaced_without_a_word(run):
+    run("export", "--phi", "0", "--side", "64")
+    build = ("build-engine", "--gpu", "cpu")
+    assert "Replacing" not in run(*build).err + run(*build).err
+    assert "which takes float32 (n, 3, 64, 64), n of 1 to 64; -o" in run(*build, "--batch", "1,2,4").err
 
 
 @pytest.mark.parametrize(

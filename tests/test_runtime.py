@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,6 +137,25 @@ def test_a_closed_engine_is_refused_and_may_be_closed_again(built):
     with pytest.raises(DeployError, match="was closed") as caught:
         engine(images(1))
     assert "with" in caught.value.fix
+
+
+def test_closing_waits_for_the_calls_that_run(built):
+    """Threads that go on calling get answers, and then that it was closed, and nothing else."""
+    engine = Engine.load(built, threads=1)
+
+    def call(_: int) -> str:
+        for _ in range(1000):
+            try:
+                assert engine(images(4)).shape == (4, 1000)
+            except DeployError as error:
+                return error.problem
+        return "never closed"
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = [pool.submit(call, at) for at in range(4)]
+        time.sleep(0.2)
+        engine.close()
+    assert [end.result() for end in ends] == [f"{built} was closed."] * 4
 
 
 def test_an_engine_is_closed_when_its_block_fails(built):

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 
 import click
@@ -5,6 +8,9 @@ import click
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.engine.audit import CompiledLayer
 from deploykit.engine.manifest import Manifest, Tensor, read_manifest
+from deploykit.model_file import ModelInfo
+
+_WIDEST_NODES = 60
 
 
 @click.command(name="inspect")
@@ -42,7 +48,19 @@ def command(engine: Path, as_json: bool) -> None:
 
 
 def _shown(layer: CompiledLayer) -> str:
-    return " + ".join(layer.nodes) or layer.name
+    """`blocks.1.0.conv_pw + .silu.sigmoid + .silu`: of the other nodes, what the first has not said."""
+    if not layer.nodes:
+        return layer.name
+    first, *others = sorted(layer.nodes, key=len)
+    full = " + ".join([first, *(_beyond(first, node) for node in others)])
+    return full if len(full) <= _WIDEST_NODES else f"{first} + {len(others)} others"
+
+
+def _beyond(first: str, node: str) -> str:
+    shared, parts = first.split("."), node.split(".")
+    same = sum(takewhile(bool, map(eq, shared, parts)))
+    rest = ".".join(parts[same:])
+    return f".{rest}" if same == len(shared) else rest
 
 
 def _remarks(layer: CompiledLayer) -> str:
@@ -64,9 +82,34 @@ def _facts(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("compiler", f"{compiler}, in {manifest.build_seconds:.1f} s"),
         ("model", f"{model.family}{phi}, {model.weights} weights"),
         ("input", f"{manifest.input.name}, {manifest.takes}"),
-        ("output", _tensor(manifest.output)),
+        ("preparation", _preparation(model)),
+        ("output", _tensor(manifest.output) + (f", {len(model.labels)} labels" if model.labels else "")),
+        ("SHA-256", f"engine {_short(manifest.engine_sha256)}, {', '.join(_origins(model))}"),
         ("audit", manifest.audit.summary()),
     ]
+
+
+def _preparation(model: ModelInfo) -> str:
+    done = model.preprocessing
+    resized = f"shorter side to {done.side_px + done.crop_padding_px} px ({done.interpolation})"
+    normalized = f"mean {_channels(done.mean)}, standard deviation {_channels(done.std)}"
+    if model.input_type == "uint8":
+        normalized += " in the engine"
+    return f"{resized}, centre {done.side_px} px, {normalized}"
+
+
+def _channels(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _origins(model: ModelInfo) -> Iterator[str]:
+    for name, digest in (("FP32 model", model.onnx_sha256), ("ranges", model.ranges_sha256)):
+        if digest is not None:
+            yield f"{name} {_short(digest)}"
+
+
+def _short(digest: str) -> str:
+    return digest[:12]
 
 
 def _tensor(tensor: Tensor) -> str:

@@ -35,6 +35,7 @@ from deploykit.workspace import cache_folder
 _CONTENTS, _MODEL = "bundle.json", "model.onnx"
 _LARGEST_CONTENTS = 64 * 2**20
 
+_OTHER_CACHE = "make room there, or name another folder with XDG_CACHE_HOME"
 _log = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
@@ -172,7 +173,7 @@ class Bundle:
                     "note: No plan in %s runs here: building one for %s.", self.path, found.target.title
                 )
                 data, manifest = self._build(found.target, progress)
-                write_engine(path, data, manifest)
+                self._keep(path, data, manifest)
         return path
 
     def _unpacked(self, plan: BundledPlan) -> Path:
@@ -181,8 +182,14 @@ class Bundle:
             return path
         with self._locked():
             if not _is_sound(path):
-                write_engine(path, self._read(plan.name, plan.manifest.engine_sha256), plan.manifest)
+                self._keep(path, self._read(plan.name, plan.manifest.engine_sha256), plan.manifest)
         return path
+
+    def _keep(self, path: Path, plan: bytes, manifest: Manifest) -> None:
+        try:
+            write_engine(path, plan, manifest)
+        except DeployError as error:
+            raise DeployError(error.problem, fix=_OTHER_CACHE) from error
 
     def _build(self, target: Target, progress: Report) -> tuple[bytes, Manifest]:
         source = self._folder / _MODEL
@@ -265,7 +272,7 @@ class Bundle:
         except OSError as error:
             raise DeployError(
                 f"The cache folder {self._folder} can't be written: {error.strerror}.",
-                fix="name another with XDG_CACHE_HOME",
+                fix=_OTHER_CACHE,
             ) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

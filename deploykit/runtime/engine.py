@@ -49,7 +49,8 @@ class Engine:
         self.manifest = manifest
         self._runner: Runner | None = runner
         self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
+        self._calls = 0
+        self._idle = threading.Condition()
 
     @classmethod
     def load(
@@ -109,9 +110,13 @@ class Engine:
         Raises:
             DeployError: another shape or type, an array in another place, or the engine is closed.
         """
-        return self._call(self._open_runner(), images)
+        runner = self._begin()
+        try:
+            return self._run(runner, images)
+        finally:
+            self._end()
 
-    def _call(self, runner: Runner, images: Any) -> Any:
+    def _run(self, runner: Runner, images: Any) -> Any:
         there = device_array(images)
         if there is not None:
             return self._run_on_device(runner, images, there, stream=None)
@@ -132,13 +137,17 @@ class Engine:
         there = device_array(images)
         if there is not None and stream is not None:
             done: Future[Any] = Future()
-            done.set_result(self._run_on_device(self._open_runner(), images, there, stream=stream))
+            runner = self._begin()
+            try:
+                done.set_result(self._run_on_device(runner, images, there, stream=stream))
+            finally:
+                self._end()
             return done
-        with self._lock:
-            self._open_runner()
+        with self._idle:
+            runner = self._open_runner()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deploykit")
-            return self._pool.submit(self._call, self._open_runner(), images)
+            return self._pool.submit(self._run, runner, images)
 
     def _run_on_device(self, runner: Runner, images: Any, there: DeviceArray, *, stream: int | None) -> Any:
         if not isinstance(runner, DeviceRunner):
@@ -160,16 +169,29 @@ class Engine:
         runner.run_on_device(there, place, profile, stream)
         return answer
 
+    def _begin(self) -> Runner:
+        """What runs a call, which stays until the call ends, whoever closes the engine meanwhile."""
+        with self._idle:
+            runner = self._open_runner()
+            self._calls += 1
+        return runner
+
+    def _end(self) -> None:
+        with self._idle:
+            self._calls -= 1
+            self._idle.notify_all()
+
     def _open_runner(self) -> Runner:
         if self._runner is None:
             raise DeployError(f"{self.path} was closed.", fix="call it inside its with block")
         return self._runner
 
     def close(self) -> None:
-        """Waits for what was submitted, and gives back the memory; a closed engine may be closed again."""
-        with self._lock:
+        """Waits for what runs and what was submitted, and gives back the memory; may be called again."""
+        with self._idle:
             runner, pool = self._runner, self._pool
             self._runner = self._pool = None
+            self._idle.wait_for(lambda: self._calls == 0)
         if pool is not None:
             pool.shutdown()
         if runner is not None:
