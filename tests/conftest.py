@@ -36,6 +36,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cuda_stub(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What cuda_stub.loaded needs."""
+    from cuda_stub.loaded import prepare
+
+    prepare(tmp_path_factory.mktemp("stub"))
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the trained EfficientNet-B0 (10 classes, 64 px) and real images."""
     if not (SHARED / "README.md").is_file():

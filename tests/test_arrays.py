@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from deploykit.engine.manifest import read_manifest
 from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
@@ -155,22 +154,9 @@ class OnTheSecondGpu(OnSomeGpu):
         return 2, 1
 
 
-class RunsNothing:
-    """Takes the GPU's place where nothing gets as far as it."""
-
-    def run_on_device(self, *_: Any) -> None:
-        raise AssertionError
-
-    run = run_on_device
-
-    def close(self) -> None: ...
-
-
-def test_images_on_another_gpu_than_the_engines_are_refused(built):
-    assert device_array(OnTheSecondGpu(described())).ordinal == 1
-    engine = Engine(built, read_manifest(built), RunsNothing())
-    with pytest.raises(DeployError, match=r"on GPU 1; .* runs on GPU 0") as caught:
-        engine(OnTheSecondGpu(described()))
+def test_images_on_another_gpu_than_the_engines_are_refused():
+    with pytest.raises(DeployError, match="on GPU 1; engines run on GPU 0") as caught:
+        device_array(OnTheSecondGpu(described()))
     assert "CUDA_VISIBLE_DEVICES" in caught.value.fix
 
 

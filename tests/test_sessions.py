@@ -43,7 +43,7 @@ def test_memory_that_is_given_is_what_a_session_reads_and_writes(random_b0, tmp_
     images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
     answer = np.zeros((2, 1000), np.float32)
     given, place = (
-        DeviceArray(pointer=each.ctypes.data, shape=each.shape, dtype="float32", stream=None, ordinal=None)
+        DeviceArray(pointer=each.ctypes.data, shape=each.shape, dtype="float32", stream=None)
         for each in (images, answer)
     )
     runner.run_on_device(given, place, 0, None)

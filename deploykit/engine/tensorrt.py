@@ -185,6 +185,8 @@ def _clear_after_failure(trt: Any, builder: Any) -> None:
 def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
     target, options = order.target, order.options
     config = builder.create_builder_config()
+    if order.target.compiler == "tensorrt-rtx":  # or no execution could be captured in a CUDA graph
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if target.sm is not None and COMPILERS[target.compiler].ahead_of_time:
         config.num_compute_capabilities = 1

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
+from deploykit.local_gpu import ORDINAL
 
 _ON_CUDA = 2  # DLPack's kDLCUDA
-LEGACY_STREAM = 1  # as both protocols name the default stream
+LEGACY_STREAM = 1  # as both protocols and the driver name the default stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +28,12 @@ class DeviceArray:
     Attributes:
         pointer: address of the first value; they lie without gaps.
         stream: the stream on which the values come about, as a handle; None for no such stream.
-        ordinal: which GPU; None where its library doesn't say.
     """
 
     pointer: int
     shape: tuple[int, ...]
     dtype: str
     stream: int | None
-    ordinal: int | None = None
 
     def as_images(self, shape: tuple[int, ...], dtype: str) -> "DeviceArray":
         """Bytes, which is what cuda-core's Buffers hold, as the images that they are; others as they stand.
@@ -58,46 +57,47 @@ class DeviceArray:
 
 
 def device_array(images: Any) -> DeviceArray | None:
-    """What describes images that are on a GPU; None for others.
+    """What describes images that are on the engines' GPU; None for those on no GPU.
 
     Raises:
-        DeployError: they lie there with gaps.
+        DeployError: they lie there with gaps, or on another GPU.
 
     References:
         CUDA Array Interface, version 3, numba.readthedocs.io; DLPack, dmlc.github.io.
     """
     if isinstance(images, np.ndarray):
         return None
-    try:
-        described = images.__cuda_array_interface__
-    except (AttributeError, TypeError, RuntimeError):  # torch's tensors have it, and raise on the CPU
-        return _by_dlpack(images)
+    place = _dlpack_device(images)
+    if place is not None:
+        return _by_dlpack(images, place[1]) if place[0] == _ON_CUDA else None
+    described = getattr(images, "__cuda_array_interface__", None)
+    if described is None:
+        return None
     shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
     strides = described.get("strides")
     if strides is not None and tuple(strides) != _strides(shape, dtype.itemsize):
         raise _gaps()
-    place = _dlpack_device(images)
     return DeviceArray(
-        pointer=int(described["data"][0]),
-        shape=shape,
-        dtype=str(dtype),
-        stream=described.get("stream"),
-        ordinal=None if place is None else place[1],
+        pointer=int(described["data"][0]), shape=shape, dtype=str(dtype), stream=described.get("stream")
     )
 
 
-def _by_dlpack(images: Any) -> DeviceArray | None:
-    place = _dlpack_device(images)
-    if place is None or place[0] != _ON_CUDA:
-        return None
+def _by_dlpack(images: Any, ordinal: int) -> DeviceArray:
+    """Its library makes the default stream wait for whatever stream the values come about on."""
+    if ordinal != ORDINAL:
+        raise DeployError(
+            f"These images are on GPU {ordinal}; engines run on GPU {ORDINAL}.",
+            fix="bring them over, or make another GPU the first with CUDA_VISIBLE_DEVICES",
+        )
     views = require("cuda.core.utils", extra="gpu").StridedMemoryView
-    view = views.from_dlpack(images, stream_ptr=LEGACY_STREAM)
+    try:
+        view = views.from_dlpack(images, stream_ptr=LEGACY_STREAM)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise _refusal(images, error) from error
     shape = tuple(view.shape)
     if view.strides is not None and tuple(view.strides) != _strides(shape, 1):
         raise _gaps()
-    return DeviceArray(
-        pointer=view.ptr, shape=shape, dtype=str(view.dtype), stream=LEGACY_STREAM, ordinal=view.device_id
-    )
+    return DeviceArray(pointer=view.ptr, shape=shape, dtype=str(view.dtype), stream=LEGACY_STREAM)
 
 
 def _dlpack_device(images: Any) -> tuple[int, int] | None:
@@ -129,11 +129,15 @@ def host_array(images: Any) -> npt.NDArray[Any]:
     try:
         return np.from_dlpack(images)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        wants_gradients = getattr(images, "requires_grad", False)
-        raise DeployError(
-            f"These images can't be taken as they are: {str(error).rstrip('.')}.",
-            fix="detach them first" if wants_gradients else "give them as a NumPy array",
-        ) from error
+        raise _refusal(images, error) from error
+
+
+def _refusal(images: Any, error: Exception) -> DeployError:
+    wants_gradients = getattr(images, "requires_grad", False)
+    return DeployError(
+        f"These images can't be taken as they are: {str(error).rstrip('.')}.",
+        fix="detach them first" if wants_gradients else "give them as a NumPy array",
+    )
 
 
 def in_kind(images: Any, answer: npt.NDArray[np.float32]) -> Any:
@@ -169,6 +173,7 @@ def empty_in_kind(images: Any, shape: tuple[int, ...]) -> Any:
 def _buffer(size: int) -> Any:
     """A Buffer of the current device, of a size in bytes, that any stream may use at once."""
     device = require("cuda.core", extra="gpu").Device()
+    device.set_current()  # each thread has to
     stream = device.default_stream
     buffer = device.memory_resource.allocate(size, stream=stream)
     stream.sync()

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.errors import DeployError
-from deploykit.local_gpu import ORDINAL
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
 
@@ -153,11 +152,6 @@ class Engine:
         if not isinstance(runner, DeviceRunner):
             raise DeployError(
                 f"These images are on a GPU; {self.path} runs on the CPU.", fix="bring them over first"
-            )
-        if there.ordinal not in (None, ORDINAL):
-            raise DeployError(
-                f"These images are on GPU {there.ordinal}; {self.path} runs on GPU {ORDINAL}.",
-                fix="bring them over, or choose another first GPU with CUDA_VISIBLE_DEVICES",
             )
         there = there.as_images(self.manifest.input.shape, self.manifest.input.dtype)
         profile = self.manifest.profile_for(there.shape, there.dtype)

@@ -1,12 +1,15 @@
 """Runs a plan of TensorRT or TensorRT-RTX on the GPU, with device memory and streams from cuda-core.
 
-Written against the documented API and not yet run: no GPU has been at hand. tests/test_gpu.py,
-which `make test-gpu` runs where there is one, is what will show it.
+Not yet run on a GPU: none has been at hand. tests/test_gpu_runner.py runs it on cuda-core itself, over a
+stub of the driver, with an engine of its own; tests/test_gpu.py, by `make test-gpu`, is for where one is.
 """
 
+import logging
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +20,19 @@ from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.plan import deserialize
+from deploykit.runtime.plan import deserialize, is_capturable, new_context
+
+_log = logging.getLogger(__name__)
 
 MOST_GRAPHS = 8
-"""CUDA graphs, and the buffers they run on, that a thread keeps: one for each shape it met last."""
+"""CUDA graphs, and the buffers they run on, kept with each context: one for each shape it met last."""
 _FLOAT = np.dtype(np.float32)
 
 Array = npt.NDArray[np.float32]
 
 
 class GpuRunner:
-    """Safe from many threads: each has a context, a stream and buffers of its own."""
+    """Safe from many threads: calls at the same time have contexts, streams and buffers of their own."""
 
     def __init__(self, path: Path, manifest: Manifest, *, cuda_graphs: bool = True) -> None:
         self._core = require("cuda.core", extra="gpu")
@@ -42,13 +47,13 @@ class GpuRunner:
         self._runtime, self._engine = deserialize(path, manifest)
         self._manifest, self._cuda_graphs = manifest, cuda_graphs
         self._title = manifest.target.compiler_title
-        self._own = threading.local()
-        self._lanes: list[_Lane] = []
+        self._idle: list[_Lane] = []
         self._lock = threading.Lock()
 
     def run(self, images: npt.NDArray[Any], profile: int) -> Array:
         """Copies in, runs, copies out, and waits."""
-        return self._lane().run(images, profile)
+        with self._lane() as lane:
+            return lane.run(images, profile)
 
     def run_on_device(
         self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
@@ -58,42 +63,49 @@ class GpuRunner:
         Args:
             stream: a handle to enqueue on, without waiting; None for a stream of its own, and waiting.
         """
-        self._lane().run_on_device(images, answer, profile, stream)
+        with self._lane() as lane:
+            lane.run_on_device(images, answer, profile, stream)
 
     def close(self) -> None:
-        with self._lock:
-            for lane in self._lanes:
-                lane.close()
-            self._lanes.clear()
+        """Calls that still run are the caller's to wait for."""
+        self._device.set_current()  # each thread has to
+        while self._idle:
+            self._idle.pop().close()
         del self._engine, self._runtime
 
-    def _lane(self) -> "_Lane":
-        self._device.set_current()  # each thread has to
-        lane: _Lane | None = getattr(self._own, "lane", None)
-        if lane is None:
-            context = self._engine.create_execution_context()
-            if context is None:
-                needed = self._engine.device_memory_size_v2 / 2**20
-                raise DeployError(
-                    f"{self._title} has no room for another context, of {needed:.0f} MiB, on the GPU.",
-                    fix="call it from fewer threads, or build it with a smaller --batch",
-                )
-            lane = _Lane(
-                self._core,
-                self._device,
-                context,
-                self._manifest,
-                title=self._title,
-                cuda_graphs=self._cuda_graphs,
-            )
-            self._own.lane = lane
+    @contextmanager
+    def _lane(self) -> "Iterator[_Lane]":
+        """What a call has to itself: what the last one gave back, whose graphs are there, or a new one."""
+        self._device.set_current()
+        with self._lock:
+            lane = self._idle.pop() if self._idle else None
+        lane = lane or self._new_lane()
+        try:
+            yield lane
+        finally:
             with self._lock:
-                self._lanes.append(lane)
-        return lane
+                self._idle.append(lane)
+
+    def _new_lane(self) -> "_Lane":
+        context = new_context(self._engine, self._manifest)
+        if context is None:
+            needed = self._engine.device_memory_size_v2 / 2**20
+            raise DeployError(
+                f"{self._title} has no room for another context, of {needed:.0f} MiB, on the GPU.",
+                fix="call it from fewer threads, or build it with a smaller --batch",
+            )
+        return _Lane(
+            self._core,
+            self._device,
+            context,
+            self._manifest,
+            title=self._title,
+            cuda_graphs=self._cuda_graphs,
+        )
 
 
 class _Lane:
-    """What one thread runs on."""
+    """What one call at a time runs on."""
 
     def __init__(
         self, core: Any, device: Any, context: Any, manifest: Manifest, *, title: str, cuda_graphs: bool
@@ -103,8 +115,10 @@ class _Lane:
         self._stream = device.create_stream()
         self._slots: OrderedDict[tuple[int, ...], _Slot] = OrderedDict()
         self._profile = 0
+        self._last: Any = None  # the event after what was given to a stream of the caller's
 
     def run(self, images: npt.NDArray[Any], profile: int) -> Array:
+        self._wait_for_last(self._stream)
         slot = self._slot(images.shape, images.dtype, profile)
         slot.staged_input[...] = images
         slot.input.copy_from(slot.host_input, stream=self._stream)
@@ -122,23 +136,30 @@ class _Lane:
     ) -> None:
         given = self._stream if stream is None else self._core.Stream.from_handle(stream)
         if images.stream is not None:
-            # 1 and 2 stand for the default streams there, which order themselves by the device.
-            if images.stream in (1, 2):
-                self._device.sync()
-            else:
-                given.wait(self._core.Stream.from_handle(images.stream))
+            given.wait(self._core.Stream.from_handle(images.stream))
+        self._wait_for_last(given)
         self._bind(images.shape, profile, images.pointer, answer.pointer, given)
         self._execute(images.shape, int(given.handle))
         if stream is None:
             given.sync()
+        else:
+            self._last = given.record(self._last)
 
     def close(self) -> None:
         self._stream.sync()
+        if self._last is not None:
+            self._last.sync()
+            self._last.close()
         for slot in self._slots.values():
             slot.close()
         self._slots.clear()
         del self._context
         self._stream.close()
+
+    def _wait_for_last(self, stream: Any) -> None:
+        """A context's memory is one, whatever streams it is run on."""
+        if self._last is not None:
+            stream.wait(self._last)
 
     def _slot(self, shape: tuple[int, ...], dtype: np.dtype[Any], profile: int) -> "_Slot":
         """Buffers of exactly this shape, and their graph; the least recently used ones make room."""
@@ -150,35 +171,57 @@ class _Lane:
             self._slots.popitem(last=False)[1].close()
         answers = (shape[0], *self._manifest.output.shape)
         slot = _Slot(self._core, self._device, self._stream, images=(shape, dtype), answers=answers)
-        self._slots[shape] = slot
         if self._cuda_graphs:
-            slot.graph = self._captured(slot, shape, profile)
+            try:
+                slot.graph = self._captured(slot, shape, profile)
+            except DeployError:
+                slot.close()
+                raise
+        self._slots[shape] = slot
         return slot
 
     def _captured(self, slot: "_Slot", shape: tuple[int, ...], profile: int) -> Any:
-        """A CUDA graph of the execution, after one that is not captured, as TensorRT asks for."""
+        """A CUDA graph of the execution, after one that is not captured, as TensorRT asks for.
+
+        None where it can't be captured: it is executed then.
+        """
+        stream = int(self._stream.handle)
         self._bind(shape, profile, int(slot.input.handle), int(slot.output.handle), self._stream)
-        self._execute(shape, int(self._stream.handle))
+        self._execute(shape, stream)
         self._stream.sync()
+        if not is_capturable(self._context, stream):
+            return None
         recording = self._stream.create_graph_builder()
         try:
             recording.begin_building("thread_local")
-            self._execute(shape, int(self._stream.handle))
+            self._execute(shape, stream)
             return recording.end_building().complete()
+        except Exception as error:  # cuda-core's exceptions share no public base class
+            _log.debug("no CUDA graph for images of %s: %s", shape, error)
+            return None
         finally:
-            recording.close()
+            with suppress(Exception):  # it tells again of a capture that something else spoiled
+                recording.close()
 
     def _bind(self, shape: tuple[int, ...], profile: int, source: int, answer: int, stream: Any) -> None:
+        context, taken, given = self._context, self._manifest.input.name, self._manifest.output.name
         if self._profile != profile:
-            self._context.set_optimization_profile_async(profile, int(stream.handle))
+            if not context.set_optimization_profile_async(profile, int(stream.handle)):
+                raise self._refusal(shape)
             self._profile = profile
-        self._context.set_input_shape(self._manifest.input.name, shape)
-        self._context.set_tensor_address(self._manifest.input.name, source)
-        self._context.set_tensor_address(self._manifest.output.name, answer)
+        if not (
+            context.set_input_shape(taken, shape)
+            and context.set_tensor_address(taken, source)
+            and context.set_tensor_address(given, answer)
+        ):
+            raise self._refusal(shape)
 
     def _execute(self, shape: tuple[int, ...], stream: int) -> None:
         if not self._context.execute_async_v3(stream):
-            raise DeployError(f"{self._title} could not run images of {shape}.", fix="try a smaller --batch")
+            raise self._refusal(shape)
+
+    def _refusal(self, shape: tuple[int, ...]) -> DeployError:
+        return DeployError(f"{self._title} could not run images of {shape}.", fix="try a smaller --batch")
 
 
 class _Slot:
@@ -197,25 +240,27 @@ class _Slot:
         pinned = core.LegacyPinnedMemoryResource()
         self.graph: Any = None
         input_bytes, output_bytes = dtype.itemsize * math.prod(shape), _FLOAT.itemsize * math.prod(answers)
-        try:
-            self.host_input = pinned.allocate(input_bytes)
-            self.host_output = pinned.allocate(output_bytes)
-            self.input = device.memory_resource.allocate(input_bytes, stream=stream)
-            self.output = device.memory_resource.allocate(output_bytes, stream=stream)
-        except Exception as error:  # cuda-core's exceptions share no public base class
-            raise DeployError(
-                f"There is no room on the GPU for images of {shape}: "
-                f"{(input_bytes + output_bytes) / 2**20:.0f} MiB were wanted ({error}).",
-                fix="give smaller batches",
-            ) from error
+        with ExitStack() as buffers:
+            try:
+                self.host_input = buffers.enter_context(pinned.allocate(input_bytes))
+                self.host_output = buffers.enter_context(pinned.allocate(output_bytes))
+                device_memory = device.memory_resource
+                self.input = buffers.enter_context(device_memory.allocate(input_bytes, stream=stream))
+                self.output = buffers.enter_context(device_memory.allocate(output_bytes, stream=stream))
+            except Exception as error:  # cuda-core's exceptions share no public base class
+                raise DeployError(
+                    f"There is no room on the GPU for images of {shape}: "
+                    f"{(input_bytes + output_bytes) / 2**20:.0f} MiB were wanted ({error}).",
+                    fix="give smaller batches",
+                ) from error
+            self._buffers = buffers.pop_all()
         self.staged_input = _as_array(self.host_input, shape, dtype)
         self.staged_output = _as_array(self.host_output, answers, _FLOAT)
 
     def close(self) -> None:
         if self.graph is not None:
             self.graph.close()
-        for buffer in (self.input, self.output, self.host_input, self.host_output):
-            buffer.close()
+        self._buffers.close()
 
 
 def _as_array(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

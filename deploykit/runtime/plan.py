@@ -1,5 +1,6 @@
 """Deserializes plans, and says why where that fails."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,29 @@ def deserialize(path: Path, manifest: Manifest) -> tuple[Any, Any]:
     if engine is None:
         raise _refusal(path, manifest, trt, _invalidity(trt, runtime, data) or log.last)
     return runtime, engine
+
+
+def new_context(engine: Any, manifest: Manifest) -> Any:
+    """An execution context; None where the GPU has no memory for one.
+
+    TensorRT-RTX compiles kernels for a shape when it is first met: at once, so that what is captured in a
+    CUDA graph then is not what it would run meanwhile.
+
+    References:
+        "Working with RTX CUDA Graphs", docs.nvidia.com/deeplearning/tensorrt-rtx.
+    """
+    if manifest.target.compiler != "tensorrt-rtx":
+        return engine.create_execution_context()
+    trt = require(COMPILERS["tensorrt-rtx"].module)
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    return engine.create_execution_context(config)
+
+
+def is_capturable(context: Any, stream: int) -> bool:
+    """Whether an execution may be captured in a CUDA graph; TensorRT-RTX has some that may not."""
+    can: Callable[[int], bool] | None = getattr(context, "is_stream_capturable", None)
+    return can is None or can(stream)
 
 
 def _refusal(path: Path, manifest: Manifest, trt: Any, reason: str | None) -> DeployError:
