@@ -56,13 +56,23 @@ CLASSES = {
     "_runtime": "Runtime",
     "runtime": "Runtime",
     "layer": "ILayer",
+    "runtime_config": "IRuntimeConfig",
 }
-LEVELS = "HardwareCompatibilityLevel"  # which our code calls `levels`
+# What our code calls enumerations.
+ENUMERATIONS = {
+    "levels": "HardwareCompatibilityLevel",
+    "strategies": "DynamicShapesKernelSpecializationStrategy",
+}
 # Of TensorRT-RTX alone: ahead of time, for GPUs that are not here.
 RTX_ALONE = {
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
     "ComputeCapability",
+    # Its kernels for shapes, and that they be fit to capture.
+    "BuilderFlag.REQUIRE_USER_ALLOCATION",
+    "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
     # Asked for where they are.
     "EngineInvalidityDiagnostics",
     "Runtime.engine_header_size",
@@ -95,8 +105,8 @@ def _used_in(tree: ast.Module) -> Iterator[str]:
         owner, _, rest = path.removeprefix("self.").partition(".")
         if owner == "trt":
             yield rest
-        elif owner == "levels":
-            yield f"{LEVELS}.{rest}"
+        elif owner in ENUMERATIONS:
+            yield f"{ENUMERATIONS[owner]}.{rest}"
         elif owner in CLASSES and rest:
             yield f"{CLASSES[owner]}.{rest.partition('.')[0]}"
 

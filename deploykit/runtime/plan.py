@@ -53,9 +53,10 @@ def new_context(engine: Any, manifest: Manifest) -> Any:
     if manifest.target.compiler != "tensorrt-rtx":
         return engine.create_execution_context()
     trt = require(COMPILERS["tensorrt-rtx"].module)
-    config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    return engine.create_execution_context(config)
+    runtime_config = engine.create_runtime_config()
+    strategies = trt.DynamicShapesKernelSpecializationStrategy
+    runtime_config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+    return engine.create_execution_context(runtime_config)
 
 
 def is_capturable(context: Any, stream: int) -> bool:
