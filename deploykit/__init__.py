@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from deploykit.bench.record import benchmark
+    from deploykit.bench.benchmark import benchmark
+    from deploykit.bench.compare import compare
+    from deploykit.bench.record import read_record, write_record
     from deploykit.doctor import diagnose
     from deploykit.engine.manifest import read_manifest
     from deploykit.engine.shapes import BatchRange, SideRange
@@ -41,17 +43,20 @@ _HOMES = {
     "SideRange": "deploykit.engine.shapes",
     "DeployError": "deploykit.errors",
     "Engine": "deploykit.runtime",
-    "benchmark": "deploykit.bench.record",
+    "benchmark": "deploykit.bench.benchmark",
     "build_engine": "deploykit.pipeline",
     "calibrate_to_file": "deploykit.quantize.calibration",
+    "compare": "deploykit.bench.compare",
     "diagnose": "deploykit.doctor",
     "export_onnx": "deploykit.export",
     "fit_phi": "deploykit.fit",
     "known_gpus": "deploykit.predict.gpus",
     "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",
+    "read_record": "deploykit.bench.record",
     "scale_for": "deploykit.scaling",
     "write_bundle": "deploykit.runtime.bundle",
+    "write_record": "deploykit.bench.record",
 }
 
 __all__ = [
@@ -64,6 +69,7 @@ __all__ = [
     "benchmark",
     "build_engine",
     "calibrate_to_file",
+    "compare",
     "diagnose",
     "evaluate_model",
     "export_onnx",
@@ -72,9 +78,11 @@ __all__ = [
     "preflight",
     "quantize_model",
     "read_manifest",
+    "read_record",
     "scale_for",
     "sensitivity_of",
     "write_bundle",
+    "write_record",
 ]
 
 

@@ -87,8 +87,9 @@ def test_json_on_standard_output_is_json_alone(run):
     assert exported["difference"]["relative"] < 1e-4
     built = json.loads(run("build-engine", "--int8", "--gpu", "cpu", "--json").out)
     assert built["manifest"]["precision"] == "int8"
-    record = json.loads(run("bench", built["path"], "--seconds", "0.2", "--json").out)
-    assert len(record["latency_ms"]) == record["samples"]
+    measured = json.loads(run("bench", built["path"], "--batch", "1,2", "--seconds", "0.1", "--json").out)
+    assert [record["method"]["batch"] for record in measured["records"]] == [1, 2]
+    assert all(len(record["latency_ms"]) >= 100 for record in measured["records"])
     fit = json.loads(run("fit", "--gpu", "T4", "--max-latency", "10ms", "--json").out)
     assert fit["chosen_phi"] == max(each["phi"] for each in fit["fit"]["candidates"] if each["fits"])
     gpus = json.loads(run("gpus", "--json").out)
@@ -174,8 +175,30 @@ def test_bench_reports_percentiles_method_and_samples(run):
     run("build-engine", "--gpu", "cpu")
     shown = run("bench", "engines/efficientnet-phi0/model.fp32.cpu.onnx", "--seconds", "0.2")
     assert shown.status == 0
-    for part in ("p50", "p90", "p99", "images/s", "samples", "warm-up", "single-stream"):
+    for part in ("p50", "p90", "p99", "images/s", "calls", "warm-up", "single-stream", "end-to-end"):
         assert part in shown.out
+
+
+def test_scenarios_are_measured_recorded_and_compared(run):
+    run("export", "--phi", "0", "--side", "64")
+    run("build-engine", "--gpu", "cpu")
+    bench = ("bench", "engines/efficientnet-phi0/model.fp32.cpu.onnx", "--seconds", "0.1", "-o", "records")
+    assert run(*bench, "--batch", "1,8").status == 0
+    throughput = run(*bench, "--scenario", "offline", "--batch", "8")
+    assert re.search(r"^8 +[\d.]+ images/s \([\d.]+ to [\d.]+\)", throughput.out, re.MULTILINE)
+    served = run(*bench, "--scenario", "server", "--batch", "4", "--max-latency", "500ms")
+    assert re.search(r"^up to 4 +[\d.]+ images/s +[\d.]+ images/s", served.out, re.MULTILINE)
+    one, eight = sorted(map(str, Path("records").glob("*single-stream.b*.json")))
+    refused = run("compare", one, eight)
+    assert refused.status == 2
+    assert "not made alike: batch (1 and 8)" in refused.err
+    assert "--ignore batch" in refused.err
+    compared = run("compare", one, eight, "--ignore", "batch")
+    assert compared.status == 0
+    assert re.search(r"^second / first: [\d.]+ \([\d.]+ to [\d.]+\)", compared.out, re.MULTILINE)
+    fields = json.loads(run("compare", one, eight, "--ignore", "batch", "--json").out)
+    assert fields["clear"]
+    assert fields["comparison"]["ignored"] == ["batch"]
 
 
 def test_an_engine_for_another_gpu_is_refused_naming_both(run):
@@ -254,6 +277,8 @@ BAD_INPUT = {
     "nothing exported": (("build-engine",), "no exported model"),
     "a missing image folder": (("calibrate", "--data", "nowhere"), "no exported model"),
     "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model file no.onnx"),
+    "batches that are no numbers": (("bench", "x.engine", "--batch", "1,b"), "no batch sizes"),
+    "a record that is not there": (("compare", "a.json", "b.json"), "no record a.json"),
     "a missing engine": (("bench", "no.engine"), "no engine no.engine"),
     "a folder as an engine": (("bench", "."), "no engine ."),
     "contradicting precisions": (("build-engine", "--fp16", "--int8"), "contradict each other"),
@@ -384,7 +409,7 @@ def test_the_python_calls_do_what_the_commands_do(tmp_path, monkeypatch):
     built = deploykit.build_engine(precision="int8", gpu="cpu")
     record = deploykit.benchmark(built.path, seconds=0.1)
     assert exported.path == Path("engines/efficientnet-phi0/model.onnx")
-    assert record.samples.percentile_ms(50) > 0
+    assert record.percentile_ms(50).value > 0
     with Engine.load(built.path) as engine:
         assert engine(np.zeros((2, 3, 64, 64), np.float32)).shape == (2, 1000)
     assert deploykit.fit_phi("T4", max_latency_ms=10).chosen is not None

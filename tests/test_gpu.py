@@ -1,6 +1,6 @@
 """What only a machine with an NVIDIA GPU can show: that engines load, run and answer rightly there."""
 
-import json
+import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploykit.bench.record import benchmark
+from deploykit.bench.benchmark import benchmark
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.errors import DeployError
@@ -201,12 +201,21 @@ def test_two_engines_run_side_by_side(fp16, images, reference):
 @needs_target
 def test_a_benchmark_names_the_gpu_and_keeps_every_sample(fp16):
     record = benchmark(fp16.path, batch=8, seconds=0.5)
-    fields = json.loads(json.dumps(record.summary()))
-    assert fields["machine"] == HERE
-    assert fields["method"]["threads"] is None
-    assert len(fields["latency_ms"]) == fields["samples"] >= 10
-    assert fields["p50_ms"] <= fields["p99_ms"]
-    assert fields["images_per_s"] > 0
+    assert (record.machine.kind, record.machine.name) == ("gpu", HERE)
+    assert (record.method.threads, record.method.cuda_graph) == (None, True)
+    assert len(record.latency_ms) >= 100
+    assert record.percentile_ms(50).value <= record.percentile_ms(99).value
+    if importlib.util.find_spec("pynvml"):
+        assert record.machine.driver
+        assert record.before.gpu is not None
+        assert record.before.gpu.sm_mhz > 0
+
+
+@needs_target
+def test_two_calls_at_once_answer_more_than_one_after_another(fp16):
+    one, two = (benchmark(fp16.path, batch=32, scenario=each) for each in ("single-stream", "offline"))
+    assert two.method.in_flight == 2
+    assert two.images_per_s.high > one.images_per_s.low
 
 
 @needs_target

@@ -7,7 +7,7 @@ from by_hand import graph_of
 from onnx import helper
 from small_models import archive
 
-from deploykit.bench.record import benchmark
+from deploykit.bench.benchmark import benchmark
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import target_for
 from deploykit.engine.tensorrt import compile_plan
@@ -90,7 +90,7 @@ def test_an_engine_takes_uint8_images_and_nothing_else(pixel_b0, random_b0, tmp_
         for wrong in (normalized, pixels(2).astype(np.float32), pixels(2).transpose(0, 3, 1, 2)):
             with pytest.raises(DeployError, match="takes uint8"):
                 engine(wrong)
-    assert benchmark(built.path, seconds=0.1).samples.latency_ms
+    assert benchmark(built.path, seconds=0.1, samples=10).latency_ms
 
 
 def test_it_is_calibrated_quantized_and_evaluated_as_the_float_model_is(pixel_b0, random_b0, tmp_path):

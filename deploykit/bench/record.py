@@ -1,130 +1,228 @@
-"""A measurement with its method and its machine, as JSON."""
+"""A measurement with its method, its machine and every sample, as a file that is not changed any more."""
 
+import math
 import os
-import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
+from msgspec import Meta
 
-from deploykit.bench.measure import DEFAULT_SECONDS, Samples, time_calls
+from deploykit import __version__
+from deploykit.bench.machine import Machine, State, remarks
+from deploykit.bench.scenarios import Scenario, Trial
+from deploykit.bench.statistics import (
+    Array,
+    Estimate,
+    drift,
+    estimate_mean,
+    estimate_percentile,
+    modes,
+    samples_for,
+)
 from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
-from deploykit.local_gpu import local_gpu
-from deploykit.runtime import Engine
+from deploykit.files import require_writable, write_atomically
+from deploykit.model_file import Precision
+from deploykit.serial import from_sealed_json, to_sealed_json
 
-MAX_THREADS = 1024
-SCENARIO = "single-stream"
-SCOPE = "host: from the call to the answer in host memory"
+FORMAT = 1
+LARGEST_BYTES = 64 * 2**20
+PERCENTILES = (50, 90, 99)
+
+Scope = Literal["end-to-end"]
+_Positive = Annotated[float, Meta(gt=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """How it was measured. Figures of unlike methods say nothing about each other.
+
+    Attributes:
+        scope: `end-to-end` from images in the host's memory to answers there.
+        batch: images a call; in `server` the most that are run at once.
+        in_flight: calls at the same time.
+        cuda_graph: whether kernels were launched as one; None on a CPU.
+        threads: of the CPU that an engine for it ran on; None on a GPU.
+        max_latency_ms: the bound that `server` holds; None in other scenarios.
+    """
+
+    scenario: Scenario
+    batch: Annotated[int, Meta(ge=1)]
+    scope: Scope = "end-to-end"
+    in_flight: int = 1
+    cuda_graph: bool | None = None
+    threads: int | None = None
+    max_latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The engine that was measured.
+
+    Attributes:
+        name: of its file.
+        onnx_sha256: digest of the FP32 model it comes from; None where that is not known.
+        macs: multiply-accumulates of an image, of what the audit found; 0 where it found nothing.
+        compiler: with its version.
+    """
+
+    name: str
+    sha256: str
+    onnx_sha256: str | None
+    family: str
+    phi: float | None
+    precision: Precision
+    side_px: int
+    macs: int
+    compiler: str
+    target: str
+
+    @classmethod
+    def of(cls, path: Path, manifest: Manifest) -> "Measured":
+        model, target = manifest.model, manifest.target
+        return cls(
+            name=path.name,
+            sha256=manifest.engine_sha256,
+            onnx_sha256=model.onnx_sha256,
+            family=model.family,
+            phi=model.phi,
+            precision=manifest.precision,
+            side_px=manifest.side_px,
+            macs=sum(layer.macs for layer in manifest.audit.layers),
+            compiler=f"{target.compiler_title} {manifest.compiler_version}",
+            target=target.title,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A measurement, with all its samples.
+    """What was measured.
 
     Attributes:
-        engine: the file that was measured.
-        threads: CPU threads it ran on; None on a GPU.
-        machine: what it ran on, in words.
+        machine, before, after: see bench.machine.
+        runtime: what ran the engine, with its version.
+        started: UTC, ISO 8601.
+        latency_ms, seconds, warm_up_ms: see bench.scenarios.Samples.
+        trials: the rates that `server` tried; () in other scenarios.
     """
 
-    engine: Path
-    manifest: Manifest
-    samples: Samples
-    seconds: float
-    threads: int | None
-    machine: str
+    engine: Measured
+    method: Method
+    machine: Machine
+    before: State
+    after: State
+    runtime: str
+    started: str
+    latency_ms: Annotated[tuple[_Positive, ...], Meta(min_length=1)]
+    warm_up_ms: tuple[float, ...]
+    seconds: _Positive
+    trials: tuple[Trial, ...] = ()
+    deploykit_version: str = __version__
+    format: Literal[1] = 1
 
     @property
-    def method(self) -> dict[str, Any]:
-        return {
-            "scenario": SCENARIO,
-            "scope": SCOPE,
-            "warm_up": "until steady",
-            "warm_up_calls": len(self.samples.warm_up_ms),
-            "seconds": self.seconds,
-            "threads": self.threads,
-        }
+    def samples(self) -> Array:
+        return np.array(self.latency_ms)
 
-    def summary(self) -> dict[str, Any]:
-        """Everything as plain values, every sample among them."""
-        samples = self.samples
-        return {
-            "engine": str(self.engine),
-            "precision": self.manifest.precision,
-            "target": self.manifest.target.title,
-            "engine_sha256": self.manifest.engine_sha256,
-            "batch": samples.batch,
-            **{f"p{percent}_ms": samples.percentile_ms(percent) for percent in (50, 90, 99)},
-            "images_per_s": samples.images_per_s,
-            "samples": len(samples.latency_ms),
-            "method": self.method,
-            "machine": self.machine,
-            "compiler_version": self.manifest.compiler_version,
-            **asdict(samples),
-        }
+    def percentile_ms(self, percent: float) -> Estimate:
+        """The latency that percent of the calls (of the images, in `server`) stay at or under."""
+        return estimate_percentile(self.samples, percent)
+
+    @property
+    def images_per_s(self) -> Estimate:
+        """Throughput; in `server` the rate that holds the bound, which trials enclose."""
+        if self.method.scenario == "server":
+            rates = [each.rate_per_s for each in self.trials if each.holds]
+            failing = [each.rate_per_s for each in self.trials if not each.holds]
+            return Estimate(value=max(rates), low=max(rates), high=min(failing, default=math.inf))
+        images, mean = 1000 * self.method.batch, estimate_mean(self.samples)
+        return Estimate(value=images / mean.value, low=images / mean.high, high=images / mean.low)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know before relying on it, a sentence each."""
+        found = list(remarks(self.machine, self.before, self.after))
+        count = len(self.latency_ms)
+        if self.method.scenario != "offline":  # which is about none
+            found += [
+                f"p{percent} of {count} samples is rough: {least:,} are wanted."
+                for percent in PERCENTILES
+                if count < (least := samples_for(percent))
+            ]
+        if self.method.scenario != "server":  # whose samples depend on what arrives
+            found += _shape(self.samples)
+        return tuple(found)
 
 
-def benchmark(
-    engine: str | Path,
-    *,
-    batch: int | None = None,
-    seconds: float = DEFAULT_SECONDS,
-    threads: int | None = None,
-    progress: Callable[[float], None] = lambda fraction: None,
-) -> Record:
-    """Measures an engine's single-stream latency on this machine.
+def stamp(record: Record) -> dict[str, object]:
+    """What has to be alike in two records for their figures to be compared: method and machine."""
+    alike = {field.name: getattr(record.method, field.name) for field in fields(Method)}
+    return {**alike, "machine": record.machine.name, "cores": record.machine.cores}
 
-    Args:
-        engine: an engine this machine can run.
-        batch: images a call; default what the engine is tuned for.
-        threads: CPU threads; default one a core.
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Writes it under a name of its own, which tells engine, scenario and time.
 
     Raises:
-        DeployError: the engine is for another machine, or doesn't take that batch.
+        DeployError: the folder can't be written, or the file is there.
     """
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
+    method = record.method
+    moment = record.started.replace("-", "").replace(":", "").partition(".")[0].partition("+")[0]
+    name = f"{record.engine.name}.{method.scenario}.b{method.batch}.{moment}.json"
+    path = folder / name
+    require_writable(path)
+    if path.exists():
         raise DeployError(
-            f"{threads} threads are not between 1 and {MAX_THREADS}.", fix="leave --threads out"
+            f"{path} is there, and records are not replaced.", fix="name another folder with -o"
         )
-    with Engine.load(engine, threads=threads) as loaded:
-        manifest = loaded.manifest
-        size = batch if batch is not None else manifest.batches[0].opt
-        manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
-        images = _images((size, *manifest.input.shape), manifest.input.dtype)
-        samples = time_calls(lambda: loaded(images), batch=size, seconds=seconds, progress=progress)
-    on_cpu = manifest.target.on_cpu
-    return Record(
-        engine=Path(engine),
-        manifest=manifest,
-        samples=samples,
-        seconds=seconds,
-        threads=(threads or len(os.sched_getaffinity(0))) if on_cpu else None,
-        machine=machine_name(on_cpu=on_cpu),
-    )
+    write_atomically(path, to_sealed_json(record))
+    return path
 
 
-def _images(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-    generator = np.random.default_rng(0)
-    if dtype == "uint8":
-        return generator.integers(0, 256, shape, np.uint8)
-    return generator.standard_normal(shape, np.float32)
+def read_record(path: str | Path) -> Record:
+    """A record that write_record wrote.
 
-
-def machine_name(*, on_cpu: bool) -> str:
-    """The processor's or GPU's name."""
-    gpu = local_gpu()
-    if gpu is not None and not on_cpu:
-        return f"{gpu.name} (SM{gpu.sm})"
-    models = {line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")}
-    return ", ".join(sorted(models)) or platform.machine()
-
-
-def _cpu_lines() -> list[str]:
+    Raises:
+        DeployError: it is missing, too large, cut short, altered, of another format, or no record.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DeployError(f"There is no record {path}.", fix="deploykit bench -o FOLDER writes records")
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+        size = path.stat().st_size
+        if size > LARGEST_BYTES:
+            raise DeployError(
+                f"{path} has {size / 2**20:.0f} MiB; records have {LARGEST_BYTES // 2**20} at most.",
+                fix="give a record that deploykit bench wrote",
+            )
+        return from_sealed_json(path.read_bytes(), Record)
+    except (OSError, ValueError) as error:
+        raise DeployError(
+            f"{path} is no record of format {FORMAT}, or was cut short or altered ({error}).",
+            fix="copy it again, or measure again",
+        ) from error
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def cpu_threads(threads: int | None) -> int:
+    """How many an engine for the CPU runs on where so many were asked for."""
+    return threads or len(os.sched_getaffinity(0))
+
+
+def _shape(samples: Array) -> list[str]:
+    found = []
+    if (change := drift(samples)) is not None:
+        way = "rose" if change > 0 else "fell"
+        found.append(f"The run drifts: latency {way} by {100 * abs(change):.0f} % over it.")
+    if (two := modes(samples)) is not None:
+        found.append(
+            f"The run has two modes: {two.low:.3g} ms, and {two.high:.3g} ms in {100 * two.share:.0f} % "
+            "of the calls."
+        )
+    return found

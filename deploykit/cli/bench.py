@@ -1,55 +1,154 @@
+import dataclasses
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
-from deploykit.bench.measure import DEFAULT_SECONDS, SAMPLES_FOR_P99
-from deploykit.bench.record import benchmark
-from deploykit.cli.output import json_option, print_json, print_table, progress_bar
+from deploykit.bench.benchmark import benchmark
+from deploykit.bench.record import PERCENTILES, Record, write_record
+from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, SERVER_PERCENT, Scenario
+from deploykit.bench.statistics import Estimate
+from deploykit.cli.output import json_option, phases, print_json, print_table
+from deploykit.cli.units import duration_ms
+from deploykit.errors import DeployError
 
 
 @click.command(name="bench")
 @click.argument("engine", type=click.Path(path_type=Path))
-@click.option("--batch", type=int, help="Images a call; default: what the engine is tuned for.")
-@click.option("--seconds", type=float, default=DEFAULT_SECONDS, show_default=True, help="Time to measure.")
+@click.option(
+    "--scenario",
+    type=click.Choice(get_args(Scenario)),
+    default="single-stream",
+    show_default=True,
+    help="MLPerf's: one call after another; throughput; the highest rate that holds --max-latency.",
+)
+@click.option("--batch", metavar="N,N", help="Images a call, one record each; default: what it is tuned for.")
+@click.option("--max-latency", metavar="10ms", help="What `server` holds at the 99th percentile.")
+@click.option(
+    "--seconds", type=float, default=DEFAULT_SECONDS, show_default=True, help="Measure so long at least."
+)
+@click.option(
+    "--samples", type=int, default=DEFAULT_SAMPLES, show_default=True, help="Measure so many calls at least."
+)
 @click.option("--threads", type=int, help="CPU threads; default: one a core.")
+@click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="On a GPU.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder to write the records to.")
 @json_option
-def command(engine: Path, batch: int | None, seconds: float, threads: int | None, as_json: bool) -> None:
-    """Measure the latency of ENGINE on this machine, one batch after another.
+def command(
+    engine: Path,
+    scenario: Scenario,
+    batch: str | None,
+    max_latency: str | None,
+    seconds: float,
+    samples: int,
+    threads: int | None,
+    cuda_graph: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure ENGINE on this machine, in one of MLPerf's scenarios.
 
     \b
     Example:
-      deploykit bench engines/efficientnet-phi3/model.int8.cpu.onnx
+      deploykit bench engines/efficientnet-phi3/model.int8.cpu.onnx --batch 1,8 -o records
     """
-    with progress_bar("measuring") as progress:
-        record = benchmark(
-            engine,
-            batch=batch,
-            seconds=seconds,
-            threads=threads,
-            progress=lambda fraction: progress(fraction, 1.0),
-        )
-    if as_json:
-        print_json(record.summary())
-        return
-    samples = record.samples
-    print(f"{engine}: {record.manifest.precision.upper()} on {record.machine}, batch {samples.batch}")
-    print_table(
-        ("", "p50", "p90", "p99", "throughput", "samples", "warm-up"),
-        [
-            (
-                "latency",
-                *(f"{samples.percentile_ms(percent):.2f} ms" for percent in (50, 90, 99)),
-                f"{samples.images_per_s:.1f} images/s",
-                len(samples.latency_ms),
-                f"{len(samples.warm_up_ms)} calls",
+    bound_ms, records = duration_ms(max_latency), []
+    for size in _batches(batch):
+        with phases("measuring") as progress:
+            record = benchmark(
+                engine,
+                scenario=scenario,
+                batch=size,
+                max_latency_ms=bound_ms,
+                seconds=seconds,
+                samples=samples,
+                threads=threads,
+                cuda_graphs=cuda_graph,
+                progress=lambda phase, fraction: progress(
+                    phase if fraction is None else f"{phase}, {100 * min(fraction, 1):.0f} %"
+                ),
             )
-        ],
-    )
+        path = write_record(record, output) if output else None
+        records.append((record, path))
+    if as_json:
+        print_json({"records": [_fields(record, path) for record, path in records]})
+        return
+    first = records[0][0]
+    print(f"{engine}: {first.engine.precision.upper()} on {first.machine.name}, {first.runtime}")
+    _print_figures([record for record, _ in records])
+    print(f"method: {_method(first)}; intervals hold with 95 % confidence")
+    for record, path in records:
+        for remark in record.remarks:
+            print(f"batch {record.method.batch}: {remark}")
+        if path is not None:
+            print(f"record: {path}")
+
+
+def _batches(text: str | None) -> list[int | None]:
+    """`1,8,32`; without a text what the engine is tuned for."""
+    if text is None:
+        return [None]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise DeployError(f"{text!r} are no batch sizes.", fix="write --batch 1,8,32") from error
+
+
+def _print_figures(records: list[Record]) -> None:
+    if records[0].method.scenario == "single-stream":
+        columns = ("batch", *(f"p{percent}" for percent in PERCENTILES), "throughput", "calls")
+        rows = [
+            (
+                record.method.batch,
+                *(_interval(record.percentile_ms(percent), "ms") for percent in PERCENTILES),
+                f"{record.images_per_s.value:.4g} images/s",
+                len(record.latency_ms),
+            )
+            for record in records
+        ]
+    elif records[0].method.scenario == "offline":
+        columns = ("batch", "throughput", "calls")
+        rows = [
+            (record.method.batch, _interval(record.images_per_s, "images/s"), len(record.latency_ms))
+            for record in records
+        ]
+    else:
+        columns = ("batch", "holds", "does not hold", f"p{SERVER_PERCENT} there", "images")
+        rows = [
+            (
+                f"up to {record.method.batch}",
+                f"{record.images_per_s.value:.4g} images/s",
+                f"{record.images_per_s.high:.4g} images/s",
+                _interval(record.percentile_ms(SERVER_PERCENT), "ms"),
+                len(record.latency_ms),
+            )
+            for record in records
+        ]
+    print_table(columns, rows)
+
+
+def _interval(estimate: Estimate, unit: str) -> str:
+    return f"{estimate.value:.4g} {unit} ({estimate.low:.4g} to {estimate.high:.4g})"
+
+
+def _method(record: Record) -> str:
     method = record.method
-    threads_used = f", {method['threads']} threads" if method["threads"] else ""
-    print(f"method: {method['scenario']}, {method['scope']}, warm-up {method['warm_up']}{threads_used}")
-    count = len(samples.latency_ms)
-    if count < SAMPLES_FOR_P99:
-        print(
-            f"p99 of {count} samples is rough: {SAMPLES_FOR_P99} are wanted, which a longer --seconds gives."
-        )
+    parts: list[str] = [method.scenario, method.scope]
+    if method.threads is not None:
+        parts.append(f"{method.threads} threads")
+    if method.cuda_graph is not None:
+        parts.append("CUDA graphs" if method.cuda_graph else "no CUDA graphs")
+    if method.max_latency_ms is not None:
+        parts.append(f"p{SERVER_PERCENT} within {method.max_latency_ms:g} ms, Poisson arrivals")
+    return ", ".join([*parts, f"warm-up until steady ({len(record.warm_up_ms)} calls)"])
+
+
+def _fields(record: Record, path: Path | None) -> dict[str, Any]:
+    """The figures, and everything that they come from."""
+    return {
+        "path": path,
+        **{f"p{percent}_ms": record.percentile_ms(percent) for percent in PERCENTILES},
+        "images_per_s": record.images_per_s,
+        "remarks": record.remarks,
+        **{field.name: getattr(record, field.name) for field in dataclasses.fields(record)},
+    }

@@ -1,0 +1,139 @@
+"""Measures an engine on this machine."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.bench.machine import state, this_machine
+from deploykit.bench.record import Measured, Method, Record, cpu_threads, now
+from deploykit.bench.scenarios import (
+    DEFAULT_SAMPLES,
+    DEFAULT_SECONDS,
+    Samples,
+    Scenario,
+    Trial,
+    offline,
+    server,
+    single_stream,
+)
+from deploykit.engine.compilers import COMPILERS
+from deploykit.engine.manifest import Manifest
+from deploykit.engine.shapes import filled_up
+from deploykit.errors import DeployError
+from deploykit.extras import require
+from deploykit.runtime import Engine
+
+MAX_THREADS = 1024
+_GPU_IN_FLIGHT = 2  # the copies of one call while another computes
+
+Report = Callable[[str, float | None], None]
+"""Called with what is going on, and how much of it is done, from 0 to 1, where that is known."""
+
+
+def benchmark(
+    engine: str | Path,
+    *,
+    scenario: Scenario = "single-stream",
+    batch: int | None = None,
+    max_latency_ms: float | None = None,
+    seconds: float = DEFAULT_SECONDS,
+    samples: int = DEFAULT_SAMPLES,
+    threads: int | None = None,
+    cuda_graphs: bool = True,
+    progress: Report = lambda phase, fraction: None,
+) -> Record:
+    """Measures an engine in one of MLPerf's scenarios.
+
+    Args:
+        engine: an engine or bundle that this machine can run.
+        batch: images a call, in `server` at most; default what the engine is tuned for.
+        max_latency_ms: what `server` holds at the 99th percentile.
+        seconds, samples: how long at least, and how many calls; see bench.scenarios.
+        threads: CPU threads; default one a core.
+        cuda_graphs: see runtime.Engine.load.
+
+    Raises:
+        DeployError: the engine is for another machine, doesn't take that batch, or can't hold the latency.
+    """
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise DeployError(
+            f"{threads} threads are not between 1 and {MAX_THREADS}.", fix="leave --threads out"
+        )
+    if (max_latency_ms is not None) != (scenario == "server"):
+        raise DeployError(
+            "A bound on latency is what the server scenario is about, and no other.",
+            fix="give both --scenario server and --max-latency 10ms, or neither",
+        )
+    path = Path(engine)
+    with Engine.load(path, threads=threads, cuda_graphs=cuda_graphs) as loaded:
+        manifest = loaded.manifest
+        on_cpu = manifest.target.on_cpu
+        size = batch if batch is not None else manifest.batches[0].opt
+        manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
+        method = Method(
+            scenario=scenario,
+            batch=size,
+            in_flight=_GPU_IN_FLIGHT if scenario == "offline" and not on_cpu else 1,
+            cuda_graph=None if on_cpu else cuda_graphs,
+            threads=cpu_threads(threads) if on_cpu else None,
+            max_latency_ms=max_latency_ms,
+        )
+        started, before = now(), state(on_cpu=on_cpu)
+        found, trials = _run(loaded, method, seconds=seconds, samples=samples, progress=progress)
+        after = state(on_cpu=on_cpu)
+    return Record(
+        engine=Measured.of(path, manifest),
+        method=method,
+        machine=this_machine(on_cpu=on_cpu),
+        before=before,
+        after=after,
+        runtime=_runtime(manifest),
+        started=started,
+        latency_ms=found.latency_ms,
+        warm_up_ms=found.warm_up_ms,
+        seconds=found.seconds,
+        trials=trials,
+    )
+
+
+def _run(
+    engine: Engine, method: Method, *, seconds: float, samples: int, progress: Report
+) -> tuple[Samples, tuple[Trial, ...]]:
+    manifest = engine.manifest
+    images = _images((method.batch, *manifest.input.shape), manifest.input.dtype)
+    if method.scenario == "server":
+        assert method.max_latency_ms is not None  # noqa: S101  # asked for above
+        return server(
+            lambda count: engine(images[: filled_up(manifest.batches, count)]),
+            batch=method.batch,
+            max_latency_ms=method.max_latency_ms,
+            seconds=seconds,
+            progress=lambda phase: progress(phase, None),
+        )
+    measure = single_stream
+    if method.scenario == "offline":
+        measure = partial(offline, in_flight=method.in_flight)
+    found = measure(
+        lambda: engine(images),
+        batch=method.batch,
+        seconds=seconds,
+        samples=samples,
+        progress=lambda fraction: progress(f"batch {method.batch}", fraction),
+    )
+    return found, ()
+
+
+def _runtime(manifest: Manifest) -> str:
+    facts = COMPILERS[manifest.target.compiler]
+    return f"{facts.title} {require(facts.module).__version__}"
+
+
+def _images(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    generator = np.random.default_rng(0)
+    if dtype == "uint8":
+        return generator.integers(0, 256, shape, np.uint8)
+    return generator.standard_normal(shape, np.float32)

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import click
+
+from deploykit.bench.compare import IGNORABLE, compare
+from deploykit.bench.record import read_record
+from deploykit.cli.output import json_option, print_json
+
+
+@click.command(name="compare")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--ignore", metavar="NAME,NAME", help=f"What may be unlike: {', '.join(IGNORABLE)}.")
+@json_option
+def command(first: Path, second: Path, ignore: str | None, as_json: bool) -> None:
+    """Say how the figure of record SECOND relates to that of FIRST, if they were measured alike.
+
+    \b
+    Example:
+      deploykit compare records/fp32.json records/int8.json
+    """
+    records = read_record(first), read_record(second)
+    found = compare(*records, ignore=ignore.split(",") if ignore else ())
+    if as_json:
+        print_json({"first": first, "second": second, "comparison": found, "clear": found.is_clear})
+        return
+    for path, record, value in zip((first, second), records, (found.first, found.second), strict=True):
+        print(f"{path}: {value:.4g} {found.figure}, {record.engine.name} on {record.machine.name}")
+    ratio = found.ratio
+    verdict = "" if found.is_clear else "; which is greater is not clear"
+    print(f"second / first: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}){verdict}")
+    if found.ignored:
+        print(f"unlike, and ignored: {', '.join(found.ignored)}")
+    for path, record in zip((first, second), records, strict=True):
+        for remark in record.remarks:
+            print(f"{path}: {remark}")
