@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.engine.build import compile_engine, complete, graph_for, require_buildable
-from deploykit.engine.compilers import BuildOptions, Compiler
+from deploykit.engine.compilers import BuildOptions, Compiler, require_installed
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.dynamic_side import require_sides
-from deploykit.engine.manifest import Manifest, read_manifest, write_engine
+from deploykit.engine.manifest import Manifest, read_manifest, require_engine_writable, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import (
     Target,
@@ -85,7 +85,9 @@ def build_engine(
         )
     path, model, info = _fp32_model(phi, onnx, note)
     engine = Path(output) if output else _engine_path(path, precision, target)
-    require_writable(engine, inputs=(path,))
+    ranges = (Path(int8.ranges),) if int8 and int8.ranges else ()
+    require_engine_writable(engine, inputs=(path, *ranges))
+    require_installed(target.compiler)
     for sentence in (
         _replaced(engine, batches, side),
         target.note,

@@ -25,9 +25,9 @@ class Handler(BaseHTTPRequestHandler):
             length = int(self.headers["Content-Length"])
             image = Image.open(io.BytesIO(self.rfile.read(length if 0 < length <= 20_000_000 else 0)))
             pixels = model.preprocessing.crop(image)[None]
+            logits = engine(pixels if takes_pixels else model.preprocessing.normalize(pixels))[0]
         except Exception as error:  # whatever is wrong with an image, Pillow has an exception for it
-            return self.send_error(400, f"no image of up to 20 MB: {type(error).__name__}")
-        logits = engine(pixels if takes_pixels else model.preprocessing.normalize(pixels))[0]
+            return self.send_error(400, f"no image of up to 20 MB that can be run: {type(error).__name__}")
         odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         likeliest = {(model.labels or range(at + 1))[at]: float(odds[at]) for at in odds.argsort()[:-6:-1]}
         self.send_response(200)

@@ -1,5 +1,6 @@
 """Arrays of other libraries, on the host; test_gpu.py has those on a GPU."""
 
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,25 @@ def test_closing_waits_for_what_was_submitted(built):
     assert all(future.done() and future.result().shape == (2, 1000) for future in futures)
 
 
+def test_a_stream_is_for_images_on_the_gpu(built):
+    with Engine.load(built) as engine, pytest.raises(DeployError, match="A stream is for images on the GPU"):
+        engine.submit(IMAGES, stream=0)
+
+
+def test_an_engine_may_be_closed_when_what_was_submitted_is_done(built):
+    engine = Engine.load(built, threads=1)
+    closed = threading.Event()
+
+    def close(_: object) -> None:
+        engine.close()
+        closed.set()
+
+    engine.submit(IMAGES).add_done_callback(close)
+    assert closed.wait(10)
+    with pytest.raises(DeployError, match="was closed"):
+        engine(IMAGES)
+
+
 def test_what_is_submitted_to_a_closed_engine_is_refused_at_once(built):
     engine = Engine.load(built)
     engine.close()
@@ -82,9 +102,14 @@ def test_a_tensor_of_a_class_of_the_users_own_is_answered_by_its_library():
     assert isinstance(in_kind(tensor, IMAGES), torch.Tensor)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 2.5, "a"])
+def test_threads_may_be_numpys(built):
+    with Engine.load(built, threads=np.int64(1)) as engine:
+        assert engine(IMAGES).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "a", 10**6])
 def test_threads_that_are_no_number_of_them_are_refused(built, threads):
-    with pytest.raises(DeployError, match="threads can't run anything"):
+    with pytest.raises(DeployError, match="threads are not a number between"):
         Engine.load(built, threads=threads)
 
 
@@ -146,6 +171,8 @@ def test_an_array_on_the_gpu_is_described():
     packed = (3 * 64 * 64 * 4, 64 * 64 * 4, 64 * 4, 4)
     assert device_array(OnSomeGpu(described(strides=packed))) == expected
     assert device_array(OnSomeGpu(described(strides=None, stream=7))).stream == 7
+    alone = described(shape=(1, 3, 64, 64), strides=(99, *packed[1:]))  # where axes of one lie doesn't matter
+    assert device_array(OnSomeGpu(alone)).shape == (1, 3, 64, 64)
     assert device_array(OnSomeGpu(described(typestr="|u1"))).dtype == "uint8"
 
 

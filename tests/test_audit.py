@@ -1,6 +1,6 @@
 import pytest
 
-from deploykit.engine.audit import Audit, CompiledLayer, audit
+from deploykit.engine.audit import Audit, CompiledLayer
 from deploykit.errors import DeployError
 
 
@@ -21,13 +21,19 @@ def audit_of(**counts: int) -> Audit:
     ("audit", "precision"),
     [
         (audit_of(int8=33, fp16=48), "int8"),
-        (audit_of(int8=33, fp32=48), "int8"),
         (audit_of(fp16=66), "fp16"),
         (audit_of(fp32=66), "fp32"),
     ],
 )
 def test_a_true_claim_passes(audit, precision):
     audit.require(precision)
+
+
+def test_what_is_not_in_int8_is_in_fp32_on_a_cpu_and_nowhere_else():
+    made = audit_of(int8=33, fp32=48)
+    made.require("int8", on_cpu=True)
+    with pytest.raises(DeployError, match=r"asked for INT8 and made something else: .*48 FP32"):
+        made.require("int8")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +87,35 @@ def test_the_summary_counts_in_words():
 
 
 def test_products_that_no_layer_names_are_counted_and_told():
-    made = audit("builder log", [layer("fp16"), layer(None)], products=3)
+    made = Audit(source="builder log", layers=(layer("fp16"), layer(None)), graph_products=3)
     assert made.unseen == 2
     assert "2 not found" in made.summary()
 
 
+@pytest.mark.parametrize(("found", "is_told"), [(1, False), (73, False), (74, True), (82, True)])
+def test_a_claim_about_what_was_not_found_is_none(found, is_told):
+    made = Audit(source="builder log", layers=(layer("fp16"),) * found, graph_products=82)
+    if is_told:
+        made.require("fp16")
+        return
+    with pytest.raises(DeployError, match=f"can't be told: .*{82 - found} not found"):
+        made.require("fp16")
+
+
+def test_each_profile_is_held_to_the_claim():
+    first, second = (layer("fp16", profile=number) for number in (0, 1))
+    same = Audit(source="builder log", layers=(first, first, second, second), graph_products=2)
+    same.require("fp16")
+    assert same.summary().startswith("each of 2 profiles: 2 layers")
+    for wrong in (layer("fp32"), layer("fp32", profile=1)):
+        mixed = Audit(source="builder log", layers=(*same.layers, wrong), graph_products=2)
+        with pytest.raises(DeployError, match=r"profile 0: .*; profile 1: ") as caught:
+            mixed.require("fp16")
+        assert caught.value.problem.count("1 FP32") == 1
+    short = Audit(source="builder log", layers=(first, first, second), graph_products=2)
+    with pytest.raises(DeployError, match="can't be told"):
+        short.require("fp16")
+
+
 def test_an_engine_without_products_has_no_share_of_anything():
-    assert audit("builder log", [layer(None)], products=0).share("fp16") == 0
+    assert Audit(source="builder log", layers=(layer(None),)).share("fp16") == 0

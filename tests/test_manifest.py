@@ -18,7 +18,7 @@ from deploykit.errors import DeployError
 from deploykit.model_file import ModelInfo
 from deploykit.preprocessing import Preprocessing
 from deploykit.quantize.summary import Int8Summary
-from deploykit.serial import to_sealed_json
+from deploykit.serial import to_json, to_sealed_json
 
 PLAN = b"a plan of a few bytes"
 PLAN_SHA256 = "98a0ca4ec02c7072064bfa40cf2c21fe0a904faec60666823a93da9779f73185"  # of sha256sum
@@ -154,7 +154,6 @@ MISSING = object()
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("format", 2),
         # Well within what a manifest may say, and not what this one said.
         ("compiler_version", "1.7.1.117"),
         ("build_seconds", 1.5),
@@ -162,6 +161,23 @@ MISSING = object()
         ("seal_sha256", "0" * 64),
         ("seal_sha256", MISSING),
         ("more", 1),
+    ],
+)
+def test_a_manifest_that_was_altered_is_refused(engine, field, value):
+    path = manifest_path(engine)
+    fields = json.loads(path.read_text())
+    fields = {**fields, field: value} if value is not MISSING else {**fields}
+    if value is MISSING:
+        del fields[field]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", 2),
         ("engine_sha256", MISSING),
         ("audit", MISSING),
         ("target", None),
@@ -181,13 +197,11 @@ MISSING = object()
         ("int8", {"policy": "pointwise", "method": "max", "share": 0.5, "left_out": "conv_head"}),
     ],
 )
-def test_a_manifest_that_was_altered_is_refused(engine, field, value):
+def test_what_no_manifest_may_say_is_refused_though_it_is_sealed(engine, field, value):
     path = manifest_path(engine)
-    fields = json.loads(path.read_text())
-    fields = {**fields, field: value} if value is not MISSING else {**fields}
-    if value is MISSING:
-        del fields[field]
-    path.write_text(json.dumps(fields))
+    fields = {**json.loads(path.read_text()), field: value}
+    del fields["seal_sha256"]
+    path.write_text(to_sealed_json({name: each for name, each in fields.items() if each is not MISSING}))
     with pytest.raises(DeployError, match="is no manifest, or was damaged"):
         read_manifest(engine)
 
@@ -207,4 +221,30 @@ def test_a_manifest_that_was_altered_is_refused(engine, field, value):
 def test_garbage_is_refused(engine, content):
     manifest_path(engine).write_bytes(content)
     with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+        read_manifest(engine)
+
+
+def test_a_link_to_an_engine_has_its_manifest(engine, manifest, tmp_path):
+    link = tmp_path / "elsewhere" / "latest.engine"
+    link.parent.mkdir()
+    link.symlink_to(engine)
+    assert read_manifest(link) == manifest
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 280)])
+def test_images_without_three_dimensions_are_refused(engine, manifest, shape):
+    """Sealed, as somebody's own program might write it."""
+    fields = json.loads(to_json(manifest))
+    fields["input"]["shape"] = shape
+    manifest_path(engine).write_text(to_sealed_json(fields))
+    with pytest.raises(DeployError, match="no manifest, or was damaged"):
+        read_manifest(engine)
+
+
+def test_an_engine_that_cannot_be_read_is_told(engine, monkeypatch):
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("deploykit.engine.manifest.sha256_of", refuse)
+    with pytest.raises(DeployError, match="can't be read: Permission denied"):
         read_manifest(engine)

@@ -13,11 +13,12 @@ from onnx import ModelProto, helper
 
 from deploykit.engine import tensorrt
 from deploykit.engine.audit import Audit
+from deploykit.engine.compiled import Compiled
 from deploykit.engine.layer_log import LAYER_LINE, audit_log
 from deploykit.engine.rtx_int8 import respell, shared_scale
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
-from deploykit.engine.tensorrt import Plan, compile_plan
+from deploykit.engine.tensorrt import compile_plan
 from deploykit.engine.work import name_nodes
 from deploykit.images.source import open_images
 from deploykit.metrics import sqnr_db
@@ -292,7 +293,7 @@ def named(model):
     return model
 
 
-def compiled(model, *, sm: int | None) -> Plan:
+def compiled(model, *, sm: int | None) -> Compiled:
     name = "portable" if sm is None else "test"
     target = Target(name=name, compiler="tensorrt-rtx", sm=sm)
     return compile_plan(named(to_fp16(model)), target=target, batches=[BatchRange(max=8)])

@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 import pytest
 from by_hand import graph_of, ranges_of
 from onnx import ModelProto, helper
 
+from deploykit.engine.audit import Audit
+from deploykit.engine.compiled import Compiled
 from deploykit.engine.compilers import BuildOptions
+from deploykit.engine.layer_log import audit_log
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target, target_for
-from deploykit.engine.tensorrt import Plan, compile_plan
+from deploykit.engine.tensorrt import compile_plan
 from deploykit.errors import DeployError
 from deploykit.export import prepare
 from deploykit.models.onnx_graph import onnx_model
@@ -79,7 +82,7 @@ def plan_of(model, policy: Policy, bounds: tuple[float, float]) -> Int8Plan:
 
 
 @pytest.fixture
-def build(graph_for) -> Callable[..., Plan]:
+def build(graph_for) -> Callable[..., Compiled]:
     def built(
         phi: int,
         precision: str,
@@ -88,7 +91,7 @@ def build(graph_for) -> Callable[..., Plan]:
         policy: Policy = "pointwise",
         bounds: tuple[float, float] = CENTRED,
         **options,
-    ) -> Plan:
+    ) -> Compiled:
         graph = graph_for(phi, precision, target.sm, policy, bounds)
         return compile_plan(graph, target=target, **{"batches": [BATCH], **options})
 
@@ -146,7 +149,31 @@ def test_several_profiles_and_sides_are_compiled_with_as_much_int8(build, precis
     plan = build(0, precision, target_for(gpu), **options)
     planned = planned_products(0) if precision == "int8" else 1
     plan.audit.require(precision, planned_int8=planned)
-    assert plan.audit.unseen == 0
+    assert len(plan.audit.profiles) == 2
+    for profile in plan.audit.profiles:
+        assert profile.unseen == 0
+        assert sum(layer.products for layer in profile.layers) == 82
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_profile_that_is_computed_in_another_precision_is_told(build, monkeypatch, first):
+    """Of the real log, with the types of one profile's layers altered."""
+    logs = []
+
+    def keep(lines: Iterable[str], model: ModelProto) -> Audit:
+        logs.append((list(lines), model))
+        return audit_log(*logs[-1])
+
+    monkeypatch.setattr("deploykit.engine.tensorrt.audit_log", keep)
+    build(0, "fp16", target_for("RTX 4090"), batches=parse_profiles("1;8"))
+    ((lines, model),) = logs
+    altered = [
+        line.replace("Datatype: Half", "Datatype: Float") if ("_myl0_" in line) == first else line
+        for line in lines
+    ]
+    with pytest.raises(DeployError, match="82 FP32") as caught:
+        audit_log(altered, model).require("fp16")
+    assert "82 FP16" in caught.value.problem
 
 
 def test_the_plan_says_what_made_it_and_how_long_that_took(build):

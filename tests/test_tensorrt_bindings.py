@@ -22,7 +22,7 @@ from deploykit.pipeline import build_engine
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(deploykit.__file__).parent
 BINDINGS = ROOT / ".cache" / "tensorrt"
-USERS = ("engine/tensorrt.py", "runtime/gpu.py", "runtime/plan.py")
+USERS = ("engine/tensorrt.py", "engine/timing_cache.py", "runtime/gpu.py", "runtime/plan.py")
 
 # What the bindings leave undefined (nm --dynamic --undefined-only), by library.
 FUNCTIONS = {
@@ -43,6 +43,7 @@ FUNCTIONS = {
 # What our code calls objects of TensorRT's classes.
 CLASSES = {
     "builder": "Builder",
+    "cache": "ITimingCache",
     "config": "IBuilderConfig",
     "_config": "IBuilderConfig",
     "context": "IExecutionContext",
@@ -156,7 +157,11 @@ def missing_of(module: str, names: set[str], environment: dict[str, str] | None 
 def test_the_names_are_found_in_our_code():
     names = used_names()
     assert {"Builder", "BuilderFlag.STRIP_PLAN", "HardwareCompatibilityLevel.AMPERE_PLUS"} <= names
-    assert {"IBuilderConfig.set_timing_cache", "Builder.build_serialized_network"} <= names
+    assert {
+        "IBuilderConfig.set_timing_cache",
+        "ITimingCache.serialize",
+        "Builder.build_serialized_network",
+    } <= names
     assert {"IExecutionContext.execute_async_v3", "Runtime.deserialize_cuda_engine"} <= names
     assert names >= RTX_ALONE
 

@@ -1,27 +1,102 @@
+"""TensorRT's own objects need its libraries; what stands for them here does as its documentation says."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
 from deploykit.engine.targets import Target
-from deploykit.engine.timing_cache import digest, load_timing_cache, save_timing_cache, timing_cache_path
+from deploykit.engine.timing_cache import Timings, timing_cache_path
 
 T4 = Target(name="NVIDIA Tesla T4", compiler="tensorrt", sm=75)
+TRT = SimpleNamespace(__version__="10.16.1.11")
 
 
-def test_each_version_and_gpu_has_a_file_of_its_own_in_the_users_cache(tmp_path, monkeypatch):
+@dataclass
+class Cache:
+    data: bytes
+
+    def serialize(self) -> bytes:
+        return self.data
+
+
+@dataclass
+class Config:
+    """A builder's configuration: takes what it wrote itself, and has made timings when the build is over."""
+
+    cache: Cache | None = None
+    takes: list[bytes] = field(default_factory=list)
+
+    def create_timing_cache(self, data: bytes) -> Cache | None:
+        self.takes.append(data)
+        return Cache(data) if data in (b"", b"timings") else None
+
+    def set_timing_cache(self, cache: Cache, *, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> Cache | None:
+        return self.cache and Cache(b"timings")
+
+
+@pytest.fixture(autouse=True)
+def path(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = timing_cache_path(T4, "10.16.1.11")
+    return timing_cache_path(T4, TRT.__version__)
+
+
+def test_each_version_and_gpu_has_a_file_of_its_own_in_the_users_cache(tmp_path, path):
     assert path == tmp_path / "deploykit" / "timing" / "tensorrt-10.16.1.11-nvidia-tesla-t4-sm75.cache"
     assert timing_cache_path(T4, "11.4.0.106") != path
 
 
-def test_a_gpus_name_cannot_leave_the_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_a_gpus_name_cannot_leave_the_folder(tmp_path):
     hostile = Target(name="../../etc/T4 \n", compiler="tensorrt", sm=75)
     assert timing_cache_path(hostile, "10").parent == tmp_path / "deploykit" / "timing"
 
 
-def test_what_was_saved_is_loaded_and_nothing_is_empty(tmp_path):
-    path = tmp_path / "timing" / "a.cache"
-    assert load_timing_cache(path) == b""
-    assert digest(b"") is None
-    save_timing_cache(path, b"timings")
-    assert load_timing_cache(path) == b"timings"
+def test_a_build_leaves_its_timings_to_the_next_which_tells_what_it_started_from(path, caplog):
+    first = Timings(TRT, Config(), T4)
+    assert first.sha256 is None
+    first.save()
+    assert path.read_bytes() == b"timings"
     # Of sha256sum.
-    assert digest(b"timings") == "66bd9848d31e5b7971dc8f87f2096f42d7687a64ee30b0875ad5eb08321deaf7"
+    assert (
+        Timings(TRT, Config(), T4).sha256
+        == "66bd9848d31e5b7971dc8f87f2096f42d7687a64ee30b0875ad5eb08321deaf7"
+    )
+    assert caplog.messages == []
+
+
+def test_a_compiler_without_a_use_for_timings_gets_none(path):
+    config = Config()
+    timings = Timings(TRT, config, Target(name="T4", compiler="tensorrt-rtx", sm=75))
+    timings.save()
+    assert (timings.sha256, config.takes, path.exists()) == (None, [], False)
+
+
+def test_timings_that_the_compiler_refuses_are_begun_anew(path, caplog):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"damaged")
+    config = Config()
+    timings = Timings(TRT, config, T4)
+    assert (timings.sha256, config.takes) == (None, [b"damaged", b""])
+    assert "begun anew" in caplog.text
+    timings.save()
+    assert path.read_bytes() == b"timings"
+
+
+def test_a_folder_that_cannot_be_written_costs_no_build(tmp_path, caplog):
+    (tmp_path / "deploykit").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        Timings(TRT, Config(), T4).save()
+    assert "Timings are not kept for the next build" in caplog.text
+
+
+def test_timings_that_cannot_be_read_are_passed_over(path, caplog):
+    path.mkdir(parents=True)
+    assert Timings(TRT, Config(), T4).sha256 is None
+    assert "can't be read" in caplog.text

@@ -27,7 +27,6 @@ from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.runtime import Engine
 
-MAX_THREADS = 1024
 _GPU_IN_FLIGHT = 2  # the copies of one call while another computes
 
 Report = Callable[[str, float | None], None]
@@ -59,10 +58,6 @@ def benchmark(
     Raises:
         DeployError: the engine is for another machine, doesn't take that batch, or can't hold the latency.
     """
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise DeployError(
-            f"{threads} threads are not between 1 and {MAX_THREADS}.", fix="leave --threads out"
-        )
     if (max_latency_ms is not None) != (scenario == "server"):
         raise DeployError(
             "A bound on latency is what the server scenario is about, and no other.",

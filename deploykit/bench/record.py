@@ -91,7 +91,7 @@ class Measured:
             phi=model.phi,
             precision=manifest.precision,
             side_px=manifest.side_px,
-            macs=sum(layer.macs for layer in manifest.audit.layers),
+            macs=sum(layer.macs for layer in manifest.audit.profiles[0].layers),
             compiler=f"{target.compiler_title} {manifest.compiler_version}",
             target=target.title,
         )

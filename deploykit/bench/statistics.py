@@ -133,7 +133,7 @@ def block_length(samples: Array) -> int:
 
 
 def drift(samples: Array) -> float | None:
-    """By what part the median rose (fell, below 0) from the first third to the last; None for a steady run."""
+    """By what part the median rose (fell, below 0) from the first third to the last; None for steady runs."""
     if len(samples) < _LEAST:
         return None
     third = len(samples) // 3

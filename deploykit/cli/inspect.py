@@ -28,7 +28,17 @@ def command(engine: Path, as_json: bool) -> None:
         print_json({"path": engine, "manifest": manifest})
         return
     audit = manifest.audit
-    macs = sum(layer.macs for layer in audit.layers) or 1
+    for number, profile in enumerate(audit.profiles):
+        if len(audit.profiles) > 1:
+            print(f"profile {number}, batches of {manifest.batches[number]}:")
+        _print_layers(profile.layers)
+        print()
+    for name, value in _facts(engine, manifest):
+        print(f"{name + ':':14}{value}")
+
+
+def _print_layers(layers: tuple[CompiledLayer, ...]) -> None:
+    macs = sum(layer.macs for layer in layers) or 1
     print_table(
         ("layer", "compiler's", "precision", "of the work", "remarks"),
         [
@@ -39,12 +49,9 @@ def command(engine: Path, as_json: bool) -> None:
                 f"{100 * layer.macs / macs:.1f} %" if layer.products else "",
                 _remarks(layer),
             )
-            for layer in audit.layers
+            for layer in layers
         ],
     )
-    print()
-    for name, value in _facts(engine, manifest):
-        print(f"{name + ':':14}{value}")
 
 
 def _shown(layer: CompiledLayer) -> str:

@@ -1,12 +1,12 @@
 """What the compiler really made, and whether that is what was asked for."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deploykit.errors import DeployError
 from deploykit.model_file import Precision
 
 _PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+_MOST_UNSEEN = 0.1  # of the products, so that the claim about the others is still one about the engine
 _FIXES: dict[Precision, str] = {
     "int8": "leave out --int8-policy and --int8-include; if they weren't there, report this with the model",
     "fp16": "build with another precision, and report this with the model",
@@ -27,6 +27,7 @@ class CompiledLayer:
         padded: how many channels it reads for one of the model's; 1 where nothing is padded.
         is_depthwise: its product is a depthwise convolution.
         is_reformat: it computes nothing, but changes layout or type.
+        profile: of the engine's optimization profiles, the one it is of.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CompiledLayer:
     padded: float = 1.0
     is_depthwise: bool = False
     is_reformat: bool = False
+    profile: int = 0
 
     @property
     def is_fused(self) -> bool:
@@ -51,12 +53,26 @@ class Audit:
 
     Attributes:
         source: where this was read: `builder log`, `engine inspector`, or ONNX Runtime's optimized graph.
-        unseen: products of the graph that no layer says it computes.
+        graph_products: convolutions and matrix products of the graph that was compiled.
     """
 
     source: str
     layers: tuple[CompiledLayer, ...]
-    unseen: int = 0
+    graph_products: int = 0
+
+    @property
+    def unseen(self) -> int:
+        """Products of the graph that no layer says it computes."""
+        return max(self.graph_products - sum(layer.products for layer in self.layers), 0)
+
+    @property
+    def profiles(self) -> "tuple[Audit, ...]":
+        """An audit of each optimization profile, which has layers of its own for the whole graph."""
+        numbers = sorted({layer.profile for layer in self.layers}) or [0]
+        return tuple(
+            replace(self, layers=tuple(layer for layer in self.layers if layer.profile == number))
+            for number in numbers
+        )
 
     def products(self, precision: Precision) -> int:
         """How many convolutions and matrix products are computed in it."""
@@ -73,6 +89,14 @@ class Audit:
 
     def summary(self) -> str:
         """One line."""
+        found = [each._words() for each in self.profiles]
+        if len(found) > 1 and len(set(found)) == 1:
+            found = [f"each of {len(found)} profiles: {found[0]}"]
+        elif len(found) > 1:
+            found = [f"profile {number}: {words}" for number, words in enumerate(found)]
+        return f"{'; '.join(found)} ({self.source})"
+
+    def _words(self) -> str:
         products = [
             f"{count} {each.upper()} ({100 * self.share(each):.1f} % of the work)"
             for each in _PRECISIONS
@@ -88,31 +112,34 @@ class Audit:
             parts.append(f"{len(padded)} depthwise ones padded, up to {most:.3g} times the channels")
         if self.unseen:
             parts.append(f"{self.unseen} not found")
-        return f"{'; '.join(parts)} ({self.source})"
+        return "; ".join(parts)
 
-    def require(self, precision: Precision, *, planned_int8: int = 1) -> None:
-        """Fails where the engine is not of that precision.
+    def require(self, precision: Precision, *, planned_int8: int = 1, on_cpu: bool = False) -> None:
+        """Fails where the engine is not of that precision, in some profile.
 
         Args:
             planned_int8: how many products the graph spells out in INT8.
+            on_cpu: what is not in INT8 is in FP32 there, and in FP16 elsewhere.
 
         Raises:
-            DeployError: less INT8 than planned, or anything but FP16 in an FP16 engine, and so on.
+            DeployError: less INT8 than planned, or anything but FP16 in an FP16 engine, and so on; or more
+                than a tenth of the products can't be found, so that nobody knows.
         """
-        int8, fp16, fp32 = map(self.products, _PRECISIONS)
-        right = {
-            "int8": int8 >= planned_int8,
-            "fp16": fp16 > 0 and int8 == fp32 == 0,
-            "fp32": fp32 > 0 and int8 == fp16 == 0,
-        }
-        if not right[precision]:
-            raise DeployError(
-                f"The compiler was asked for {precision.upper()} and made something else: {self.summary()}.",
-                fix=_FIXES[precision],
-            )
-
-
-def audit(source: str, layers: Iterable[CompiledLayer], *, products: int) -> Audit:
-    """The audit of layers of a graph with so many products."""
-    layers = tuple(layers)
-    return Audit(source=source, layers=layers, unseen=products - sum(layer.products for layer in layers))
+        for profile in self.profiles:
+            int8, fp16, fp32 = map(profile.products, _PRECISIONS)
+            right = {
+                "int8": int8 >= planned_int8 and (on_cpu or fp32 == 0),
+                "fp16": fp16 > 0 and int8 == fp32 == 0,
+                "fp32": fp32 > 0 and int8 == fp16 == 0,
+            }
+            if not right[precision]:
+                raise DeployError(
+                    f"The compiler was asked for {precision.upper()} and made something else: "
+                    f"{self.summary()}.",
+                    fix=_FIXES[precision],
+                )
+            if profile.unseen > _MOST_UNSEEN * self.graph_products:
+                raise DeployError(
+                    f"What the compiler made of this model can't be told: {self.summary()}.",
+                    fix="report this with the model",
+                )

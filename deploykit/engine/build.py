@@ -82,7 +82,7 @@ def compile_engine(
         compiled = tensorrt.compile_plan(
             graph, target=target, batches=batches, side=side, options=options, progress=progress
         )
-    compiled.audit.require(info.precision, planned_int8=planned_int8)
+    compiled.audit.require(info.precision, planned_int8=planned_int8, on_cpu=target.on_cpu)
     manifest = Manifest(
         engine_sha256=hashlib.sha256(compiled.data).hexdigest(),
         precision=info.precision,

@@ -2,9 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from msgspec import Meta
+from typing import Literal
 
 from deploykit.errors import DeployError
 from deploykit.quantize.placement import DEFAULT_POLICY, Policy
@@ -25,6 +23,8 @@ class Facts:
         option_names: of BuildOptions, that it has.
         timing_cache: what it times of kernels is worth keeping for the next build.
         portable_versions: what it writes runs with other versions of it.
+        specializes_shapes: it compiles kernels for a shape when it runs it first, which has to be allowed for
+            where executions are captured in CUDA graphs.
     """
 
     title: str
@@ -35,8 +35,10 @@ class Facts:
     option_names: frozenset[str] = frozenset()
     timing_cache: bool = False
     portable_versions: bool = False
+    specializes_shapes: bool = False
 
 
+_LARGEST_WORKSPACE_MB = 2**20
 _FLAGS = {
     "optimization_level": "--optimization-level",
     "workspace_mb": "--workspace",
@@ -65,6 +67,7 @@ COMPILERS: dict[Compiler, Facts] = {
         ahead_of_time=True,
         int8_policy=DEFAULT_POLICY,
         option_names=_KNOBS,
+        specializes_shapes=True,
     ),
     "onnxruntime": Facts(
         title="ONNX Runtime",
@@ -89,8 +92,8 @@ class BuildOptions:
         strip: leave the weights out of the plan, to be refitted.
     """
 
-    optimization_level: Annotated[int, Meta(ge=0, le=5)] | None = None
-    workspace_mb: Annotated[int, Meta(ge=1)] | None = None
+    optimization_level: int | None = None
+    workspace_mb: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
     strip: bool = False
@@ -100,9 +103,10 @@ class BuildOptions:
             raise DeployError(
                 f"There is no optimization level {self.optimization_level}.", fix="give one from 0 to 5"
             )
-        if self.workspace_mb is not None and self.workspace_mb < 1:
+        if self.workspace_mb is not None and not 1 <= self.workspace_mb <= _LARGEST_WORKSPACE_MB:
             raise DeployError(
-                f"A workspace of {self.workspace_mb} MiB is none.", fix="give --workspace 1024, say"
+                f"A workspace of {self.workspace_mb} MiB is none: there are 1 to {_LARGEST_WORKSPACE_MB}.",
+                fix="give --workspace 1024, say",
             )
 
     def require_for(self, compiler: Compiler) -> None:
@@ -119,6 +123,17 @@ class BuildOptions:
                     f"{COMPILERS[compiler].title} engines can't be built with {_FLAGS[name]}.",
                     fix=f"leave it out, or build with {' or '.join(have)} where the GPU is",
                 )
+
+
+def require_installed(compiler: Compiler) -> None:
+    """Fails now rather than after a calibration, where a compiler is missing.
+
+    Raises:
+        DeployError: it is.
+    """
+    if not is_installed(compiler):
+        facts = COMPILERS[compiler]
+        raise DeployError(f"{facts.title} is needed for this and is not installed.", fix=facts.install)
 
 
 def is_installed(compiler: Compiler) -> bool:

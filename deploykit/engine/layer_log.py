@@ -16,10 +16,10 @@ vectorized row major Int8 format"), 11 under keys of its own (NVIDIA's migration
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from deploykit.engine.audit import Audit, CompiledLayer, audit
+from deploykit.engine.audit import Audit, CompiledLayer
 from deploykit.engine.work import Work, plumbing_of, work_of
 from deploykit.model_file import Precision
 
@@ -30,6 +30,8 @@ LAYER_LINE = re.compile(
     r"^Name: (?P<name>.+?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants:"
 )
 _FIRST_TENSOR = re.compile(r"Dimensions: \[([-0-9,]*)\].*?Datatype: (\w+)")
+_PROFILE = re.compile(r" \[profile (\d+)\]")
+_GRAPH = re.compile(r"_(myl\d+)_\d+\b")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _GENERATED = re.compile(r"^__myl_((?:[A-Z][a-z]+)+)_")
 _OPERATION = re.compile(r"[A-Z][a-z]+")
@@ -49,6 +51,7 @@ class _Logged:
 
     Attributes:
         shape, datatype: of its first input, the type in the compiler's words; () and "" where it has none.
+        profile: see _profiles.
     """
 
     name: str
@@ -56,6 +59,7 @@ class _Logged:
     shape: tuple[int, ...]
     datatype: str
     nodes: tuple[str, ...]
+    profile: int = 0
 
 
 def audit_log(lines: Iterable[str], model: "ModelProto") -> Audit:
@@ -66,7 +70,12 @@ def audit_log(lines: Iterable[str], model: "ModelProto") -> Audit:
         model: what was compiled, its nodes named.
     """
     plumbing = plumbing_of(model)
-    logged = [_read(match, line, plumbing) for line in lines if (match := LAYER_LINE.match(line))]
+    found = [(match, line) for line in lines if (match := LAYER_LINE.match(line))]
+    profiles = _profiles([line for _, line in found])
+    logged = [
+        replace(_read(match, line, plumbing), profile=profile)
+        for (match, line), profile in zip(found, profiles, strict=True)
+    ]
     return _audited("builder log", logged, model)
 
 
@@ -79,14 +88,41 @@ def audit_inspector(text: str, model: "ModelProto") -> Audit:
     """
     plumbing = plumbing_of(model)
     layers = [each for each in json.loads(text)["Layers"] if isinstance(each, dict)]  # else names alone
-    return _audited("engine inspector", [_inspected(each, plumbing) for each in layers], model)
+    profiles = _profiles([json.dumps(each) for each in layers])
+    logged = [
+        replace(_inspected(each, plumbing), profile=profile)
+        for each, profile in zip(layers, profiles, strict=True)
+    ]
+    return _audited("engine inspector", logged, model)
 
 
 def _audited(source: str, logged: list[_Logged], model: "ModelProto") -> Audit:
     work = work_of(model)
-    computed = _computed(logged, work)
-    layers = [_compiled(layer, [work[name] for name in computed[at]]) for at, layer in enumerate(logged)]
-    return audit(source, layers, products=len(work))
+    layers: list[CompiledLayer] = []
+    for profile in sorted({layer.profile for layer in logged}):
+        own = [layer for layer in logged if layer.profile == profile]
+        layers += [
+            _compiled(layer, [work[name] for name in names])
+            for layer, names in zip(own, _computed(own, work), strict=True)
+        ]
+    return Audit(source=source, layers=tuple(layers), graph_products=len(work))
+
+
+def _profiles(layers: list[str]) -> list[int]:
+    """Which optimization profile each layer is of, by what is said of it.
+
+    Tensors and layers of other profiles than the first have names with ` [profile 1]`. Where a generated
+    kernel has none, its graph, `_myl1`, is one that others are of.
+    """
+    graphs = [match[1] if (match := _GRAPH.search(text)) else None for text in layers]
+    told = [int(match[1]) if (match := _PROFILE.search(text)) else None for text in layers]
+    of_graph = {
+        graph: number for graph, number in zip(graphs, told, strict=True) if graph and number is not None
+    }
+    return [
+        number if number is not None else of_graph.get(graph, 0)
+        for graph, number in zip(graphs, told, strict=True)
+    ]
 
 
 def _inspected(layer: Mapping[str, Any], plumbing: frozenset[str]) -> _Logged:
@@ -141,6 +177,7 @@ def _compiled(layer: _Logged, products: list[Work]) -> CompiledLayer:
         padded=_padded(layer, products[0]) if len(products) == 1 else 1.0,
         is_depthwise=any(product.is_depthwise for product in products),
         is_reformat=not products and _is_reformat(layer),
+        profile=layer.profile,
     )
 
 

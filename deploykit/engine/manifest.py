@@ -11,7 +11,7 @@ from deploykit.engine.compilers import BuildOptions
 from deploykit.engine.shapes import BatchRange, SideRange, batches_text, tightest
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
-from deploykit.files import sha256_of, write_together
+from deploykit.files import require_writable, sha256_of, write_together
 from deploykit.model_file import ModelInfo, Precision
 from deploykit.quantize.summary import Int8Summary
 from deploykit.serial import from_sealed_json, to_sealed_json
@@ -60,6 +60,10 @@ class Manifest:
     int8: Int8Summary | None = None
     format: Literal[1] = 1
 
+    def __post_init__(self) -> None:
+        if len(self.input.shape) != 3 or not self.output.shape:
+            raise ValueError("images have three dimensions, and answers one")
+
     @property
     def takes(self) -> str:
         """In words: `float32 (n, 3, side, side), n of 1 to 64, side of 224 to 380 px`."""
@@ -78,7 +82,9 @@ class Manifest:
         if dtype != self.input.dtype or not self._has_shape(shape):
             raise DeployError(
                 f"The engine takes {self.takes}, not {dtype} {shape}.",
-                fix="prepare the images with the manifest's preprocessing",
+                fix="prepare the images with the manifest's preprocessing"
+                if dtype != "uint8"
+                else "prepare them with the manifest's preprocessing, or export the model with --preprocess",
             )
         profile = tightest(self.batches, shape[0])
         if profile is None:
@@ -113,6 +119,25 @@ def manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
+def require_engine_writable(engine: Path, *, inputs: tuple[Path, ...] = ()) -> None:
+    """Fails now rather than after a build, where engine and manifest can't be written or shouldn't be.
+
+    Args:
+        inputs: files that the build reads, and must not replace.
+
+    Raises:
+        DeployError: naming what is in the way.
+    """
+    manifest = manifest_path(engine)
+    for path in (engine, manifest):
+        require_writable(path, inputs=inputs)
+    if manifest.exists() and not engine.exists():
+        raise DeployError(
+            f"{manifest}, where the manifest goes, is there, and no engine {engine} it could belong to.",
+            fix="give another name with -o",
+        )
+
+
 def write_engine(path: Path, plan: bytes, manifest: Manifest) -> None:
     """Writes engine and manifest, both or neither; a mixed pair would show by its digest."""
     write_together({path: plan, manifest_path(path): to_sealed_json(manifest)})
@@ -130,6 +155,8 @@ def read_manifest(engine: str | Path) -> Manifest:
             f"There is no engine {engine}.", fix="deploykit build-engine makes one and names it"
         )
     path = manifest_path(engine)
+    if not path.is_file() and engine.is_symlink():
+        path = manifest_path(engine.resolve())
     if is_bundle(engine):
         raise DeployError(
             f"{engine} is a bundle of several engines.",
@@ -142,13 +169,18 @@ def read_manifest(engine: str | Path) -> Manifest:
         )
     try:
         manifest = from_sealed_json(path.read_bytes(), Manifest)
-        manifest.audit.require(manifest.precision)
+        manifest.audit.require(manifest.precision, on_cpu=manifest.target.on_cpu)
+        sha256 = sha256_of(engine)
+    except OSError as error:
+        raise DeployError(
+            f"{error.filename} can't be read: {error.strerror}.", fix="see its permissions"
+        ) from error
     except (ValueError, DeployError) as error:
         raise DeployError(
             f"{path} is no manifest, or was damaged or altered.",
             fix="copy engine and manifest again, or build the engine again",
         ) from error
-    if sha256_of(engine) != manifest.engine_sha256:
+    if sha256 != manifest.engine_sha256:
         raise DeployError(
             f"{engine} is not the file its manifest describes: it was altered or cut short.",
             fix="copy both again, or build the engine again",

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploykit.engine.audit import Audit, CompiledLayer, audit
+from deploykit.engine.audit import Audit, CompiledLayer
+from deploykit.engine.compiled import Compiled
 from deploykit.engine.dynamic_side import with_dynamic_side
 from deploykit.engine.shapes import SideRange
-from deploykit.engine.tensorrt import Plan
 from deploykit.engine.work import nearest_product, work_of
 from deploykit.errors import DeployError
 from deploykit.extras import require
@@ -46,7 +46,7 @@ _REFORMATS = frozenset(
 
 def prepare_artifact(
     model: "ModelProto", *, side: SideRange | None = None, open_session: OpenSession = cpu_session
-) -> Plan:
+) -> Compiled:
     """The artifact of `--compiler onnxruntime`.
 
     Args:
@@ -59,7 +59,7 @@ def prepare_artifact(
     data = to_bytes(with_dynamic_side(model) if side else model)
     start = time.perf_counter()
     open_session(data)
-    return Plan(
+    return Compiled(
         data=data,
         build_seconds=time.perf_counter() - start,
         audit=audit_kernels(model, open_session),
@@ -105,7 +105,8 @@ def audit_kernels(model: "ModelProto", open_session: OpenSession = cpu_session) 
             is_depthwise=work[product].is_depthwise,
         )
 
-    return audit("ONNX Runtime's optimized graph", map(layer, optimized.graph.node), products=len(work))
+    layers = tuple(map(layer, optimized.graph.node))
+    return Audit(source="ONNX Runtime's optimized graph", layers=layers, graph_products=len(work))
 
 
 def _optimized(model: bytes, open_session: OpenSession) -> "ModelProto":

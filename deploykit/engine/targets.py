@@ -187,7 +187,8 @@ def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
             note=f"Compiling for {gpu.name} with ONNX Runtime's CUDA provider: TensorRT-RTX has no such "
             "target, and TensorRT is not installed.",
         )
-    return _ahead_of_time(gpu.name, gpu.sm)
+    why = "since TensorRT is not installed" if compiler is None else "as asked"
+    return _ahead_of_time(gpu.name, gpu.sm, why=why)
 
 
 def _words(name: str) -> set[str]:
@@ -195,7 +196,7 @@ def _words(name: str) -> set[str]:
     return set(re.split(r"[\s-]+", name.lower()))
 
 
-def _ahead_of_time(name: str, sm: int | None) -> Target:
+def _ahead_of_time(name: str, sm: int | None, *, why: str = "which needs none here") -> Target:
     if sm not in AHEAD_OF_TIME_SMS:
         capability = "an unknown compute capability" if sm is None else f"SM{sm}"
         raise DeployError(
@@ -204,14 +205,15 @@ def _ahead_of_time(name: str, sm: int | None) -> Target:
             fix="take the ONNX model to that GPU and build there with NVIDIA's tensorrt or with --compiler "
             "onnxruntime, or use --gpu cpu",
         )
-    return Target(name=name, compiler="tensorrt-rtx", sm=sm, note=_what_nvidia_documents(name, sm))
+    note = _what_nvidia_documents(name, sm, why=why)
+    return Target(name=name, compiler="tensorrt-rtx", sm=sm, note=note)
 
 
-def _what_nvidia_documents(name: str, sm: int) -> str:
+def _what_nvidia_documents(name: str, sm: int, *, why: str) -> str:
     if "RTX" in name:
         return f"Compiling for {name} with TensorRT-RTX, NVIDIA's own for RTX GPUs."
     return (
-        f"Compiling for {name} with TensorRT-RTX, which needs none here. NVIDIA documents it for RTX GPUs, "
+        f"Compiling for {name} with TensorRT-RTX, {why}. NVIDIA documents it for RTX GPUs, "
         f"whose compute capability (SM{sm}) {name} shares; its documented compiler for data-centre cards is "
         "tensorrt."
     )

@@ -2,18 +2,19 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit import Audit
+from deploykit.engine.compiled import Compiled
 from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.dynamic_side import with_dynamic_side
 from deploykit.engine.layer_log import LAYER_LINE, audit_inspector, audit_log
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import AMPERE, Target
-from deploykit.engine.timing_cache import digest, load_timing_cache, save_timing_cache, timing_cache_path
+from deploykit.engine.timing_cache import Timings
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.model_file import to_bytes
@@ -23,21 +24,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 """Called with the name of each phase of the build."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A compiled engine, and what is in it.
-
-    Attributes:
-        timing_cache_sha256: of the timings the build started from; None for none.
-    """
-
-    data: bytes
-    audit: Audit
-    compiler_version: str
-    build_seconds: float
-    timing_cache_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +44,7 @@ def compile_plan(
     side: SideRange | None = None,
     options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
     progress: Progress = lambda phase: None,
-) -> Plan:
+) -> Compiled:
     """Compiles a model whose graph spells out its precision.
 
     Args:
@@ -89,7 +75,7 @@ def compile_plan(
     return compiling.result()
 
 
-def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Plan:
+def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Compiled:
     target = order.target
     # Now, and not while TensorRT calls back into Python: freeing a builder that a stopped build left behind
     # takes a lock which TensorRT holds then, and would wait for it forever.
@@ -105,7 +91,7 @@ def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Plan
         )
     config = _config(trt, builder, network, order)
     config.progress_monitor = monitor
-    timings = _Timings(trt, config, target)
+    timings = Timings(trt, config, target)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -115,7 +101,7 @@ def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Plan
         raise refusal
     timings.save()
     data = bytes(plan)
-    return Plan(
+    return Compiled(
         data=data,
         audit=audit_log(log.layers, model)
         if COMPILERS[target.compiler].ahead_of_time
@@ -135,27 +121,6 @@ def _builder(trt: Any, log: Any, target: Target) -> Any:
             f"{target.compiler_title} {trt.__version__} does not start: {reason}.",
             fix="check nvidia-smi, or build with --compiler tensorrt-rtx, which needs no GPU",
         ) from error
-
-
-class _Timings:
-    """The timing cache of one build, where the compiler has a use for one.
-
-    Attributes:
-        sha256: of what the build started from; None for nothing.
-    """
-
-    def __init__(self, trt: Any, config: Any, target: Target) -> None:
-        self._config, self.sha256 = config, None
-        self._path = None
-        if COMPILERS[target.compiler].timing_cache:
-            self._path = timing_cache_path(target, trt.__version__)
-            before = load_timing_cache(self._path)
-            self.sha256 = digest(before)
-            config.set_timing_cache(config.create_timing_cache(before), ignore_mismatch=False)
-
-    def save(self) -> None:
-        if self._path is not None:
-            save_timing_cache(self._path, bytes(self._config.get_timing_cache().serialize()))
 
 
 def _inspected(trt: Any, log: Any, plan: bytes, model: "ModelProto") -> Audit:
@@ -183,14 +148,32 @@ def _clear_after_failure(trt: Any, builder: Any) -> None:
 
 
 def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
-    target, options = order.target, order.options
     config = builder.create_builder_config()
-    if order.target.compiler == "tensorrt-rtx":  # or no execution could be captured in a CUDA graph
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if target.sm is not None and COMPILERS[target.compiler].ahead_of_time:
+    _set_target(trt, config, order)
+    _set_options(trt, config, order.options)
+    for profile in _profiles(builder, network.get_input(0), order):
+        if config.add_optimization_profile(profile) < 0:
+            raise DeployError(
+                f"{order.target.compiler_title} refuses these sizes of images.", fix="give smaller ones"
+            )
+    return config
+
+
+def _set_target(trt: Any, config: Any, order: _Order) -> None:
+    target, facts = order.target, COMPILERS[order.target.compiler]
+    if target.sm is not None and facts.ahead_of_time:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
+    if facts.specializes_shapes:  # or no execution could be captured in a CUDA graph
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    if order.options.hardware_compatible:
+        levels = trt.HardwareCompatibilityLevel
+        later = target.sm is not None and target.sm >= AMPERE
+        config.hardware_compatibility_level = levels.AMPERE_PLUS if later else levels.SAME_COMPUTE_CAPABILITY
+
+
+def _set_options(trt: Any, config: Any, options: BuildOptions) -> None:
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.workspace_mb is not None:
@@ -199,11 +182,10 @@ def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.strip:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-    if options.hardware_compatible:
-        levels = trt.HardwareCompatibilityLevel
-        later = target.sm is not None and target.sm >= AMPERE
-        config.hardware_compatibility_level = levels.AMPERE_PLUS if later else levels.SAME_COMPUTE_CAPABILITY
-    images = network.get_input(0)
+
+
+def _profiles(builder: Any, images: Any, order: _Order) -> Iterator[Any]:
+    """An optimization profile for each batch range, of the smallest, the usual and the largest sizes."""
     shape, side = tuple(images.shape)[1:], order.side
     small, usual, large = (
         tuple(px if size == -1 else size for size in shape)
@@ -211,14 +193,8 @@ def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
     )
     for batch in order.batches:
         profile = builder.create_optimization_profile()
-        profile.set_shape(
-            images.name,
-            (batch.min, *small),
-            (batch.opt, *usual),
-            (batch.max, *large),
-        )
-        config.add_optimization_profile(profile)
-    return config
+        profile.set_shape(images.name, (batch.min, *small), (batch.opt, *usual), (batch.max, *large))
+        yield profile
 
 
 def _refusal(log: Any, order: _Order) -> DeployError:
@@ -228,15 +204,17 @@ def _refusal(log: Any, order: _Order) -> DeployError:
             f"{target.compiler_title} has no FP32 matrix products for {target.title}.",
             fix="build it as FP16: leave out --fp32",
         )
-    if options.workspace_mb is not None and any("OutOfMemory" in message for message in log.errors):
+    if any("OutOfMemory" in message for message in log.errors):
+        place = "" if options.workspace_mb is None else f" in a workspace of {options.workspace_mb} MiB"
         return DeployError(
-            f"{target.compiler_title} can't build for {target.title} in a workspace of "
-            f"{options.workspace_mb} MiB.",
-            fix="give a larger --workspace, or leave it out",
+            f"{target.compiler_title} finds no memory to build in for {target.title}{place}.",
+            fix="give smaller images or batches"
+            if options.workspace_mb is None
+            else "give a larger --workspace, or leave it out",
         )
     return DeployError(
         f"{target.compiler_title} can't build for {target.title}: {_reason(log) or 'it gave no reason'}.",
-        fix="try --fp16, or another --gpu",
+        fix="try another precision or another --gpu",
     )
 
 

@@ -1,12 +1,21 @@
-"""What TensorRT measured of its kernels, kept for the next build: one file a version and GPU."""
+"""What TensorRT measured of its kernels, kept for the next build: one file a version and GPU.
+
+A build without it takes longer, and is no worse: what is wrong with the file is told, and passed over.
+"""
 
 import hashlib
+import logging
 import re
 from pathlib import Path
+from typing import Any
 
+from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.targets import Target
+from deploykit.errors import DeployError
 from deploykit.files import write_atomically
 from deploykit.workspace import cache_folder
+
+_log = logging.getLogger(__name__)
 
 
 def timing_cache_path(target: Target, version: str) -> Path:
@@ -15,19 +24,44 @@ def timing_cache_path(target: Target, version: str) -> Path:
     return cache_folder() / "timing" / f"tensorrt-{version}-{gpu}-sm{target.sm}.cache"
 
 
-def load_timing_cache(path: Path) -> bytes:
-    """Empty where there is none."""
-    return path.read_bytes() if path.is_file() else b""
+class Timings:
+    """The timing cache of one build, where the compiler has a use for one.
 
-
-def save_timing_cache(path: Path, data: bytes) -> None:
-    """Whole or not at all: of two builds at once the later one's stays.
-
-    Raises:
-        DeployError: the folder can't be written.
+    Attributes:
+        sha256: of what the build started from; None for nothing.
     """
-    write_atomically(path, data)
+
+    def __init__(self, trt: Any, config: Any, target: Target) -> None:
+        self._config, self._path = config, None
+        self.sha256: str | None = None
+        if not COMPILERS[target.compiler].timing_cache:
+            return
+        self._path = timing_cache_path(target, trt.__version__)
+        before = _read(self._path)
+        cache = config.create_timing_cache(before)
+        if cache is None and before:
+            _log.warning("note: %s can't be used, and is begun anew.", self._path)
+            before, cache = b"", config.create_timing_cache(b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            return
+        self.sha256 = hashlib.sha256(before).hexdigest() if before else None
+
+    def save(self) -> None:
+        """Whole or not at all: of two builds at once the later one's stays."""
+        cache = None if self._path is None else self._config.get_timing_cache()
+        if self._path is None or cache is None:
+            return
+        try:
+            write_atomically(self._path, bytes(cache.serialize()))
+        except DeployError as error:
+            _log.warning("note: Timings are not kept for the next build: %s", error.problem)
 
 
-def digest(data: bytes) -> str | None:
-    return hashlib.sha256(data).hexdigest() if data else None
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        _log.warning("note: %s can't be read: %s.", path, error.strerror)
+        return b""

@@ -1,7 +1,7 @@
 """Arrays of other libraries: taken as they are, where they are, and answered in kind, without a copy.
 
 On the host whatever speaks DLPack (torch, NumPy itself); on the GPU whatever does so too (cuda-core's
-Buffers) or has `__cuda_array_interface__` (torch, CuPy, Numba, PyCUDA's GPUArray). None of these libraries
+Buffers) or has `__cuda_array_interface__` (PyCUDA's GPUArray). None of these libraries
 is imported for it: an array that is here has brought its own.
 """
 
@@ -75,7 +75,7 @@ def device_array(images: Any) -> DeviceArray | None:
         return None
     shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
     strides = described.get("strides")
-    if strides is not None and tuple(strides) != _strides(shape, dtype.itemsize):
+    if strides is not None and not _are_packed(tuple(strides), shape, dtype.itemsize):
         raise _gaps()
     return DeviceArray(
         pointer=int(described["data"][0]), shape=shape, dtype=str(dtype), stream=described.get("stream")
@@ -95,7 +95,7 @@ def _by_dlpack(images: Any, ordinal: int) -> DeviceArray:
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise _refusal(images, error) from error
     shape = tuple(view.shape)
-    if view.strides is not None and tuple(view.strides) != _strides(shape, 1):
+    if view.strides is not None and not _are_packed(tuple(view.strides), shape, 1):
         raise _gaps()
     return DeviceArray(pointer=view.ptr, shape=shape, dtype=str(view.dtype), stream=LEGACY_STREAM)
 
@@ -186,10 +186,10 @@ def _library_of(images: Any) -> Any:
     return next((each for each in packages if hasattr(each, "from_dlpack")), packages[0])
 
 
-def _strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Bytes between neighbours along each axis, without gaps."""
-    strides, step = [], itemsize
-    for size in reversed(shape):
-        strides.append(step)
+def _are_packed(strides: tuple[int, ...], shape: tuple[int, ...], step: int) -> bool:
+    """Whether neighbours along each axis are as far apart as without gaps; an axis of one has none."""
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size > 1 and stride != step:
+            return False
         step *= size
-    return tuple(reversed(strides))
+    return True

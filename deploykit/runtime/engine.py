@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -14,6 +15,9 @@ from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.errors import DeployError
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
+
+MAX_THREADS = 1024
+_SUBMITTED = "deploykit-submitted"
 
 Array = npt.NDArray[np.float32]
 
@@ -74,8 +78,10 @@ class Engine:
             DeployError: altered or missing files, or an engine for another machine.
         """
         path = Path(path)
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise DeployError(f"{threads!r} threads can't run anything.", fix="give a number from 1, or none")
+        if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MAX_THREADS):
+            raise DeployError(
+                f"{threads} threads are not a number between 1 and {MAX_THREADS}.", fix="give none, or fewer"
+            )
         if is_bundle(path):
             from deploykit.runtime.bundle import Bundle
 
@@ -134,6 +140,11 @@ class Engine:
             DeployError: as a call; some come with the result.
         """
         there = device_array(images)
+        if there is None and stream is not None:
+            raise DeployError(
+                "A stream is for images on the GPU, and these are not.",
+                fix="leave out stream, or bring them over",
+            )
         if there is not None and stream is not None:
             done: Future[Any] = Future()
             runner = self._begin()
@@ -145,7 +156,7 @@ class Engine:
         with self._idle:
             runner = self._open_runner()
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deploykit")
+                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_SUBMITTED)
             return self._pool.submit(self._run, runner, images)
 
     def _run_on_device(self, runner: Runner, images: Any, there: DeviceArray, *, stream: int | None) -> Any:
@@ -186,8 +197,9 @@ class Engine:
             runner, pool = self._runner, self._pool
             self._runner = self._pool = None
             self._idle.wait_for(lambda: self._calls == 0)
-        if pool is not None:
-            pool.shutdown()
+        if pool is not None:  # in a future's callback, on the pool's one thread, nothing else can be running
+            is_waiting_for_itself = threading.current_thread().name.startswith(_SUBMITTED)
+            pool.shutdown(wait=not is_waiting_for_itself, cancel_futures=is_waiting_for_itself)
         if runner is not None:
             runner.close()
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
+from deploykit.local_gpu import ORDINAL
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.plan import deserialize, is_capturable, new_context
 
@@ -37,7 +38,7 @@ class GpuRunner:
     def __init__(self, path: Path, manifest: Manifest, *, cuda_graphs: bool = True) -> None:
         self._core = require("cuda.core", extra="gpu")
         try:
-            self._device = self._core.Device(0)
+            self._device = self._core.Device(ORDINAL)
             self._device.set_current()
         except Exception as error:  # cuda-core's exceptions share no public base class
             raise DeployError(

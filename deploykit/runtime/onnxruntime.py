@@ -1,6 +1,8 @@
 """Runs an ONNX Runtime artifact, on the CPU or on a GPU."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,25 @@ class _Runner:
             )
 
     def run(self, images: npt.NDArray[Any], profile: int) -> npt.NDArray[np.float32]:
-        (logits,) = self._session.run(None, {self._manifest.input.name: images})
+        with self._told(images.shape):
+            (logits,) = self._session.run(None, {self._manifest.input.name: images})
         result: npt.NDArray[np.float32] = logits
         return result
 
     def close(self) -> None:
         del self._session
+
+    @contextmanager
+    def _told(self, shape: tuple[int, ...]) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            megabytes = 4 * math.prod(shape) / 2**20
+            raise DeployError(
+                f"ONNX Runtime can't run images of {shape}, {megabytes:.0f} MiB and what comes of them: "
+                f"{str(error).splitlines()[0]}",
+                fix="give smaller batches",
+            ) from error
 
 
 class CpuRunner(_Runner):
@@ -64,7 +79,8 @@ class CudaRunner(_Runner):
             device = require("cuda.core", extra="gpu").Device(ORDINAL)
             device.set_current()
             device.sync()
-        self._session.run_with_iobinding(binding)
+        with self._told(images.shape):
+            self._session.run_with_iobinding(binding)
 
 
 def _or_side(manifest: Manifest) -> Callable[[int | str], int]:

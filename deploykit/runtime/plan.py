@@ -50,9 +50,10 @@ def new_context(engine: Any, manifest: Manifest) -> Any:
     References:
         "Working with RTX CUDA Graphs", docs.nvidia.com/deeplearning/tensorrt-rtx.
     """
-    if manifest.target.compiler != "tensorrt-rtx":
+    facts = COMPILERS[manifest.target.compiler]
+    if not facts.specializes_shapes:
         return engine.create_execution_context()
-    trt = require(COMPILERS["tensorrt-rtx"].module)
+    trt = require(facts.module)
     runtime_config = engine.create_runtime_config()
     strategies = trt.DynamicShapesKernelSpecializationStrategy
     runtime_config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER

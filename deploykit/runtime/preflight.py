@@ -1,5 +1,6 @@
 """Whether this machine can run an engine, before anything of it is deserialized, and if not, what to do."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +160,9 @@ def _runtime(manifest: Manifest, machine: Machine) -> Check:
 def _runs_with(version: str, manifest: Manifest) -> bool:
     if not manifest.options.version_compatible:
         return version == manifest.compiler_version
-    here, built_by = (tuple(map(int, each.split("."))) for each in (version, manifest.compiler_version))
+    here, built_by = (
+        tuple(map(int, re.findall(r"\d+", each))) for each in (version, manifest.compiler_version)
+    )
     return here >= built_by
 
 

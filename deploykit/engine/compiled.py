@@ -1,0 +1,20 @@
+"""What a compiler gives back, before it has a manifest."""
+
+from dataclasses import dataclass
+
+from deploykit.engine.audit import Audit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """An engine's bytes, and what is in it.
+
+    Attributes:
+        timing_cache_sha256: of the timings the build started from; None for none.
+    """
+
+    data: bytes
+    audit: Audit
+    compiler_version: str
+    build_seconds: float
+    timing_cache_sha256: str | None = None
