@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from deploykit.quantize.plan import Int8Options
     from deploykit.quantize.sensitivity import sensitivity_of
     from deploykit.runtime import Engine
-    from deploykit.runtime.bundle import write_bundle
+    from deploykit.runtime.bundle import Bundle, write_bundle
     from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
 
@@ -40,6 +40,7 @@ _HOMES = {
     "evaluate_model": "deploykit.evaluate",
     "Int8Options": "deploykit.quantize.plan",
     "BatchRange": "deploykit.engine.shapes",
+    "Bundle": "deploykit.runtime.bundle",
     "SideRange": "deploykit.engine.shapes",
     "DeployError": "deploykit.errors",
     "Engine": "deploykit.runtime",
@@ -61,6 +62,7 @@ _HOMES = {
 
 __all__ = [
     "BatchRange",
+    "Bundle",
     "DeployError",
     "Engine",
     "Int8Options",

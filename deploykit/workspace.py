@@ -14,8 +14,19 @@ _SAME_MOMENT_S = 1.0  # copies made together are this close in time: neither is 
 
 
 def cache_folder() -> Path:
-    """The user's, for what can be made again: XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "deploykit")
+    """The user's, for what can be made again: XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        DeployError: the user has no home folder.
+    """
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named, "deploykit")
+    try:
+        return Path.home() / ".cache" / "deploykit"
+    except RuntimeError as error:
+        raise DeployError(
+            "This user has no home folder to keep a cache in.", fix="name a folder with XDG_CACHE_HOME"
+        ) from error
 
 
 def model_name(family: str, phi: float | None, rule: str | None = "published") -> str:

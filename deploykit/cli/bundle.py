@@ -2,8 +2,9 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, phases, print_json
+from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.engine.shapes import BatchRange, SideRange
+from deploykit.model_file import Precision
 from deploykit.runtime.bundle import write_bundle
 
 
@@ -44,6 +45,7 @@ def command(
             precision="fp32" if fp32 else None,
             batches=(BatchRange() if batch is None else BatchRange.parse(batch),),
             side=None if side is None else SideRange.parse(side),
+            note=note,
         )
     contents = bundle.contents
     if as_json:
@@ -52,10 +54,14 @@ def command(
     model_precision = contents.model.precision.upper()
     count = len(contents.plans)
     print(f"{output}: {model_precision} model and {count} plan{'s' if count != 1 else ''}")
-    print(f"  where none of them runs, {contents.precision.upper()} is built (FP32 or INT8 on a CPU)")
+    print(f"  {'where none of them runs' if count else 'when it is loaded'}, {_built(contents.precision)}")
     for plan in contents.plans:
         manifest = plan.manifest
         print(
             f"  {manifest.precision.upper()} for {manifest.target.title}, "
             f"{manifest.target.compiler_title} {manifest.compiler_version}, takes {manifest.takes}"
         )
+
+
+def _built(precision: Precision) -> str:
+    return "FP16 is built, FP32 on a CPU" if precision == "fp16" else f"{precision.upper()} is built"

@@ -1,12 +1,16 @@
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.engine.manifest import is_bundle
 from deploykit.runtime.preflight import Check, preflight
+
+if TYPE_CHECKING:
+    from deploykit.runtime.bundle import Prospect
 
 CANNOT_RUN = 3
 
@@ -42,29 +46,47 @@ def _check_bundle(path: Path, *, as_json: bool) -> None:
 
     found = Bundle(path).prospect()
     if as_json:
-        plans = [{"manifest": plan.manifest, "checks": checks} for plan, checks in found.plans]
-        would_build = found.target and found.target.title
-        print_json(
-            {
-                "path": path,
-                "plans": plans,
-                "would_build": would_build,
-                "kept": found.kept,
-                "drawback": found.drawback,
-            }
-        )
-        return
-    for plan, checks in found.plans:
-        manifest = plan.manifest
-        print(f"{manifest.precision.upper()} for {manifest.target.title}:")
-        _print_checks(checks)
-    if found.chosen is not None:
-        print(f"{path}: runs by its plan for {found.chosen.manifest.target.title}")
+        _print_bundle_json(path, found)
+    else:
+        for plan, checks in found.plans:
+            print(f"{plan.manifest.precision.upper()} for {plan.manifest.target.title}:")
+            _print_checks(checks)
+        for line in _conclusion(path, found):
+            print(line)
+    sys.exit(0 if found.runs else CANNOT_RUN)
+
+
+def _print_bundle_json(path: Path, found: "Prospect") -> None:
+    print_json(
+        {
+            "path": path,
+            "runs": found.runs,
+            "plans": [{"manifest": plan.manifest, "checks": checks} for plan, checks in found.plans],
+            "would_build": found.target.title if found.target is not None and found.runs else None,
+            "kept": found.kept is not None,
+            "drawback": found.drawback,
+            "unkept": found.unkept,
+            "refusal": found.refusal and {"problem": found.refusal.problem, "fix": found.refusal.fix},
+        }
+    )
+
+
+def _conclusion(path: Path, found: "Prospect") -> Iterator[str]:
+    from deploykit.runtime.bundle_cache import UNKEPT
+
+    if found.refusal is not None:
+        yield f"{path}: cannot run here"
+        yield f"  {found.refusal.problem}"
+        yield f"  {found.refusal.fix}"
+    elif found.chosen is not None:
+        yield f"{path}: runs by its plan for {found.chosen.manifest.target.title}"
     elif found.target is not None:
         done = "was built before and is kept" if found.kept else "would be built when it is loaded"
-        print(f"{path}: no plan of it runs here; one for {found.target.title} {done}")
+        yield f"{path}: no plan of it runs here; one for {found.target.title} {done}"
     if found.drawback is not None:
-        print(f"  none for the GPU here: {found.drawback}")
+        yield f"  none for the GPU here: {found.drawback}"
+    if found.unkept is not None and found.runs:
+        yield f"  {found.unkept} {UNKEPT}"
 
 
 def _print_checks(checks: Sequence[Check]) -> None:

@@ -108,8 +108,8 @@ class Manifest:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a file is a ZIP archive, which engines and ONNX models are not."""
-    if not path.is_file():
+    """Whether a file is named as one, or is a ZIP archive, which engines and ONNX models are not."""
+    if path.suffix == ".dkb" or not path.is_file():
         return path.suffix == ".dkb"
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"

@@ -1,149 +1,71 @@
-"""One file for many machines: a model, and plans of it; what runs here is taken, or built once and kept.
+"""One file for many machines: a model, and plans of it; what runs here is taken, or built once and kept."""
 
-A bundle is a ZIP archive, uncompressed, of `bundle.json`, `model.onnx` (FP32, or INT8 with Q/DQ) and
-the plans that bundle.json names. Only names that it lists are read, and each file is held to its digest.
-"""
-
-import fcntl
-import hashlib
 import logging
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING
 
-from msgspec import Meta
-
-from deploykit import __version__
-from deploykit.engine.build import compile_engine, graph_for, require_own_side
+from deploykit.engine.build import compile_engine, graph_for
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.dynamic_side import require_sides
-from deploykit.engine.manifest import Manifest, read_manifest, write_engine
+from deploykit.engine.manifest import Manifest
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import CPU, Target, multiplies_matrices_alone, precision_for, target_for
+from deploykit.engine.targets import Target, multiplies_matrices_alone
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
-from deploykit.files import require_writable, sha256_of, write_atomically
-from deploykit.model_file import ModelInfo, Precision, info_of, read_model
-from deploykit.runtime.preflight import Check, Machine, checks_of, this_machine
-from deploykit.serial import from_sealed_json, to_sealed_json
-from deploykit.workspace import cache_folder
+from deploykit.model_file import Precision, info_of, read_model
+from deploykit.runtime.bundle_cache import (
+    EngineCache,
+    engine_name,
+    require_temporary_folder,
+    temporary_folder,
+)
+from deploykit.runtime.bundle_choice import Prospect, choose, precision_on, require_build
+from deploykit.runtime.bundle_file import MODEL, read_contents, read_file, require_whole
+from deploykit.runtime.bundle_writer import pack
+from deploykit.runtime.preflight import Machine, this_machine
 
-_CONTENTS, _MODEL = "bundle.json", "model.onnx"
-_LARGEST_CONTENTS = 64 * 2**20
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
-_OTHER_CACHE = "make room there, or name another folder with XDG_CACHE_HOME"
-_log = logging.getLogger(__name__)
+__all__ = ["Bundle", "Prospect", "write_bundle"]
 
 Report = Callable[[str], None]
-_Name = Annotated[str, Meta(pattern=r"^plans/[0-9]+\.engine$")]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BundledPlan:
-    """Attributes: name: of its file in the archive."""
-
-    name: _Name
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What bundle.json says.
-
-    Attributes:
-        model: what model.onnx says of itself.
-        onnx_sha256: digest of model.onnx.
-        fp32_sha256: digest of the FP32 model that it and all plans come from.
-        precision: what to build where no plan runs; FP16 is FP32 on a CPU.
-        batches, side: sizes to build for.
-    """
-
-    model: ModelInfo
-    onnx_sha256: str
-    fp32_sha256: str
-    precision: Precision
-    batches: Annotated[tuple[BatchRange, ...], Meta(min_length=1)]
-    side: SideRange | None
-    plans: tuple[BundledPlan, ...]
-    deploykit_version: str
-    format: Literal[1] = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prospect:
-    """What a bundle would do on a machine.
-
-    Attributes:
-        plans: each plan, and what it needs.
-        chosen: the first that runs; None where one is built.
-        target: what would be built; None where a plan runs.
-        kept: that it has been built already.
-        drawback: why there is nothing for the GPU of the machine; None where there is, or it has none.
-    """
-
-    plans: tuple[tuple[BundledPlan, tuple[Check, ...]], ...]
-    chosen: BundledPlan | None
-    target: Target | None
-    kept: bool
-    drawback: str | None = None
+_log = logging.getLogger(__name__)
 
 
 class Bundle:
     """An open bundle."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Reads what is in it.
 
         Raises:
             DeployError: it is no bundle, or was altered or cut short.
         """
-        self.path = path
-        if not path.is_file():
-            raise DeployError(f"There is no bundle {path}.", fix="deploykit bundle makes one")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if archive.getinfo(_CONTENTS).file_size > _LARGEST_CONTENTS:
-                    raise ValueError("its list is too long")
-                text = archive.read(_CONTENTS)
-            self.contents = from_sealed_json(text, Contents)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise DeployError(
-                f"{path} is no bundle, or was damaged ({error}).", fix="copy it again, or bundle again"
-            ) from error
-        self._digest = hashlib.sha256(text).hexdigest()
+        self.path = Path(path)
+        self.contents, digest = read_contents(self.path)
+        self._cache = EngineCache(digest[:32])
 
-    def prospect(self, machine: Machine | None = None, *, thorough: bool = True) -> Prospect:
+    def prospect(self, machine: Machine | None = None) -> Prospect:
         """What it would do on a machine, by default on this one.
 
-        Args:
-            thorough: hold every file to its digest, too, which reads the whole bundle.
-
         Raises:
-            DeployError: the model in it was altered.
+            DeployError: a file of it was altered: none is trusted then.
         """
+        require_whole(self.path, self.contents)
         machine = machine or this_machine()
-        plans = tuple(
-            (plan, checks_of(plan.manifest, machine, sha256=self._sha256(plan) if thorough else None))
-            for plan in self.contents.plans
-        )
-        running = [plan for plan, checks in plans if all(check.holds for check in checks)]
-        running.sort(key=lambda plan: _preference(plan.manifest.target))
-        if running and not running[0].manifest.target.on_cpu:
-            return Prospect(plans=plans, chosen=running[0], target=None, kept=False)
-        target, drawback = self._buildable(machine)
-        if running and target.on_cpu:
-            return Prospect(plans=plans, chosen=running[0], target=None, kept=False, drawback=drawback)
-        kept = target.compiler in machine.runtimes and _is_sound(self._built_path(target, machine))
-        if thorough and not kept:
-            self._read(_MODEL, self.contents.onnx_sha256)
-        return Prospect(plans=plans, chosen=None, target=target, kept=kept, drawback=drawback)
+        found = choose(self.contents, machine)
+        kept = self._kept(found, machine)
+        unkept = None if kept else self._cache.why_unwritable()
+        refusal = None if kept else self._refusal(found, machine, unkept)
+        return replace(found, kept=kept, unkept=unkept, refusal=refusal)
 
     def engine(self, *, progress: Report = lambda sentence: None) -> Path:
         """An engine that runs here: unpacked, or built; in the user's cache folder, for the next time too.
+
+        Where that can't be written, it is in a temporary folder until this process ends.
 
         Args:
             progress: told what is going on, where it takes long.
@@ -152,53 +74,60 @@ class Bundle:
             DeployError: a file of it was altered, or nothing of it runs here and nothing can be built.
         """
         machine = this_machine()
-        found = self.prospect(machine, thorough=False)
+        found = self.prospect(machine)
         if found.drawback is not None:
             _log.warning("note: %s runs on the CPU here: %s", self.path, found.drawback)
-        if found.chosen is not None:
-            return self._unpacked(found.chosen)
-        assert found.target is not None  # noqa: S101  # one of the two
-        compiler = found.target.compiler
-        if compiler not in machine.runtimes:
-            raise DeployError(
-                f"No plan in {self.path} runs here, and {COMPILERS[compiler].title} is missing to build one.",
-                fix=COMPILERS[compiler].install,
-            )
-        path = self._built_path(found.target, machine)
-        if found.kept:  # the cache may be one that can't be written
-            return path
-        with self._locked():
-            if not _is_sound(path):
-                _log.warning(
-                    "note: No plan in %s runs here: building one for %s.", self.path, found.target.title
-                )
-                data, manifest = self._build(found.target, progress)
-                self._keep(path, data, manifest)
-        return path
+        if found.refusal is not None:
+            raise found.refusal
+        if found.kept is not None:
+            return found.kept
+        return self._cache.obtain(_name(found, machine), machine, lambda: self._made(found, progress))
 
-    def _unpacked(self, plan: BundledPlan) -> Path:
-        path = self._folder / f"{plan.manifest.engine_sha256}.engine"
-        if _is_sound(path):
-            return path
-        with self._locked():
-            if not _is_sound(path):
-                self._keep(path, self._read(plan.name, plan.manifest.engine_sha256), plan.manifest)
-        return path
+    def _kept(self, found: Prospect, machine: Machine) -> Path | None:
+        if found.target is not None and found.target.compiler not in machine.runtimes:
+            return None
+        return self._cache.find(_name(found, machine), machine)
 
-    def _keep(self, path: Path, plan: bytes, manifest: Manifest) -> None:
+    def _refusal(self, found: Prospect, machine: Machine, unkept: str | None) -> DeployError | None:
+        """Why nothing runs on a machine where nothing is kept."""
         try:
-            write_engine(path, plan, manifest)
+            if found.target is not None:
+                self._require_build(found.target, machine)
+            if found.target is not None or unkept is not None:
+                require_temporary_folder()
         except DeployError as error:
-            raise DeployError(error.problem, fix=_OTHER_CACHE) from error
+            return error
+        return None
 
-    def _build(self, target: Target, progress: Report) -> tuple[bytes, Manifest]:
-        source = self._folder / _MODEL
-        if not source.is_file() or sha256_of(source) != self.contents.onnx_sha256:
-            write_atomically(source, self._read(_MODEL, self.contents.onnx_sha256))
-        model = read_model(source)
+    def _require_build(self, target: Target, machine: Machine) -> None:
+        if target.compiler not in machine.runtimes:
+            facts = COMPILERS[target.compiler]
+            raise DeployError(
+                f"No plan in {self.path} runs here, and {facts.title} is missing to build one.",
+                fix=facts.install,
+            )
+        try:
+            require_build(self.contents, target)
+        except DeployError as error:
+            raise DeployError(
+                f"No plan in {self.path} runs here, and none can be built for {target.title}: "
+                f"{error.problem}",
+                fix=error.fix,
+            ) from error
+
+    def _made(self, found: Prospect, progress: Report) -> tuple[bytes, Manifest]:
+        if found.chosen is not None:
+            return read_file(self.path, self.contents, found.chosen.name), found.chosen.manifest
+        assert found.target is not None  # noqa: S101  # one of the two
+        return self._built(found.target, progress)
+
+    def _built(self, target: Target, progress: Report) -> tuple[bytes, Manifest]:
+        _log.warning("note: No plan in %s runs here: building one for %s.", self.path, target.title)
+        model = self._model()
         info = info_of(model)
         if info.precision == "fp32":
-            info = info.derive(precision=self._precision(target), onnx_sha256=self.contents.fp32_sha256)
+            precision = precision_on(target, self.contents)
+            info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)
         return compile_engine(
             graph_for(target, model, info),
             info,
@@ -209,74 +138,11 @@ class Bundle:
             progress=progress,
         )
 
-    def _buildable(self, machine: Machine) -> tuple[Target, str | None]:
-        """What to build on a machine, and what keeps it from being for its GPU, and the way out."""
-        if machine.gpu is None:
-            return target_for(CPU), None
-        try:
-            target = target_for(None)
-            self._precision(target)
-        except DeployError as error:
-            return target_for(CPU), str(error)
-        if target.compiler in machine.runtimes:
-            return target, None
-        facts = COMPILERS[target.compiler]
-        return target_for(CPU), f"{facts.title} is missing to build an engine: {facts.install}"
-
-    def _precision(self, target: Target) -> Precision:
-        """What to build: FP16 is FP32 on a CPU.
-
-        Raises:
-            DeployError: what is in it can't be had there.
-        """
-        asked = self.contents.precision
-        return precision_for(target, None if target.on_cpu and asked == "fp16" else asked)
-
-    def _sha256(self, plan: BundledPlan) -> str:
-        try:
-            self._read(plan.name, plan.manifest.engine_sha256)
-        except DeployError:
-            return "another, or unreadable"
-        return plan.manifest.engine_sha256
-
-    def _read(self, name: str, sha256: str) -> bytes:
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-                    raise ValueError("it is compressed, which bundles are not")
-                data = archive.read(name)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DeployError(
-                f"{name} in {self.path} can't be read ({error}).", fix="copy the bundle again"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise DeployError(
-                f"{name} in {self.path} is not the file it was bundled as.", fix="copy the bundle again"
-            )
-        return data
-
-    def _built_path(self, target: Target, machine: Machine) -> Path:
-        version = machine.runtimes[target.compiler]
-        return self._folder / f"{target.compiler}-{version}.{target.label}.engine"
-
-    @cached_property
-    def _folder(self) -> Path:
-        return cache_folder() / "bundles" / self._digest[:32]
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Alone among all processes of this user."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / ".lock").open("w")
-        except OSError as error:
-            raise DeployError(
-                f"The cache folder {self._folder} can't be written: {error.strerror}.",
-                fix=_OTHER_CACHE,
-            ) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _model(self) -> "ModelProto":
+        with temporary_folder() as folder:
+            path = folder / MODEL
+            path.write_bytes(read_file(self.path, self.contents, MODEL))
+            return read_model(path)
 
 
 def write_bundle(
@@ -287,86 +153,37 @@ def write_bundle(
     precision: Precision | None = None,
     batches: Sequence[BatchRange] = (BatchRange(),),
     side: SideRange | None = None,
+    note: Report = lambda sentence: None,
 ) -> Bundle:
     """Packs a model and plans of it into one file.
 
     Args:
         model: an exported FP32 model, or an INT8 one of deploykit quantize.
         engines: made from the same FP32 model; may be none.
+        output: the bundle; one that is there is replaced.
         precision: what to build of an FP32 model where no plan runs; default FP16.
         batches, side: sizes to build for there.
+        note: told where nothing will be built.
 
     Raises:
-        DeployError: bad input, or engines of another model; nothing is written.
+        DeployError: bad input, engines of another model, or an output that is there and is no bundle;
+            nothing is written.
     """
-    model, output = Path(model), Path(output)
-    require_writable(output, inputs=(model, *map(Path, engines)))
-    graph = read_model(model)
-    info = info_of(graph)
-    if side is not None:
-        require_own_side(info, side)
-        require_sides(graph, side)
-    data = model.read_bytes()
-    onnx_sha256 = hashlib.sha256(data).hexdigest()
-    if info.precision == "fp16" or (info.precision == "int8" and precision not in (None, "int8")):
-        raise DeployError(
-            f"{model} is {info.precision.upper()} already.",
-            fix="give the FP32 model, or ask for no other precision",
-        )
-    if info.precision == "fp32" and precision == "int8":
-        raise DeployError(
-            f"{model} has no Q/DQ to build INT8 of.", fix="deploykit quantize makes a model that has"
-        )
-    fp32_sha256 = onnx_sha256 if info.precision == "fp32" else info.onnx_sha256
-    if fp32_sha256 is None:
-        raise DeployError(
-            f"{model} does not say which FP32 model it was made from.", fix="quantize it with deploykit"
-        )
-    manifests = [(Path(engine), read_manifest(engine)) for engine in engines]
-    for engine, manifest in manifests:
-        if manifest.model.onnx_sha256 != fp32_sha256:
-            raise DeployError(
-                f"{engine} was made from another model than {model}.", fix="build it from this one"
-            )
-    contents = Contents(
-        model=info,
-        onnx_sha256=onnx_sha256,
-        fp32_sha256=fp32_sha256,
-        precision="int8" if info.precision == "int8" else precision or "fp16",
+    pack(
+        Path(model),
+        [Path(engine) for engine in engines],
+        output=Path(output),
+        precision=precision,
         batches=tuple(batches),
         side=side,
-        plans=tuple(
-            BundledPlan(name=f"plans/{at}.engine", manifest=manifest)
-            for at, (_, manifest) in enumerate(manifests)
-        ),
-        deploykit_version=__version__,
+        note=note,
     )
-    files = {_CONTENTS: to_sealed_json(contents).encode(), _MODEL: data}
-    for plan, (engine, _) in zip(contents.plans, manifests, strict=True):
-        files[plan.name] = engine.read_bytes()
-    write_atomically(output, _archive(files))
     return Bundle(output)
 
 
-def _preference(target: Target) -> int:
-    """What is taken before what: TensorRT's plans, ONNX Runtime on a GPU, and on the CPU, where all run."""
-    return 2 if target.on_cpu else int(target.compiler == "onnxruntime")
-
-
-def _archive(files: dict[str, bytes]) -> bytes:
-    """Equal files give equal bytes."""
-    import io
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name), data)
-    return buffer.getvalue()
-
-
-def _is_sound(engine: Path) -> bool:
-    try:
-        read_manifest(engine)
-    except DeployError:
-        return False
-    return True
+def _name(found: Prospect, machine: Machine) -> str:
+    """What is kept of a plan, or of what is built."""
+    if found.chosen is not None:
+        return f"{found.chosen.manifest.engine_sha256}.engine"
+    assert found.target is not None  # noqa: S101  # one of the two
+    return engine_name(found.target, machine.runtimes[found.target.compiler])
