@@ -31,10 +31,12 @@ check: $(INSTALLED) $(BINDINGS)/.installed
 	PYTHONPATH=$(CURDIR)/$(WHEEL) $(BIN)/pytest -n auto
 
 bench: $(INSTALLED)
-	$(BIN)/pip install --quiet --constraint constraints.txt onnxscript
+	$(BIN)/pip install --quiet --constraint constraints.txt onnxscript mlcommons-loadgen
 	-$(MAKE) $(PEERS)/.installed
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/harness.py
+	$(BIN)/python benchmarks/gpu_runtime.py
 	$(BIN)/python benchmarks/fit_cost_model.py
 	$(BIN)/python benchmarks/cpu_int8.py $(if $(wildcard $(TEST_DATA)),"$(TEST_DATA)")
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/int8_accuracy.py "$(TEST_DATA)"

@@ -10,7 +10,7 @@ from deploykit.bench.benchmark import benchmark
 from deploykit.bench.compare import IGNORABLE, compare
 from deploykit.bench.machine import GpuState, State, remarks, this_machine
 from deploykit.bench.record import Record, read_record, stamp, write_record
-from deploykit.bench.scenarios import Trial
+from deploykit.bench.server import Trial
 from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of

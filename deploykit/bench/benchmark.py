@@ -15,11 +15,10 @@ from deploykit.bench.scenarios import (
     DEFAULT_SECONDS,
     Samples,
     Scenario,
-    Trial,
     offline,
-    server,
     single_stream,
 )
+from deploykit.bench.server import Trial, server
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest
 from deploykit.engine.shapes import filled_up

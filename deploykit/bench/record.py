@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from deploykit import __version__
 from deploykit.bench.machine import Machine, State, remarks
-from deploykit.bench.scenarios import Scenario, Trial
+from deploykit.bench.scenarios import Scenario
+from deploykit.bench.server import Trial
 from deploykit.bench.statistics import (
     Array,
     Estimate,

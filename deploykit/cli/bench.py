@@ -6,7 +6,8 @@ import click
 
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.record import PERCENTILES, Record, write_record
-from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, SERVER_PERCENT, Scenario
+from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
+from deploykit.bench.server import SERVER_PERCENT
 from deploykit.bench.statistics import Estimate
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.units import duration_ms

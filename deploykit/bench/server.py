@@ -1,0 +1,171 @@
+"""MLPerf's server scenario: images arrive at random, and the highest rate is sought that holds a latency."""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploykit.bench.scenarios import (
+    DEFAULT_SECONDS,
+    MACHINES_CLOCK,
+    WINDOW,
+    Clock,
+    Samples,
+    require_time,
+    warm_up,
+)
+from deploykit.bench.statistics import Array, samples_for
+from deploykit.errors import DeployError
+
+SERVER_PERCENT = 99
+
+# The search ends when the highest rate that holds and the lowest that does not are so close.
+_CLOSE = 1.05
+_FIRST_LOAD = 0.7  # of what the engine answers when it is never idle
+_LEAST_LOAD = 0.01
+_STEP = 1.2
+_MAJORITY = 2  # of three runs
+
+Call = Callable[[int], object]
+"""Runs so many images at once and waits for the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A rate that was tried.
+
+    Attributes:
+        rate_per_s: images that arrive a second, on average.
+        requests: how many arrived before it was known whether it holds.
+        late: how many of them took longer than the bound.
+        holds: in two of three runs.
+    """
+
+    rate_per_s: float
+    requests: int
+    late: int
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Images that arrived at a rate: the latency of each, the time all took, how many were late."""
+
+    latency_ms: list[float]
+    seconds: float
+    late: int
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Server:
+    """Attributes: batch: the most that is run at once; what waits is, without being waited for."""
+
+    call: Call
+    batch: int
+    max_latency_ms: float
+    clock: Clock
+
+    def answer(self, arrivals: Array) -> _Run:
+        """Ends when all are answered, or too many were late.
+
+        An image arrives when it is scheduled to, whatever the engine does then: latency counts from there.
+
+        Args:
+            arrivals: when each does, in seconds from the start.
+        """
+        allowed = len(arrivals) - -(-SERVER_PERCENT * len(arrivals) // 100)
+        start, latency, late = self.clock.now_s(), list[float](), 0
+        while len(latency) < len(arrivals) and late <= allowed:
+            first = len(latency)
+            self.clock.wait_until(start + arrivals[first])
+            waiting = int(np.searchsorted(arrivals, self.clock.now_s() - start, side="right")) - first
+            together = max(1, min(waiting, self.batch))
+            self.call(together)
+            answered = 1000 * (self.clock.now_s() - start - arrivals[first : first + together])
+            latency += map(float, answered)
+            late += int((answered > self.max_latency_ms).sum())
+        seconds = self.clock.now_s() - start
+        return _Run(latency_ms=latency, seconds=seconds, late=late, holds=late <= allowed)
+
+    def try_rate(self, rate_per_s: float, *, images: int, seed: int) -> tuple[Trial, _Run]:
+        """Two of three runs decide, as one may meet what the machine does once; and the last that agrees."""
+        runs: list[_Run] = []
+        while not any(sum(run.holds == verdict for run in runs) == _MAJORITY for verdict in (True, False)):
+            arrivals = np.random.default_rng(seed + len(runs)).exponential(1 / rate_per_s, images).cumsum()
+            runs.append(self.answer(arrivals))
+        last = runs[-1]  # which made the majority
+        trial = Trial(
+            rate_per_s=rate_per_s,
+            requests=sum(len(run.latency_ms) for run in runs),
+            late=sum(run.late for run in runs),
+            holds=last.holds,
+        )
+        return trial, last
+
+
+def server(
+    call: Call,
+    *,
+    batch: int,
+    max_latency_ms: float,
+    seconds: float = DEFAULT_SECONDS,
+    clock: Clock = MACHINES_CLOCK,
+    progress: Callable[[str], None] = lambda phase: None,
+    seed: int = 0,
+) -> tuple[Samples, tuple[Trial, ...]]:
+    """The highest rate of Poisson arrivals that holds a bound on the 99th percentile of latency.
+
+    Args:
+        batch: the most that are run at once; what waits is, without being waited for.
+        max_latency_ms: from an image's arrival to its answer.
+        seconds: how long a rate is tried at least, twice or thrice; each time by 1,000 images or more.
+        seed: of the arrivals, which are the same at all rates but for their pace.
+
+    Returns:
+        What was measured at that rate, and all rates that were tried.
+
+    Raises:
+        DeployError: even the lowest rate doesn't hold the bound, or there is no time to measure in.
+    """
+    require_time(seconds, 1)
+    if not 0 < max_latency_ms < math.inf:
+        raise DeployError(
+            f"A latency of {max_latency_ms:g} ms can't be held.", fix="give --max-latency 10ms, say"
+        )
+    progress("warming up")
+    warmed = warm_up(lambda: call(batch), clock)
+    capacity = 1000 * batch / statistics.median(warmed[-WINDOW:])
+    alone_ms = statistics.median(warm_up(lambda: call(1), clock)[-WINDOW:])
+    tried = _Server(call=call, batch=batch, max_latency_ms=max_latency_ms, clock=clock)
+    trials: list[Trial] = []
+    best: _Run | None = None
+    low, high, rate = 0.0, math.inf, _FIRST_LOAD * capacity
+    while best is None or high / low > _CLOSE:
+        if rate < _LEAST_LOAD * capacity:
+            raise DeployError(
+                f"No rate holds {max_latency_ms:g} ms: an image alone takes {alone_ms:.3g} ms.",
+                fix="allow a higher --max-latency",
+            )
+        progress(f"{rate:.3g} images/s")
+        images = max(samples_for(SERVER_PERCENT), round(rate * seconds))
+        trial, run = tried.try_rate(rate, images=images, seed=seed)
+        trials.append(trial)
+        if trial.holds:
+            low, best = rate, run
+        else:
+            high = rate
+        rate = _next_rate(low, high)
+    samples = Samples(
+        batch=batch, warm_up_ms=tuple(warmed), latency_ms=tuple(best.latency_ms), seconds=best.seconds
+    )
+    return samples, tuple(trials)
+
+
+def _next_rate(low: float, high: float) -> float:
+    """Between the highest that holds, 0 for none, and the lowest that does not, infinity for none."""
+    if not low:
+        return high / 2
+    return low * _STEP if high == math.inf else math.sqrt(low * high)
