@@ -18,6 +18,7 @@ from deploykit.runtime.preflight import preflight
 
 MAX_THREADS = 1024
 _SUBMITTED = "deploykit-submitted"
+_MOST_PROFILES = 1000  # shapes that are remembered
 
 Array = npt.NDArray[np.float32]
 
@@ -52,6 +53,7 @@ class Engine:
         self.manifest = manifest
         self._runner: Runner | None = runner
         self._pool: ThreadPoolExecutor | None = None
+        self._profiles: dict[tuple[tuple[int, ...], np.dtype[Any]], int] = {}
         self._calls = 0
         self._idle = threading.Condition()
 
@@ -122,12 +124,23 @@ class Engine:
             self._end()
 
     def _run(self, runner: Runner, images: Any) -> Any:
+        if type(images) is np.ndarray:
+            return runner.run(images, self._profile_for(images))
         there = device_array(images)
         if there is not None:
             return self._run_on_device(runner, images, there, stream=None)
         given = host_array(images)
-        profile = self.manifest.profile_for(given.shape, str(given.dtype))
-        return in_kind(images, runner.run(given, profile))
+        return in_kind(images, runner.run(given, self._profile_for(given)))
+
+    def _profile_for(self, images: npt.NDArray[Any]) -> int:
+        """As the manifest says, which was asked before for most images."""
+        key = images.shape, images.dtype
+        profile = self._profiles.get(key)
+        if profile is None:
+            profile = self.manifest.profile_for(images.shape, str(images.dtype))
+            if len(self._profiles) < _MOST_PROFILES:
+                self._profiles[key] = profile
+        return profile
 
     def submit(self, images: Any, *, stream: int | None = None) -> "Future[Any]":
         """Begins what a call does; the answer is the future's result.
@@ -184,7 +197,8 @@ class Engine:
     def _end(self) -> None:
         with self._idle:
             self._calls -= 1
-            self._idle.notify_all()
+            if self._runner is None:
+                self._idle.notify_all()
 
     def _open_runner(self) -> Runner:
         if self._runner is None:

@@ -1,8 +1,7 @@
 """Runs an ONNX Runtime artifact, on the CPU or on a GPU."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ class _Runner:
     """Sessions are safe from many threads, and know no profiles."""
 
     def __init__(self, path: Path, manifest: Manifest, session: Any) -> None:
-        self._session, self._manifest = session, manifest
+        self._session, self._manifest, self._name = session, manifest, manifest.input.name
         found = [*session.get_inputs(), *session.get_outputs()]
         described = [(each.name, *each.shape) for each in (manifest.input, manifest.output)]
         # A dynamic side is a name there.
@@ -34,25 +33,15 @@ class _Runner:
             )
 
     def run(self, images: npt.NDArray[Any], profile: int) -> npt.NDArray[np.float32]:
-        with self._told(images.shape):
-            (logits,) = self._session.run(None, {self._manifest.input.name: images})
+        try:
+            (logits,) = self._session.run(None, {self._name: images})
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise _refusal(images.shape, error) from error
         result: npt.NDArray[np.float32] = logits
         return result
 
     def close(self) -> None:
         del self._session
-
-    @contextmanager
-    def _told(self, shape: tuple[int, ...]) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            megabytes = 4 * math.prod(shape) / 2**20
-            raise DeployError(
-                f"ONNX Runtime can't run images of {shape}, {megabytes:.0f} MiB and what comes of them: "
-                f"{str(error).splitlines()[0]}",
-                fix="give smaller batches",
-            ) from error
 
 
 class CpuRunner(_Runner):
@@ -79,8 +68,19 @@ class CudaRunner(_Runner):
             device = require("cuda.core", extra="gpu").Device(ORDINAL)
             device.set_current()
             device.sync()
-        with self._told(images.shape):
+        try:
             self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise _refusal(images.shape, error) from error
+
+
+def _refusal(shape: tuple[int, ...], error: Exception) -> DeployError:
+    megabytes = 4 * math.prod(shape) / 2**20
+    return DeployError(
+        f"ONNX Runtime can't run images of {shape}, {megabytes:.0f} MiB and what comes of them: "
+        f"{str(error).splitlines()[0]}",
+        fix="give smaller batches",
+    )
 
 
 def _or_side(manifest: Manifest) -> Callable[[int | str], int]:
