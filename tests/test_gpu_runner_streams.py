@@ -11,6 +11,9 @@ from cuda_stub import driver
 from cuda_stub.driver import OnDevice, count
 from cuda_stub.loaded import CLASSES, expected, loaded, over_the_stub, whole_numbers
 
+from deploykit.errors import DeployError
+from deploykit.runtime.arrays import device_array
+
 pytestmark = pytest.mark.usefixtures("cuda_stub")
 
 
@@ -35,6 +38,18 @@ def test_images_on_the_device_are_waited_for_and_answered_there_without_a_copy(p
         answer.free()
         for each in {stream, streams["own"]} - {None}:
             driver.destroy_stream(each)
+
+
+@over_the_stub
+def test_images_of_another_gpu_are_refused():
+    with loaded() as engine:
+        there = OnDevice.of(whole_numbers(2))
+        driver.move_memory_to(1)
+        with pytest.raises(DeployError, match="on GPU 1; engines run on GPU 0"):
+            engine.run(there)
+        driver.move_memory_to(0)
+        assert device_array(there).shape == (2, 3, 8, 8)
+        there.free()
 
 
 @pytest.mark.parametrize("stream", [0, 1, 2])

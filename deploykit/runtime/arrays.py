@@ -73,22 +73,18 @@ def device_array(images: Any) -> DeviceArray | None:
     described = getattr(images, "__cuda_array_interface__", None)
     if described is None:
         return None
+    pointer = int(described["data"][0])
+    _require_the_engines_gpu(_ordinal_of(pointer))
     shape, dtype = tuple(described["shape"]), np.dtype(described["typestr"])
     strides = described.get("strides")
     if strides is not None and not _are_packed(tuple(strides), shape, dtype.itemsize):
         raise _gaps()
-    return DeviceArray(
-        pointer=int(described["data"][0]), shape=shape, dtype=str(dtype), stream=described.get("stream")
-    )
+    return DeviceArray(pointer=pointer, shape=shape, dtype=str(dtype), stream=described.get("stream"))
 
 
 def _by_dlpack(images: Any, ordinal: int) -> DeviceArray:
     """Its library makes the default stream wait for whatever stream the values come about on."""
-    if ordinal != ORDINAL:
-        raise DeployError(
-            f"These images are on GPU {ordinal}; engines run on GPU {ORDINAL}.",
-            fix="bring them over, or make another GPU the first with CUDA_VISIBLE_DEVICES",
-        )
+    _require_the_engines_gpu(ordinal)
     views = require("cuda.core.utils", extra="gpu").StridedMemoryView
     try:
         view = views.from_dlpack(images, stream_ptr=LEGACY_STREAM)
@@ -107,6 +103,25 @@ def _dlpack_device(images: Any) -> tuple[int, int] | None:
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):  # what libraries raise for it
         return None
     return int(kind), int(ordinal)
+
+
+def _ordinal_of(pointer: int) -> int | None:
+    """Which GPU memory is of; None where CUDA can't tell."""
+    try:
+        driver = require("cuda.bindings.driver", extra="gpu")
+        attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        error, ordinal = driver.cuPointerGetAttribute(attribute, pointer)
+    except (DeployError, RuntimeError):  # no cuda-bindings, no driver
+        return None
+    return None if error else int(ordinal)
+
+
+def _require_the_engines_gpu(ordinal: int | None) -> None:
+    if ordinal not in (None, ORDINAL):
+        raise DeployError(
+            f"These images are on GPU {ordinal}; engines run on GPU {ORDINAL}.",
+            fix="bring them over, or make another GPU the first with CUDA_VISIBLE_DEVICES",
+        )
 
 
 def _gaps() -> DeployError:

@@ -100,6 +100,13 @@ EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values
         *(int *)values[at] = attributes[at] == 2 && found ? (found->kind == PINNED ? 1 : 2) : 0;
     return OK;
 }
+EXPORT int stub_ordinal; /* of all memory; there is one device, whatever a test calls it */
+EXPORT int cuPointerGetAttribute(void *value, int attribute, void *address) {
+    LOCKED;
+    REQUIRE(attribute == 9 && find(address), INVALID_VALUE); /* 9: which device */
+    *(int *)value = stub_ordinal;
+    return OK;
+}
 
 /* ---- streams and events ---- */
 

@@ -56,6 +56,11 @@ def without_memory_pools() -> None:
     ctypes.c_long.in_dll(library(), "stub_memory_pools").value = 0
 
 
+def move_memory_to(ordinal: int) -> None:
+    """All of it is said to be another device's."""
+    ctypes.c_int.in_dll(library(), "stub_ordinal").value = ordinal
+
+
 def call(name: str, *arguments: Any) -> None:
     status = getattr(library(), name)(*arguments)
     assert status == 0, f"{name} gave {status}"
