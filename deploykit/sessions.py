@@ -25,6 +25,7 @@ def cpu_session(
     fuse_int8: bool = True,
     threads: int | None = None,
     optimized: Path | None = None,
+    profile: Path | None = None,
 ) -> Any:
     """An onnxruntime.InferenceSession on the CPU.
 
@@ -34,11 +35,14 @@ def cpu_session(
             the arithmetic TensorRT does; True uses ONNX Runtime's own INT8 kernels.
         threads: intra-op threads; default one a core.
         optimized: a file to write the graph to that ONNX Runtime makes of the model.
+        profile: what the names of files begin with to which end_profiling writes each kernel's times.
 
     Raises:
         DeployError: ONNX Runtime is missing, or refuses the model.
     """
     options = _options(optimized)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     if not fuse_int8:
         options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from deploykit.bench.images import random_images
 from deploykit.bench.machine import state, this_machine
 from deploykit.bench.record import Measured, Method, Record, cpu_threads, now
 from deploykit.bench.scenarios import (
@@ -98,7 +95,7 @@ def _run(
     engine: Engine, method: Method, *, seconds: float, samples: int, progress: Report
 ) -> tuple[Samples, tuple[Trial, ...]]:
     manifest = engine.manifest
-    images = _images((method.batch, *manifest.input.shape), manifest.input.dtype)
+    images = random_images((method.batch, *manifest.input.shape), manifest.input.dtype)
     if method.scenario == "server":
         assert method.max_latency_ms is not None  # noqa: S101  # asked for above
         return server(
@@ -124,10 +121,3 @@ def _run(
 def _runtime(manifest: Manifest) -> str:
     facts = COMPILERS[manifest.target.compiler]
     return f"{facts.title} {require(facts.module).__version__}"
-
-
-def _images(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-    generator = np.random.default_rng(0)
-    if dtype == "uint8":
-        return generator.integers(0, 256, shape, np.uint8)
-    return generator.standard_normal(shape, np.float32)

@@ -5,6 +5,7 @@ from typing import Any, get_args
 import click
 
 from deploykit.bench.benchmark import benchmark
+from deploykit.bench.layers import LayerTime, by_block, by_kind, profile_layers
 from deploykit.bench.record import PERCENTILES, Record, write_record
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
@@ -12,6 +13,8 @@ from deploykit.bench.statistics import Estimate
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.units import duration_ms
 from deploykit.errors import DeployError
+
+_SLOWEST = 10
 
 
 @click.command(name="bench")
@@ -33,6 +36,7 @@ from deploykit.errors import DeployError
 )
 @click.option("--threads", type=int, help="CPU threads; default: one a core.")
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="On a GPU.")
+@click.option("--layers", is_flag=True, help="Time by layer, beside the roofline's bound; on the CPU.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder to write the records to.")
 @json_option
 def command(
@@ -44,6 +48,7 @@ def command(
     samples: int,
     threads: int | None,
     cuda_graph: bool,
+    layers: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -53,6 +58,9 @@ def command(
     Example:
       deploykit bench engines/efficientnet-phi3/model.int8.cpu.onnx --batch 1,8 -o records
     """
+    if layers:
+        _profile(engine, _batches(batch), threads, as_json=as_json)
+        return
     bound_ms, records = duration_ms(max_latency), []
     for size in _batches(batch):
         with phases("measuring") as progress:
@@ -83,6 +91,45 @@ def command(
             print(f"batch {record.method.batch}: {remark}")
         if path is not None:
             print(f"record: {path}")
+
+
+def _profile(engine: Path, batches: list[int | None], threads: int | None, *, as_json: bool) -> None:
+    found = []
+    for batch in batches:
+        with phases("timing layers"):
+            found.append((batch, profile_layers(engine, batch=batch, threads=threads)))
+    if as_json:
+        print_json({"profiles": [{"batch": batch, "layers": layers} for batch, layers in found]})
+        return
+    for batch, layers in found:
+        if batch is not None:
+            print(f"batch {batch}:")
+        for title, rows in (
+            ("block", by_block(layers)),
+            ("kind of kernel", by_kind(layers)),
+            (f"slowest {_SLOWEST} layers", sorted(layers, key=lambda each: -each.ms)[:_SLOWEST]),
+        ):
+            _print_layers(title, rows, total_ms=sum(layer.ms for layer in layers))
+            print()
+    print("bound: what the cores multiply and the caches bring at best, as measured here")
+
+
+def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None:
+    print_table(
+        (title, "time", "of all", "MACs", "moved", "bound", "time / bound"),
+        [
+            (
+                row.name,
+                f"{row.ms:.3f} ms",
+                f"{100 * row.ms / total_ms:.1f} %",
+                f"{row.macs / 1e6:.1f} M" if row.macs else "",
+                f"{row.size_bytes / 1e6:.2f} MB",
+                f"{row.bound_ms:.3f} ms",
+                f"{row.ms / row.bound_ms:.1f}",
+            )
+            for row in rows
+        ],
+    )
 
 
 def _batches(text: str | None) -> list[int | None]:
