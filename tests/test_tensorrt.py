@@ -109,6 +109,13 @@ def test_int8_is_compiled_for_every_node_that_was_planned(build, phi, sm):
     assert len(plan.data) > 1e6
 
 
+@pytest.mark.parametrize("sm", [75, 89])
+def test_no_kernel_allocates_memory_while_it_runs(build, sm):
+    """No CUDA graph could hold it. Of phi 7 for SM75 nine would, if they might."""
+    plan = build(7, "fp16", Target(name="test", compiler="tensorrt-rtx", sm=sm))
+    assert not {"allocate", "deallocate"} & {layer.kind for layer in plan.audit.layers}
+
+
 @pytest.mark.parametrize("gpu", ["T4", "A100"])
 def test_centring_takes_no_kernel_of_its_own(build, gpu):
     """Documents TensorRT-RTX 1.7: the subtraction joins the kernel that quantizes, which is there anyway."""
