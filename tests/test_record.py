@@ -146,6 +146,8 @@ def test_what_of_the_machine_makes_figures_doubtful_is_said(before, after, said)
     machine = this_machine(on_cpu=True)
     assert [said in each for each in remarks(machine, before, after)] == [True]
     assert remarks(machine, QUIET, QUIET) == ()
+    (said,) = remarks(replace(machine, kind="gpu"), QUIET, QUIET)
+    assert "could not be read" in said
     assert remarks(machine, replace(QUIET, gpu=COOL), replace(QUIET, gpu=COOL)) == ()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,7 +15,7 @@ from onnx import ModelProto, helper
 
 from deploykit.engine.audit import Audit
 from deploykit.engine.compiled import Compiled
-from deploykit.engine.compilers import BuildOptions
+from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.layer_log import audit_log
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target, target_for
@@ -111,9 +112,18 @@ def test_int8_is_compiled_for_every_node_that_was_planned(build, phi, sm):
 
 @pytest.mark.parametrize("sm", [75, 89])
 def test_no_kernel_allocates_memory_while_it_runs(build, sm):
-    """No CUDA graph could hold it. Of phi 7 for SM75 nine would, if they might."""
-    plan = build(7, "fp16", Target(name="test", compiler="tensorrt-rtx", sm=sm))
+    """No CUDA graph could hold it."""
+    target = Target(name="test", compiler="tensorrt-rtx", sm=sm)
+    plan = build(7, "fp16", target, batches=[BatchRange()])
     assert not {"allocate", "deallocate"} & {layer.kind for layer in plan.audit.layers}
+
+
+def test_kernels_for_large_batches_would_allocate_memory_if_they_might(build, monkeypatch):
+    facts = replace(COMPILERS["tensorrt-rtx"], specializes_shapes=False)
+    monkeypatch.setitem(COMPILERS, "tensorrt-rtx", facts)
+    target = Target(name="test", compiler="tensorrt-rtx", sm=75)
+    plan = build(7, "fp16", target, batches=[BatchRange()])
+    assert [layer.kind for layer in plan.audit.layers].count("allocate") == 9
 
 
 @pytest.mark.parametrize("gpu", ["T4", "A100"])

@@ -109,6 +109,8 @@ def remarks(machine: Machine, before: State, after: State) -> tuple[str, ...]:
     found = []
     if (others := _others(machine, before, after)) > _BUSY:
         found.append(f"Other processes used {100 * others:.0f} % of the {machine.cores} cores meanwhile.")
+    if machine.kind == "gpu" and (before.gpu is None or after.gpu is None):
+        found.append("The GPU's clocks, temperature and power could not be read: nvidia-ml-py does it.")
     for each in (before.gpu, after.gpu):
         if each is not None and each.throttled:
             found.append(f"The GPU was throttled ({', '.join(each.throttled)}) at {each.sm_mhz} MHz.")

@@ -171,7 +171,7 @@ def write_record(record: Record, folder: Path) -> Path:
         DeployError: the folder can't be written, or the file is there.
     """
     method = record.method
-    moment = record.started.replace("-", "").replace(":", "").partition(".")[0].partition("+")[0]
+    moment = record.started.replace("-", "").replace(":", "").partition("+")[0]
     name = f"{record.engine.name}.{method.scenario}.b{method.batch}.{moment}.json"
     path = folder / name
     require_writable(path)
@@ -208,7 +208,7 @@ def read_record(path: str | Path) -> Record:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def cpu_threads(threads: int | None) -> int:

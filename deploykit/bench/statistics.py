@@ -63,7 +63,6 @@ def estimate_percentile(samples: Array, percent: float) -> Estimate:
     """A percentile with its interval: order statistics that it lies between, whatever the distribution.
 
     Their ranks are the binomial's, spread as far as neighbours that are alike make samples count for less.
-    (Bootstrapped, intervals of the 99th percentile of 1,000 samples hold it in 92 % of trials.)
 
     Raises:
         DeployError: there are no samples, or they aren't numbers.

@@ -13,6 +13,7 @@ from deploykit.bench.statistics import Estimate
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.units import duration_ms
 from deploykit.errors import DeployError
+from deploykit.files import require_writable
 
 _SLOWEST = 10
 
@@ -59,8 +60,15 @@ def command(
       deploykit bench engines/efficientnet-phi3/model.int8.cpu.onnx --batch 1,8 -o records
     """
     if layers:
+        if output is not None or max_latency is not None or scenario != "single-stream":
+            raise DeployError(
+                "--layers prints times by layer, and has no scenario and no record.",
+                fix="leave out --scenario, --max-latency and -o, or --layers",
+            )
         _profile(engine, _batches(batch), threads, as_json=as_json)
         return
+    if output is not None:
+        require_writable(output / "record.json")  # now rather than after measuring
     bound_ms, records = duration_ms(max_latency), []
     for size in _batches(batch):
         with phases("measuring") as progress:

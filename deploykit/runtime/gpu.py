@@ -191,6 +191,7 @@ class _Lane:
         self._execute(shape, stream)
         self._stream.sync()
         if not is_capturable(self._context, stream):
+            _log.warning("note: %s runs images of %s without a CUDA graph.", self._title, shape)
             return None
         recording = self._stream.create_graph_builder()
         try:
@@ -198,7 +199,7 @@ class _Lane:
             self._execute(shape, stream)
             return recording.end_building().complete()
         except Exception as error:  # cuda-core's exceptions share no public base class
-            _log.debug("no CUDA graph for images of %s: %s", shape, error)
+            _log.warning("note: %s runs images of %s without a CUDA graph: %s", self._title, shape, error)
             return None
         finally:
             with suppress(Exception):  # it tells again of a capture that something else spoiled
