@@ -179,30 +179,6 @@ def test_bench_reports_percentiles_method_and_samples(run):
         assert part in shown.out
 
 
-def test_scenarios_are_measured_recorded_and_compared(run):
-    run("export", "--phi", "0", "--side", "64")
-    run("build-engine", "--gpu", "cpu")
-    bench = ("bench", "engines/efficientnet-phi0/model.fp32.cpu.onnx", "--seconds", "0.1", "-o", "records")
-    assert run(*bench, "--batch", "1,8").status == 0
-    throughput = run(*bench, "--scenario", "offline", "--batch", "8")
-    assert re.search(r"^8 +[\d.]+ images/s \([\d.]+ to [\d.]+\)", throughput.out, re.MULTILINE)
-    served = run(*bench, "--scenario", "server", "--batch", "4", "--max-latency", "500ms")
-    assert re.search(r"^up to 4 +[\d.]+ images/s +[\d.]+ images/s", served.out, re.MULTILINE)
-    Path("file").write_text("in the way")
-    assert "can't be written" in run(*bench[:-1], "file", "--scenario", "offline").err
-    one, eight = sorted(map(str, Path("records").glob("*single-stream.b*.json")))
-    refused = run("compare", one, eight)
-    assert refused.status == 2
-    assert "not made alike: batch (1 and 8)" in refused.err
-    assert "--ignore batch" in refused.err
-    compared = run("compare", one, eight, "--ignore", "batch")
-    assert compared.status == 0
-    assert re.search(r"^second / first: [\d.]+ \([\d.]+ to [\d.]+\)", compared.out, re.MULTILINE)
-    fields = json.loads(run("compare", one, eight, "--ignore", "batch", "--json").out)
-    assert fields["clear"]
-    assert fields["comparison"]["ignored"] == ["batch"]
-
-
 def test_an_engine_for_another_gpu_is_refused_naming_both(run):
     run("export", "--phi", "0", "--side", "64")
     run("build-engine", "--gpu", "T4")
