@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from deploykit.bench.benchmark import benchmark
     from deploykit.bench.compare import compare
-    from deploykit.bench.record import read_record, write_record
+    from deploykit.bench.record_file import read_record, write_record
     from deploykit.doctor import diagnose
     from deploykit.engine.manifest import read_manifest
     from deploykit.engine.shapes import BatchRange, SideRange
@@ -54,10 +54,10 @@ _HOMES = {
     "known_gpus": "deploykit.predict.gpus",
     "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",
-    "read_record": "deploykit.bench.record",
+    "read_record": "deploykit.bench.record_file",
     "scale_for": "deploykit.scaling",
     "write_bundle": "deploykit.runtime.bundle",
-    "write_record": "deploykit.bench.record",
+    "write_record": "deploykit.bench.record_file",
 }
 
 __all__ = [

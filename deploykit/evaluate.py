@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.any_model import AnyModel, Arithmetic, open_any
+from deploykit.bench.accuracy import Accuracy
+from deploykit.bench.record import now
 from deploykit.engine.shapes import filled_up
 from deploykit.errors import DeployError
+from deploykit.files import sha256_of
 from deploykit.find_reference import find_reference
 from deploykit.images.drawn import Images, OnSkipped
 from deploykit.images.source import GENERATED, MAX_IMAGES, open_images
@@ -29,6 +32,7 @@ class Evaluation:
     Attributes:
         reference: the FP32 model it was compared with.
         images: what it was evaluated on.
+        started: UTC, ISO 8601.
         count: how many the scores are from: less than images.count where some could not be read.
     """
 
@@ -37,6 +41,31 @@ class Evaluation:
     images: Images
     count: int
     scores: Scores
+    started: str
+
+    def record(self) -> Accuracy:
+        """Of its top-1, which a report weighs latency against.
+
+        Raises:
+            DeployError: the images had no labels.
+        """
+        if self.scores.top1 is None:
+            raise DeployError(
+                f"{self.images.source} has no labels, so that there is no top-1 to record.",
+                fix="give labelled images, one folder a class",
+            )
+        info, digest = self.model.info, sha256_of(self.model.path)
+        return Accuracy(
+            model=self.model.path.name,
+            sha256=digest,
+            onnx_sha256=info.onnx_sha256 if self.model.is_derived else digest,
+            precision=self.model.precision,
+            data=self.images.source,
+            images=self.count,
+            top1=self.scores.top1,
+            ran_by=self.model.ran_by,
+            started=self.started,
+        )
 
     def summary(self) -> dict[str, Any]:
         """As values that JSON has: an SQNR that is infinite is None, and `identical` says that it is."""
@@ -88,6 +117,7 @@ def evaluate_model(
         DeployError: bad input, labels the model has no classes for, outputs that are not finite, or neither
             labels nor a reference to compare with.
     """
+    started = now()
     with ExitStack() as opened:
         judged = opened.enter_context(open_any(Path(model), arithmetic))
         limit = images if images is not None or str(data) == GENERATED else MAX_IMAGES
@@ -115,7 +145,14 @@ def evaluate_model(
     fp32 = scores.reference_top1 or scores.top1
     if fp32 is not None and can_be_guessing(fp32, images=len(indices), classes=logits[0].shape[1]):
         note(_no_better_than_guessing(judged))
-    return Evaluation(model=judged, reference=compared, images=drawn, count=len(indices), scores=scores)
+    return Evaluation(
+        model=judged,
+        reference=compared,
+        images=drawn,
+        count=len(indices),
+        scores=scores,
+        started=started,
+    )
 
 
 def _no_better_than_guessing(model: AnyModel) -> str:

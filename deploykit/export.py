@@ -16,7 +16,7 @@ from deploykit.models.random_weights import random_weights
 from deploykit.models.weights import Weights, load_weights, require_match
 from deploykit.pixels import with_pixels
 from deploykit.preprocessing import Preprocessing
-from deploykit.scaling import MAX_SIDE_PX, MIN_SIDE_PX, Rule, scale_for
+from deploykit.scaling import MAX_SIDE_PX, MIN_SIDE_PX, Rule, Scale, scale_for
 from deploykit.sessions import cpu_session
 from deploykit.workspace import export_path, model_name
 
@@ -120,7 +120,7 @@ def prepare(
     num_classes: int | None = None,
     side_px: int | None = None,
 ) -> tuple[Network, Weights, ModelInfo]:
-    """The network, its weights and its description: all that goes into an export."""
+    """The member at phi, its weights and its description: all that goes into an export."""
     scale = scale_for(phi, rule=rule)
     if side_px is not None:
         if not MIN_SIDE_PX <= side_px <= MAX_SIDE_PX:
@@ -129,6 +129,14 @@ def prepare(
                 fix=f"give --side {scale.side_px}, this member's own, or leave it out",
             )
         scale = replace(scale, side_px=side_px)
+    network, loaded, info = prepare_at(scale, weights=weights, num_classes=num_classes)
+    return network, loaded, replace(info, phi=phi, rule=rule)
+
+
+def prepare_at(
+    scale: Scale, *, weights: Path | None = None, num_classes: int | None = None
+) -> tuple[Network, Weights, ModelInfo]:
+    """The same at any scale, whether a phi leads to it or not."""
     checkpoint = load_weights(weights) if weights is not None else None
     if num_classes is None:
         num_classes = _classes_of(checkpoint)
@@ -137,8 +145,10 @@ def prepare(
     require_match(loaded, network)
     info = ModelInfo(
         family=network.family,
-        phi=phi,
-        rule=rule,
+        phi=None,
+        rule=None,
+        depth=scale.depth,
+        width=scale.width,
         precision="fp32",
         preprocessing=Preprocessing(side_px=scale.side_px),
         weights="random" if loaded.is_random else "trained",

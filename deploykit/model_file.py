@@ -20,6 +20,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 INPUT_NAME, OUTPUT_NAME, BATCH_NAME = "input", "logits", "batch"
 
 _PREFIX = "deploykit."
+_Multiple = Annotated[float, Meta(gt=0)]
 _Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
 
 
@@ -31,6 +32,7 @@ class ModelInfo:
         family: `efficientnet`; `unknown` for a model this package did not export. Part of file names.
         phi: compound coefficient, where the model has one.
         rule: scaling rule that phi went through.
+        depth, width: multiples of the baseline's, see scaling.Scale; None where nobody said.
         precision: arithmetic the graph itself spells out.
         preprocessing: what the network expects to have been done to its images.
         input_type: `uint8` where the graph does the last of that itself, see pixels.
@@ -48,6 +50,8 @@ class ModelInfo:
     preprocessing: Preprocessing
     weights: Literal["random", "trained", "unknown"]
     input_type: Literal["float32", "uint8"] = "float32"
+    depth: _Multiple | None = None
+    width: _Multiple | None = None
     labels: tuple[str, ...] = ()
     weights_sha256: str | None = None
     onnx_sha256: str | None = None

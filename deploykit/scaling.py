@@ -13,6 +13,8 @@ from deploykit.errors import DeployError
 
 Rule = Literal["published", "formula"]
 RULES: tuple[str, ...] = get_args(Rule)
+Axis = Literal["depth", "width", "side"]
+AXES: tuple[Axis, ...] = get_args(Axis)
 
 # Coefficients found by the grid search at phi = 1 (section 5, step 1).
 ALPHA_DEPTH, BETA_WIDTH, GAMMA_SIDE = 1.2, 1.1, 1.15
@@ -53,6 +55,7 @@ PUBLISHED: tuple[Scale, ...] = tuple(
         (2.0, 3.1, 600),
     )
 )
+BASE = PUBLISHED[0]
 PUBLISHED_PHI_RANGE = (0.0, float(len(PUBLISHED) - 1))
 
 
@@ -77,6 +80,17 @@ def scale_for(phi: float, *, rule: Rule = "published") -> Scale:
             else f"give --phi from {low:g} to {high:g}",
         )
     return _published(phi) if rule == "published" else _formula(phi)
+
+
+def axis_of(scale: Scale) -> Axis | None:
+    """The one axis that B0 was stretched along; None where it was none, or several."""
+    stretched: dict[Axis, bool] = {
+        "depth": scale.depth != BASE.depth,
+        "width": scale.width != BASE.width,
+        "side": scale.side_px != BASE.side_px,
+    }
+    moved = [axis for axis in AXES if stretched[axis]]
+    return moved[0] if len(moved) == 1 else None
 
 
 def phi_label(phi: float) -> str:

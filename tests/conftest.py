@@ -1,6 +1,7 @@
 """Models and data that several tests share, made once."""
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,11 @@ settings.load_profile("deploykit")
 
 # Trained models and real images, which are not part of the project.
 SHARED = Path(os.environ.get("DEPLOYKIT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_configure() -> None:
+    """Tests that interrupt a process work where they themselves run in the background, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

@@ -255,7 +255,7 @@ BAD_INPUT = {
     "nothing exported": (("build-engine",), "no exported model"),
     "a missing image folder": (("calibrate", "--data", "nowhere"), "no exported model"),
     "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model file no.onnx"),
-    "batches that are no numbers": (("bench", "x.engine", "--batch", "1,b"), "no batch sizes"),
+    "batches that are no numbers": (("bench", "x.engine", "--batch", "1,b"), "is not what --batch takes"),
     "a record that is not there": (("compare", "a.json", "b.json"), "no record a.json"),
     "a missing engine": (("bench", "no.engine"), "no engine no.engine"),
     "a folder as an engine": (("bench", "."), "no engine ."),

@@ -27,3 +27,44 @@ def test_scenarios_are_measured_recorded_and_compared(run):
     fields = json.loads(run("compare", one, eight, "--ignore", "batch", "--json").out)
     assert fields["clear"]
     assert fields["comparison"]["ignored"] == ["batch"]
+
+
+def test_layers_are_recorded(run):
+    run("export", "--phi", "0", "--side", "64")
+    run("build-engine", "--gpu", "cpu")
+    engine = "engines/efficientnet-phi0/model.fp32.cpu.onnx"
+    shown = run("bench", engine, "--layers", "--batch", "1,2", "-o", "records")
+    assert shown.status == 0
+    paths = sorted(Path("records").glob("model.fp32.cpu.onnx.layers.b*.json"))
+    assert [f"record: {path}" in shown.out for path in paths] == [True, True]
+
+
+def test_a_study_tells_what_it_measures_and_goes_on(run):
+    study = (
+        "study",
+        "--gpu",
+        "cpu",
+        "--phi",
+        "0",
+        "--precision",
+        "fp32",
+        "--batch",
+        "2",
+        "--seconds",
+        "0.01",
+    )
+    first = run(*study)
+    assert first.status == 0
+    assert re.search(
+        r"^records/efficientnet-phi0\.fp32\.cpu\.onnx\.single-stream\.b1\.\S+: p50 [\d.]+ ms",
+        first.out,
+        re.MULTILINE,
+    )
+    assert len(first.out.splitlines()) == 3
+    again = run(*study)
+    assert (again.status, again.out) == (0, "")
+    assert "records has all of it already" in again.err
+    assert json.loads(run(*study, "--json").out) == {"folder": "records", "records": []}
+    for wrong in (("--phi", "0,b"), ("--precision", "fp8"), ("--batch", ""), ("--gpu", "T4")):
+        refused = run(*study, *wrong)
+        assert (refused.status, refused.out) == (2, "")

@@ -2,12 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from solid_colours import SIDE_PX, write_fp32, write_images, write_int8
 
 import deploykit
+from deploykit.bench.record_file import read_any
+from deploykit.files import sha256_of
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +120,27 @@ def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, tm
     assert about in problem
     assert fix.startswith("  fix: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_top1_is_recorded_with_the_model_and_the_one_it_comes_from(run, tmp_path):
+    shown = run("eval", "model.int8.onnx", "--data", "images", "-o", "records")
+    (path,) = Path("records").iterdir()
+    assert shown.out.endswith(f"\nrecord: {path}\n")
+    int8 = read_any(path)
+    assert (int8.model, int8.precision, int8.data, int8.images) == ("model.int8.onnx", "int8", "images", 5)
+    assert int8.top1.value == pytest.approx(0.8)
+    assert (int8.sha256, int8.onnx_sha256) == tuple(
+        map(sha256_of, (tmp_path / "model.int8.onnx", tmp_path / "model.onnx"))
+    )
+    fields = json.loads(run("eval", "model.onnx", "--data", "images", "-o", "fp32", "--json").out)
+    fp32 = read_any(fields["record"])
+    assert fp32.onnx_sha256 == fp32.sha256 == int8.onnx_sha256
+
+
+def test_without_labels_there_is_no_top1_to_record(run, tmp_path):
+    np.savez(tmp_path / "bare.npz", images=np.zeros((3, SIDE_PX, SIDE_PX, 3), np.uint8))
+    refused = run("eval", "model.int8.onnx", "--data", "bare.npz", "-o", "records")
+    assert refused.status == 2
+    assert "agreement with FP32" in refused.out
+    assert "has no labels, so that there is no top-1 to record" in refused.err
+    assert not Path("records").exists()

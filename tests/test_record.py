@@ -1,4 +1,3 @@
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +8,12 @@ import pytest
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.compare import IGNORABLE, compare
 from deploykit.bench.machine import GpuState, State, remarks, this_machine
-from deploykit.bench.record import Record, read_record, stamp, write_record
+from deploykit.bench.record import Record, stamp
 from deploykit.bench.server import Trial
 from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
 from deploykit.pipeline import build_engine
-from deploykit.serial import to_json, to_sealed_json
 
 
 @pytest.fixture(scope="module")
@@ -174,81 +172,6 @@ def test_percentiles_of_too_few_samples_are_marked(measured, count, rough):
         replace(measured, before=QUIET, after=QUIET), np.random.default_rng(0).lognormal(1, 0.02, count)
     )
     assert [each.split(" of ")[0] for each in record.remarks] == rough
-
-
-# ---------------------------------------------------------------- files
-
-
-def test_a_record_is_read_back_as_it_was_written(measured, tmp_path):
-    path = write_record(measured, tmp_path / "records")
-    assert read_record(path) == measured
-    assert path.name.startswith("model.onnx.single-stream.b2.20")
-
-
-def test_a_record_is_not_replaced(measured, tmp_path):
-    path = write_record(measured, tmp_path)
-    before = path.read_bytes()
-    with pytest.raises(DeployError, match="records are not replaced"):
-        write_record(measured, tmp_path)
-    assert path.read_bytes() == before
-
-
-def altered(measured: Record, **changes) -> str:
-    """With a seal of its own."""
-    return to_sealed_json({**json.loads(to_json(measured)), **changes})
-
-
-@pytest.mark.parametrize(
-    ("spoil", "about"),
-    [
-        (lambda text: text[: len(text) // 2], "no record of format 1"),
-        (lambda text: text.replace('"batch": 2', '"batch": 3'), "it was altered"),
-        (lambda text: text.replace('"latency_ms": [', '"latency_ms": [NaN, '), "no record of format 1"),
-        (lambda text: "", "no record of format 1"),
-        (lambda text: "[]", "no record of format 1"),
-        (lambda text: "\x00\xff", "no record of format 1"),
-    ],
-)
-def test_a_record_that_was_damaged_is_refused(measured, tmp_path, spoil, about):
-    path = write_record(measured, tmp_path)
-    path.write_text(spoil(path.read_text()))
-    with pytest.raises(DeployError, match=about):
-        read_record(path)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"format": 0},
-        {"format": 2},
-        {"latency_ms": []},
-        {"latency_ms": [-1.0]},
-        {"seconds": 0},
-        {"method": {"scenario": "multi-stream", "batch": 1}},
-    ],
-)
-def test_a_record_of_another_format_or_without_sense_is_refused(measured, tmp_path, changes):
-    path = tmp_path / "record.json"
-    path.write_text(altered(measured, **changes))
-    with pytest.raises(DeployError, match="no record of format 1") as caught:
-        read_record(path)
-    assert "\n" not in caught.value.problem
-    path.write_text(altered(measured))
-    assert read_record(path) == measured
-
-
-def test_a_huge_file_is_refused_without_being_read(tmp_path):
-    path = tmp_path / "record.json"
-    with path.open("wb") as file:
-        file.truncate(200 * 2**20)
-    with pytest.raises(DeployError, match="200 MiB; records have 64 at most"):
-        read_record(path)
-
-
-def test_what_is_no_file_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none.json"):
-        with pytest.raises(DeployError, match="There is no record"):
-            read_record(path)
 
 
 # ---------------------------------------------------------------- comparing

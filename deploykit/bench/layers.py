@@ -36,6 +36,7 @@ class LayerTime:
         name: the compiler's, or what they have in common.
         kind: of kernel, in the compiler's words.
         block: of the network; OUTSIDE for what none of its nodes went into.
+        node: the first of the graph's that it computes, if it is one layer that computes any.
         ms: median over the runs.
         macs: multiply-accumulates of the whole batch.
         size_bytes: of what it reads and writes, weights among it.
@@ -45,6 +46,7 @@ class LayerTime:
     name: str
     kind: str
     block: str
+    node: str | None
     precision: Precision | None
     ms: float
     macs: int
@@ -123,10 +125,12 @@ def _layer(
     size_bytes = sum(int(facts.get(part, 0)) for part in _SIZES)
     if macs:
         size_bytes += _packed_weights(facts, precision)
+    node = known.nodes[0] if known and known.nodes else None
     return LayerTime(
         name=name,
         kind=str(facts.get("op_name", "")),
-        block=_block(known.nodes[0] if known and known.nodes else name),
+        block=_block(node or name),
+        node=node,
         precision=precision,
         ms=statistics.median(event.dur for event in events) / 1000,
         macs=macs,
@@ -159,6 +163,7 @@ def _added(layers: Iterable[LayerTime], key: Callable[[LayerTime], str]) -> list
             name=name,
             kind=_common({layer.kind for layer in group}),
             block=_common({layer.block for layer in group}),
+            node=None,
             precision=None,
             ms=sum(layer.ms for layer in group),
             macs=sum(layer.macs for layer in group),

@@ -1,4 +1,4 @@
-"""A measurement with its method, its machine and every sample, as a file that is not changed any more."""
+"""A measurement with its method, its machine and every sample."""
 
 import math
 import os
@@ -24,13 +24,10 @@ from deploykit.bench.statistics import (
     samples_for,
 )
 from deploykit.engine.manifest import Manifest
-from deploykit.errors import DeployError
-from deploykit.files import require_writable, write_atomically
 from deploykit.model_file import Precision
-from deploykit.serial import from_sealed_json, to_sealed_json
+from deploykit.scaling import Rule, Scale
 
-FORMAT = 1
-LARGEST_BYTES = 64 * 2**20
+FORMAT = 2
 PERCENTILES = (50, 90, 99)
 
 Scope = Literal["end-to-end"]
@@ -66,6 +63,7 @@ class Measured:
     Attributes:
         name: of its file.
         onnx_sha256: digest of the FP32 model it comes from; None where that is not known.
+        phi, rule, depth, width: how it was scaled; None where that is not known.
         macs: multiply-accumulates of an image, of what the audit found; 0 where it found nothing.
         compiler: with its version.
     """
@@ -75,11 +73,21 @@ class Measured:
     onnx_sha256: str | None
     family: str
     phi: float | None
-    precision: Precision
+    rule: Rule | None
+    depth: float | None
+    width: float | None
     side_px: int
+    precision: Precision
     macs: int
     compiler: str
     target: str
+
+    @property
+    def scale(self) -> Scale | None:
+        """How far its baseline is stretched; None where that is not known."""
+        if self.depth is None or self.width is None:
+            return None
+        return Scale(depth=self.depth, width=self.width, side_px=self.side_px)
 
     @classmethod
     def of(cls, path: Path, manifest: Manifest) -> "Measured":
@@ -90,8 +98,11 @@ class Measured:
             onnx_sha256=model.onnx_sha256,
             family=model.family,
             phi=model.phi,
-            precision=manifest.precision,
+            rule=model.rule,
+            depth=model.depth,
+            width=model.width,
             side_px=manifest.side_px,
+            precision=manifest.precision,
             macs=sum(layer.macs for layer in manifest.audit.profiles[0].layers),
             compiler=f"{target.compiler_title} {manifest.compiler_version}",
             target=target.title,
@@ -122,7 +133,13 @@ class Record:
     seconds: _Positive
     trials: tuple[Trial, ...] = ()
     deploykit_version: str = __version__
-    format: Literal[1] = 1
+    kind: Literal["latency"] = "latency"
+    format: Literal[2] = 2
+
+    @property
+    def name(self) -> str:
+        """Of its file, before the moment: engine, scenario and batch."""
+        return f"{self.engine.name}.{self.method.scenario}.b{self.method.batch}"
 
     @property
     def samples(self) -> Array:
@@ -162,49 +179,6 @@ def stamp(record: Record) -> dict[str, object]:
     """What has to be alike in two records for their figures to be compared: method and machine."""
     alike = {field.name: getattr(record.method, field.name) for field in fields(Method)}
     return {**alike, "machine": record.machine.name, "cores": record.machine.cores}
-
-
-def write_record(record: Record, folder: Path) -> Path:
-    """Writes it under a name of its own, which tells engine, scenario and time.
-
-    Raises:
-        DeployError: the folder can't be written, or the file is there.
-    """
-    method = record.method
-    moment = record.started.replace("-", "").replace(":", "").partition("+")[0]
-    name = f"{record.engine.name}.{method.scenario}.b{method.batch}.{moment}.json"
-    path = folder / name
-    require_writable(path)
-    if path.exists():
-        raise DeployError(
-            f"{path} is there, and records are not replaced.", fix="name another folder with -o"
-        )
-    write_atomically(path, to_sealed_json(record))
-    return path
-
-
-def read_record(path: str | Path) -> Record:
-    """A record that write_record wrote.
-
-    Raises:
-        DeployError: it is missing, too large, cut short, altered, of another format, or no record.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DeployError(f"There is no record {path}.", fix="deploykit bench -o FOLDER writes records")
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_BYTES:
-            raise DeployError(
-                f"{path} has {size / 2**20:.0f} MiB; records have {LARGEST_BYTES // 2**20} at most.",
-                fix="give a record that deploykit bench wrote",
-            )
-        return from_sealed_json(path.read_bytes(), Record)
-    except (OSError, ValueError) as error:
-        raise DeployError(
-            f"{path} is no record of format {FORMAT}, or was cut short or altered ({error}).",
-            fix="copy it again, or measure again",
-        ) from error
 
 
 def now() -> str:

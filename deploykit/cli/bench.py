@@ -5,13 +5,15 @@ from typing import Any, get_args
 import click
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.layers import LayerTime, by_block, by_kind, profile_layers
-from deploykit.bench.record import PERCENTILES, Record, write_record
+from deploykit.bench.layer_profile import LayerProfile, profile_engine
+from deploykit.bench.layers import LayerTime, by_block, by_kind
+from deploykit.bench.record import PERCENTILES, Record
+from deploykit.bench.record_file import write_record
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
 from deploykit.bench.statistics import Estimate
 from deploykit.cli.output import json_option, phases, print_json, print_table
-from deploykit.cli.units import duration_ms
+from deploykit.cli.units import duration_ms, numbers
 from deploykit.errors import DeployError
 from deploykit.files import require_writable
 
@@ -59,16 +61,16 @@ def command(
     Example:
       deploykit bench engines/efficientnet-phi3/model.int8.cpu.onnx --batch 1,8 -o records
     """
-    if layers:
-        if output is not None or max_latency is not None or scenario != "single-stream":
-            raise DeployError(
-                "--layers prints times by layer, and has no scenario and no record.",
-                fix="leave out --scenario, --max-latency and -o, or --layers",
-            )
-        _profile(engine, _batches(batch), threads, as_json=as_json)
-        return
     if output is not None:
         require_writable(output / "record.json")  # now rather than after measuring
+    if layers:
+        if max_latency is not None or scenario != "single-stream":
+            raise DeployError(
+                "--layers times layers, one run after another, and has no scenario.",
+                fix="leave out --scenario and --max-latency, or --layers",
+            )
+        _profile(engine, _batches(batch), threads, output, as_json=as_json)
+        return
     bound_ms, records = duration_ms(max_latency), []
     for size in _batches(batch):
         with phases("measuring") as progress:
@@ -101,25 +103,35 @@ def command(
             print(f"record: {path}")
 
 
-def _profile(engine: Path, batches: list[int | None], threads: int | None, *, as_json: bool) -> None:
+def _profile(
+    engine: Path, batches: tuple[int | None, ...], threads: int | None, output: Path | None, *, as_json: bool
+) -> None:
     found = []
     for batch in batches:
         with phases("timing layers"):
-            found.append((batch, profile_layers(engine, batch=batch, threads=threads)))
+            profile = profile_engine(engine, batch=batch, threads=threads)
+        found.append((profile, write_record(profile, output) if output else None))
     if as_json:
-        print_json({"profiles": [{"batch": batch, "layers": layers} for batch, layers in found]})
+        print_json({"profiles": [{"path": path, **_values(profile)} for profile, path in found]})
         return
-    for batch, layers in found:
-        if batch is not None:
-            print(f"batch {batch}:")
-        for title, rows in (
-            ("block", by_block(layers)),
-            ("kind of kernel", by_kind(layers)),
-            (f"slowest {_SLOWEST} layers", sorted(layers, key=lambda each: -each.ms)[:_SLOWEST]),
-        ):
-            _print_layers(title, rows, total_ms=sum(layer.ms for layer in layers))
-            print()
+    for profile, path in found:
+        _print_profile(profile)
+        if path is not None:
+            print(f"record: {path}")
     print("bound: what the cores multiply and the caches bring at best, as measured here")
+
+
+def _print_profile(profile: LayerProfile) -> None:
+    print(f"{profile.engine.name}, batch {profile.batch}:")
+    total_ms = sum(layer.ms for layer in profile.layers)
+    slowest = sorted(profile.layers, key=lambda each: -each.ms)[:_SLOWEST]
+    for title, rows in (
+        ("block", by_block(profile.layers)),
+        ("kind of kernel", by_kind(profile.layers)),
+        (f"slowest {_SLOWEST} layers", slowest),
+    ):
+        _print_layers(title, rows, total_ms=total_ms)
+        print()
 
 
 def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None:
@@ -140,14 +152,9 @@ def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None
     )
 
 
-def _batches(text: str | None) -> list[int | None]:
+def _batches(text: str | None) -> tuple[int | None, ...]:
     """`1,8,32`; without a text what the engine is tuned for."""
-    if text is None:
-        return [None]
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise DeployError(f"{text!r} are no batch sizes.", fix="write --batch 1,8,32") from error
+    return (None,) if text is None else numbers(text, int, option="--batch", example="1,8,32")
 
 
 def _print_figures(records: list[Record]) -> None:
@@ -206,5 +213,9 @@ def _fields(record: Record, path: Path | None) -> dict[str, Any]:
         **{f"p{percent}_ms": record.percentile_ms(percent) for percent in PERCENTILES},
         "images_per_s": record.images_per_s,
         "remarks": record.remarks,
-        **{field.name: getattr(record, field.name) for field in dataclasses.fields(record)},
+        **_values(record),
     }
+
+
+def _values(record: Record | LayerProfile) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}

@@ -3,7 +3,7 @@ from pathlib import Path
 import click
 
 from deploykit.bench.compare import IGNORABLE, compare
-from deploykit.bench.record import read_record
+from deploykit.bench.record_file import read_record
 from deploykit.cli.output import json_option, print_json
 
 

@@ -4,10 +4,12 @@ from pathlib import Path
 import click
 
 from deploykit.any_model import ARITHMETICS
+from deploykit.bench.record_file import write_record
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
 from deploykit.errors import DeployError
 from deploykit.evaluate import Evaluation, evaluate_model
+from deploykit.files import require_writable
 from deploykit.metrics import Estimate
 
 _AUTO = "auto"
@@ -30,6 +32,9 @@ _AUTO = "auto"
     help="Of INT8: TensorRT's, or its runtime's own; auto: TensorRT's for ONNX, its own for an engine.",
 )
 @image_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="A folder to write a record of top-1 to."
+)
 @json_option
 def command(
     model: Path,
@@ -38,6 +43,7 @@ def command(
     reference: Path | None,
     arithmetic: str,
     image_options: ImageOptions,
+    output: Path | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of MODEL, an ONNX file or an engine, and its loss against FP32.
@@ -52,6 +58,8 @@ def command(
     def skipped(error: DeployError) -> None:
         note(f"{error.problem} Skipped.")
 
+    if output is not None:
+        require_writable(output / "record.json")  # now rather than after evaluating
     with progress_bar("evaluating", "images") as progress:
         evaluation = evaluate_model(
             model,
@@ -64,10 +72,13 @@ def command(
             note=note,
             progress=progress,
         )
-    if as_json:
-        print_json(evaluation.summary())
-    else:
+    if not as_json:
         _print(evaluation)
+    path = write_record(evaluation.record(), output) if output else None
+    if as_json:
+        print_json({**evaluation.summary(), "record": path})
+    elif path is not None:
+        print(f"record: {path}")
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "eval": ("eval", "Measure a model's accuracy, and its loss against FP32."),
     "bench": ("bench", "Measure an engine on this machine, in one of MLPerf's scenarios."),
     "compare": ("compare", "Say how one measurement relates to another."),
+    "study": ("study", "Measure EfficientNets over phi, precision, batch and scaling axis."),
     "fit": ("fit", "Find the largest phi that meets a target on a GPU."),
     "gpus": ("gpus", "List the GPUs that are known."),
     "doctor": ("doctor", "Say what is installed and what this machine can do."),

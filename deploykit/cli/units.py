@@ -1,9 +1,12 @@
 """Quantities with units, as people type them."""
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from deploykit.errors import DeployError
 
+T = TypeVar("T")
 _NUMBER = r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*"
 _DURATION = re.compile(_NUMBER + r"(us|ms|s)\s*")
 _RATE = re.compile(_NUMBER + r"(?:images|img|fps)?\s*(?:/s)?\s*")
@@ -41,6 +44,18 @@ def images_per_s(text: str | None) -> float | None:
     if number is None:
         raise DeployError(f"{text!r} is not a throughput.", fix="write --min-throughput 500, images a second")
     return number
+
+
+def numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -> tuple[T, ...]:
+    """`1,8,32`.
+
+    Raises:
+        DeployError: some part is no number of that kind.
+    """
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise DeployError(f"{text!r} is not what {option} takes.", fix=f"write {option} {example}") from error
 
 
 def _float(digits: str) -> float | None:

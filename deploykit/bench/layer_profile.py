@@ -1,0 +1,55 @@
+"""The layers of an engine, timed, as a record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from deploykit import __version__
+from deploykit.bench.layers import LayerTime, profile_layers
+from deploykit.bench.machine import Machine, this_machine
+from deploykit.bench.record import Measured, cpu_threads, now
+from deploykit.engine.manifest import read_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerProfile:
+    """Attributes:
+    threads: of the CPU; None on a GPU.
+    started: UTC, ISO 8601.
+    layers: in the order they ran.
+    """
+
+    engine: Measured
+    machine: Machine
+    batch: Annotated[int, Meta(ge=1)]
+    threads: int | None
+    started: str
+    layers: Annotated[tuple[LayerTime, ...], Meta(min_length=1)]
+    deploykit_version: str = __version__
+    kind: Literal["layers"] = "layers"
+    format: Literal[2] = 2
+
+    @property
+    def name(self) -> str:
+        """Of its file, before the moment."""
+        return f"{self.engine.name}.layers.b{self.batch}"
+
+
+def profile_engine(
+    engine: str | Path, *, batch: int | None = None, threads: int | None = None
+) -> LayerProfile:
+    """Times each layer of an engine, see layers.profile_layers."""
+    path, started = Path(engine), now()
+    layers = profile_layers(path, batch=batch, threads=threads)
+    manifest = read_manifest(path)
+    on_cpu = manifest.target.on_cpu
+    return LayerProfile(
+        engine=Measured.of(path, manifest),
+        machine=this_machine(on_cpu=on_cpu),
+        batch=batch if batch is not None else manifest.batches[0].opt,
+        threads=cpu_threads(threads) if on_cpu else None,
+        started=started,
+        layers=tuple(layers),
+    )

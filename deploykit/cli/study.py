@@ -1,0 +1,99 @@
+import sys
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from deploykit.bench.layer_profile import LayerProfile
+from deploykit.bench.record import Record
+from deploykit.cli.output import json_option, note, print_json, progress_bar
+from deploykit.cli.units import numbers
+from deploykit.errors import DeployError
+from deploykit.model_file import Precision
+from deploykit.scaling import AXES
+from deploykit.study.run import DEFAULT_PHIS, SECONDS, run_study
+
+STOPPED = 130
+_ALL = ",".join(f"{phi:g}" for phi in DEFAULT_PHIS)
+
+
+@click.command(name="study")
+@click.option("--gpu", default="local", show_default=True, help="`local`, `cpu`, or the GPU that is here.")
+@click.option("--phi", default=_ALL, show_default=True, metavar="N,N", help="Which members.")
+@click.option("--precision", metavar="P,P", help="Default: fp32,int8 on a CPU; fp16,int8 on a GPU.")
+@click.option("--batch", metavar="N,N", help="Of throughput; default: 1,2,4,8 on a CPU; 1,8,32,128 on a GPU.")
+@click.option("--axes/--no-axes", default=True, help="Depth, width and side alone too; default: yes.")
+@click.option("--threads", type=int, help="CPU threads; default: one a core.")
+@click.option(
+    "--seconds", type=float, default=SECONDS, show_default=True, help="Of each measurement, at least."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("records"),
+    show_default=True,
+    help="Folder for the records; what is there already is not measured again.",
+)
+@json_option
+def command(
+    gpu: str,
+    phi: str,
+    precision: str | None,
+    batch: str | None,
+    axes: bool,
+    threads: int | None,
+    seconds: float,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Measure EfficientNets over phi, precision and batch, and each scaling axis alone, for a report.
+
+    Weights are random, which is right for latency. Stopped and started again, it goes on where it was.
+
+    \b
+    Example:
+      deploykit study --gpu cpu --phi 0,1,2,3 -o records
+      deploykit report records/*.json -o report.html
+    """
+
+    def finished(path: Path, record: Record | LayerProfile) -> None:
+        if not as_json:
+            click.echo(f"{path}: {_words(record)}")
+
+    try:
+        with progress_bar("measuring") as progress:
+            written = run_study(
+                output,
+                gpu=gpu,
+                phis=numbers(phi, float, option="--phi", example=_ALL),
+                precisions=_precisions(precision),
+                batches=() if batch is None else numbers(batch, int, option="--batch", example="1,8"),
+                axes=AXES if axes else (),
+                threads=threads,
+                seconds=seconds,
+                progress=progress,
+                finished=finished,
+            )
+    except KeyboardInterrupt:
+        print(f"stopped; what was measured is in {output}, and the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED)
+    if as_json:
+        print_json({"folder": output, "records": written})
+    elif not written:
+        note(f"{output} has all of it already.")
+
+
+def _precisions(text: str | None) -> tuple[Precision, ...]:
+    names = text.split(",") if text is not None else ()
+    if unknown := [name for name in names if name not in get_args(Precision)]:
+        raise DeployError(f"There is no precision {unknown[0]!r}.", fix="write --precision fp32,int8")
+    return tuple(precision for precision in get_args(Precision) if precision in names)
+
+
+def _words(record: Record | LayerProfile) -> str:
+    if isinstance(record, LayerProfile):
+        return f"{len(record.layers)} layers, {sum(layer.ms for layer in record.layers):.3g} ms"
+    if record.method.scenario == "single-stream":
+        return f"p50 {record.percentile_ms(50).value:.4g} ms, p90 {record.percentile_ms(90).value:.4g} ms"
+    return f"{record.images_per_s.value:.4g} images/s"

@@ -1,0 +1,171 @@
+"""Runs a study; started again, it goes on where it was stopped."""
+
+import tempfile
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from deploykit.bench.accuracy import Accuracy
+from deploykit.bench.benchmark import benchmark
+from deploykit.bench.layer_profile import LayerProfile, profile_engine
+from deploykit.bench.machine import this_machine
+from deploykit.bench.record import Record, cpu_threads
+from deploykit.bench.record_file import read_any, write_record
+from deploykit.engine.compilers import COMPILERS
+from deploykit.engine.shapes import BatchRange
+from deploykit.engine.targets import Target, precision_for, target_for
+from deploykit.errors import DeployError
+from deploykit.export import prepare_at
+from deploykit.extras import require
+from deploykit.files import require_writable
+from deploykit.local_gpu import local_gpu
+from deploykit.model_file import Precision, to_bytes
+from deploykit.models.onnx_graph import onnx_model
+from deploykit.pipeline import build_engine
+from deploykit.scaling import AXES, PUBLISHED, Axis
+from deploykit.study.plan import CALLS, Step, plan_study
+
+DEFAULT_PHIS = tuple(float(phi) for phi in range(len(PUBLISHED)))
+CPU_BATCHES, GPU_BATCHES = (1, 2, 4, 8), (1, 8, 32, 128)
+SECONDS = 3.0  # of each measurement, at least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where a study measures, and what it builds for that."""
+
+    folder: Path
+    gpu: str
+    target: Target
+    batches: tuple[BatchRange, ...]
+    threads: int | None
+
+
+def run_study(
+    folder: str | Path,
+    *,
+    gpu: str = "local",
+    phis: Sequence[float] = DEFAULT_PHIS,
+    precisions: Sequence[Precision] = (),
+    batches: Sequence[int] = (),
+    axes: Sequence[Axis] = AXES,
+    threads: int | None = None,
+    seconds: float = SECONDS,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+    finished: Callable[[Path, Record | LayerProfile], None] = lambda path, record: None,
+) -> tuple[Path, ...]:
+    """Builds each network with random weights, which is right for latency, and measures it.
+
+    Args:
+        folder: where the records go. What was measured into it before is not measured again.
+        gpu: `local`, `cpu`, or the name of the GPU that is here.
+        precisions: default FP32 and INT8 on a CPU, FP16 and INT8 on a GPU.
+        batches: of throughput; default 1 to 8 on a CPU, 1 to 128 on a GPU.
+        axes: to stretch alone, besides.
+        threads: CPU threads; default one a core.
+        seconds: of each measurement, at least.
+        progress: told how much of the work is done, of how much.
+        finished: told of each record that is written.
+
+    Returns:
+        The records it wrote.
+
+    Raises:
+        DeployError: a GPU that isn't here, a phi, precision or batch there is not, or a folder that can't be
+            written or holds a damaged record.
+    """
+    target = _here(gpu)
+    chosen = tuple(precisions) or (("fp32", "int8") if target.on_cpu else ("fp16", "int8"))
+    for precision in chosen:
+        precision_for(target, precision)
+    sizes = tuple(batches) or (CPU_BATCHES if target.on_cpu else GPU_BATCHES)
+    settings = Settings(
+        folder=Path(folder),
+        gpu=gpu,
+        target=target,
+        batches=tuple(BatchRange(min=size, opt=size, max=size) for size in sorted({1, *sizes})),
+        threads=threads,
+    )
+    steps = plan_study(phis=phis, precisions=chosen, batches=sizes, axes=axes)
+    require_writable(settings.folder / "record.json")
+    there = _measured_before(settings)
+    missing = [step for step in steps if _key(step, settings) not in there]
+    total = sum(step.macs for step in steps)
+    done = total - sum(step.macs for step in missing)
+    written = []
+    progress(done, total)
+    for _, of_one in groupby(missing, key=lambda step: (step.name, step.precision)):
+        group = tuple(of_one)
+        with tempfile.TemporaryDirectory() as scratch:
+            engine = _built(group[0], Path(scratch), settings)
+            for step in group:
+                record = _measured(step, engine, threads=threads, seconds=seconds)
+                written.append(write_record(record, settings.folder))
+                finished(written[-1], record)
+                done += step.macs
+                progress(done, total)
+    return tuple(written)
+
+
+def _here(gpu: str) -> Target:
+    """The target that gpu names, if it is on this machine."""
+    target = target_for(gpu)
+    here = local_gpu()
+    if target.on_cpu or (here is not None and target.runs_on(here)):
+        return target
+    raise DeployError(
+        f"A study measures on this machine, which is not {target.title}.",
+        fix="give --gpu cpu or --gpu local, or run it on that machine",
+    )
+
+
+def _built(step: Step, scratch: Path, settings: Settings) -> Path:
+    """The engine to measure, named for its network."""
+    network, weights, info = prepare_at(step.scale)
+    model = scratch / f"{step.name}.onnx"
+    model.write_bytes(
+        to_bytes(
+            onnx_model(
+                network, weights, replace(info, phi=step.phi, rule=None if step.phi is None else "published")
+            )
+        )
+    )
+    built = build_engine(onnx=model, precision=step.precision, gpu=settings.gpu, batches=settings.batches)
+    return built.path
+
+
+def _measured(step: Step, engine: Path, *, threads: int | None, seconds: float) -> Record | LayerProfile:
+    if step.kind == "layers":
+        return profile_engine(engine, batch=step.batch, threads=threads)
+    return benchmark(
+        engine,
+        scenario=step.kind,
+        batch=step.batch,
+        seconds=seconds,
+        samples=CALLS[step.kind],
+        threads=threads,
+    )
+
+
+def _measured_before(settings: Settings) -> set[Hashable]:
+    """Keys of what the folder has."""
+    records = (read_any(path) for path in sorted(settings.folder.glob("*.json")))
+    return {_key_of(record) for record in records if not isinstance(record, Accuracy)}
+
+
+def _key_of(record: Record | LayerProfile) -> Hashable:
+    if isinstance(record, Record):
+        how: Hashable = (record.method.scenario, record.method.batch, record.method.threads)
+    else:
+        how = (record.kind, record.batch, record.threads)
+    return (record.engine.scale, record.engine.precision, how, record.machine.name, record.engine.compiler)
+
+
+def _key(step: Step, settings: Settings) -> Hashable:
+    """The same of what is to be measured, by this machine and these versions."""
+    on_cpu = settings.target.on_cpu
+    how = (step.kind, step.batch, cpu_threads(settings.threads) if on_cpu else None)
+    version = require(COMPILERS[settings.target.compiler].module).__version__
+    compiler = f"{settings.target.compiler_title} {version}"
+    return (step.scale, step.precision, how, this_machine(on_cpu=on_cpu).name, compiler)

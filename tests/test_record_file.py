@@ -1,0 +1,151 @@
+"""Records on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploykit.bench.accuracy import Accuracy
+from deploykit.bench.benchmark import benchmark
+from deploykit.bench.layer_profile import LayerProfile, profile_engine
+from deploykit.bench.record import Record
+from deploykit.bench.record_file import read_any, read_record, write_record
+from deploykit.engine.shapes import BatchRange
+from deploykit.errors import DeployError
+from deploykit.metrics import Estimate
+from deploykit.pipeline import build_engine
+from deploykit.serial import to_json, to_sealed_json
+
+
+@pytest.fixture(scope="module")
+def engine(random_b0, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("cpu") / "model.onnx"
+    return build_engine(
+        onnx=random_b0.path, gpu="cpu", batches=[BatchRange(min=1, opt=2, max=4)], output=output
+    ).path
+
+
+@pytest.fixture(scope="module")
+def measured(engine) -> Record:
+    return benchmark(engine, seconds=0.05, samples=10, threads=1)
+
+
+@pytest.fixture(scope="module")
+def profile(engine) -> LayerProfile:
+    return profile_engine(engine, threads=1)
+
+
+ACCURACY = Accuracy(
+    model="model.onnx",
+    sha256="0" * 64,
+    onnx_sha256=None,
+    precision="fp32",
+    data="photos",
+    images=100,
+    top1=Estimate(value=0.7, low=0.6, high=0.8),
+    ran_by="ONNX Runtime",
+    started="2026-01-02T03:04:05.678+00:00",
+)
+
+
+def test_a_record_is_read_back_as_it_was_written(measured, tmp_path):
+    path = write_record(measured, tmp_path / "records")
+    assert read_record(path) == measured
+    assert path.name.startswith("model.onnx.single-stream.b2.20")
+
+
+def test_a_record_is_not_replaced(measured, tmp_path):
+    path = write_record(measured, tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(DeployError, match="records are not replaced"):
+        write_record(measured, tmp_path)
+    assert path.read_bytes() == before
+
+
+def altered(measured: Record, **changes) -> str:
+    """With a seal of its own."""
+    return to_sealed_json({**json.loads(to_json(measured)), **changes})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "about"),
+    [
+        (lambda text: text[: len(text) // 2], "is no record"),
+        (lambda text: text.replace('"batch": 2', '"batch": 3'), "it was altered"),
+        (lambda text: text.replace('"latency_ms": [', '"latency_ms": [NaN, '), "is no record"),
+        (lambda text: "", "is no record"),
+        (lambda text: "[]", "is no record"),
+        (lambda text: "\x00\xff", "is no record"),
+    ],
+)
+def test_a_record_that_was_damaged_is_refused(measured, tmp_path, spoil, about):
+    path = write_record(measured, tmp_path)
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(DeployError, match=about):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "gossip"},
+        {"kind": "layers"},
+        {"format": None},
+        {"latency_ms": []},
+        {"latency_ms": [-1.0]},
+        {"seconds": 0},
+        {"method": {"scenario": "multi-stream", "batch": 1}},
+    ],
+)
+def test_a_record_without_sense_is_refused(measured, tmp_path, changes):
+    path = tmp_path / "record.json"
+    path.write_text(altered(measured, **changes))
+    with pytest.raises(DeployError, match="is no record") as caught:
+        read_record(path)
+    assert "\n" not in caught.value.problem
+    path.write_text(altered(measured))
+    assert read_record(path) == measured
+
+
+def test_a_huge_file_is_refused_without_being_read(tmp_path):
+    path = tmp_path / "record.json"
+    with path.open("wb") as file:
+        file.truncate(200 * 2**20)
+    with pytest.raises(DeployError, match="200 MiB; records have 64 at most"):
+        read_record(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(DeployError, match="There is no record"):
+            read_record(path)
+
+
+def test_layers_and_accuracy_are_records_too(profile, tmp_path):
+    for record, name in (
+        (profile, "model.onnx.layers.b2.20"),
+        (ACCURACY, "model.onnx.accuracy.20260102T0304"),
+    ):
+        path = write_record(record, tmp_path)
+        assert path.name.startswith(name)
+        assert read_any(path) == record
+        with pytest.raises(DeployError, match=f"is a record of {record.kind}, not of latency"):
+            read_record(path)
+
+
+def test_a_profile_says_what_was_timed_where(profile, engine, measured):
+    assert profile.engine == measured.engine
+    assert profile.machine == measured.machine
+    assert (profile.batch, profile.threads, profile.kind) == (2, 1, "layers")
+    assert sum(layer.macs for layer in profile.layers) == 2 * profile.engine.macs
+
+
+@pytest.mark.parametrize("older", [{"format": 1}, {"format": 3}])
+def test_a_record_of_another_format_is_refused_and_told_which(measured, tmp_path, older):
+    path = tmp_path / "record.json"
+    fields = {**json.loads(to_json(measured)), **older}
+    if older["format"] == 1:
+        del fields["kind"]  # which format 1 did not have
+    path.write_text(to_sealed_json(fields))
+    with pytest.raises(DeployError, match=f"of format {older['format']}; this deploykit reads format 2"):
+        read_record(path)

@@ -1,0 +1,87 @@
+"""Studies, run for real on small members."""
+
+import pytest
+
+from deploykit.bench.layer_profile import LayerProfile
+from deploykit.bench.record_file import read_any
+from deploykit.errors import DeployError
+from deploykit.scaling import AXES, axis_of, scale_for
+from deploykit.study import run_study
+from deploykit.study.plan import plan_study
+
+
+def test_a_plan_has_latency_layers_and_throughput_of_each_phi_and_each_axis_alone():
+    steps = plan_study(phis=[1, 0], precisions=["fp32", "int8"], batches=[8, 1])
+    of_phi0 = [(step.precision, step.kind, step.batch) for step in steps if step.phi == 0]
+    each = [("single-stream", 1), ("layers", 1), ("offline", 1), ("offline", 8)]
+    assert of_phi0 == [(precision, *what) for precision in ("fp32", "int8") for what in each]
+    alone = [step for step in steps if step.phi is None]
+    assert [axis_of(step.scale) for step in alone] == list(AXES)
+    assert {(step.precision, step.kind, step.batch) for step in alone} == {("fp32", "single-stream", 1)}
+    assert [step.phi for step in steps if step.phi is not None] == [0] * 8 + [1] * 8
+
+
+def test_beyond_phi_4_no_axis_is_stretched_alone():
+    assert all(step.phi is not None for step in plan_study(phis=[5], precisions=["fp32"], batches=[1]))
+
+
+SMALL = {"gpu": "cpu", "phis": [0], "precisions": ["fp32"], "seconds": 0.01, "threads": 1}
+
+
+def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path):
+    seen = []
+
+    def stop(path, record):
+        seen.append(path)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tmp_path, batches=[1, 2], finished=stop, **SMALL)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == set(seen)
+    progress = []
+    written = run_study(
+        tmp_path, batches=[1, 2], progress=lambda done, total: progress.append((done, total)), **SMALL
+    )
+    assert {path: path.read_bytes() for path in seen} == before
+    assert len(written) == 2
+    assert progress[0][0] > 0  # of what was there
+    assert progress[-1][0] == progress[-1][1]
+    records = [read_any(path) for path in sorted(tmp_path.iterdir())]
+    assert {record.engine.scale for record in records} == {scale_for(0)}
+    assert {record.engine.phi for record in records} == {0}
+    assert sum(isinstance(record, LayerProfile) for record in records) == 1
+    assert run_study(tmp_path, batches=[1, 2], **SMALL) == ()
+
+
+def test_what_was_measured_otherwise_is_measured_again(tmp_path):
+    run_study(tmp_path, batches=[1], **SMALL)
+    assert len(run_study(tmp_path, batches=[1], **{**SMALL, "threads": 2})) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "about"),
+    [
+        ({"gpu": "T4"}, "measures on this machine, which is not T4"),
+        ({"gpu": "local"}, "shows no NVIDIA GPU"),
+        ({"gpu": "portable"}, "measures on this machine"),
+        ({"precisions": ["fp16"]}, "no FP16 arithmetic on CPUs"),
+        ({"phis": [8]}, "phi must be between 0 and 7"),
+        ({"batches": [0]}, "A batch of 0"),
+        ({"threads": 0}, "threads are not a number"),
+        ({"seconds": -1}, "no time to measure in"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused_and_nothing_is_written(tmp_path, asked, about, monkeypatch):
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: None)
+    monkeypatch.setattr("deploykit.study.run.local_gpu", lambda: None)
+    with pytest.raises(DeployError, match=about):
+        run_study(tmp_path / "records", **{**SMALL, **asked})
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_damaged_record_in_the_folder_is_told(tmp_path):
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(DeployError, match="is no record"):
+        run_study(tmp_path, **SMALL)
