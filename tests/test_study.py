@@ -85,3 +85,8 @@ def test_a_damaged_record_in_the_folder_is_told(tmp_path):
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(DeployError, match="is no record"):
         run_study(tmp_path, **SMALL)
+
+
+def test_the_networks_whose_accuracy_was_published_are_among_those_like_phi_3():
+    names = [step.name for step in plan_study(phis=[3], precisions=["fp32"], batches=[1])]
+    assert names[-3:] == ["efficientnet-depth4", "efficientnet-width2", "efficientnet-side448"]

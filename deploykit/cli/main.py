@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": ("bench", "Measure an engine on this machine, in one of MLPerf's scenarios."),
     "compare": ("compare", "Say how one measurement relates to another."),
     "study": ("study", "Measure EfficientNets over phi, precision, batch and scaling axis."),
+    "report": ("report", "Write one HTML page of what records show."),
     "fit": ("fit", "Find the largest phi that meets a target on a GPU."),
     "gpus": ("gpus", "List the GPUs that are known."),
     "doctor": ("doctor", "Say what is installed and what this machine can do."),

@@ -8,12 +8,14 @@ from typing import Literal
 from deploykit.architecture.efficientnet import efficientnet
 from deploykit.architecture.single_axis import single_axis_scale
 from deploykit.model_file import Precision
-from deploykit.scaling import AXES, Axis, Scale, phi_label, scale_for
+from deploykit.published import STRETCHED
+from deploykit.scaling import AXES, Axis, Scale, axis_of, phi_label, scale_for
 
 Kind = Literal["single-stream", "offline", "layers"]
 
 # Calls of each kind, at least. p90 takes a hundred; throughput is a mean, which takes fewer.
 CALLS: dict[Kind, int] = {"single-stream": 100, "offline": 10, "layers": 60}
+PAPERS_PHI = 3.0  # the work that published.STRETCHED do about as much of
 LARGEST_AXIS_PHI = 4.0  # of whose work one axis alone is stretched: beyond, to what nobody would use
 
 
@@ -49,7 +51,7 @@ def plan_study(
     """From the least phi to the largest, so that what there is when it is stopped is of use.
 
     Of each phi latency, layers and throughput by batch; and the latency, in the first precision, of networks
-    with as much work that are stretched along one axis alone.
+    with as much work that are stretched along one axis alone, and of those whose accuracy was published.
     """
     steps: list[Step] = []
     for phi in sorted(set(phis)):
@@ -66,13 +68,20 @@ def plan_study(
             steps += [step(kind="offline", batch=batch) for batch in sorted(set(batches))]
         if 0 < phi <= LARGEST_AXIS_PHI:
             macs = efficientnet(scale).macs
-            steps += [_stretched(axis, macs, precisions[0]) for axis in axes]
+            scales = [single_axis_scale(axis, macs=macs) for axis in axes]
+            if phi == PAPERS_PHI:
+                scales += [scale for scale in STRETCHED if axis_of(scale) in axes]
+            steps += [_stretched(scale, precisions[0]) for scale in scales]
     return tuple(steps)
 
 
-def _stretched(axis: Axis, macs: int, precision: Precision) -> Step:
-    scale = single_axis_scale(axis, macs=macs)
-    value = scale.side_px if axis == "side" else getattr(scale, axis)
+def _stretched(scale: Scale, precision: Precision) -> Step:
+    axis = axis_of(scale)
+    value = scale.side_px if axis == "side" else getattr(scale, str(axis))
     return Step(
-        name=f"efficientnet-{axis}{value}", scale=scale, phi=None, precision=precision, kind="single-stream"
+        name=f"efficientnet-{axis}{value:g}",
+        scale=scale,
+        phi=None,
+        precision=precision,
+        kind="single-stream",
     )

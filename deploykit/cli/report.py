@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import click
+
+from deploykit.cli.output import json_option, phases, print_json
+from deploykit.report import write_report
+from deploykit.report.page import DEFAULT_TITLE
+
+
+@click.command(name="report")
+@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True
+)
+@click.option("--title", default=DEFAULT_TITLE, show_default=True)
+@click.option("--predict", metavar="GPU,GPU", help="Show these GPUs' predicted latencies beside.")
+@json_option
+def command(records: tuple[Path, ...], output: Path, title: str, predict: str | None, as_json: bool) -> None:
+    """Write one HTML page of what RECORDS show: files of bench, study and eval, or folders of them.
+
+    The page needs no network, and has the table under each plot.
+
+    \b
+    Example:
+      deploykit report records -o report.html --predict T4
+    """
+    with phases("writing the report"):
+        sections = write_report(
+            records, output, title=title, predict=tuple(predict.split(",")) if predict else ()
+        )
+    if as_json:
+        print_json({"path": output, "sections": sections})
+        return
+    for section in sections:
+        print(f"{section.title} ({', '.join(section.evidence)})")
+        for finding in section.findings:
+            print(f"  {finding}")
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

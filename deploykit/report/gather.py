@@ -1,0 +1,168 @@
+"""What a report is made of: records, read, sorted and labelled."""
+
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from deploykit.bench.accuracy import Accuracy
+from deploykit.bench.layer_profile import LayerProfile
+from deploykit.bench.record import Measured, Record
+from deploykit.bench.record_file import AnyRecord, read_any
+from deploykit.errors import DeployError
+from deploykit.scaling import axis_of, phi_label, scale_for
+
+_PRECISIONS = ("fp32", "fp16", "int8")
+_TRADEMARKS = re.compile(r"\((?:R|TM)\)|\bCPU\b|\s+@.*$|\bProcessor\b|\b\d+-Core\b")
+
+T = TypeVar("T", Record, LayerProfile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Setup:
+    """What runs networks: figures of one setup are one series."""
+
+    machine: str
+    threads: int | None
+    precision_rank: int
+    compiler: str
+
+    @property
+    def precision(self) -> str:
+        return _PRECISIONS[self.precision_rank].upper()
+
+    def title(self, among: "Sequence[Setup]") -> str:
+        """Its precision, and what else it differs in from the others."""
+        parts = [self.precision]
+        if len({each.compiler for each in among}) > 1:
+            parts.append(self.compiler)
+        if len({each.machine for each in among}) > 1:
+            parts.append(short_machine(self.machine))
+        if len({each.threads for each in among}) > 1 and self.threads is not None:
+            parts.append(f"{self.threads} threads")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """Records, the latest of each measurement alone, from the least work to the most.
+
+    Attributes:
+        superseded: how many were left out since the same was measured again later.
+    """
+
+    latencies: tuple[Record, ...] = ()
+    profiles: tuple[LayerProfile, ...] = ()
+    accuracies: tuple[Accuracy, ...] = ()
+    superseded: int = 0
+
+    @property
+    def setups(self) -> tuple[Setup, ...]:
+        found = {setup_of(each) for each in self.latencies} | {setup_of(each) for each in self.profiles}
+        return tuple(sorted(found))
+
+    def single_stream(self, batch: int = 1) -> tuple[Record, ...]:
+        return tuple(
+            record
+            for record in self.latencies
+            if (record.method.scenario, record.method.batch) == ("single-stream", batch)
+        )
+
+    def accuracy_of(self, engine: Measured) -> Accuracy | None:
+        """That of the engine itself, or of a model in its precision from the same FP32 model."""
+        exact = [each for each in self.accuracies if each.sha256 == engine.sha256]
+        alike = [
+            each
+            for each in self.accuracies
+            if each.onnx_sha256 is not None
+            and (each.onnx_sha256, each.precision) == (engine.onnx_sha256, engine.precision)
+        ]
+        return max(exact or alike, key=lambda each: each.started, default=None)
+
+
+def gather(paths: Iterable[str | Path]) -> Gathered:
+    """Reads records, those of folders among them.
+
+    Raises:
+        DeployError: there are none, or one is damaged.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    if not files:
+        raise DeployError(
+            "There are no records to report on.", fix="deploykit study --gpu cpu -o records makes some"
+        )
+    return arrange([read_any(file) for file in dict.fromkeys(files)])
+
+
+def arrange(records: Sequence[AnyRecord]) -> Gathered:
+    """The latest of each measurement, sorted."""
+    latencies = _latest([each for each in records if isinstance(each, Record)])
+    profiles = _latest([each for each in records if isinstance(each, LayerProfile)])
+    accuracies = tuple(each for each in records if isinstance(each, Accuracy))
+    kept = len(latencies) + len(profiles) + len(accuracies)
+    return Gathered(
+        latencies=latencies,
+        profiles=profiles,
+        accuracies=accuracies,
+        superseded=len(records) - kept,
+    )
+
+
+def setup_of(record: Record | LayerProfile) -> Setup:
+    threads = record.method.threads if isinstance(record, Record) else record.threads
+    return Setup(
+        machine=record.machine.name,
+        threads=threads,
+        precision_rank=_PRECISIONS.index(record.engine.precision),
+        compiler=record.engine.compiler,
+    )
+
+
+def network_name(engine: Measured) -> str:
+    """`phi 3`, `depth 4`, or the file's name where nothing else is known."""
+    if engine.family == "unknown":
+        return engine.name
+    family = "" if engine.family == "efficientnet" else f"{engine.family} "
+    if engine.phi is not None:
+        own_side = "" if _has_own_side(engine) else f", {engine.side_px} px"
+        return f"{family}phi {phi_label(engine.phi)}{own_side}"
+    axis = axis_of(engine.scale) if engine.scale is not None else None
+    if axis == "side":
+        return f"{family}side {engine.side_px} px"
+    return f"{family}{axis} {getattr(engine, axis):g}" if axis is not None else engine.name
+
+
+def short_machine(name: str) -> str:
+    """Without trademarks, clocks and counts of cores."""
+    return " ".join(_TRADEMARKS.sub(" ", name).split())
+
+
+def is_compound(engine: Measured) -> bool:
+    """Whether it is a member of the family, at the side that its phi has."""
+    return engine.phi is not None and engine.rule == "published" and _has_own_side(engine)
+
+
+def is_stretched(engine: Measured) -> bool:
+    """Whether it is the baseline, stretched along one axis alone."""
+    return engine.phi is None and engine.scale is not None and axis_of(engine.scale) is not None
+
+
+def _has_own_side(engine: Measured) -> bool:
+    if engine.phi is None or engine.rule is None:
+        return False
+    return scale_for(engine.phi, rule=engine.rule).side_px == engine.side_px
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.json")) if path.is_dir() else [path]
+
+
+def _latest(records: Sequence[T]) -> tuple[T, ...]:
+    by_measurement = {_measurement(each): each for each in sorted(records, key=lambda each: each.started)}
+    return tuple(sorted(by_measurement.values(), key=lambda each: (each.engine.macs, each.engine.name)))
+
+
+def _measurement(record: Record | LayerProfile) -> Hashable:
+    how = record.method if isinstance(record, Record) else record.batch
+    return (record.engine.name, network_name(record.engine), setup_of(record), how)

@@ -1,0 +1,141 @@
+"""Sections -> one HTML file that needs nothing else."""
+
+import base64
+import hashlib
+from collections.abc import Hashable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from deploykit import __version__
+from deploykit.bench.record import now
+from deploykit.extras import require
+from deploykit.files import require_writable, write_atomically
+from deploykit.report.gather import Gathered, gather, short_machine
+from deploykit.report.predicted import Predicted, predict_family
+from deploykit.report.section import Section
+from deploykit.report.sections import accuracy, axes, batches, distributions, layers, work
+
+DEFAULT_TITLE = "How efficient is EfficientNet here?"
+_EXTRA = "report"
+
+
+def write_report(
+    records: Sequence[str | Path],
+    output: str | Path = "report.html",
+    *,
+    title: str = DEFAULT_TITLE,
+    predict: Sequence[str] = (),
+) -> tuple[Section, ...]:
+    """Writes one HTML file of what records show: plots, with the table under each.
+
+    Args:
+        records: files that bench, study and eval wrote, or folders of them.
+        predict: GPUs whose predicted latencies are shown beside.
+
+    Returns:
+        What it shows.
+
+    Raises:
+        DeployError: no records, a damaged one, a GPU that is not known, or a file that can't be written.
+    """
+    path = Path(output)
+    require_writable(path, inputs=tuple(map(Path, records)))
+    for module in ("plotly", "jinja2"):
+        require(module, extra=_EXTRA)
+    gathered, predicted = gather(records), predict_family(predict)
+    shown = sections_of(gathered, predicted)
+    write_atomically(path, page(title, gathered, shown))
+    return shown
+
+
+def sections_of(gathered: Gathered, predicted: Sequence[Predicted] = ()) -> tuple[Section, ...]:
+    """Every question that the records answer."""
+    single = (
+        work.section(gathered, predicted),
+        accuracy.section(gathered, predicted),
+        batches.section(gathered),
+        distributions.section(gathered),
+    )
+    return (
+        *(each for each in single if each is not None),
+        *layers.sections(gathered),
+        *axes.sections(gathered),
+    )
+
+
+def page(title: str, gathered: Gathered, sections: Sequence[Section]) -> str:
+    """The HTML, in which no text from outside is anything but text.
+
+    Jinja2 escapes texts, section.plain those in plots, and figures are data, with `<` spelled out. Besides
+    that the page forbids itself every script but its own two, by their digests, and any connection.
+    """
+    jinja2 = require("jinja2", extra=_EXTRA)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    plotly_js, page_js = _plotly_js(), _asset("page.js")
+    html: str = environment.from_string(_asset("page.html.jinja")).render(
+        title=title,
+        sections=sections,
+        figures={each.name: figure_json(each) for each in sections},
+        gathered=gathered,
+        machines=_machines(gathered),
+        remarks=_remarks(gathered),
+        written=now(),
+        version=__version__,
+        css=_asset("page.css"),
+        plotly_js=plotly_js,
+        page_js=page_js,
+        script_digests=[_digest(plotly_js), _digest(page_js)],
+    )
+    return html
+
+
+def figure_json(section: Section) -> str:
+    """The figure as Plotly's JSON, checked against its schema, fit to stand inside a script element."""
+    figure = require("plotly.graph_objects", extra=_EXTRA).Figure(
+        data=list(section.traces), layout=section.layout, skip_invalid=False
+    )
+    figure.layout.template = None
+    return str(figure.to_json()).replace("<", "\\u003c")
+
+
+def _machines(gathered: Gathered) -> list[dict[str, Any]]:
+    """What ran what, and how it was measured: a row for each that differs."""
+    rows: dict[Hashable, dict[str, Any]] = {}
+    for record in gathered.latencies:
+        method = record.method
+        parallel = f"{method.threads} threads" if method.threads is not None else "GPU"
+        if method.cuda_graph is not None:
+            parallel = "CUDA graph" if method.cuda_graph else "no CUDA graph"
+        row = {
+            "machine": short_machine(record.machine.name),
+            "cores": record.machine.cores,
+            "system": record.machine.system,
+            "runtime": record.runtime,
+            "method": f"{method.scenario}, {method.scope}, {parallel}",
+        }
+        rows.setdefault(tuple(row.values()), {**row, "count": 0})["count"] += 1
+    return list(rows.values())
+
+
+def _remarks(gathered: Gathered) -> list[tuple[str, str]]:
+    return [
+        (record.name, remark)
+        for record in gathered.latencies
+        for remark in record.remarks
+        if "is rough" not in remark  # the table of percentiles marks those
+    ]
+
+
+def _plotly_js() -> str:
+    script: str = require("plotly.offline", extra=_EXTRA).get_plotlyjs()
+    return script
+
+
+def _asset(name: str) -> str:
+    return resources.files("deploykit.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    """As a content security policy names an inline script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

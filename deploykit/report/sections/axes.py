@@ -1,0 +1,156 @@
+"""What does compound scaling cost, against depth, width or side alone?"""
+
+from collections.abc import Sequence
+
+from deploykit.bench.record import Record
+from deploykit.published import published_top1
+from deploykit.report.gather import Gathered, Setup, is_compound, is_stretched, network_name, setup_of
+from deploykit.report.section import (
+    COLOURS,
+    Column,
+    Section,
+    Table,
+    Trace,
+    giga,
+    hover,
+    joined,
+    log_axis,
+    milliseconds,
+    plain,
+)
+from deploykit.scaling import AXES, Axis, axis_of
+
+_ALIKE = 1.3  # times as much work is near enough for the cost of a multiply-accumulate to be compared
+
+
+def sections(gathered: Gathered) -> tuple[Section, ...]:
+    """Latency over work by scaling axis, for each setup where one was stretched alone."""
+    records = gathered.single_stream()
+    stretched = [each for each in records if is_stretched(each.engine)]
+    return tuple(
+        _section(
+            setup,
+            gathered.setups,
+            compound=[each for each in records if is_compound(each.engine) and setup_of(each) == setup],
+            stretched=[each for each in stretched if setup_of(each) == setup],
+        )
+        for setup in sorted({setup_of(each) for each in stretched})
+    )
+
+
+def _section(
+    setup: Setup, setups: Sequence[Setup], *, compound: Sequence[Record], stretched: Sequence[Record]
+) -> Section:
+    title = setup.title(setups)
+    by_axis = {axis: [each for each in stretched if _axis(each) == axis] for axis in AXES}
+    largest = max(each.engine.macs for each in stretched) * _ALIKE
+    shown = [each for each in compound if each.engine.macs <= largest]
+    series = {"compound": shown, **{f"{axis} alone": records for axis, records in by_axis.items()}}
+    return Section(
+        name=f"axes-{setup.precision.lower()}-{setups.index(setup)}",
+        title=f"What does compound scaling cost, against one axis alone? {title}",
+        findings=_findings(compound, [each for records in by_axis.values() for each in records]),
+        traces=tuple(
+            _trace(name, records, index) for index, (name, records) in enumerate(series.items()) if records
+        ),
+        layout={
+            "xaxis": log_axis("multiply-accumulates an image, G"),
+            "yaxis": log_axis("median latency at batch 1, ms"),
+        },
+        table=Table(
+            columns=(
+                Column(title="network"),
+                Column(title="work as"),
+                Column(title="MACs"),
+                Column(title="latency, ms", evidence="measured"),
+                Column(title="ms per G MACs", evidence="measured"),
+                Column(title="of compound's", evidence="measured"),
+                Column(title="top-1", evidence="recorded"),
+            ),
+            rows=(
+                *(_row(each, None) for each in shown),
+                *(_row(each, _like(each, compound)) for records in by_axis.values() for each in records),
+            ),
+        ),
+        notes=(
+            "A network stretched along one axis is compared, per multiply-accumulate, with the member of the "
+            f"family nearest to it in work, at most {100 * (_ALIKE - 1):.0f} % away.",
+            "Accuracies, where published: Tan and Le 2019, arXiv:1905.11946, Tables 2 and 7. Table 7 has its "
+            "networks of depth 4, width 2 and side 448 px at 1.8 to 1.9 G; counted here they have 1.45 to "
+            "1.58 G.",
+        ),
+    )
+
+
+def _axis(record: Record) -> Axis | None:
+    return axis_of(record.engine.scale) if record.engine.scale is not None else None
+
+
+def _trace(name: str, records: Sequence[Record], index: int) -> Trace:
+    medians = [each.percentile_ms(50).value for each in records]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plain(name),
+        "x": [each.engine.macs / 1e9 for each in records],
+        "y": medians,
+        "line": {"color": COLOURS[index]},
+        "hoverinfo": "text",
+        "hovertext": [
+            hover(
+                network_name(each.engine),
+                f"{giga(each.engine.macs)} MACs",
+                f"p50 {milliseconds(median)}, measured",
+            )
+            for each, median in zip(records, medians, strict=True)
+        ],
+    }
+
+
+def _like(record: Record, compound: Sequence[Record]) -> Record | None:
+    """The member of the family with about as much work."""
+
+    def distance(other: Record) -> float:
+        smaller, larger = sorted((record.engine.macs, other.engine.macs))
+        return larger / smaller
+
+    return min((each for each in compound if distance(each) <= _ALIKE), key=distance, default=None)
+
+
+def _cost(record: Record) -> float:
+    """Milliseconds for a G of multiply-accumulates."""
+    return record.percentile_ms(50).value / (record.engine.macs / 1e9)
+
+
+def _findings(compound: Sequence[Record], stretched: Sequence[Record]) -> tuple[str, ...]:
+    found = []
+    for member in compound:
+        rivals = [each for each in stretched if _like(each, compound) == member]
+        if rivals:
+            told = [
+                f"{_cost(each) / _cost(member):.2f} times for {network_name(each.engine)}{_percent(each)}"
+                for each in rivals
+            ]
+            found.append(
+                f"With the work of {network_name(member.engine)}{_percent(member)}, a multiply-accumulate "
+                f"takes {joined(told)}."
+            )
+    return tuple(found)
+
+
+def _percent(record: Record) -> str:
+    scale = record.engine.scale
+    published = published_top1(scale) if scale is not None else None
+    return f" ({100 * published.top1:.1f} % top-1)" if published is not None else ""
+
+
+def _row(record: Record, like: Record | None) -> tuple[str, ...]:
+    return (
+        network_name(record.engine),
+        network_name(like.engine) if like is not None else "",
+        giga(record.engine.macs),
+        f"{record.percentile_ms(50).value:.4g}",
+        f"{_cost(record):.2f}",
+        f"{_cost(record) / _cost(like):.2f}" if like is not None else "",
+        _percent(record).strip(" ()").removesuffix(" top-1"),
+    )
