@@ -8,14 +8,13 @@ from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layer_profile import LayerProfile, profile_engine
 from deploykit.bench.layers import LayerTime, by_block, by_kind
 from deploykit.bench.record import PERCENTILES, Record
-from deploykit.bench.record_file import write_record
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
 from deploykit.bench.statistics import Estimate
+from deploykit.cli.keeping import Keeper, Kept, wandb_option
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, numbers
 from deploykit.errors import DeployError
-from deploykit.files import require_writable
 
 _SLOWEST = 10
 
@@ -41,6 +40,7 @@ _SLOWEST = 10
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="On a GPU.")
 @click.option("--layers", is_flag=True, help="Time by layer, beside the roofline's bound; on the CPU.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder to write the records to.")
+@wandb_option
 @json_option
 def command(
     engine: Path,
@@ -53,6 +53,7 @@ def command(
     cuda_graph: bool,
     layers: bool,
     output: Path | None,
+    wandb: str | None,
     as_json: bool,
 ) -> None:
     """Measure ENGINE on this machine, in one of MLPerf's scenarios.
@@ -61,15 +62,15 @@ def command(
     Example:
       deploykit bench engines/efficientnet-phi3/model.int8.cpu.onnx --batch 1,8 -o records
     """
-    if output is not None:
-        require_writable(output / "record.json")  # now rather than after measuring
+    keeper = Keeper(folder=output, project=wandb)
+    keeper.prepare()
     if layers:
         if max_latency is not None or scenario != "single-stream":
             raise DeployError(
                 "--layers times layers, one run after another, and has no scenario.",
                 fix="leave out --scenario and --max-latency, or --layers",
             )
-        _profile(engine, _batches(batch), threads, output, as_json=as_json)
+        _profile(engine, _batches(batch), threads, keeper, as_json=as_json)
         return
     bound_ms, records = duration_ms(max_latency), []
     for size in _batches(batch):
@@ -87,37 +88,34 @@ def command(
                     phase if fraction is None else f"{phase}, {100 * min(fraction, 1):.0f} %"
                 ),
             )
-        path = write_record(record, output) if output else None
-        records.append((record, path))
+        records.append((record, keeper.keep(record)))
     if as_json:
-        print_json({"records": [_fields(record, path) for record, path in records]})
+        print_json({"records": [_fields(record, kept) for record, kept in records]})
         return
     first = records[0][0]
     print(f"{engine}: {first.engine.precision.upper()} on {first.machine.name}, {first.runtime}")
     _print_figures([record for record, _ in records])
     print(f"method: {_method(first)}; intervals hold with 95 % confidence")
-    for record, path in records:
+    for record, kept in records:
         for remark in record.remarks:
             print(f"batch {record.method.batch}: {remark}")
-        if path is not None:
-            print(f"record: {path}")
+        kept.print()
 
 
 def _profile(
-    engine: Path, batches: tuple[int | None, ...], threads: int | None, output: Path | None, *, as_json: bool
+    engine: Path, batches: tuple[int | None, ...], threads: int | None, keeper: Keeper, *, as_json: bool
 ) -> None:
     found = []
     for batch in batches:
         with phases("timing layers"):
             profile = profile_engine(engine, batch=batch, threads=threads)
-        found.append((profile, write_record(profile, output) if output else None))
+        found.append((profile, keeper.keep(profile)))
     if as_json:
-        print_json({"profiles": [{"path": path, **_values(profile)} for profile, path in found]})
+        print_json({"profiles": [{**_values(kept), **_values(profile)} for profile, kept in found]})
         return
-    for profile, path in found:
+    for profile, kept in found:
         _print_profile(profile)
-        if path is not None:
-            print(f"record: {path}")
+        kept.print()
     print("bound: what the cores multiply and the caches bring at best, as measured here")
 
 
@@ -206,10 +204,10 @@ def _method(record: Record) -> str:
     return ", ".join([*parts, f"warm-up until steady ({len(record.warm_up_ms)} calls)"])
 
 
-def _fields(record: Record, path: Path | None) -> dict[str, Any]:
+def _fields(record: Record, kept: Kept) -> dict[str, Any]:
     """The figures, and everything that they come from."""
     return {
-        "path": path,
+        **_values(kept),
         **{f"p{percent}_ms": record.percentile_ms(percent) for percent in PERCENTILES},
         "images_per_s": record.images_per_s,
         "remarks": record.remarks,
@@ -217,5 +215,5 @@ def _fields(record: Record, path: Path | None) -> dict[str, Any]:
     }
 
 
-def _values(record: Record | LayerProfile) -> dict[str, Any]:
+def _values(record: Record | LayerProfile | Kept) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}

@@ -6,6 +6,7 @@ import click
 
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Record
+from deploykit.cli.keeping import Keeper, Kept, wandb_option
 from deploykit.cli.output import json_option, note, print_json, progress_bar
 from deploykit.cli.units import numbers
 from deploykit.errors import DeployError
@@ -35,6 +36,7 @@ _ALL = ",".join(f"{phi:g}" for phi in DEFAULT_PHIS)
     show_default=True,
     help="Folder for the records; what is there already is not measured again.",
 )
+@wandb_option
 @json_option
 def command(
     gpu: str,
@@ -45,6 +47,7 @@ def command(
     threads: int | None,
     seconds: float,
     output: Path,
+    wandb: str | None,
     as_json: bool,
 ) -> None:
     """Measure EfficientNets over phi, precision and batch, and each scaling axis alone, for a report.
@@ -56,10 +59,14 @@ def command(
       deploykit study --gpu cpu --phi 0,1,2,3 -o records
       deploykit report records/*.json -o report.html
     """
+    keeper = Keeper(folder=output, project=wandb)
+    keeper.prepare()
 
     def finished(path: Path, record: Record | LayerProfile) -> None:
+        run = keeper.log(record, path)
         if not as_json:
-            click.echo(f"{path}: {_words(record)}")
+            print(f"{path}: {_words(record)}")
+            Kept(path=None, run=run).print()
 
     try:
         with progress_bar("measuring") as progress:
