@@ -20,7 +20,7 @@ from deploykit.quantize.calibration import calibrate_to_file
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
-from deploykit.runtime.gpu import MOST_GRAPHS
+from deploykit.runtime.lane import MOST_GRAPHS
 from deploykit.sessions import cpu_session, has_cuda
 
 GPU = local_gpu()

@@ -22,7 +22,13 @@ from deploykit.pipeline import build_engine
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(deploykit.__file__).parent
 BINDINGS = ROOT / ".cache" / "tensorrt"
-USERS = ("engine/tensorrt.py", "engine/timing_cache.py", "runtime/gpu.py", "runtime/plan.py")
+USERS = (
+    "engine/tensorrt.py",
+    "engine/timing_cache.py",
+    "runtime/gpu.py",
+    "runtime/lane.py",
+    "runtime/plan.py",
+)
 
 # What the bindings leave undefined (nm --dynamic --undefined-only), by library.
 FUNCTIONS = {

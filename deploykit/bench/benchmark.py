@@ -1,6 +1,7 @@
 """Measures an engine on this machine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -69,13 +70,13 @@ def benchmark(
             scenario=scenario,
             batch=size,
             in_flight=_GPU_IN_FLIGHT if scenario == "offline" and not on_cpu else 1,
-            cuda_graph=None if on_cpu else cuda_graphs,
             threads=cpu_threads(threads) if on_cpu else None,
             max_latency_ms=max_latency_ms,
         )
         started, before = now(), state(on_cpu=on_cpu)
         found, trials = _run(loaded, method, seconds=seconds, samples=samples, progress=progress)
         after = state(on_cpu=on_cpu)
+        method = replace(method, cuda_graph=loaded.cuda_graphs)  # not every shape can be captured
     return Record(
         engine=Measured.of(path, manifest),
         method=method,

@@ -45,7 +45,7 @@ class Method:
         scope: `end-to-end` from images in the host's memory to answers there.
         batch: images a call; in `server` the most that are run at once.
         in_flight: calls at the same time.
-        cuda_graph: whether kernels were launched as one; None on a CPU.
+        cuda_graph: whether each call's kernels were launched as one; None on a CPU.
         threads: of the CPU that an engine for it ran on; None on a GPU.
         max_latency_ms: the bound that `server` holds; None in other scenarios.
     """

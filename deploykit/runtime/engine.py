@@ -29,6 +29,9 @@ class Runner(Protocol):
     def run(self, images: npt.NDArray[Any], profile: int) -> Array:
         """Args: profile: which of the manifest's batches the engine is to run by."""
 
+    def used_graphs(self) -> bool | None:
+        """Whether all calls so far were launched as CUDA graphs; None on a CPU."""
+
     def close(self) -> None: ...
 
 
@@ -186,6 +189,11 @@ class Engine:
         place = place.as_images(output.shape, output.dtype)
         runner.run_on_device(there, place, profile, stream)
         return answer
+
+    @property
+    def cuda_graphs(self) -> bool | None:
+        """Whether all calls so far, of images on the host, were launched as CUDA graphs; None on a CPU."""
+        return self._open_runner().used_graphs()
 
     def _begin(self) -> Runner:
         """What runs a call, which stays until the call ends, whoever closes the engine meanwhile."""
