@@ -1,8 +1,9 @@
 """One class for every engine: preflight, load, run, close."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.errors import DeployError
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
+from deploykit.runtime.timed import TimedCall
 
 MAX_THREADS = 1024
 _SUBMITTED = "deploykit-submitted"
@@ -42,6 +44,13 @@ class DeviceRunner(Runner, Protocol):
     def run_on_device(
         self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
     ) -> None: ...
+
+
+@runtime_checkable
+class TimedRunner(Runner, Protocol):
+    """One that tells what the GPU takes of a call from what the host does."""
+
+    def timed(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[TimedCall]: ...
 
 
 class Engine:
@@ -195,6 +204,20 @@ class Engine:
         """Whether all calls so far, of images on the host, were launched as CUDA graphs; None on a CPU."""
         return self._open_runner().used_graphs()
 
+    @contextmanager
+    def timed(self, images: npt.NDArray[Any]) -> Iterator[TimedCall]:
+        """A call to be timed in parts, while the with block lasts, by the thread that entered it.
+
+        Raises:
+            DeployError: as a call; or the engine is not one of TensorRT's or TensorRT-RTX's.
+        """
+        runner = self._begin()
+        try:
+            with _timing(runner, self.path).timed(images, self._profile_for(images)) as call:
+                yield call
+        finally:
+            self._end()
+
     def _begin(self) -> Runner:
         """What runs a call, which stays until the call ends, whoever closes the engine meanwhile."""
         with self._idle:
@@ -232,3 +255,12 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _timing(runner: Runner, path: Path) -> TimedRunner:
+    if not isinstance(runner, TimedRunner):
+        raise DeployError(
+            f"ONNX Runtime runs {path}, and tells nothing of what a GPU takes of a call.",
+            fix="time it end to end, or give an engine of TensorRT or TensorRT-RTX for a GPU",
+        )
+    return runner

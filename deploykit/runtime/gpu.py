@@ -20,6 +20,7 @@ from deploykit.local_gpu import ORDINAL
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.lane import Lane
 from deploykit.runtime.plan import deserialize, new_context
+from deploykit.runtime.timed import TimedCall
 
 Array = npt.NDArray[np.float32]
 
@@ -58,6 +59,16 @@ class GpuRunner:
         """
         with self._lane() as lane:
             lane.run_on_device(images, answer, profile, stream)
+
+    @contextmanager
+    def timed(self, images: npt.NDArray[Any], profile: int) -> Iterator[TimedCall]:
+        """A call to be timed, on a lane of its own."""
+        with self._lane() as lane:
+            call = TimedCall(self._core, self._device, lane, images, profile)
+            try:
+                yield call
+            finally:
+                call.close()
 
     def used_graphs(self) -> bool:
         """Whether all calls so far, of images on the host, were launched as CUDA graphs."""
