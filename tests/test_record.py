@@ -44,7 +44,7 @@ QUIET = State(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
 
 def test_a_record_keeps_every_sample_the_method_the_engine_and_the_machine(engine, measured):
     assert len(measured.latency_ms) >= 100
-    assert sum(measured.latency_ms) == pytest.approx(1000 * measured.seconds)
+    assert 500 * measured.seconds < sum(measured.latency_ms) <= 1000 * measured.seconds
     assert measured.seconds >= 0.2
     assert len(measured.warm_up_ms) >= 10
     method = measured.method

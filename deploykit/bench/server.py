@@ -136,9 +136,9 @@ def server(
             f"A latency of {max_latency_ms:g} ms can't be held.", fix="give --max-latency 10ms, say"
         )
     progress("warming up")
-    warmed = warm_up(lambda: call(batch), clock)
+    warmed = warm_up(clock.timing(lambda: call(batch)), clock)
     capacity = 1000 * batch / statistics.median(warmed[-WINDOW:])
-    alone_ms = statistics.median(warm_up(lambda: call(1), clock)[-WINDOW:])
+    alone_ms = statistics.median(warm_up(clock.timing(lambda: call(1)), clock)[-WINDOW:])
     tried = _Server(call=call, batch=batch, max_latency_ms=max_latency_ms, clock=clock)
     trials: list[Trial] = []
     best: _Run | None = None

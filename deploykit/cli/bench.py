@@ -6,7 +6,7 @@ import click
 
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layers import LayerTime, by_block, by_kind, profile_layers
-from deploykit.bench.record import PERCENTILES, Record, write_record
+from deploykit.bench.record import PERCENTILES, Record, Scope, write_record
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
 from deploykit.bench.statistics import Estimate
@@ -27,6 +27,13 @@ _SLOWEST = 10
     show_default=True,
     help="MLPerf's: one call after another; throughput; the highest rate that holds --max-latency.",
 )
+@click.option(
+    "--scope",
+    type=click.Choice(get_args(Scope)),
+    default="end-to-end",
+    show_default=True,
+    help="Of a call: all; what the GPU takes to compute; what the host takes to enqueue.",
+)
 @click.option("--batch", metavar="N,N", help="Images a call, one record each; default: what it is tuned for.")
 @click.option("--max-latency", metavar="10ms", help="What `server` holds at the 99th percentile.")
 @click.option(
@@ -43,6 +50,7 @@ _SLOWEST = 10
 def command(
     engine: Path,
     scenario: Scenario,
+    scope: Scope,
     batch: str | None,
     max_latency: str | None,
     seconds: float,
@@ -60,10 +68,11 @@ def command(
       deploykit bench engines/efficientnet-phi3/model.int8.cpu.onnx --batch 1,8 -o records
     """
     if layers:
-        if output is not None or max_latency is not None or scenario != "single-stream":
+        others = (max_latency, scenario, scope) != (None, "single-stream", "end-to-end")
+        if output is not None or others:
             raise DeployError(
                 "--layers prints times by layer, and has no scenario and no record.",
-                fix="leave out --scenario, --max-latency and -o, or --layers",
+                fix="leave out --scenario, --scope, --max-latency and -o, or --layers",
             )
         _profile(engine, _batches(batch), threads, as_json=as_json)
         return
@@ -75,6 +84,7 @@ def command(
             record = benchmark(
                 engine,
                 scenario=scenario,
+                scope=scope,
                 batch=size,
                 max_latency_ms=bound_ms,
                 seconds=seconds,
@@ -157,7 +167,8 @@ def _print_figures(records: list[Record]) -> None:
             (
                 record.method.batch,
                 *(_interval(record.percentile_ms(percent), "ms") for percent in PERCENTILES),
-                f"{record.images_per_s.value:.4g} images/s",
+                # of a part of the calls there is none
+                f"{record.images_per_s.value:.4g} images/s" if record.method.scope == "end-to-end" else "",
                 len(record.latency_ms),
             )
             for record in records
