@@ -1,6 +1,11 @@
 """What bench times of a call, over a stub of the driver; see test_gpu_runner.py."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
+from click.testing import CliRunner
 from cuda_stub import driver
 from cuda_stub.loaded import TENSORRT, Loaded, loaded, over_the_stub, whole_numbers
 
@@ -8,6 +13,7 @@ from deploykit.bench.benchmark import benchmark
 from deploykit.bench.record import Record
 from deploykit.bench.scenarios import Clock
 from deploykit.bench.scopes import sampling
+from deploykit.cli.bench import command
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
 
@@ -15,10 +21,17 @@ BATCH = 8
 PACE = {"launch_us": 20, "copy_us": 30, "model_us": 120, "gpu_copy_us": 50, "gpu_us": 400}
 
 
-def measured(engine: Loaded, **options) -> Record:
+@contextmanager
+def benchable(engine: Loaded) -> Iterator[None]:
+    """What is measured is this engine, whatever its file is called."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deploykit.runtime.Engine.load", lambda path, **options: engine.engine)
         patch.setattr("deploykit.bench.machine._ask_nvml", lambda question: None)  # the stub has none
+        yield
+
+
+def measured(engine: Loaded, **options) -> Record:
+    with benchable(engine):
         return benchmark("model.engine", batch=BATCH, seconds=0.01, samples=20, **options)
 
 
@@ -44,6 +57,18 @@ def test_a_benchmark_of_what_the_gpu_takes_is_of_that_alone():
     assert (record.method.scope, record.method.scenario) == ("device", "single-stream")
     assert len(record.latency_ms) >= 20
     assert record.latency_ms == pytest.approx([0.4] * len(record.latency_ms))
+
+
+@over_the_stub
+def test_a_scope_is_printed_with_its_latency_and_without_a_throughput():
+    driver.pace(**PACE)
+    with loaded() as engine, benchable(engine):
+        options = ["--scope", "device", "--batch", str(BATCH), "--seconds", "0.01", "--samples", "20"]
+        shown = CliRunner().invoke(command, ["model.engine", *options])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"^8 +0\.4 ms \(0\.4 to 0\.4\) ", shown.output, re.MULTILINE)
+    assert "single-stream, device, CUDA graphs" in shown.output
+    assert "images/s" not in shown.output
 
 
 @over_the_stub

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from deploykit.bench.benchmark import benchmark
+from deploykit.bench.images import random_images
 from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
+from deploykit.runtime import Engine
 
 
 @pytest.mark.parametrize("scope", ["device", "host"])
@@ -18,6 +20,17 @@ def test_an_engine_for_the_cpu_has_no_other_scope(random_b0, tmp_path, run, scop
     refused = run("bench", str(engine), "--scope", scope)
     assert (refused.status, refused.out) == (2, "")
     assert "tells nothing of what a GPU takes" in refused.err
+
+
+def test_the_layers_of_an_engine_for_the_cpu_are_not_for_tensorrts_profiler(random_b0, tmp_path):
+    built = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "e.onnx")
+    images = random_images((1, *built.manifest.input.shape), "float32")
+    with Engine.load(built.path) as engine:
+        for told in (engine.profiled, engine.timed):
+            with pytest.raises(DeployError, match="tells nothing"), told(images):
+                pass
+        assert engine.cuda_graphs is None
+        engine(images)
 
 
 @pytest.mark.parametrize("scenario", ["offline", "server"])

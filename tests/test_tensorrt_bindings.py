@@ -28,6 +28,7 @@ USERS = (
     "runtime/gpu.py",
     "runtime/lane.py",
     "runtime/plan.py",
+    "runtime/profiled.py",
 )
 
 # What the bindings leave undefined (nm --dynamic --undefined-only), by library.
@@ -169,6 +170,8 @@ def test_the_names_are_found_in_our_code():
         "Builder.build_serialized_network",
     } <= names
     assert {"IExecutionContext.execute_async_v3", "Runtime.deserialize_cuda_engine"} <= names
+    profiling = {"profiler", "enqueue_emits_profile", "report_to_profiler"}
+    assert {"IProfiler", *(f"IExecutionContext.{name}" for name in profiling)} <= names
     assert names >= RTX_ALONE
 
 

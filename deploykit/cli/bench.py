@@ -5,7 +5,8 @@ from typing import Any, get_args
 import click
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.layers import LayerTime, by_block, by_kind, profile_layers
+from deploykit.bench.layers import LayerTime, by_block, by_kind
+from deploykit.bench.profiling import profile_layers
 from deploykit.bench.record import PERCENTILES, Record, Scope, write_record
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
@@ -44,7 +45,7 @@ _SLOWEST = 10
 )
 @click.option("--threads", type=int, help="CPU threads; default: one a core.")
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="On a GPU.")
-@click.option("--layers", is_flag=True, help="Time by layer, beside the roofline's bound; on the CPU.")
+@click.option("--layers", is_flag=True, help="Time by layer, beside the roofline's bound.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder to write the records to.")
 @json_option
 def command(
@@ -74,7 +75,7 @@ def command(
                 "--layers prints times by layer, and has no scenario and no record.",
                 fix="leave out --scenario, --scope, --max-latency and -o, or --layers",
             )
-        _profile(engine, _batches(batch), threads, as_json=as_json)
+        _profile(engine, _batches(batch), threads, cuda_graphs=cuda_graph, as_json=as_json)
         return
     if output is not None:
         require_writable(output / "record.json")  # now rather than after measuring
@@ -111,11 +112,14 @@ def command(
             print(f"record: {path}")
 
 
-def _profile(engine: Path, batches: list[int | None], threads: int | None, *, as_json: bool) -> None:
+def _profile(
+    engine: Path, batches: list[int | None], threads: int | None, *, cuda_graphs: bool, as_json: bool
+) -> None:
     found = []
     for batch in batches:
         with phases("timing layers"):
-            found.append((batch, profile_layers(engine, batch=batch, threads=threads)))
+            layers = profile_layers(engine, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
+        found.append((batch, layers))
     if as_json:
         print_json({"profiles": [{"batch": batch, "layers": layers} for batch, layers in found]})
         return
@@ -129,7 +133,9 @@ def _profile(engine: Path, batches: list[int | None], threads: int | None, *, as
         ):
             _print_layers(title, rows, total_ms=sum(layer.ms for layer in layers))
             print()
-    print("bound: what the cores multiply and the caches bring at best, as measured here")
+    print(
+        "bound: the least that so many MACs and bytes take, on a CPU as measured, on a GPU by its datasheet"
+    )
 
 
 def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None:
@@ -141,9 +147,9 @@ def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None
                 f"{row.ms:.3f} ms",
                 f"{100 * row.ms / total_ms:.1f} %",
                 f"{row.macs / 1e6:.1f} M" if row.macs else "",
-                f"{row.size_bytes / 1e6:.2f} MB",
-                f"{row.bound_ms:.3f} ms",
-                f"{row.ms / row.bound_ms:.1f}",
+                "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f} MB",
+                "" if row.bound_ms is None else f"{row.bound_ms:.3f} ms",
+                f"{row.ms / row.bound_ms:.1f}" if row.bound_ms else "",
             )
             for row in rows
         ],

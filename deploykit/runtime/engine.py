@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,41 +16,13 @@ from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.errors import DeployError
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
+from deploykit.runtime.profiled import ProfiledCall
+from deploykit.runtime.runner import DeviceRunner, Runner, TimedRunner
 from deploykit.runtime.timed import TimedCall
 
 MAX_THREADS = 1024
 _SUBMITTED = "deploykit-submitted"
 _MOST_PROFILES = 1000  # shapes that are remembered
-
-Array = npt.NDArray[np.float32]
-
-
-class Runner(Protocol):
-    """What runs an engine's own file."""
-
-    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
-        """Args: profile: which of the manifest's batches the engine is to run by."""
-
-    def used_graphs(self) -> bool | None:
-        """Whether all calls so far were launched as CUDA graphs; None on a CPU."""
-
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class DeviceRunner(Runner, Protocol):
-    """One whose images may be on the GPU already."""
-
-    def run_on_device(
-        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
-    ) -> None: ...
-
-
-@runtime_checkable
-class TimedRunner(Runner, Protocol):
-    """One that tells what the GPU takes of a call from what the host does."""
-
-    def timed(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[TimedCall]: ...
 
 
 class Engine:
@@ -211,10 +183,29 @@ class Engine:
         Raises:
             DeployError: as a call; or the engine is not one of TensorRT's or TensorRT-RTX's.
         """
+        with self._timing() as runner, runner.timed(images, self._profile_for(images)) as call:
+            yield call
+
+    @contextmanager
+    def profiled(self, images: npt.NDArray[Any]) -> Iterator[ProfiledCall]:
+        """A call whose layers are timed, as `timed`.
+
+        Raises:
+            DeployError: as `timed`.
+        """
+        with self._timing() as runner, runner.profiled(images, self._profile_for(images)) as call:
+            yield call
+
+    @contextmanager
+    def _timing(self) -> Iterator[TimedRunner]:
         runner = self._begin()
         try:
-            with _timing(runner, self.path).timed(images, self._profile_for(images)) as call:
-                yield call
+            if not isinstance(runner, TimedRunner):
+                raise DeployError(
+                    f"ONNX Runtime runs {self.path}, and tells nothing of what a GPU takes of a call.",
+                    fix="time it end to end, or give an engine of TensorRT or TensorRT-RTX for a GPU",
+                )
+            yield runner
         finally:
             self._end()
 
@@ -255,12 +246,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _timing(runner: Runner, path: Path) -> TimedRunner:
-    if not isinstance(runner, TimedRunner):
-        raise DeployError(
-            f"ONNX Runtime runs {path}, and tells nothing of what a GPU takes of a call.",
-            fix="time it end to end, or give an engine of TensorRT or TensorRT-RTX for a GPU",
-        )
-    return runner

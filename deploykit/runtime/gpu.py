@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
@@ -20,6 +21,7 @@ from deploykit.local_gpu import ORDINAL
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.lane import Lane
 from deploykit.runtime.plan import deserialize, new_context
+from deploykit.runtime.profiled import ProfiledCall
 from deploykit.runtime.timed import TimedCall
 
 Array = npt.NDArray[np.float32]
@@ -69,6 +71,17 @@ class GpuRunner:
                 yield call
             finally:
                 call.close()
+
+    @contextmanager
+    def profiled(self, images: npt.NDArray[Any], profile: int) -> Iterator[ProfiledCall]:
+        """A call whose layers are timed, on a lane that goes with it: a profiler slows its context down."""
+        trt = require(COMPILERS[self._manifest.target.compiler].module)
+        self._device.set_current()
+        lane = self._new_lane()
+        try:
+            yield ProfiledCall(trt, lane, images, profile)
+        finally:
+            lane.close()
 
     def used_graphs(self) -> bool:
         """Whether all calls so far, of images on the host, were launched as CUDA graphs."""

@@ -27,7 +27,6 @@ class Lane:
     """Runs one call at a time.
 
     Attributes:
-        context: TensorRT's.
         stream: its own.
         has_executed: whether calls were launched kernel by kernel, for want of a graph.
     """
@@ -35,7 +34,7 @@ class Lane:
     def __init__(
         self, core: Any, device: Any, context: Any, manifest: Manifest, *, title: str, cuda_graphs: bool
     ) -> None:
-        self._core, self._device, self.context, self._manifest = core, device, context, manifest
+        self._core, self._device, self._context, self._manifest = core, device, context, manifest
         self._title, self._cuda_graphs = title, cuda_graphs
         self.stream = device.create_stream()
         self.has_executed = False
@@ -87,6 +86,15 @@ class Lane:
         else:
             self._last = given.record(self._last)
 
+    def attach(self, profiler: Any) -> None:
+        """Has TensorRT time layers, of shapes that come from now on: a graph has the events for it inside."""
+        self._context.profiler = profiler
+        self._context.enqueue_emits_profile = False
+
+    def report(self) -> bool:
+        """Tells the profiler of the last call, which has to be done; whether there is anything to tell."""
+        return bool(self._context.report_to_profiler())
+
     def close(self) -> None:
         self.stream.sync()
         if self._last is not None:
@@ -95,7 +103,7 @@ class Lane:
         for slot in self._slots.values():
             slot.close()
         self._slots.clear()
-        del self.context
+        del self._context
         self.stream.close()
 
     def _wait_for_last(self, stream: Any) -> None:
@@ -134,7 +142,7 @@ class Lane:
         self.bind(slot)
         self._execute(shape, stream)
         self.stream.sync()
-        if not is_capturable(self.context, stream):
+        if not is_capturable(self._context, stream):
             _log.warning("note: %s runs images of %s without a CUDA graph.", self._title, shape)
             return None
         recording = self.stream.create_graph_builder()
@@ -150,7 +158,7 @@ class Lane:
                 recording.close()
 
     def _bind(self, shape: tuple[int, ...], profile: int, source: int, answer: int, stream: Any) -> None:
-        context, taken, given = self.context, self._manifest.input.name, self._manifest.output.name
+        context, taken, given = self._context, self._manifest.input.name, self._manifest.output.name
         if self._profile != profile:
             if not context.set_optimization_profile_async(profile, int(stream.handle)):
                 raise self._refusal(shape)
@@ -163,7 +171,7 @@ class Lane:
             raise self._refusal(shape)
 
     def _execute(self, shape: tuple[int, ...], stream: int) -> None:
-        if not self.context.execute_async_v3(stream):
+        if not self._context.execute_async_v3(stream):
             raise self._refusal(shape)
 
     def _refusal(self, shape: tuple[int, ...]) -> DeployError:
