@@ -85,7 +85,8 @@ class GpuRunner:
 
     def used_graphs(self) -> bool:
         """Whether all calls so far, of images on the host, were launched as CUDA graphs."""
-        return self._cuda_graphs and not any(lane.has_executed for lane in self._idle)
+        with self._lock:
+            return self._cuda_graphs and not any(lane.has_executed for lane in self._idle)
 
     def close(self) -> None:
         """Calls that still run are the caller's to wait for."""

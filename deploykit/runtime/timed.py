@@ -41,7 +41,7 @@ class TimedCall:
             trtexec's "GPU compute time", TensorRT's samples/common/sampleInference.cpp, which does the same.
         """
         if not self._runs:
-            self.enqueue()  # for the first one to be enqueued meanwhile
+            self.enqueue()  # for the first one to be enqueued meanwhile; binds for all
             self._record()
             self._runs = True
         start, end = self._around[0]
@@ -57,7 +57,6 @@ class TimedCall:
 
     def _record(self) -> None:
         start, end = self._around[0]
-        self._lane.bind(self._slot)
         self._lane.stream.record(start)
         self._lane.launch(self._slot)
         self._lane.stream.record(end)
