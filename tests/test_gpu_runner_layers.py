@@ -29,8 +29,8 @@ SCALE = CompiledLayer(name="__myl_Mul_myl0_2", kind="kgen", nodes=("blocks.1.0.s
 
 
 def times(execution: int) -> list[tuple[str, float]]:
-    """Longer before it is warm; the stem is in two parts."""
-    longer = 1 + max(WARM_UP - execution, 0)
+    """Longer before it is warm, and then from short to long, around these; the stem is in two parts."""
+    longer = 100 if execution < WARM_UP else (execution - WARM_UP + 1) / ((RUNS + 1) / 2)
     parts = ((STEM.name, 0.1), (EXPAND.name, 0.3), (SCALE.name, 0.05), (STEM.name, 0.1), ("copy", 0.02))
     return [(name, ms * longer) for name, ms in parts]
 
