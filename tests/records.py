@@ -60,7 +60,9 @@ def latency(of: Measured, median_ms: float, *, scenario="single-stream", batch=1
     return replace(record, **changes)
 
 
-def layer(node: str | None, kind: str, ms: float, *, macs: int = 0, bound_ms: float = 0.5) -> LayerTime:
+def layer(
+    node: str | None, kind: str, ms: float, *, macs: int = 0, bound_ms: float | None = 0.5
+) -> LayerTime:
     return LayerTime(
         name=node or kind,
         kind=kind,

@@ -4,12 +4,14 @@ import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from deploykit.bench.benchmark import benchmark
+from deploykit.bench.profiling import profile_layers
+from deploykit.bench.record import Scope
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.errors import DeployError
@@ -20,7 +22,7 @@ from deploykit.quantize.calibration import calibrate_to_file
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
-from deploykit.runtime.gpu import MOST_GRAPHS
+from deploykit.runtime.lane import MOST_GRAPHS
 from deploykit.sessions import cpu_session, has_cuda
 
 GPU = local_gpu()
@@ -209,6 +211,42 @@ def test_a_benchmark_names_the_gpu_and_keeps_every_sample(fp16):
         assert record.machine.driver
         assert record.before.gpu is not None
         assert record.before.gpu.sm_mhz > 0
+
+
+@needs_target
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_what_the_gpu_takes_and_what_the_host_are_less_than_a_call(fp16, cuda_graphs):
+    whole, device, host = (
+        benchmark(fp16.path, batch=32, scope=scope, seconds=1, cuda_graphs=cuda_graphs)
+        for scope in get_args(Scope)
+    )
+    assert (whole.method.scope, device.method.scope, host.method.scope) == get_args(Scope)
+    assert device.percentile_ms(50).value <= whole.percentile_ms(50).value
+    assert host.percentile_ms(50).value <= whole.percentile_ms(50).value
+    assert device.method.cuda_graph is host.method.cuda_graph is cuda_graphs
+
+
+@needs_target
+def test_launching_a_graph_takes_the_host_less_than_launching_each_kernel(fp16):
+    graph, kernels = (
+        benchmark(fp16.path, batch=1, scope="host", seconds=1, cuda_graphs=each) for each in (True, False)
+    )
+    assert graph.percentile_ms(50).high < kernels.percentile_ms(50).low
+
+
+@needs_target
+@pytest.mark.parametrize("precision", COSINE)
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_layers_are_timed_and_add_up_to_what_the_gpu_takes(build, precision, cuda_graphs):
+    """Events between layers take a while themselves; without graphs the GPU waits for launches too."""
+    built = build(precision, "local")
+    layers = profile_layers(built.path, batch=32, cuda_graphs=cuda_graphs)
+    record = benchmark(built.path, batch=32, scope="device", seconds=1, cuda_graphs=cuda_graphs)
+    device_ms = record.percentile_ms(50).value
+    assert 0.5 * device_ms <= sum(layer.ms for layer in layers) <= 3 * device_ms
+    # The profiler calls layers as the builder's log does, whose work the audit knows.
+    audited = sum(layer.macs for layer in built.manifest.audit.profiles[0].layers)
+    assert sum(layer.macs for layer in layers) >= 0.9 * 32 * audited
 
 
 @needs_target

@@ -25,7 +25,7 @@ from cuda_stub.loaded import (
 )
 
 from deploykit.errors import DeployError
-from deploykit.runtime.gpu import MOST_GRAPHS
+from deploykit.runtime.lane import MOST_GRAPHS
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
 
@@ -271,6 +271,22 @@ def test_a_shape_that_may_not_be_captured_is_executed():
         engine.check(whole_numbers(2))
         engine.check(whole_numbers(2, seed=1))
         assert count("launches") == 0
+
+
+@over_the_stub
+def test_the_engine_says_whether_all_calls_were_graphs():
+    with loaded() as engine:
+        engine.trt.refuses = lambda shape, capturing: capturing and shape[0] == 2
+        engine.check(whole_numbers(1))
+        assert engine.engine.cuda_graphs is True
+        engine.check(whole_numbers(2))
+        assert engine.engine.cuda_graphs is False
+        for images in range(3, 3 + MOST_GRAPHS):  # the shape that was none makes room for others
+            engine.check(whole_numbers(images))
+        assert engine.engine.cuda_graphs is False
+    with loaded(cuda_graphs=False) as engine:
+        engine.check(whole_numbers(1))
+        assert engine.engine.cuda_graphs is False
 
 
 @over_the_stub

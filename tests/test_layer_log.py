@@ -7,7 +7,7 @@ import pytest
 from by_hand import graph_of, ranges_of, weight
 from onnx import ModelProto, helper
 
-from deploykit.engine.audit import Audit
+from deploykit.engine.audit import Audit, Traffic
 from deploykit.engine.layer_log import audit_inspector, audit_log
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
@@ -195,6 +195,15 @@ def test_an_inspectors_layers_are_read():
 def test_types_are_read_in_the_words_of_either_major(described, precision):
     layer = {**IN_WORDS, "Inputs": [{"Name": "x", "Dimensions": [1, 512, 28, 28], **described}]}
     assert inspected(layer).products(precision) == 1
+
+
+def test_an_inspectors_bytes_are_told_where_its_weights_are():
+    assert [layer.traffic for layer in inspected(IN_WORDS, REFORMAT).layers] == [None, None]
+    tensor = {"Name": "y", "Dimensions": [16, 256, 28, 28], "Format/Datatype": "Channel major FP16 format"}
+    weights = {"Weights": {"Type": "Int8", "Count": 131072}, "Bias": {"Type": "Float", "Count": 256}}
+    (layer,) = inspected({**IN_WORDS, "Outputs": [tensor], **weights}).layers
+    expected = 16 * 28 * 28 * (512 + 2 * 256) + 131072 + 4 * 256
+    assert layer.traffic == Traffic(fixed_bytes=expected, image_bytes=0)
 
 
 def test_an_engine_built_without_detail_shows_no_products():

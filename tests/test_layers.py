@@ -1,11 +1,14 @@
 """Time by layer, of real runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deploykit.bench.layers import OUTSIDE, by_block, by_kind, profile_layers
+from deploykit.bench.layers import OUTSIDE, LayerTime, by_block, by_kind
+from deploykit.bench.profiling import profile_layers
 from deploykit.bench.roofline import Roofline, cpu_roofline
+from deploykit.bench.roofline_gpu import gpu_roofline
 from deploykit.engine.manifest import read_manifest
 from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
@@ -72,6 +75,32 @@ def test_a_bound_is_the_larger_of_computing_and_moving():
     assert roofline.bound_ms(macs=10**6, size_bytes=10**6, precision="int8") == pytest.approx(10.0)
 
 
+def test_what_is_not_known_has_no_bound():
+    roofline = Roofline(macs_per_s={"fp32": 1e9}, bytes_per_s=((1000, 1e9),))
+    assert roofline.bound_ms(macs=10, size_bytes=None, precision="fp32") is None
+    assert roofline.bound_ms(macs=10, size_bytes=1000, precision="int8") is None
+    assert roofline.bound_ms(macs=0, size_bytes=1000, precision="int8") == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precisions"),
+    [
+        ("Tesla T4", {"fp32", "fp16", "int8"}),
+        ("NVIDIA A10", {"fp16", "int8"}),  # whose tensor cores have TF32
+        ("Tesla P4", {"fp32", "int8"}),  # which has none
+    ],
+)
+def test_a_datasheet_bounds_what_it_tells_of(gpu, precisions):
+    found = gpu_roofline(gpu)
+    assert found is not None
+    assert found.macs_per_s.keys() == precisions
+
+
+@pytest.mark.parametrize("gpu", ["Stub", "NVIDIA GeForce RTX 2080 Ti"])  # none; one without bandwidth
+def test_a_gpu_without_datasheet_has_no_roofline(gpu):
+    assert gpu_roofline(gpu) is None
+
+
 def test_this_cpus_roofline_is_measured():
     found = cpu_roofline(1)
     assert found.macs_per_s["int8"] > 0
@@ -84,14 +113,14 @@ def test_a_batch_that_the_engine_does_not_take_is_refused(engine):
         profile_layers(engine, batch=65)
 
 
-def test_an_engine_for_a_gpu_is_refused(random_b0, tmp_path):
+def test_an_engine_for_a_gpu_that_is_not_here_is_refused(random_b0, tmp_path):
     built = build_engine(onnx=random_b0.path, gpu="T4", output=tmp_path / "e.engine")
-    with pytest.raises(DeployError, match="timed on the CPU alone"):
+    with pytest.raises(DeployError, match=r"is for T4.*; this machine has"):
         profile_layers(built.path)
 
 
 def test_layers_have_no_scenario(run, engine):
-    for option in (("--scenario", "offline"), ("--max-latency", "1ms")):
+    for option in (("--scenario", "offline"), ("--scope", "device"), ("--max-latency", "1ms")):
         refused = run("bench", str(engine), "--layers", *option)
         assert (refused.status, refused.out) == (2, "")
         assert "has no scenario" in refused.err
@@ -102,3 +131,23 @@ def test_layers_are_printed_from_the_command_line(run, engine):
     assert shown.status == 0
     for part in ("blocks.6.0", "kind of kernel", "slowest 10 layers", "time / bound"):
         assert part in shown.out
+
+
+def test_what_is_not_known_is_printed_blank(run, engine, monkeypatch):
+    known = LayerTime(
+        name="k",
+        kind="gemm",
+        block="b",
+        node=None,
+        precision="fp16",
+        ms=2.0,
+        macs=10**6,
+        size_bytes=10**6,
+        bound_ms=0.5,
+    )
+    unknown = replace(known, name="u", kind="kgen", block=OUTSIDE, size_bytes=None, bound_ms=None)
+    monkeypatch.setattr("deploykit.bench.layer_profile.profile_layers", lambda *_, **__: [known, unknown])
+    lines = run("bench", str(engine), "--layers").out.splitlines()
+    rows = [line.split() for line in lines]
+    assert ["k", "2.000", "ms", "50.0", "%", "1.0", "M", "1.00", "MB", "0.500", "ms", "4.0"] in rows
+    assert ["u", "2.000", "ms", "50.0", "%", "1.0", "M"] in rows

@@ -42,7 +42,7 @@ QUIET = State(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
 
 def test_a_record_keeps_every_sample_the_method_the_engine_and_the_machine(engine, measured):
     assert len(measured.latency_ms) >= 100
-    assert sum(measured.latency_ms) == pytest.approx(1000 * measured.seconds)
+    assert 500 * measured.seconds < sum(measured.latency_ms) <= 1000 * measured.seconds
     assert measured.seconds >= 0.2
     assert len(measured.warm_up_ms) >= 10
     method = measured.method
@@ -77,8 +77,8 @@ def test_throughput_is_images_over_the_time_they_took(measured):
 
 
 def test_the_server_scenario_holds_its_bound(engine):
-    record = benchmark(engine, scenario="server", batch=4, max_latency_ms=500, seconds=0.1, threads=1)
-    assert record.percentile_ms(99).value <= 500
+    record = benchmark(engine, scenario="server", batch=4, max_latency_ms=30, seconds=0.1, threads=1)
+    assert record.percentile_ms(99).value <= 30
     assert record.images_per_s.value == max(each.rate_per_s for each in record.trials if each.holds)
     assert record.images_per_s.high > record.images_per_s.value
     assert len(record.latency_ms) >= 1000

@@ -228,6 +228,17 @@ def test_time_by_role_is_set_beside_its_bound():
     assert series(found)["depthwise"]["y"] == pytest.approx([40, 10])
 
 
+def test_what_has_no_bound_is_shown_without():
+    own = [layer("blocks.1.0.conv_pw", "Conv", 6, macs=90, bound_ms=None), layer(None, "Add", 2, bound_ms=1)]
+    (found,) = layers.sections(arrange([profile(engine(), own)]))
+    assert column(found, "time / bound") == ["", "2.0"]
+    assert (
+        "pointwise 75 % of the time for 100 % of the MACs; rest 25 % of the time, 2.0 times"
+        in found.findings[0]
+    )
+    assert series(found)["pointwise"]["y"] == pytest.approx([75, 0])
+
+
 # ---------------------------------------------------------------- axes
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from stage import Stage
 
-from deploykit.bench.scenarios import DEFAULT_SAMPLES, Samples, offline, single_stream
+from deploykit.bench.scenarios import DEFAULT_SAMPLES, Samples, offline, one_after_another, single_stream
 from deploykit.errors import DeployError
 
 WARM_UP_CALLS = 10  # two windows of five, where nothing gets faster
@@ -95,6 +95,34 @@ def test_an_error_in_the_call_is_passed_on():
 def test_no_samples_to_measure_are_refused(samples):
     with pytest.raises(DeployError, match="samples are not between"):
         single_stream(Stage([]).call, batch=1, samples=samples)
+
+
+def test_calls_that_time_themselves_are_measured_for_as_long_by_the_clock():
+    stage = Stage(itertools.repeat(10.0))
+    numbers = itertools.count(1)
+
+    def sample() -> float:
+        stage.call()
+        return next(numbers) / 1000
+
+    found = one_after_another(sample, batch=1, seconds=0.5, samples=10, clock=stage.clock)
+    assert len(found.latency_ms) == pytest.approx(50, abs=1)
+    assert found.seconds == pytest.approx(0.5, abs=0.011)
+    warm = len(found.warm_up_ms)
+    assert found.warm_up_ms == tuple(at / 1000 for at in range(1, warm + 1))
+    assert found.latency_ms == tuple(at / 1000 for at in range(warm + 1, warm + 1 + len(found.latency_ms)))
+
+
+def test_warming_up_lasts_ten_seconds_at_most_whatever_the_samples_say():
+    stage = Stage(itertools.repeat(10.0))
+    shrinking = (0.9**index for index in itertools.count())
+
+    def sample() -> float:
+        stage.call()
+        return next(shrinking)
+
+    found = one_after_another(sample, batch=1, seconds=0.1, clock=stage.clock)
+    assert len(found.warm_up_ms) == pytest.approx(1000, abs=5)
 
 
 # ---------------------------------------------------------------- offline

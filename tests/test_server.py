@@ -67,6 +67,12 @@ def exact_exp(value: float) -> Fraction:
     return Fraction(Decimal(value).exp(Context(prec=60)))
 
 
+def test_a_short_run_does_not_hide_that_a_queue_grows():
+    """An engine answers 1,000 images/s: twice as many are not late by 1 s before another second has gone."""
+    _, trials, _ = serve(lambda _: 1.0, max_latency_ms=1000, seconds=0.1)
+    assert best_rate(trials) < 1.06 * 1000
+
+
 def test_what_waits_is_run_together_and_holds_a_higher_rate():
     service = lambda images: 8.0 + images  # noqa: E731  # a batch of eight takes little more than one image
     found, alone, _ = serve(service, max_latency_ms=60)

@@ -22,7 +22,14 @@ from deploykit.pipeline import build_engine
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(deploykit.__file__).parent
 BINDINGS = ROOT / ".cache" / "tensorrt"
-USERS = ("engine/tensorrt.py", "engine/timing_cache.py", "runtime/gpu.py", "runtime/plan.py")
+USERS = (
+    "engine/tensorrt.py",
+    "engine/timing_cache.py",
+    "runtime/gpu.py",
+    "runtime/lane.py",
+    "runtime/plan.py",
+    "runtime/profiled.py",
+)
 
 # What the bindings leave undefined (nm --dynamic --undefined-only), by library.
 FUNCTIONS = {
@@ -163,6 +170,8 @@ def test_the_names_are_found_in_our_code():
         "Builder.build_serialized_network",
     } <= names
     assert {"IExecutionContext.execute_async_v3", "Runtime.deserialize_cuda_engine"} <= names
+    profiling = {"profiler", "enqueue_emits_profile", "report_to_profiler"}
+    assert {"IProfiler", *(f"IExecutionContext.{name}" for name in profiling)} <= names
     assert names >= RTX_ALONE
 
 

@@ -16,19 +16,27 @@ def node(op: str, reads: list[str], name: str, **attributes):
     ("layer", "shape", "expected"),
     [
         # By hand: outputs times what each sums.
-        (node("Conv", ["x", "w"], "y", pads=[1] * 4), (16, 4, 3, 3), Work(macs=8 * 8 * 16 * 36, channels=4)),
+        (
+            node("Conv", ["x", "w"], "y", pads=[1] * 4),
+            (16, 4, 3, 3),
+            Work(macs=8 * 8 * 16 * 36, places=64, channels=4),
+        ),
         (
             node("Conv", ["x", "w"], "y", strides=[2, 2], pads=[1] * 4),
             (16, 4, 3, 3),
-            Work(macs=4 * 4 * 16 * 36, channels=4),
+            Work(macs=4 * 4 * 16 * 36, places=16, channels=4),
         ),
         (
             node("Conv", ["x", "w"], "y", group=4, pads=[1] * 4),
             (4, 1, 3, 3),
-            Work(macs=8 * 8 * 4 * 9, channels=4, is_depthwise=True),
+            Work(macs=8 * 8 * 4 * 9, places=64, channels=4, is_depthwise=True),
         ),
-        (node("Conv", ["x", "w"], "y", group=2), (6, 2, 1, 1), Work(macs=8 * 8 * 6 * 2, channels=4)),
-        (node("MatMul", ["x", "w"], "y"), (8, 5), Work(macs=4 * 8 * 8 * 5, channels=8)),
+        (
+            node("Conv", ["x", "w"], "y", group=2),
+            (6, 2, 1, 1),
+            Work(macs=8 * 8 * 6 * 2, places=64, channels=4),
+        ),
+        (node("MatMul", ["x", "w"], "y"), (8, 5), Work(macs=4 * 8 * 8 * 5, places=32, channels=8)),
     ],
     ids=["convolution", "with strides", "depthwise", "in groups", "matrix product at each place"],
 )
@@ -58,7 +66,7 @@ def rows_of_a_map():
 
 
 def test_rows_of_all_images_are_counted_as_those_of_one():
-    assert work_of(rows_of_a_map()) == {"y": Work(macs=8 * 8 * 6 * 4, channels=4)}
+    assert work_of(rows_of_a_map()) == {"y": Work(macs=8 * 8 * 6 * 4, places=64, channels=4)}
 
 
 def test_counting_leaves_the_model_as_it_was():

@@ -1,20 +1,21 @@
 """Measures an engine on this machine."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from deploykit.bench.images import random_images
 from deploykit.bench.machine import state, this_machine
-from deploykit.bench.record import Measured, Method, Record, cpu_threads, now
+from deploykit.bench.record import Measured, Method, Record, Scope, cpu_threads, now
 from deploykit.bench.scenarios import (
     DEFAULT_SAMPLES,
     DEFAULT_SECONDS,
     Samples,
     Scenario,
     offline,
-    single_stream,
+    one_after_another,
 )
+from deploykit.bench.scopes import sampling
 from deploykit.bench.server import Trial, server
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest
@@ -33,6 +34,7 @@ def benchmark(
     engine: str | Path,
     *,
     scenario: Scenario = "single-stream",
+    scope: Scope = "end-to-end",
     batch: int | None = None,
     max_latency_ms: float | None = None,
     seconds: float = DEFAULT_SECONDS,
@@ -45,6 +47,7 @@ def benchmark(
 
     Args:
         engine: an engine or bundle that this machine can run.
+        scope: what is timed of a call; `device` and `host` for TensorRT on a GPU, in `single-stream`.
         batch: images a call, in `server` at most; default what the engine is tuned for.
         max_latency_ms: what `server` holds at the 99th percentile.
         seconds, samples: how long at least, and how many calls; see bench.scenarios.
@@ -52,12 +55,18 @@ def benchmark(
         cuda_graphs: see runtime.Engine.load.
 
     Raises:
-        DeployError: the engine is for another machine, doesn't take that batch, or can't hold the latency.
+        DeployError: the engine is for another machine, doesn't take that batch, can't hold the latency, or
+            tells nothing of that scope.
     """
     if (max_latency_ms is not None) != (scenario == "server"):
         raise DeployError(
             "A bound on latency is what the server scenario is about, and no other.",
             fix="give both --scenario server and --max-latency 10ms, or neither",
+        )
+    if scope != "end-to-end" and scenario != "single-stream":
+        raise DeployError(
+            f"What {scope} takes is told of one call after another, and {scenario} is timed end to end.",
+            fix="leave out --scope or --scenario",
         )
     path = Path(engine)
     with Engine.load(path, threads=threads, cuda_graphs=cuda_graphs) as loaded:
@@ -68,14 +77,15 @@ def benchmark(
         method = Method(
             scenario=scenario,
             batch=size,
+            scope=scope,
             in_flight=_GPU_IN_FLIGHT if scenario == "offline" and not on_cpu else 1,
-            cuda_graph=None if on_cpu else cuda_graphs,
             threads=cpu_threads(threads) if on_cpu else None,
             max_latency_ms=max_latency_ms,
         )
         started, before = now(), state(on_cpu=on_cpu)
         found, trials = _run(loaded, method, seconds=seconds, samples=samples, progress=progress)
         after = state(on_cpu=on_cpu)
+        method = replace(method, cuda_graph=loaded.cuda_graphs)  # not every shape can be captured
     return Record(
         engine=Measured.of(path, manifest),
         method=method,
@@ -105,16 +115,22 @@ def _run(
             seconds=seconds,
             progress=lambda phase: progress(phase, None),
         )
-    measure = single_stream
+
+    def tell(fraction: float) -> None:
+        progress(f"batch {method.batch}", fraction)
+
     if method.scenario == "offline":
-        measure = partial(offline, in_flight=method.in_flight)
-    found = measure(
-        lambda: engine(images),
-        batch=method.batch,
-        seconds=seconds,
-        samples=samples,
-        progress=lambda fraction: progress(f"batch {method.batch}", fraction),
-    )
+        found = offline(
+            lambda: engine(images),
+            batch=method.batch,
+            in_flight=method.in_flight,
+            seconds=seconds,
+            samples=samples,
+            progress=tell,
+        )
+        return found, ()
+    with sampling(engine, images, method.scope) as sample:
+        found = one_after_another(sample, batch=method.batch, seconds=seconds, samples=samples, progress=tell)
     return found, ()
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from deploykit import __version__
-from deploykit.bench.layers import LayerTime, profile_layers
+from deploykit.bench.layers import LayerTime
 from deploykit.bench.machine import Machine, this_machine
+from deploykit.bench.profiling import profile_layers
 from deploykit.bench.record import Measured, cpu_threads, now
 from deploykit.engine.manifest import read_manifest
 
@@ -38,11 +39,11 @@ class LayerProfile:
 
 
 def profile_engine(
-    engine: str | Path, *, batch: int | None = None, threads: int | None = None
+    engine: str | Path, *, batch: int | None = None, threads: int | None = None, cuda_graphs: bool = True
 ) -> LayerProfile:
-    """Times each layer of an engine, see layers.profile_layers."""
+    """Times each layer of an engine, see profiling.profile_layers."""
     path, started = Path(engine), now()
-    layers = profile_layers(path, batch=batch, threads=threads)
+    layers = profile_layers(path, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
     manifest = read_manifest(path)
     on_cpu = manifest.target.on_cpu
     return LayerProfile(

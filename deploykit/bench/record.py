@@ -30,7 +30,7 @@ from deploykit.scaling import Rule, Scale
 FORMAT = 2
 PERCENTILES = (50, 90, 99)
 
-Scope = Literal["end-to-end"]
+Scope = Literal["end-to-end", "device", "host"]
 _Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -39,10 +39,11 @@ class Method:
     """How it was measured. Figures of unlike methods say nothing about each other.
 
     Attributes:
-        scope: `end-to-end` from images in the host's memory to answers there.
+        scope: `end-to-end` from images in the host's memory to answers there; `device`, what the GPU takes
+            with both in its own; `host`, what the host's thread takes to enqueue that.
         batch: images a call; in `server` the most that are run at once.
         in_flight: calls at the same time.
-        cuda_graph: whether kernels were launched as one; None on a CPU.
+        cuda_graph: whether each call's kernels were launched as one; None on a CPU.
         threads: of the CPU that an engine for it ran on; None on a GPU.
         max_latency_ms: the bound that `server` holds; None in other scenarios.
     """
@@ -151,7 +152,10 @@ class Record:
 
     @property
     def images_per_s(self) -> Estimate:
-        """Throughput; in `server` the rate that holds the bound, which trials enclose."""
+        """Throughput; in `server` the rate that holds the bound, which trials enclose.
+
+        Of `device` and `host` what that part alone would allow.
+        """
         if self.method.scenario == "server":
             rates = [each.rate_per_s for each in self.trials if each.holds]
             failing = [each.rate_per_s for each in self.trials if not each.holds]

@@ -1,4 +1,4 @@
-"""How fast this CPU could be: what its cores multiply and what its caches and memory bring, as measured.
+"""What bounds a layer: what cores multiply, and caches and memory bring; of this CPU as measured.
 
 References:
     Williams, Waterman and Patterson 2009, "Roofline", doi:10.1145/1498765.1498785.
@@ -34,12 +34,17 @@ class Roofline:
     macs_per_s: dict[Precision, float]
     bytes_per_s: tuple[tuple[int, float], ...]
 
-    def bound_ms(self, *, macs: int, size_bytes: int, precision: Precision | None) -> float:
-        """The least time that so many multiply-accumulates and bytes take."""
+    def bound_ms(self, *, macs: int, size_bytes: int | None, precision: Precision | None) -> float | None:
+        """The least time that so many multiply-accumulates and bytes take.
+
+        None where the bytes are not known, or how fast that precision could be.
+        """
+        peak = self.macs_per_s.get(precision) if precision is not None else None
+        if size_bytes is None or (macs and peak is None):
+            return None
         sizes, rates = zip(*self.bytes_per_s, strict=True)
         moving = size_bytes / np.interp(np.log(max(size_bytes, 1)), np.log(sizes), rates)
-        computing = macs / self.macs_per_s[precision] if precision in self.macs_per_s else 0.0
-        return 1000 * float(max(moving, computing))
+        return 1000 * float(max(moving, macs / peak if peak is not None else 0.0))
 
 
 @cache

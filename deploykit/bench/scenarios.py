@@ -28,6 +28,8 @@ _STEADY_RATIO = 0.97
 _MAX_WARM_UP_SECONDS = 10.0
 
 Progress = Callable[[float], None]
+Sample = Callable[[], float]
+"""Runs one batch, and gives what is timed of it, in ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,9 @@ class Clock:
         call()
         return 1000 * (self.now_s() - start)
 
+    def timing(self, call: Callable[[], object]) -> Sample:
+        return lambda: self.time_ms(call)
+
     def wait_until(self, moment_s: float) -> None:
         while (left := moment_s - self.now_s()) > 0:
             if left > self.spin_s:
@@ -92,17 +97,34 @@ def single_stream(
     Raises:
         DeployError: no time to measure in.
     """
-    require_time(seconds, samples)
-    warmed = warm_up(call, clock)
-    latency: list[float] = []
-    elapsed_ms = 0.0
-    while elapsed_ms < 1000 * seconds or len(latency) < samples:
-        latency.append(clock.time_ms(call))
-        elapsed_ms += latency[-1]
-        progress(min(elapsed_ms / (1000 * seconds), len(latency) / samples))
-    return Samples(
-        batch=batch, warm_up_ms=tuple(warmed), latency_ms=tuple(latency), seconds=elapsed_ms / 1000
+    return one_after_another(
+        clock.timing(call), batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
     )
+
+
+def one_after_another(
+    sample: Sample,
+    *,
+    batch: int,
+    seconds: float = DEFAULT_SECONDS,
+    samples: int = DEFAULT_SAMPLES,
+    clock: Clock = MACHINES_CLOCK,
+    progress: Progress = lambda fraction: None,
+) -> Samples:
+    """As single_stream, of calls that say themselves what they took.
+
+    Args:
+        clock: tells how long measuring lasts.
+    """
+    require_time(seconds, samples)
+    warmed = warm_up(sample, clock)
+    latency: list[float] = []
+    start, elapsed = clock.now_s(), 0.0
+    while elapsed < seconds or len(latency) < samples:
+        latency.append(sample())
+        elapsed = clock.now_s() - start
+        progress(min(elapsed / seconds, len(latency) / samples))
+    return Samples(batch=batch, warm_up_ms=tuple(warmed), latency_ms=tuple(latency), seconds=elapsed)
 
 
 def offline(
@@ -130,7 +152,7 @@ def offline(
             call, batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
         )
     require_time(seconds, samples)
-    warmed = warm_up(call, clock)
+    warmed = warm_up(clock.timing(call), clock)
     ends: list[float] = []
     stop, lock = threading.Event(), threading.Lock()
     start = clock.now_s()
@@ -161,14 +183,15 @@ def offline(
     )
 
 
-def warm_up(call: Callable[[], object], clock: Clock) -> list[float]:
-    """Calls until the latest window's median is no longer falling."""
-    samples = [clock.time_ms(call) for _ in range(2 * WINDOW)]
-    while sum(samples) < 1000 * _MAX_WARM_UP_SECONDS:
+def warm_up(sample: Sample, clock: Clock) -> list[float]:
+    """Samples until the latest window's median is no longer falling."""
+    start = clock.now_s()
+    samples = [sample() for _ in range(2 * WINDOW)]
+    while clock.now_s() - start < _MAX_WARM_UP_SECONDS:
         before, latest = samples[-2 * WINDOW : -WINDOW], samples[-WINDOW:]
         if statistics.median(latest) >= _STEADY_RATIO * statistics.median(before):
             break
-        samples += [clock.time_ms(call) for _ in range(WINDOW)]
+        samples += [sample() for _ in range(WINDOW)]
     return samples
 
 

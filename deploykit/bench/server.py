@@ -25,6 +25,8 @@ SERVER_PERCENT = 99
 _CLOSE = 1.05
 _FIRST_LOAD = 0.7  # of what the engine answers when it is never idle
 _LEAST_LOAD = 0.01
+# Of such bounds a rate is tried: what comes 5 % faster than it is answered is later than one by then.
+_BOUNDS_LONG = 20
 _STEP = 1.2
 _MAJORITY = 2  # of three runs
 
@@ -121,7 +123,8 @@ def server(
     Args:
         batch: the most that are run at once; what waits is, without being waited for.
         max_latency_ms: from an image's arrival to its answer.
-        seconds: how long a rate is tried at least, twice or thrice; each time by 1,000 images or more.
+        seconds: how long a rate is tried at least, twice or thrice; each time by 1,000 images or more, and
+            for twenty times the bound, as a queue takes time to grow.
         seed: of the arrivals, which are the same at all rates but for their pace.
 
     Returns:
@@ -136,9 +139,10 @@ def server(
             f"A latency of {max_latency_ms:g} ms can't be held.", fix="give --max-latency 10ms, say"
         )
     progress("warming up")
-    warmed = warm_up(lambda: call(batch), clock)
+    warmed = warm_up(clock.timing(lambda: call(batch)), clock)
     capacity = 1000 * batch / statistics.median(warmed[-WINDOW:])
-    alone_ms = statistics.median(warm_up(lambda: call(1), clock)[-WINDOW:])
+    alone_ms = statistics.median(warm_up(clock.timing(lambda: call(1)), clock)[-WINDOW:])
+    seconds = max(seconds, _BOUNDS_LONG * max_latency_ms / 1000)
     tried = _Server(call=call, batch=batch, max_latency_ms=max_latency_ms, clock=clock)
     trials: list[Trial] = []
     best: _Run | None = None

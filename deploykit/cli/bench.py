@@ -7,7 +7,7 @@ import click
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layer_profile import LayerProfile, profile_engine
 from deploykit.bench.layers import LayerTime, by_block, by_kind
-from deploykit.bench.record import PERCENTILES, Record
+from deploykit.bench.record import PERCENTILES, Record, Scope
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
 from deploykit.bench.statistics import Estimate
@@ -28,6 +28,13 @@ _SLOWEST = 10
     show_default=True,
     help="MLPerf's: one call after another; throughput; the highest rate that holds --max-latency.",
 )
+@click.option(
+    "--scope",
+    type=click.Choice(get_args(Scope)),
+    default="end-to-end",
+    show_default=True,
+    help="Of a call: all; what the GPU takes to compute; what the host takes to enqueue.",
+)
 @click.option("--batch", metavar="N,N", help="Images a call, one record each; default: what it is tuned for.")
 @click.option("--max-latency", metavar="10ms", help="What `server` holds at the 99th percentile.")
 @click.option(
@@ -38,13 +45,14 @@ _SLOWEST = 10
 )
 @click.option("--threads", type=int, help="CPU threads; default: one a core.")
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="On a GPU.")
-@click.option("--layers", is_flag=True, help="Time by layer, beside the roofline's bound; on the CPU.")
+@click.option("--layers", is_flag=True, help="Time by layer, beside the roofline's bound.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder to write the records to.")
 @wandb_option
 @json_option
 def command(
     engine: Path,
     scenario: Scenario,
+    scope: Scope,
     batch: str | None,
     max_latency: str | None,
     seconds: float,
@@ -65,12 +73,12 @@ def command(
     keeper = Keeper(folder=output, project=wandb)
     keeper.prepare()
     if layers:
-        if max_latency is not None or scenario != "single-stream":
+        if (max_latency, scenario, scope) != (None, "single-stream", "end-to-end"):
             raise DeployError(
                 "--layers times layers, one run after another, and has no scenario.",
-                fix="leave out --scenario and --max-latency, or --layers",
+                fix="leave out --scenario, --scope and --max-latency, or --layers",
             )
-        _profile(engine, _batches(batch), threads, keeper, as_json=as_json)
+        _profile(engine, _batches(batch), threads, keeper, cuda_graphs=cuda_graph, as_json=as_json)
         return
     bound_ms, records = duration_ms(max_latency), []
     for size in _batches(batch):
@@ -78,6 +86,7 @@ def command(
             record = benchmark(
                 engine,
                 scenario=scenario,
+                scope=scope,
                 batch=size,
                 max_latency_ms=bound_ms,
                 seconds=seconds,
@@ -103,12 +112,18 @@ def command(
 
 
 def _profile(
-    engine: Path, batches: tuple[int | None, ...], threads: int | None, keeper: Keeper, *, as_json: bool
+    engine: Path,
+    batches: tuple[int | None, ...],
+    threads: int | None,
+    keeper: Keeper,
+    *,
+    cuda_graphs: bool,
+    as_json: bool,
 ) -> None:
     found = []
     for batch in batches:
         with phases("timing layers"):
-            profile = profile_engine(engine, batch=batch, threads=threads)
+            profile = profile_engine(engine, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
         found.append((profile, keeper.keep(profile)))
     if as_json:
         print_json({"profiles": [{**_values(kept), **_values(profile)} for profile, kept in found]})
@@ -116,7 +131,9 @@ def _profile(
     for profile, kept in found:
         _print_profile(profile)
         kept.print()
-    print("bound: what the cores multiply and the caches bring at best, as measured here")
+    print(
+        "bound: the least that so many MACs and bytes take, on a CPU as measured, on a GPU by its datasheet"
+    )
 
 
 def _print_profile(profile: LayerProfile) -> None:
@@ -141,9 +158,9 @@ def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None
                 f"{row.ms:.3f} ms",
                 f"{100 * row.ms / total_ms:.1f} %",
                 f"{row.macs / 1e6:.1f} M" if row.macs else "",
-                f"{row.size_bytes / 1e6:.2f} MB",
-                f"{row.bound_ms:.3f} ms",
-                f"{row.ms / row.bound_ms:.1f}",
+                "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f} MB",
+                "" if row.bound_ms is None else f"{row.bound_ms:.3f} ms",
+                f"{row.ms / row.bound_ms:.1f}" if row.bound_ms else "",
             )
             for row in rows
         ],
@@ -162,7 +179,8 @@ def _print_figures(records: list[Record]) -> None:
             (
                 record.method.batch,
                 *(_interval(record.percentile_ms(percent), "ms") for percent in PERCENTILES),
-                f"{record.images_per_s.value:.4g} images/s",
+                # of a part of the calls there is none
+                f"{record.images_per_s.value:.4g} images/s" if record.method.scope == "end-to-end" else "",
                 len(record.latency_ms),
             )
             for record in records

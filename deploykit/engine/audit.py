@@ -15,6 +15,22 @@ _FIXES: dict[Precision, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What a layer reads and writes.
+
+    Attributes:
+        fixed_bytes: whatever the batch: weights, and in a profile of one batch size all there is.
+        image_bytes: for each image besides.
+    """
+
+    fixed_bytes: int
+    image_bytes: int
+
+    def size_bytes(self, batch: int) -> int:
+        return self.fixed_bytes + batch * self.image_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledLayer:
     """A kernel, or a few that are launched as one.
 
@@ -28,6 +44,7 @@ class CompiledLayer:
         is_depthwise: its product is a depthwise convolution.
         is_reformat: it computes nothing, but changes layout or type.
         profile: of the engine's optimization profiles, the one it is of.
+        traffic: None where the compiler doesn't tell it.
     """
 
     name: str
@@ -40,6 +57,7 @@ class CompiledLayer:
     is_depthwise: bool = False
     is_reformat: bool = False
     profile: int = 0
+    traffic: Traffic | None = None
 
     @property
     def is_fused(self) -> bool:

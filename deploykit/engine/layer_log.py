@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from deploykit.engine.audit import Audit, CompiledLayer
+from deploykit.engine.audit import Audit, CompiledLayer, Traffic
+from deploykit.engine.traffic import Tensor, traffic_of
 from deploykit.engine.work import Work, plumbing_of, work_of
 from deploykit.model_file import Precision
 
@@ -30,6 +31,7 @@ LAYER_LINE = re.compile(
     r"^Name: (?P<name>.+?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants:"
 )
 _FIRST_TENSOR = re.compile(r"Dimensions: \[([-0-9,]*)\].*?Datatype: (\w+)")
+_TENSOR = re.compile(r"\{ Name: ([^{}]+?), Dimensions: \[([-0-9,]*)\],[^{}]*?Datatype: (\w+)")
 _PROFILE = re.compile(r" \[profile (\d+)\]")
 _GRAPH = re.compile(r"_(myl\d+)_\d+\b")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -51,6 +53,7 @@ class _Logged:
 
     Attributes:
         shape, datatype: of its first input, the type in the compiler's words; () and "" where it has none.
+        tensors: all that it reads and writes; None where not all are told.
         profile: see _profiles.
     """
 
@@ -59,6 +62,7 @@ class _Logged:
     shape: tuple[int, ...]
     datatype: str
     nodes: tuple[str, ...]
+    tensors: tuple[Tensor, ...] | None
     profile: int = 0
 
 
@@ -97,14 +101,13 @@ def audit_inspector(text: str, model: "ModelProto") -> Audit:
 
 
 def _audited(source: str, logged: list[_Logged], model: "ModelProto") -> Audit:
-    work = work_of(model)
+    work, answers = work_of(model), frozenset(value.name for value in model.graph.output)
     layers: list[CompiledLayer] = []
     for profile in sorted({layer.profile for layer in logged}):
         own = [layer for layer in logged if layer.profile == profile]
-        layers += [
-            _compiled(layer, [work[name] for name in names])
-            for layer, names in zip(own, _computed(own, work), strict=True)
-        ]
+        products = [[work[name] for name in names] for names in _computed(own, work)]
+        traffic = traffic_of([layer.tensors for layer in own], products, answers)
+        layers += map(_compiled, own, products, traffic)
     return Audit(source=source, layers=tuple(layers), graph_products=len(work))
 
 
@@ -127,14 +130,34 @@ def _profiles(layers: list[str]) -> list[int]:
 
 def _inspected(layer: Mapping[str, Any], plumbing: frozenset[str]) -> _Logged:
     first: Mapping[str, Any] = next(iter(layer.get("Inputs", [])), {})
-    types = (str(first.get(key, "")) for key in ("Format/Datatype", "DataType", "Datatype", "Format"))
     return _Logged(
         name=layer["Name"],
         kind=layer.get("LayerType", ""),
         shape=tuple(first.get("Dimensions", ())),
-        datatype=" ".join(types),
+        datatype=_inspected_type(first),
         nodes=_nodes(layer.get("Metadata", ""), plumbing),
+        tensors=_inspected_tensors(layer),
     )
+
+
+def _inspected_type(tensor: Mapping[str, Any]) -> str:
+    return " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "DataType", "Datatype", "Format"))
+
+
+def _inspected_tensors(layer: Mapping[str, Any]) -> tuple[Tensor, ...] | None:
+    """Where weights are told: as tensors, or how many there are of what type."""
+    if not layer.keys() >= {"Inputs", "Outputs"} or not layer.keys() & {"Constants", "Weights"}:
+        return None
+    tensors = [
+        _tensor(each["Name"], each["Dimensions"], _inspected_type(each))
+        for each in (*layer["Inputs"], *layer.get("Constants", ()), *layer["Outputs"])
+    ]
+    weights = [
+        _tensor(name, [layer[name]["Count"]], layer[name]["Type"])
+        for name in ("Weights", "Bias")
+        if name in layer
+    ]
+    return (*tensors, *weights)
 
 
 def _nodes(metadata: str, plumbing: frozenset[str]) -> tuple[str, ...]:
@@ -143,14 +166,29 @@ def _nodes(metadata: str, plumbing: frozenset[str]) -> tuple[str, ...]:
 
 def _read(match: "re.Match[str]", line: str, plumbing: frozenset[str]) -> _Logged:
     tensor = _FIRST_TENSOR.search(match["inputs"])
-    shape = tuple(int(side) for side in tensor[1].split(",") if side) if tensor else ()
     return _Logged(
         name=match["name"],
         kind=match["kind"],
-        shape=shape,
+        shape=_sides(tensor[1]) if tensor else (),
         datatype=tensor[2] if tensor else "",
         nodes=_nodes(line, plumbing),
+        tensors=_logged_tensors(line),
     )
+
+
+def _logged_tensors(line: str) -> tuple[Tensor, ...] | None:
+    found = _TENSOR.findall(line)
+    if len(found) < line.count("{ Name: "):
+        return None
+    return tuple(_tensor(name, _sides(shape), datatype) for name, shape, datatype in found)
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    return tuple(int(side) for side in text.split(",") if side)
+
+
+def _tensor(name: str, shape: Iterable[int], datatype: str) -> Tensor:
+    return Tensor(name=_PROFILE.sub("", name), shape=tuple(shape), datatype=datatype)
 
 
 def _computed(logged: list[_Logged], work: Mapping[str, Work]) -> list[list[str]]:
@@ -166,7 +204,7 @@ def _computed(logged: list[_Logged], work: Mapping[str, Work]) -> list[list[str]
     return [[name for name, where in place.items() if where == at] for at in range(len(logged))]
 
 
-def _compiled(layer: _Logged, products: list[Work]) -> CompiledLayer:
+def _compiled(layer: _Logged, products: list[Work], traffic: Traffic | None) -> CompiledLayer:
     return CompiledLayer(
         name=layer.name,
         kind=layer.kind,
@@ -178,6 +216,7 @@ def _compiled(layer: _Logged, products: list[Work]) -> CompiledLayer:
         is_depthwise=any(product.is_depthwise for product in products),
         is_reformat=not products and _is_reformat(layer),
         profile=layer.profile,
+        traffic=traffic,
     )
 
 

@@ -20,11 +20,14 @@ class Work:
 
     Attributes:
         macs: multiply-accumulates an image.
+        places: how often its weights are applied to an image: pixels of what a convolution makes, rows of
+            what a matrix product does.
         channels: of what it reads.
         is_depthwise: it is a convolution with a group a channel.
     """
 
     macs: int
+    places: int
     channels: int
     is_depthwise: bool = False
 
@@ -99,8 +102,10 @@ def _work(node: "NodeProto", weight: tuple[int, ...], made: tuple[int, ...]) -> 
     else:
         groups = 1
         channels, places = weight[1 if attributes.get("transB") else 0], made[:-1]
+    count = math.prod(max(side, 1) for side in places)  # 0 is a side unknown
     return Work(
-        macs=math.prod(weight) * math.prod(max(side, 1) for side in places),  # 0 is a side unknown
+        macs=math.prod(weight) * count,
+        places=count,
         channels=channels,
         is_depthwise=groups > 1 and weight[1] == 1,
     )

@@ -1,12 +1,13 @@
 """One class for every engine: preflight, load, run, close."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +16,13 @@ from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.errors import DeployError
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
+from deploykit.runtime.profiled import ProfiledCall
+from deploykit.runtime.runner import DeviceRunner, Runner, TimedRunner
+from deploykit.runtime.timed import TimedCall
 
 MAX_THREADS = 1024
 _SUBMITTED = "deploykit-submitted"
 _MOST_PROFILES = 1000  # shapes that are remembered
-
-Array = npt.NDArray[np.float32]
-
-
-class Runner(Protocol):
-    """What runs an engine's own file."""
-
-    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
-        """Args: profile: which of the manifest's batches the engine is to run by."""
-
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class DeviceRunner(Runner, Protocol):
-    """One whose images may be on the GPU already."""
-
-    def run_on_device(
-        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
-    ) -> None: ...
 
 
 class Engine:
@@ -186,6 +170,44 @@ class Engine:
         place = place.as_images(output.shape, output.dtype)
         runner.run_on_device(there, place, profile, stream)
         return answer
+
+    @property
+    def cuda_graphs(self) -> bool | None:
+        """Whether all calls so far, of images on the host, were launched as CUDA graphs; None on a CPU."""
+        return self._open_runner().used_graphs()
+
+    @contextmanager
+    def timed(self, images: npt.NDArray[Any]) -> Iterator[TimedCall]:
+        """A call to be timed in parts, while the with block lasts, by the thread that entered it.
+
+        Raises:
+            DeployError: as a call; or the engine is not one of TensorRT's or TensorRT-RTX's.
+        """
+        with self._timing() as runner, runner.timed(images, self._profile_for(images)) as call:
+            yield call
+
+    @contextmanager
+    def profiled(self, images: npt.NDArray[Any]) -> Iterator[ProfiledCall]:
+        """A call whose layers are timed, as `timed`.
+
+        Raises:
+            DeployError: as `timed`.
+        """
+        with self._timing() as runner, runner.profiled(images, self._profile_for(images)) as call:
+            yield call
+
+    @contextmanager
+    def _timing(self) -> Iterator[TimedRunner]:
+        runner = self._begin()
+        try:
+            if not isinstance(runner, TimedRunner):
+                raise DeployError(
+                    f"ONNX Runtime runs {self.path}, and tells nothing of what a GPU takes of a call.",
+                    fix="time it end to end, or give an engine of TensorRT or TensorRT-RTX for a GPU",
+                )
+            yield runner
+        finally:
+            self._end()
 
     def _begin(self) -> Runner:
         """What runs a call, which stays until the call ends, whoever closes the engine meanwhile."""

@@ -48,12 +48,19 @@ class CpuRunner(_Runner):
     def __init__(self, path: Path, manifest: Manifest, *, threads: int | None) -> None:
         super().__init__(path, manifest, cpu_session(path, threads=threads))
 
+    def used_graphs(self) -> None:
+        """There are none on a CPU."""
+
 
 class CudaRunner(_Runner):
     """Written against the documented API and not yet run: no GPU has been at hand."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         super().__init__(path, manifest, cuda_session(path))
+
+    def used_graphs(self) -> bool:
+        """ONNX Runtime's own are for one shape and one place in memory."""
+        return False
 
     def run_on_device(
         self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None

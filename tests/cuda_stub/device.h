@@ -7,10 +7,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { OK = 0, INVALID_VALUE = 1, NO_MEMORY = 2, NO_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500 };
+enum { OK = 0, INVALID_VALUE = 1, NO_MEMORY = 2, NO_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500,
+       NOT_READY = 600 };
 enum { CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, WRONG_THREAD = 908 };
 enum { DEVICE, PINNED };
-enum { COPY, MODEL, WAIT, FREE };
+enum { COPY, MODEL, WAIT, FREE, RECORD };
 enum { MOST_CONTEXTS = 4096, MOST_OWNED = 8, PAGE = 4096 };
 
 typedef struct region {
@@ -28,6 +29,9 @@ typedef struct operation {
     long turn;                                                  /* among its context's */
     struct stream *awaited;                                     /* of WAIT: until it has done so many */
     long position;
+    struct event *recorded;                                     /* of RECORD, and which of its records */
+    long record;
+    long given_ns, takes_ns;                                    /* by the clock of the host; of the device */
     struct operation *next;
 } operation;
 
@@ -55,6 +59,8 @@ typedef struct stream {
 typedef struct event {
     stream *recorded;
     long position;
+    int is_timed, is_destroyed;
+    long records, pending, at_ns;
 } event;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -67,6 +73,11 @@ static struct { long queued, done, live; } contexts[MOST_CONTEXTS];
 static long used[2], limits[2] = {1L << 40, 1L << 40}, opened;
 static owned *dying;
 static char fault[200];
+
+/* Two clocks that nothing but the following moves: calls cost the host, and what it gave the device, which
+   begins when it is given and what it was given before has ended. Waiting brings the host up to the device. */
+static long host_ns, device_ns;
+static struct { long launch, copy, model; } costs_ns, takes_ns;
 
 /* What stub_count tells by name. */
 static long live[2], live_streams, live_events, live_graphs, live_executables, live_contexts;
@@ -177,7 +188,16 @@ static void compute(const operation *o) {
 
 static void run_until(stream *s, long position);
 
+static long later(long first, long second) { return first > second ? first : second; }
+
+static void keep_time(event *e, long record) {
+    if (record == e->records) e->at_ns = device_ns; /* a later record takes its place */
+    if (!--e->pending && e->is_destroyed) __builtin_free(e);
+}
+
 static void perform(const operation *o) {
+    device_ns = later(device_ns, o->given_ns) + o->takes_ns;
+    if (o->kind == RECORD) keep_time(o->recorded, o->record);
     if (o->kind == WAIT) run_until(o->awaited, o->position);
     if (o->kind == FREE) release(o->target, DEVICE);
     if (o->kind == COPY) {
@@ -218,6 +238,7 @@ static int queue(stream *s, const operation *given) {
         return OK;
     }
     if (o.kind == MODEL) o.turn = ++contexts[o.context].queued;
+    o.given_ns = host_ns;
     append(&s->first, &s->last, &o);
     s->queued++;
     return OK;
@@ -227,5 +248,6 @@ static int synchronize(stream *s) {
     if (s->capture) s->spoiled = 1;
     REQUIRE(!s->capture, CAPTURE_UNSUPPORTED);
     run_until(s, s->queued);
+    host_ns = later(host_ns, device_ns);
     return OK;
 }

@@ -45,6 +45,7 @@ EXPORT int cuGetErrorName(int error, const char **name) {
           : error == INVALID_HANDLE        ? "CUDA_ERROR_INVALID_HANDLE"
           : error == CAPTURE_UNSUPPORTED   ? "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
           : error == CAPTURE_INVALIDATED   ? "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+          : error == NOT_READY             ? "CUDA_ERROR_NOT_READY"
                                            : "CUDA_ERROR_OF_THE_STUB";
     return OK;
 }
@@ -90,8 +91,9 @@ EXPORT int cuMemcpyAsync(void *target, void *source, size_t bytes, void *handle)
     LOCKED;
     stream *s = stream_of(handle);
     REQUIRE(s, bad_stream(handle));
-    copies++;
-    return queue(s, &(operation){.kind = COPY, .target = target, .source = source, .bytes = bytes});
+    copies++, host_ns += costs_ns.copy;
+    return queue(s, &(operation){
+        .kind = COPY, .target = target, .source = source, .bytes = bytes, .takes_ns = takes_ns.copy});
 }
 EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values, void *address) {
     LOCKED;
@@ -141,17 +143,17 @@ EXPORT int cuStreamDestroy_v2(void *handle) { /* what it was given is still run 
     live_streams--;
     return OK;
 }
-EXPORT int cuEventCreate(void **made, unsigned flags) {
-    (void)flags;
+EXPORT int cuEventCreate(event **made, unsigned flags) {
     NEED_CONTEXT;
     LOCKED;
     *made = __builtin_calloc(1, sizeof(event));
+    (*made)->is_timed = !(flags & 2); /* CU_EVENT_DISABLE_TIMING */
     live_events++;
     return OK;
 }
 EXPORT int cuEventDestroy_v2(event *e) {
     LOCKED;
-    __builtin_free(e);
+    if (e->pending) e->is_destroyed = 1; else __builtin_free(e);
     live_events--;
     return OK;
 }
@@ -160,7 +162,8 @@ EXPORT int cuEventRecord(event *e, void *handle) {
     stream *s = stream_of(handle);
     REQUIRE(s, bad_stream(handle));
     REQUIRE(!s->capture, CAPTURE_UNSUPPORTED); /* the stub captures one stream only */
-    e->recorded = s, e->position = s->queued;
+    queue(s, &(operation){.kind = RECORD, .recorded = e, .record = ++e->records});
+    e->recorded = s, e->position = s->queued, e->pending++;
     return OK;
 }
 EXPORT int cuStreamWaitEvent(void *handle, event *e, unsigned flags) {
@@ -173,11 +176,20 @@ EXPORT int cuStreamWaitEvent(void *handle, event *e, unsigned flags) {
 }
 EXPORT int cuEventQuery(event *e) {
     LOCKED;
-    return e->recorded && e->recorded->done < e->position ? 600 : OK;
+    return e->recorded && e->recorded->done < e->position ? NOT_READY : OK;
 }
 EXPORT int cuEventSynchronize(event *e) {
     LOCKED;
-    if (e->recorded) run_until(e->recorded, e->position);
+    if (!e->recorded) return OK;
+    run_until(e->recorded, e->position);
+    host_ns = later(host_ns, e->at_ns);
+    return OK;
+}
+EXPORT int cuEventElapsedTime(float *ms, event *start, event *end) {
+    LOCKED;
+    REQUIRE(start->is_timed && end->is_timed && start->recorded && end->recorded, INVALID_HANDLE);
+    REQUIRE(!start->pending && !end->pending, NOT_READY);
+    *ms = (end->at_ns - start->at_ns) / 1e6;
     return OK;
 }
 
@@ -275,7 +287,7 @@ EXPORT int cuGraphLaunch(graph *g, void *handle) {
     LOCKED;
     stream *s = stream_of(handle);
     REQUIRE(s, bad_stream(handle));
-    graph_launches++;
+    graph_launches++, host_ns += costs_ns.launch;
     for (operation *o = g->first; o; o = o->next) queue(s, o);
     return OK;
 }
@@ -324,10 +336,19 @@ EXPORT int stub_enqueue(void *handle, int id, void *source, void *target, const 
     LOCKED;
     stream *s = stream_of(handle);
     REQUIRE(s, bad_stream(handle));
+    if (sizes[0]) host_ns += costs_ns.model;
     return queue(s, &(operation){
         .kind = MODEL, .context = id, .source = source, .target = target, .images = sizes[0],
-        .channels = sizes[1], .pixels = sizes[2], .item_bytes = sizes[3], .classes = sizes[4]});
+        .channels = sizes[1], .pixels = sizes[2], .item_bytes = sizes[3], .classes = sizes[4],
+        .takes_ns = sizes[0] ? takes_ns.model : 0});
 }
+/* What the host takes to launch a graph, begin a copy and enqueue a model, and the device for the latter. */
+EXPORT void stub_pace(long launch, long copy, long model, long copy_there, long model_there) {
+    LOCKED;
+    costs_ns.launch = launch, costs_ns.copy = copy, costs_ns.model = model;
+    takes_ns.copy = copy_there, takes_ns.model = model_there;
+}
+EXPORT long stub_host_ns(void) { LOCKED; return host_ns; }
 EXPORT int stub_is_live(void *address, size_t bytes) {
     LOCKED;
     return find(address) && reaches(address, bytes, 1);

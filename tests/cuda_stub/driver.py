@@ -25,7 +25,7 @@ def build(folder: Path) -> None:
 @cache
 def library() -> Any:
     driver = ctypes.CDLL(NAME)
-    driver.stub_count.restype = ctypes.c_long
+    driver.stub_count.restype = driver.stub_host_ns.restype = ctypes.c_long
     driver.stub_fault.restype = ctypes.c_char_p
     return driver
 
@@ -50,6 +50,29 @@ def alive() -> dict[str, int]:
 def limit(kind: str, size_bytes: int) -> None:
     """How much device or pinned memory there is."""
     library().stub_limit(KINDS[kind], ctypes.c_long(size_bytes))
+
+
+def pace(
+    *,
+    launch_us: float = 0,
+    copy_us: float = 0,
+    model_us: float = 0,
+    gpu_copy_us: float = 0,
+    gpu_us: float = 0,
+) -> None:
+    """What things take by the stub's clocks, which stand still without: nothing else moves them.
+
+    Args:
+        launch_us, copy_us, model_us: of the host, to enqueue a graph, a copy, or a model without a graph.
+        gpu_copy_us, gpu_us: of the GPU, for a copy and for a model.
+    """
+    times = (launch_us, copy_us, model_us, gpu_copy_us, gpu_us)
+    library().stub_pace(*(ctypes.c_long(round(1000 * each)) for each in times))
+
+
+def host_s() -> float:
+    """The stub's clock of the host."""
+    return library().stub_host_ns() / 1e9
 
 
 def without_memory_pools() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cuda_stub.driver import call, is_capturing, library
+from cuda_stub.driver import call, count, is_capturing, library
 
 from deploykit.engine.manifest import Manifest
 
@@ -35,6 +35,8 @@ class Engine:
         is_capturable: whether contexts say that executions may be captured.
         refuses: whether an execution of this shape, captured or not, fails.
         before: called in each execution, on its thread.
+        layers: their names and times, ms, in each of the executions that are profiled, from 0.
+        profiles_graphs: whether times are told of launches of graphs, as TensorRT's documentation says.
         profiles: what each change was to, in order.
         device_memory_size_v2: bytes of a context's memory.
     """
@@ -47,6 +49,8 @@ class Engine:
         self.is_capturable = True
         self.refuses: Callable[[tuple[int, ...], bool], bool] = lambda shape, capturing: False
         self.before: Callable[[], None] = lambda: None
+        self.layers: Callable[[int], list[tuple[str, float]]] = lambda execution: []
+        self.profiles_graphs = True
         self.profiles: list[int] = []
         self.executions = 0
         self.made = 0
@@ -72,6 +76,10 @@ class Context:
         self._ran: tuple[int, tuple[int, ...]] | None = None
         self._addresses: dict[str, int] = {}
         self._busy = threading.Lock()
+        self.profiler: Any = None
+        self.enqueue_emits_profile = True
+        self._reports = 0
+        self._reported = (count("executions"), count("launches"))  # by then
 
     def __del__(self) -> None:
         library().stub_context_close(self._id)
@@ -121,6 +129,20 @@ class Context:
             self._ran = current
             self._engine.executions += 1
             self._enqueue(stream, images=self._shape[0])
+            return True
+
+    def report_to_profiler(self) -> bool:
+        """Of the one execution since the last report, which has ended."""
+        with self._alone():
+            assert not self.enqueue_emits_profile, "times were told already"
+            before, self._reported = self._reported, (count("executions"), count("launches"))
+            has_run = self._reported[0] > before[0]
+            was_graph = self._reported[1] > before[1]
+            if self.profiler is None or not has_run or (was_graph and not self._engine.profiles_graphs):
+                return False
+            for name, ms in self._engine.layers(self._reports):
+                self.profiler.report_layer_time(name, ms)
+            self._reports += 1
             return True
 
     def _enqueue(self, stream: int, *, images: int) -> None:

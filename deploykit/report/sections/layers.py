@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from deploykit.bench.layer_profile import LayerProfile
-from deploykit.bench.layers import LayerTime
+from deploykit.bench.layers import LayerTime, total
 from deploykit.report.gather import Gathered, Setup, network_name, setup_of
 from deploykit.report.section import COLOURS, Column, Section, Table, Trace, hover, plain
 
@@ -46,15 +46,24 @@ def role(layer: LayerTime) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sum:
-    """Of the layers of one role in one network."""
+    """Of the layers of one role in one network; what is not known of one of them is None."""
 
     network: str
     role: str
     ms: float
-    share: float
+    network_ms: float
     macs: int
-    size_bytes: int
-    bound_ms: float
+    size_bytes: int | None
+    bound_ms: float | None
+
+    @property
+    def share(self) -> float:
+        return self.ms / self.network_ms
+
+    @property
+    def times_bound(self) -> str:
+        """`2.0 times its bound`, or nothing."""
+        return f"{self.ms / self.bound_ms:.1f} times its bound" if self.bound_ms else ""
 
 
 def _section(setup: Setup, setups: Sequence[Setup], profiles: Sequence[LayerProfile]) -> Section:
@@ -113,35 +122,37 @@ def _sums(profile: LayerProfile) -> list[_Sum]:
                     network=_name(profile),
                     role=name,
                     ms=ms,
-                    share=ms / total_ms,
+                    network_ms=total_ms,
                     macs=sum(layer.macs for layer in layers),
-                    size_bytes=sum(layer.size_bytes for layer in layers),
-                    bound_ms=sum(layer.bound_ms for layer in layers),
+                    size_bytes=total([layer.size_bytes for layer in layers]),
+                    bound_ms=total([layer.bound_ms for layer in layers]),
                 )
             )
     return found
 
 
 def _trace(sums: Sequence[_Sum], colour: str) -> Trace:
-    """Two bars a network: the time, and the bound beside it."""
-    bars = [(each, kind) for each in sums for kind in ("time", "bound")]
+    """Two bars a network: the time, and the bound beside it, as far as it is known."""
+    bars = [
+        (each, kind, ms) for each in sums for kind, ms in (("time", each.ms), ("bound", each.bound_ms or 0.0))
+    ]
     return {
         "type": "bar",
         "name": plain(sums[0].role),
-        "x": [[plain(each.network) for each, _ in bars], [kind for _, kind in bars]],
-        "y": [100 * each.share * (1 if kind == "time" else each.bound_ms / each.ms) for each, kind in bars],
+        "x": [[plain(each.network) for each, _, _ in bars], [kind for _, kind, _ in bars]],
+        "y": [100 * ms / each.network_ms for each, _, ms in bars],
         "marker": {
             "color": colour,
-            "pattern": {"shape": ["" if kind == "time" else "/" for _, kind in bars], "solidity": 0.5},
+            "pattern": {"shape": ["" if kind == "time" else "/" for _, kind, _ in bars], "solidity": 0.5},
         },
         "hoverinfo": "text",
         "hovertext": [
             hover(
                 f"{each.network}, {each.role}",
                 f"{each.ms:.4g} ms, {100 * each.share:.1f} % of all, measured",
-                f"bound {each.bound_ms:.4g} ms: {each.ms / each.bound_ms:.1f} times that",
+                *([f"bound {each.bound_ms:.4g} ms: {each.times_bound}"] if each.bound_ms else []),
             )
-            for each, _ in bars
+            for each, _, _ in bars
         ],
     }
 
@@ -154,7 +165,7 @@ def _findings(sums: Sequence[_Sum], networks: Sequence[str]) -> tuple[str, ...]:
         told = [
             f"{each.role} {100 * each.share:.0f} % of the time"
             + (f" for {100 * each.macs / macs:.0f} % of the MACs" if each.macs else "")
-            + f", {each.ms / each.bound_ms:.1f} times its bound"
+            + (f", {each.times_bound}" if each.times_bound else "")
             for each in own[:3]
         ]
         found.append(f"{network}: {'; '.join(told)}.")
@@ -168,7 +179,7 @@ def _row(each: _Sum) -> tuple[str, ...]:
         f"{each.ms:.3f}",
         f"{100 * each.share:.1f} %",
         f"{each.macs / 1e6:.1f} M" if each.macs else "",
-        f"{each.size_bytes / 1e6:.2f}",
-        f"{each.bound_ms:.3f}",
-        f"{each.ms / each.bound_ms:.1f}",
+        f"{each.size_bytes / 1e6:.2f}" if each.size_bytes is not None else "",
+        f"{each.bound_ms:.3f}" if each.bound_ms is not None else "",
+        each.times_bound.removesuffix(" times its bound"),
     )

@@ -1,0 +1,43 @@
+"""What an Engine runs its file by."""
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.runtime.arrays import DeviceArray
+from deploykit.runtime.profiled import ProfiledCall
+from deploykit.runtime.timed import TimedCall
+
+Array = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """What runs an engine's own file."""
+
+    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
+        """Args: profile: which of the manifest's batches the engine is to run by."""
+
+    def used_graphs(self) -> bool | None:
+        """Whether all calls so far were launched as CUDA graphs; None on a CPU."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class DeviceRunner(Runner, Protocol):
+    """One whose images may be on the GPU already."""
+
+    def run_on_device(
+        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
+    ) -> None: ...
+
+
+@runtime_checkable
+class TimedRunner(Runner, Protocol):
+    """One that tells what the GPU takes of a call, and each of its layers."""
+
+    def timed(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[TimedCall]: ...
+
+    def profiled(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[ProfiledCall]: ...
