@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from deploykit.quantize.calibration import calibrate_to_file
     from deploykit.quantize.plan import Int8Options
     from deploykit.quantize.sensitivity import sensitivity_of
+    from deploykit.report.page import write_report
     from deploykit.runtime import Engine
     from deploykit.runtime.bundle import Bundle, write_bundle
     from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
+    from deploykit.study.run import run_study
 
 _HOMES = {
     "sensitivity_of": "deploykit.quantize.sensitivity",
@@ -55,9 +57,11 @@ _HOMES = {
     "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",
     "read_record": "deploykit.bench.record_file",
+    "run_study": "deploykit.study.run",
     "scale_for": "deploykit.scaling",
     "write_bundle": "deploykit.runtime.bundle",
     "write_record": "deploykit.bench.record_file",
+    "write_report": "deploykit.report.page",
 }
 
 __all__ = [
@@ -81,10 +85,12 @@ __all__ = [
     "quantize_model",
     "read_manifest",
     "read_record",
+    "run_study",
     "scale_for",
     "sensitivity_of",
     "write_bundle",
     "write_record",
+    "write_report",
 ]
 
 

@@ -26,6 +26,7 @@ class LayerProfile:
     machine: Machine
     batch: Annotated[int, Meta(ge=1)]
     threads: int | None
+    cuda_graph: bool | None
     started: str
     layers: Annotated[tuple[LayerTime, ...], Meta(min_length=1)]
     deploykit_version: str = __version__
@@ -51,6 +52,7 @@ def profile_engine(
         machine=this_machine(on_cpu=on_cpu),
         batch=batch if batch is not None else manifest.batches[0].opt,
         threads=cpu_threads(threads) if on_cpu else None,
+        cuda_graph=None if on_cpu else cuda_graphs,
         started=started,
         layers=tuple(layers),
     )

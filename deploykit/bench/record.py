@@ -194,6 +194,13 @@ def cpu_threads(threads: int | None) -> int:
     return threads or len(os.sched_getaffinity(0))
 
 
+def how_it_ran(*, threads: int | None, cuda_graph: bool | None) -> str:
+    """In words: one of the two is None."""
+    if threads is not None:
+        return f"{threads} thread{'s' if threads > 1 else ''}"
+    return "CUDA graphs" if cuda_graph else "no CUDA graphs"
+
+
 def _shape(samples: Array) -> list[str]:
     found = []
     if (change := drift(samples)) is not None:

@@ -25,9 +25,6 @@ SERVER_PERCENT = 99
 _CLOSE = 1.05
 _FIRST_LOAD = 0.7  # of what the engine answers when it is never idle
 _LEAST_LOAD = 0.01
-# Of such bounds a rate is tried: what comes 5 % faster than it is answered is later than one by then.
-_BOUNDS_LONG = 20
-_STEP = 1.2
 _MAJORITY = 2  # of three runs
 
 Call = Callable[[int], object]
@@ -40,7 +37,8 @@ class Trial:
 
     Attributes:
         rate_per_s: images that arrive a second, on average.
-        requests: how many arrived before it was known whether it holds.
+        requests: how many arrived before it was known whether it holds; 0 for what the engine answers when it
+            is never idle, which no rate can be above, whatever a queue takes in for a while.
         late: how many of them took longer than the bound.
         holds: in two of three runs.
     """
@@ -123,8 +121,7 @@ def server(
     Args:
         batch: the most that are run at once; what waits is, without being waited for.
         max_latency_ms: from an image's arrival to its answer.
-        seconds: how long a rate is tried at least, twice or thrice; each time by 1,000 images or more, and
-            for twenty times the bound, as a queue takes time to grow.
+        seconds: how long a rate is tried at least, twice or thrice; each time by 1,000 images or more.
         seed: of the arrivals, which are the same at all rates but for their pace.
 
     Returns:
@@ -142,11 +139,10 @@ def server(
     warmed = warm_up(clock.timing(lambda: call(batch)), clock)
     capacity = 1000 * batch / statistics.median(warmed[-WINDOW:])
     alone_ms = statistics.median(warm_up(clock.timing(lambda: call(1)), clock)[-WINDOW:])
-    seconds = max(seconds, _BOUNDS_LONG * max_latency_ms / 1000)
     tried = _Server(call=call, batch=batch, max_latency_ms=max_latency_ms, clock=clock)
-    trials: list[Trial] = []
     best: _Run | None = None
-    low, high, rate = 0.0, math.inf, _FIRST_LOAD * capacity
+    low, high, rate = 0.0, max(capacity, 1000 / alone_ms), _FIRST_LOAD * capacity
+    trials = [Trial(rate_per_s=high, requests=0, late=0, holds=False)]
     while best is None or high / low > _CLOSE:
         if rate < _LEAST_LOAD * capacity:
             raise DeployError(
@@ -161,15 +157,8 @@ def server(
             low, best = rate, run
         else:
             high = rate
-        rate = _next_rate(low, high)
+        rate = math.sqrt(low * high) if low else high / 2
     samples = Samples(
         batch=batch, warm_up_ms=tuple(warmed), latency_ms=tuple(best.latency_ms), seconds=best.seconds
     )
     return samples, tuple(trials)
-
-
-def _next_rate(low: float, high: float) -> float:
-    """Between the highest that holds, 0 for none, and the lowest that does not, infinity for none."""
-    if not low:
-        return high / 2
-    return low * _STEP if high == math.inf else math.sqrt(low * high)

@@ -7,7 +7,7 @@ import click
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layer_profile import LayerProfile, profile_engine
 from deploykit.bench.layers import LayerTime, by_block, by_kind
-from deploykit.bench.record import PERCENTILES, Record, Scope
+from deploykit.bench.record import PERCENTILES, Record, Scope, how_it_ran
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
 from deploykit.bench.statistics import Estimate
@@ -212,11 +212,8 @@ def _interval(estimate: Estimate, unit: str) -> str:
 
 def _method(record: Record) -> str:
     method = record.method
-    parts: list[str] = [method.scenario, method.scope]
-    if method.threads is not None:
-        parts.append(f"{method.threads} threads")
-    if method.cuda_graph is not None:
-        parts.append("CUDA graphs" if method.cuda_graph else "no CUDA graphs")
+    how = how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph)
+    parts: list[str] = [method.scenario, method.scope, how]
     if method.max_latency_ms is not None:
         parts.append(f"p{SERVER_PERCENT} within {method.max_latency_ms:g} ms, Poisson arrivals")
     return ", ".join([*parts, f"warm-up until steady ({len(record.warm_up_ms)} calls)"])

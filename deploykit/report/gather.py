@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.layer_profile import LayerProfile
-from deploykit.bench.record import Measured, Record
+from deploykit.bench.record import Measured, Record, how_it_ran
 from deploykit.bench.record_file import AnyRecord, read_any
 from deploykit.errors import DeployError
 from deploykit.scaling import axis_of, phi_label, scale_for
@@ -21,10 +21,14 @@ T = TypeVar("T", Record, LayerProfile)
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Setup:
-    """What runs networks: figures of one setup are one series."""
+    """What runs networks: figures of one setup are one series.
+
+    Attributes:
+        how: how many threads, or whether as CUDA graphs.
+    """
 
     machine: str
-    threads: int | None
+    how: str
     precision_rank: int
     compiler: str
 
@@ -39,8 +43,8 @@ class Setup:
             parts.append(self.compiler)
         if len({each.machine for each in among}) > 1:
             parts.append(short_machine(self.machine))
-        if len({each.threads for each in among}) > 1 and self.threads is not None:
-            parts.append(f"{self.threads} threads")
+        if len({each.how for each in among if each.machine == self.machine}) > 1:
+            parts.append(self.how)
         return ", ".join(parts)
 
 
@@ -66,7 +70,8 @@ class Gathered:
         return tuple(
             record
             for record in self.latencies
-            if (record.method.scenario, record.method.batch) == ("single-stream", batch)
+            if (record.method.scenario, record.method.scope, record.method.batch)
+            == ("single-stream", "end-to-end", batch)
         )
 
     def accuracy_of(self, engine: Measured) -> Accuracy | None:
@@ -110,10 +115,10 @@ def arrange(records: Sequence[AnyRecord]) -> Gathered:
 
 
 def setup_of(record: Record | LayerProfile) -> Setup:
-    threads = record.method.threads if isinstance(record, Record) else record.threads
+    method = record.method if isinstance(record, Record) else record
     return Setup(
         machine=record.machine.name,
-        threads=threads,
+        how=how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph),
         precision_rank=_PRECISIONS.index(record.engine.precision),
         compiler=record.engine.compiler,
     )

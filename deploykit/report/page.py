@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit import __version__
-from deploykit.bench.record import now
+from deploykit.bench.record import how_it_ran, now
 from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
 from deploykit.report.gather import Gathered, gather, short_machine
@@ -104,15 +104,13 @@ def _machines(gathered: Gathered) -> list[dict[str, Any]]:
     rows: dict[Hashable, dict[str, Any]] = {}
     for record in gathered.latencies:
         method = record.method
-        parallel = f"{method.threads} threads" if method.threads is not None else "GPU"
-        if method.cuda_graph is not None:
-            parallel = "CUDA graph" if method.cuda_graph else "no CUDA graph"
+        how = how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph)
         row = {
             "machine": short_machine(record.machine.name),
             "cores": record.machine.cores,
             "system": record.machine.system,
             "runtime": record.runtime,
-            "method": f"{method.scenario}, {method.scope}, {parallel}",
+            "method": f"{method.scenario}, {method.scope}, {how}",
         }
         rows.setdefault(tuple(row.values()), {**row, "count": 0})["count"] += 1
     return list(rows.values())
