@@ -77,7 +77,15 @@ def layer(
 
 
 def profile(of: Measured, layers: list[LayerTime], **changes) -> LayerProfile:
-    made = LayerProfile(engine=of, machine=MACHINE, batch=1, threads=2, started=STARTED, layers=tuple(layers))
+    made = LayerProfile(
+        engine=of,
+        machine=MACHINE,
+        batch=1,
+        threads=2,
+        cuda_graph=None,
+        started=STARTED,
+        layers=tuple(layers),
+    )
     return replace(made, **changes)
 
 
