@@ -14,7 +14,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from deploykit.architecture.resnet import resnet
 from deploykit.predict.cost_model import CONFIDENCE, Parameters, Precision, batch_ms, sustained_rates
 from deploykit.predict.gpus import find_gpu
 from deploykit.predict.kernels import Kernel, kernel_counts
-from deploykit.scaling import scale_for
+from deploykit.scaling import BASE, scale_for
 
 HERE = Path(__file__).parent
 PUBLISHED_CSV = HERE / "published_latency.csv"
@@ -97,7 +97,11 @@ def network_of(row: Row) -> Network:
     """The network a figure is of."""
     if row.family == "efficientnet":
         return efficientnet(scale_for(int(row.network.removeprefix("B"))))
-    return resnet(int(row.network)) if row.family == "resnet" else mobilenet_v2(width=float(row.network))
+    return (
+        resnet(int(row.network))
+        if row.family == "resnet"
+        else mobilenet_v2(replace(BASE, width=float(row.network)))
+    )
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from deploykit.architecture.member import choose_member
     from deploykit.bench.benchmark import benchmark
     from deploykit.bench.compare import compare
     from deploykit.bench.record_file import read_record, write_record
@@ -49,6 +50,7 @@ _HOMES = {
     "benchmark": "deploykit.bench.benchmark",
     "build_engine": "deploykit.pipeline",
     "calibrate_to_file": "deploykit.quantize.calibration",
+    "choose_member": "deploykit.architecture.member",
     "compare": "deploykit.bench.compare",
     "diagnose": "deploykit.doctor",
     "export_onnx": "deploykit.export",
@@ -75,6 +77,7 @@ __all__ = [
     "benchmark",
     "build_engine",
     "calibrate_to_file",
+    "choose_member",
     "compare",
     "diagnose",
     "evaluate_model",

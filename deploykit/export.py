@@ -1,12 +1,13 @@
-"""phi -> model.onnx, checked against torch."""
+"""A network -> model.onnx, checked against torch."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.family import DEFAULT_CLASSES
 from deploykit.architecture.graph import Network
+from deploykit.architecture.member import Member, choose_member
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
@@ -16,12 +17,11 @@ from deploykit.models.random_weights import random_weights
 from deploykit.models.weights import Weights, load_weights, require_match
 from deploykit.pixels import with_pixels
 from deploykit.preprocessing import Preprocessing
-from deploykit.scaling import MAX_SIDE_PX, MIN_SIDE_PX, Rule, Scale, scale_for
+from deploykit.scaling import Rule
 from deploykit.sessions import cpu_session
-from deploykit.workspace import export_path, model_name
+from deploykit.workspace import export_path
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
-DEFAULT_CLASSES = 1000
 _CHECKED_IMAGES = 2  # more than one, so that a batch fixed by mistake shows
 
 
@@ -44,35 +44,36 @@ class Export:
 
 
 def export_onnx(
-    phi: float,
+    which: float | Member,
     *,
-    rule: Rule = "published",
+    rule: Rule | None = None,
+    side_px: int | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
-    side_px: int | None = None,
     preprocess: bool = False,
     labels: str | Path | None = None,
     output: str | Path | None = None,
 ) -> Export:
-    """Builds the member at phi, checks it against torch, and writes it as ONNX.
+    """Builds a network, checks it against torch, and writes it as ONNX.
 
     Args:
-        phi: compound coefficient.
+        which: EfficientNet's compound coefficient phi, or what architecture.member.choose_member gives.
+        rule, side_px: of that phi, see choose_member.
         weights: a .safetensors or .pth checkpoint with timm's names; random weights without.
         num_classes: default what the checkpoint has, else 1000.
-        side_px: input side; default the member's own.
         preprocess: take uint8 images, (n, side, side, 3), and normalize them in the graph.
         labels: a text file with the name of each class, a line each, in the order of the outputs.
-        output: a folder or a .onnx file; default engines/efficientnet-phiN/.
+        output: a folder or a .onnx file; default engines/NAME/.
 
     Raises:
         DeployError: bad input, or a model that differs from torch by more than 1e-4; nothing is written.
     """
-    name = model_name("efficientnet", phi, rule)
-    path = export_path(name, output)
+    member = _member(which, rule, side_px)
+    path = export_path(member.name, output)
     require_writable(path)
-    weights = None if weights is None else Path(weights)
-    network, loaded, info = prepare(phi, rule=rule, weights=weights, num_classes=num_classes, side_px=side_px)
+    network, loaded, info = prepare(
+        member, weights=None if weights is None else Path(weights), num_classes=num_classes
+    )
     if labels is not None:
         info = replace(info, labels=read_labels(Path(labels), network.num_classes))
     graph = onnx_model(network, loaded, info)
@@ -113,44 +114,29 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
 
 
 def prepare(
-    phi: float,
+    which: float | Member,
     *,
-    rule: Rule = "published",
+    rule: Rule | None = None,
+    side_px: int | None = None,
     weights: Path | None = None,
     num_classes: int | None = None,
-    side_px: int | None = None,
 ) -> tuple[Network, Weights, ModelInfo]:
-    """The member at phi, its weights and its description: all that goes into an export."""
-    scale = scale_for(phi, rule=rule)
-    if side_px is not None:
-        if not MIN_SIDE_PX <= side_px <= MAX_SIDE_PX:
-            raise DeployError(
-                f"A side of {side_px} px is not between {MIN_SIDE_PX} and {MAX_SIDE_PX} px.",
-                fix=f"give --side {scale.side_px}, this member's own, or leave it out",
-            )
-        scale = replace(scale, side_px=side_px)
-    network, loaded, info = prepare_at(scale, weights=weights, num_classes=num_classes)
-    return network, loaded, replace(info, phi=phi, rule=rule)
-
-
-def prepare_at(
-    scale: Scale, *, weights: Path | None = None, num_classes: int | None = None
-) -> tuple[Network, Weights, ModelInfo]:
-    """The same at any scale, whether a phi leads to it or not."""
+    """The network, its weights and its description: all that goes into an export."""
+    member = _member(which, rule, side_px)
     checkpoint = load_weights(weights) if weights is not None else None
-    if num_classes is None:
-        num_classes = _classes_of(checkpoint)
-    network = efficientnet(scale, num_classes=num_classes)
+    network = member.network(num_classes=num_classes or DEFAULT_CLASSES)
+    if num_classes is None and checkpoint is not None:
+        network = member.network(num_classes=_classes_of(checkpoint, network))
     loaded = checkpoint or random_weights(network)
     require_match(loaded, network)
     info = ModelInfo(
         family=network.family,
-        phi=None,
-        rule=None,
-        depth=scale.depth,
-        width=scale.width,
+        phi=member.phi,
+        rule=member.rule,
+        depth=member.scale.depth,
+        width=member.scale.width,
         precision="fp32",
-        preprocessing=Preprocessing(side_px=scale.side_px),
+        preprocessing=Preprocessing(side_px=member.scale.side_px),
         weights="random" if loaded.is_random else "trained",
         weights_sha256=loaded.sha256,
     )
@@ -170,8 +156,12 @@ def difference_from_torch(model: bytes, network: Network, weights: Weights) -> D
     return Difference(absolute=absolute, relative=absolute / magnitude if magnitude else absolute)
 
 
-def _classes_of(checkpoint: Weights | None) -> int:
-    match checkpoint and checkpoint.state.get("classifier.weight"):
+def _member(which: float | Member, rule: Rule | None, side_px: int | None) -> Member:
+    return which if isinstance(which, Member) else choose_member(phi=which, rule=rule, side_px=side_px)
+
+
+def _classes_of(checkpoint: Weights, network: Network) -> int:
+    match checkpoint.state.get(f"{network.layers[-1].name}.weight"):
         case np.ndarray(shape=(classes, _)):
             return int(classes)
     return DEFAULT_CLASSES

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.families import DEFAULT_FAMILY, find_family
+from deploykit.architecture.family import Family
+from deploykit.architecture.member import choose_member
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import Precision
 from deploykit.predict.cost_model import predict_latency
 from deploykit.predict.gpus import Gpu, find_gpu
-from deploykit.scaling import PUBLISHED_PHI_RANGE, phi_label, scale_for
+from deploykit.scaling import PUBLISHED_PHI_RANGE, phi_label
 
 Evidence = Literal["measured", "predicted"]
 
@@ -87,6 +89,7 @@ class Fit:
         chosen: the largest that fits; None where none does.
     """
 
+    family: str
     gpu: str
     precision: Precision
     goal: Goal
@@ -114,18 +117,20 @@ def fit_phi(
     *,
     max_latency_ms: float | None = None,
     min_images_per_s: float | None = None,
+    family: str = DEFAULT_FAMILY,
     batch: int = 1,
     precision: Precision | None = None,
     phi_step: float = 1.0,
     percentile: float = DEFAULT_PERCENTILE,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Fit:
-    """The largest phi from 0 to 7 that meets the targets.
+    """The largest phi of a family that meets the targets.
 
     Args:
         gpu: a GPU's name, `local` or `cpu`. What is here is measured, with bisection over phi; a GPU
             that isn't is predicted for TensorRT.
         max_latency_ms, min_images_per_s: targets; at least one.
+        family: see architecture.families; EfficientNet's phis go from 0 to 7.
         batch: images at once.
         precision: default FP16, and FP32 on the CPU.
         phi_step: distance of the phis looked at, at least 0.05.
@@ -139,12 +144,14 @@ def fit_phi(
         raise DeployError(f"A batch of {batch} is not between 1 and {MAX_BATCH}.", fix="give --batch 1")
     if not 0 < percentile <= 100:
         raise DeployError(f"There is no percentile {percentile:g}.", fix="give --percentile 90 or 99")
-    phis = phi_grid(phi_step)
+    of_family = find_family(family)
+    phis = phi_grid(phi_step, of_family.phi_range)
     absent = _absent_gpu(gpu)
     if absent is None:
         return _measured(
             gpu,
             goal,
+            of_family,
             phis=phis,
             batch=batch,
             precision=precision,
@@ -152,13 +159,21 @@ def fit_phi(
             progress=progress,
         )
     chosen_precision = precision or "fp16"
-    candidates = tuple(_predicted(phi, absent, goal, batch, chosen_precision) for phi in phis)
-    return Fit(gpu=absent.name, precision=chosen_precision, goal=goal, candidates=candidates)
+    candidates = tuple(
+        _predicted(of_family, phi, absent, goal, batch=batch, precision=chosen_precision) for phi in phis
+    )
+    return Fit(
+        family=of_family.title,
+        gpu=absent.name,
+        precision=chosen_precision,
+        goal=goal,
+        candidates=candidates,
+    )
 
 
-def phi_grid(step: float) -> tuple[float, ...]:
-    """0 to 7 in steps, both ends among them."""
-    low, high = PUBLISHED_PHI_RANGE
+def phi_grid(step: float, phi_range: tuple[float, float] = PUBLISHED_PHI_RANGE) -> tuple[float, ...]:
+    """The range in steps, both ends among them."""
+    low, high = phi_range
     if not MIN_PHI_STEP <= step <= high:
         raise DeployError(
             f"A phi step of {step:g} is not between {MIN_PHI_STEP:g} and {high:g}.", fix="give --phi-step 0.5"
@@ -190,9 +205,11 @@ def _absent_gpu(name: str) -> Gpu | None:
     return None if is_here else known
 
 
-def _predicted(phi: float, gpu: Gpu, goal: Goal, batch: int, precision: Precision) -> Candidate:
-    scale = scale_for(phi)
-    prediction = predict_latency(efficientnet(scale), gpu, precision=precision, batch=batch)
+def _predicted(
+    family: Family, phi: float, gpu: Gpu, goal: Goal, *, batch: int, precision: Precision
+) -> Candidate:
+    scale = family.scale_for(phi)
+    prediction = predict_latency(family.network(scale), gpu, precision=precision, batch=batch)
     return Candidate(
         phi=phi,
         side_px=scale.side_px,
@@ -210,6 +227,7 @@ def _predicted(phi: float, gpu: Gpu, goal: Goal, batch: int, precision: Precisio
 def _measured(
     gpu: str,
     goal: Goal,
+    family: Family,
     *,
     phis: Sequence[float],
     batch: int,
@@ -225,11 +243,13 @@ def _measured(
 
     def fits(phi: float) -> bool:
         progress(f"measuring phi {phi_label(phi)}")
-        milliseconds = _measure_ms(phi, gpu, batch, chosen_precision, percentile)
+        milliseconds = _measure_ms(
+            family, phi, gpu, batch=batch, precision=chosen_precision, percentile=percentile
+        )
         candidates.append(
             Candidate(
                 phi=phi,
-                side_px=scale_for(phi).side_px,
+                side_px=family.scale_for(phi).side_px,
                 batch=batch,
                 latency=Latency(
                     expected_ms=milliseconds, low_ms=milliseconds, high_ms=milliseconds, evidence="measured"
@@ -241,6 +261,7 @@ def _measured(
 
     bisect_largest(phis, fits)
     return Fit(
+        family=family.title,
         gpu=target.name,
         precision=chosen_precision,
         goal=goal,
@@ -248,7 +269,9 @@ def _measured(
     )
 
 
-def _measure_ms(phi: float, gpu: str, batch: int, precision: Precision, percentile: float) -> float:
+def _measure_ms(
+    family: Family, phi: float, gpu: str, *, batch: int, precision: Precision, percentile: float
+) -> float:
     """Builds the member at phi with random weights, which is right for latency, and times it."""
     from deploykit.bench.benchmark import benchmark
     from deploykit.engine.shapes import BatchRange
@@ -259,7 +282,7 @@ def _measure_ms(phi: float, gpu: str, batch: int, precision: Precision, percenti
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model.onnx")
-        model.write_bytes(to_bytes(onnx_model(*prepare(phi))))
+        model.write_bytes(to_bytes(onnx_model(*prepare(choose_member(family, phi=phi)))))
         only = BatchRange(min=batch, opt=batch, max=batch)
         built = build_engine(onnx=model, precision=precision, gpu=gpu, batches=[only])
         record = benchmark(built.path, seconds=MEASURING_SECONDS, samples=MEASURING_SAMPLES)

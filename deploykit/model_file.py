@@ -10,7 +10,7 @@ from msgspec import Meta
 from deploykit.errors import DeployError
 from deploykit.pixels import without_pixels
 from deploykit.preprocessing import Preprocessing
-from deploykit.scaling import FORMULA_PHI_RANGE, Rule
+from deploykit.scaling import FORMULA_PHI_RANGE, Rule, Scale
 from deploykit.serial import from_json, from_texts, to_json
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "int8"]
 INPUT_NAME, OUTPUT_NAME, BATCH_NAME = "input", "logits", "batch"
 
+FAMILY_NAME = r"^[a-z0-9_-]+$"
 _PREFIX = "deploykit."
 _Multiple = Annotated[float, Meta(gt=0)]
 _Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
@@ -43,7 +44,7 @@ class ModelInfo:
         ranges_sha256: digest of the activation ranges an INT8 model was quantized with.
     """
 
-    family: Annotated[str, Meta(pattern=r"^[a-z0-9_-]+$")]
+    family: Annotated[str, Meta(pattern=FAMILY_NAME)]
     phi: _Phi | None
     rule: Rule | None
     precision: Precision
@@ -56,6 +57,13 @@ class ModelInfo:
     weights_sha256: str | None = None
     onnx_sha256: str | None = None
     ranges_sha256: str | None = None
+
+    @property
+    def scale(self) -> Scale | None:
+        """How far its baseline is stretched; None where that is not known."""
+        if self.depth is None or self.width is None:
+            return None
+        return Scale(depth=self.depth, width=self.width, side_px=self.preprocessing.side_px)
 
     def derive(
         self, *, precision: Precision, onnx_sha256: str, ranges_sha256: str | None = None

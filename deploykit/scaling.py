@@ -6,6 +6,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,10 +16,6 @@ Rule = Literal["published", "formula"]
 RULES: tuple[str, ...] = get_args(Rule)
 Axis = Literal["depth", "width", "side"]
 AXES: tuple[Axis, ...] = get_args(Axis)
-
-# Coefficients found by the grid search at phi = 1 (section 5, step 1).
-ALPHA_DEPTH, BETA_WIDTH, GAMMA_SIDE = 1.2, 1.1, 1.15
-BASE_SIDE_PX = 224
 
 FORMULA_PHI_RANGE = (-8.0, 12.0)  # 72 px to 1200 px: beyond, no such network has been of use
 SIDE_STEP_PX = 4  # every published side is a multiple of 4
@@ -40,6 +37,19 @@ class Scale:
     side_px: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coefficients:
+    """What the formula raises to the power of phi; EfficientNet's as its grid search found them at phi = 1.
+
+    References:
+        arXiv:1905.11946, section 5, step 1.
+    """
+
+    depth: float = 1.2
+    width: float = 1.1
+    side: float = 1.15
+
+
 # B0..B7 as released: (width, depth, side). Their sides are not the formula's: B3 is 300 px, not 340.
 # Source: efficientnet_params in the reference implementation, tensorflow/tpu, efficientnet_builder.py.
 PUBLISHED: tuple[Scale, ...] = tuple(
@@ -59,18 +69,25 @@ BASE = PUBLISHED[0]
 PUBLISHED_PHI_RANGE = (0.0, float(len(PUBLISHED) - 1))
 
 
-def scale_for(phi: float, *, rule: Rule = "published") -> Scale:
-    """The scale of one member of the family.
+def scale_for(
+    phi: float,
+    *,
+    rule: Rule = "published",
+    ladder: Sequence[Scale] = PUBLISHED,
+    coefficients: Coefficients = Coefficients(),  # frozen
+) -> Scale:
+    """The scale of one member of a family, EfficientNet where nobody says.
 
     Args:
-        phi: compound coefficient. `published`: 0 to 7. `formula`: -8 to 12.
-        rule: `published` gives B0..B7 at integers and interpolates log-linearly between them;
-            `formula` is alpha^phi, beta^phi, 224 * gamma^phi.
+        phi: compound coefficient. `published`: 0 to the ladder's last. `formula`: -8 to 12.
+        rule: `published` gives the ladder's members at integers and interpolates log-linearly between them;
+            `formula` is the baseline times depth^phi, width^phi and side^phi.
+        ladder: the published members; the first is the baseline.
 
     Raises:
-        DeployError: phi is not a number in the rule's range.
+        DeployError: phi is not a number in the rule's range, or a coefficient is not above 0.
     """
-    low, high = PUBLISHED_PHI_RANGE if rule == "published" else FORMULA_PHI_RANGE
+    low, high = (0.0, len(ladder) - 1.0) if rule == "published" else FORMULA_PHI_RANGE
     if not low <= phi <= high:  # false for NaN too
         outside = rule == "published" and FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]
         raise DeployError(
@@ -79,15 +96,15 @@ def scale_for(phi: float, *, rule: Rule = "published") -> Scale:
             if outside
             else f"give --phi from {low:g} to {high:g}",
         )
-    return _published(phi) if rule == "published" else _formula(phi)
+    return _published(phi, ladder) if rule == "published" else _formula(phi, ladder[0], coefficients)
 
 
-def axis_of(scale: Scale) -> Axis | None:
-    """The one axis that B0 was stretched along; None where it was none, or several."""
+def axis_of(scale: Scale, base: Scale = BASE) -> Axis | None:
+    """The one axis that the baseline was stretched along; None where it was none, or several."""
     stretched: dict[Axis, bool] = {
-        "depth": scale.depth != BASE.depth,
-        "width": scale.width != BASE.width,
-        "side": scale.side_px != BASE.side_px,
+        "depth": scale.depth != base.depth,
+        "width": scale.width != base.width,
+        "side": scale.side_px != base.side_px,
     }
     moved = [axis for axis in AXES if stretched[axis]]
     return moved[0] if len(moved) == 1 else None
@@ -98,17 +115,23 @@ def phi_label(phi: float) -> str:
     return repr(phi + 0.0).removesuffix(".0")  # + 0.0: -0 is 0
 
 
-def _formula(phi: float) -> Scale:
+def _formula(phi: float, base: Scale, coefficients: Coefficients) -> Scale:
+    factors = (coefficients.depth, coefficients.width, coefficients.side)
+    if not all(0 < factor < math.inf for factor in factors):
+        raise DeployError(
+            f"Coefficients are above 0 and finite, not {factors}.",
+            fix="give --alpha 1.2 --beta 1.1 --gamma 1.15",
+        )
     return Scale(
-        depth=ALPHA_DEPTH**phi,
-        width=BETA_WIDTH**phi,
-        side_px=_round_side_px(BASE_SIDE_PX * GAMMA_SIDE**phi),
+        depth=base.depth * coefficients.depth**phi,
+        width=base.width * coefficients.width**phi,
+        side_px=_round_side_px(base.side_px * coefficients.side**phi),
     )
 
 
-def _published(phi: float) -> Scale:
-    below = PUBLISHED[math.floor(phi)]
-    above = PUBLISHED[math.ceil(phi)]
+def _published(phi: float, ladder: Sequence[Scale]) -> Scale:
+    below = ladder[math.floor(phi)]
+    above = ladder[math.ceil(phi)]
     fraction = phi - math.floor(phi)
     if fraction == 0:
         return below

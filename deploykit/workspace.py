@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.scaling import FORMULA_PHI_RANGE, phi_label
+from deploykit.scaling import FORMULA_PHI_RANGE, Scale, phi_label
 
 ENGINES = Path("engines")
 CALIBRATION = Path("calibration")
@@ -29,11 +29,18 @@ def cache_folder() -> Path:
         ) from error
 
 
-def model_name(family: str, phi: float | None, rule: str | None = "published") -> str:
-    """`efficientnet-phi3`; the formula's members are told apart: `efficientnet-formula-phi3`."""
-    if phi is None:
+def model_name(
+    family: str, phi: float | None, rule: str | None = "published", scale: Scale | None = None
+) -> str:
+    """`efficientnet-phi3`; the formula's members are told apart: `efficientnet-formula-phi3`.
+
+    Without a phi the scale tells, where it is known: `resnet18-depth2-width1-side224`.
+    """
+    if phi is not None:
+        return f"{family}{'-formula' if rule == 'formula' else ''}-phi{phi_label(phi)}"
+    if scale is None:
         return family
-    return f"{family}{'-formula' if rule == 'formula' else ''}-phi{phi_label(phi)}"
+    return f"{family}-depth{scale.depth:.4g}-width{scale.width:.4g}-side{scale.side_px}"
 
 
 def export_path(name: str, output: str | Path | None) -> Path:

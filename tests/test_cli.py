@@ -62,10 +62,19 @@ def test_each_command_has_help_with_an_example(run, name):
 
 def test_scale_prints_the_published_family(run):
     shown = run("scale").out
-    assert re.search(r"^7 +3\.1 +2 +600 px +66\.35 M +37\.746 G$", shown, re.MULTILINE)
+    assert re.search(r"^b7 +7 +3\.1 +2 +600 px +66\.35 M +37\.746 G +84\.3 %$", shown, re.MULTILINE)
     member = json.loads(run("scale", "--phi", "3", "--json").out)
     assert member == [
-        {"phi": 3.0, "depth": 1.4, "width": 1.2, "side_px": 300, "parameters": 12233232, "macs": 1827141392}
+        {
+            "member": "",
+            "phi": 3.0,
+            "depth": 1.4,
+            "width": 1.2,
+            "side_px": 300,
+            "parameters": 12233232,
+            "macs": 1827141392,
+            "top1": 0.816,
+        }
     ]
 
 

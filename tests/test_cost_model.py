@@ -14,7 +14,7 @@ from deploykit.errors import DeployError
 from deploykit.predict.cost_model import Rates, batch_ms, predict_latency
 from deploykit.predict.gpus import find_gpu, known_gpus
 from deploykit.predict.kernels import Kernel
-from deploykit.scaling import scale_for
+from deploykit.scaling import BASE, scale_for
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "fit_cost_model.py"
 
@@ -65,7 +65,10 @@ def test_a_larger_phi_never_takes_less_time(gpu, precision, batch, phis):
 @few
 @given(gpu=gpus, precision=precisions, batch=batches, side_px=st.integers(32, 512), more=st.integers(1, 99))
 def test_a_larger_image_never_takes_less_time(gpu, precision, batch, side_px, more):
-    small, large = resnet(18, side_px=side_px), resnet(18, side_px=side_px + more)
+    small, large = (
+        resnet(18, replace(BASE, side_px=side_px)),
+        resnet(18, replace(BASE, side_px=side_px + more)),
+    )
     assert latency_ms(small, gpu, precision, batch) <= latency_ms(large, gpu, precision, batch)
 
 

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from deploykit.architecture.efficientnet import efficientnet
 from deploykit.architecture.mobilenet_v2 import mobilenet_v2
 from deploykit.architecture.resnet import resnet
 from deploykit.predict.kernels import kernel_counts, kernels
-from deploykit.scaling import scale_for
+from deploykit.scaling import BASE, scale_for
 
 B0 = efficientnet(scale_for(0))
 
@@ -29,7 +31,9 @@ def test_an_unfused_activation_launches_a_kernel_of_its_own():
     assert len(kernels(B0, unfused=("silu",))) - len(kernels(B0)) == 1 + 15 + 16 + 16 + 1
 
 
-@pytest.mark.parametrize("network", [B0, resnet(18), mobilenet_v2(width=1.4)], ids=lambda net: net.family)
+@pytest.mark.parametrize(
+    "network", [B0, resnet(18), mobilenet_v2(replace(BASE, width=1.4))], ids=lambda net: net.family
+)
 def test_fusion_neither_loses_nor_adds_work(network):
     assert sum(kernel.macs for kernel in kernels(network)) == network.macs
 

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from deploykit.architecture.mobilenet_v2 import mobilenet_v2
+from deploykit.scaling import BASE
 
 
 def test_the_baseline_has_torchvisions_parameter_count():
@@ -12,14 +15,14 @@ def test_the_baseline_has_torchvisions_parameter_count():
     ("width", "mega_parameters", "gmacs"), [(0.5, 1.97, 0.10), (1.0, 3.50, 0.31), (1.4, 6.11, 0.60)]
 )
 def test_every_width_has_timms_parameters_and_work(width, mega_parameters, gmacs):
-    network = mobilenet_v2(width=width)
+    network = mobilenet_v2(replace(BASE, width=width))
     assert network.parameter_count / 1e6 == pytest.approx(mega_parameters, abs=0.006)
     # timm's count includes batch norms and poolings.
     assert network.macs / 1e9 == pytest.approx(gmacs, rel=0.05)
 
 
 def test_the_head_never_gets_narrower_than_the_baselines():
-    shapes = {conv.name: conv.output for conv in mobilenet_v2(width=0.5).convolutions}
+    shapes = {conv.name: conv.output for conv in mobilenet_v2(replace(BASE, width=0.5)).convolutions}
     assert shapes["conv_head"] == (1280, 7, 7)
 
 

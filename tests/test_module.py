@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
 from deploykit.models.weights import Weights, load_weights
 from deploykit.preprocessing import Preprocessing
-from deploykit.scaling import Scale, scale_for
+from deploykit.scaling import BASE, Scale, scale_for
 
 
 def outputs_of(network: Network, state: dict[str, list[float]], images: np.ndarray) -> np.ndarray:
@@ -35,7 +37,12 @@ def image(side_px: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "network",
-    [efficientnet(scale_for(0)), efficientnet(scale_for(2.5)), resnet(50), mobilenet_v2(width=0.5)],
+    [
+        efficientnet(scale_for(0)),
+        efficientnet(scale_for(2.5)),
+        resnet(50),
+        mobilenet_v2(replace(BASE, width=0.5)),
+    ],
     ids=["b0", "phi2.5", "resnet50", "mobilenet_v2"],
 )
 def test_its_state_dict_has_the_networks_names_and_shapes(network):
@@ -141,7 +148,11 @@ def test_a_linear_layer_is_what_a_hand_computes():
 
 @pytest.mark.parametrize(
     "network",
-    [resnet(18, side_px=33), mobilenet_v2(side_px=33), efficientnet(Scale(width=1, depth=1, side_px=33))],
+    [
+        resnet(18, replace(BASE, side_px=33)),
+        mobilenet_v2(replace(BASE, side_px=33)),
+        efficientnet(Scale(width=1, depth=1, side_px=33)),
+    ],
     ids=lambda network: network.family,
 )
 def test_onnx_runtime_and_torch_agree_on_every_family(network):

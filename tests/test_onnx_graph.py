@@ -165,7 +165,7 @@ def test_a_batch_norm_folds_into_weight_and_bias():
         "bn.running_mean": np.array([3, -8], np.float32),
         "bn.running_var": np.array([4 - epsilon, 16 - epsilon], np.float32),
     }
-    weight, bias = folded(conv, state)
+    weight, bias = folded(conv, state, epsilon=1e-5)
     # gamma / sqrt(variance + epsilon) is 3 and 1/4; beta - mean * that is 1 - 9 and 2 + 2.
     np.testing.assert_allclose(weight.reshape(2, 3), [[3, 6, 9], [1, 1.25, 1.5]], rtol=1e-6)
     np.testing.assert_allclose(bias, [-8, 4], rtol=1e-6)
@@ -184,7 +184,7 @@ def test_folding_is_done_before_rounding_to_float32():
         "bn.running_mean": np.array([1e8], np.float32),
         "bn.running_var": np.array([9], np.float32),
     }
-    _, bias = folded(conv, state)
+    _, bias = folded(conv, state, epsilon=1e-5)
     factor = 1 / math.sqrt(9 + 1e-5)
     assert bias[0] == pytest.approx(33_333_332 - 1e8 * factor, rel=1e-6)
 
@@ -194,6 +194,6 @@ def test_a_convolution_without_a_norm_keeps_its_weight_and_bias():
     net.conv("conv", 2)
     (conv,) = net.network("one").convolutions
     state = {"conv.weight": np.ones((2, 3, 1, 1), np.float32), "conv.bias": np.array([1, 2], np.float32)}
-    weight, bias = folded(conv, state)
+    weight, bias = folded(conv, state, epsilon=1e-5)
     np.testing.assert_array_equal(weight, state["conv.weight"])
     np.testing.assert_array_equal(bias, [1, 2])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import onnx
 import pytest
 
@@ -9,6 +11,7 @@ from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
 from deploykit.preprocessing import Preprocessing
 from deploykit.quantize.placement import POLICIES, Placement, place, place_everything
+from deploykit.scaling import BASE
 
 # Table 1 of arXiv:1905.11946: B0's stages 2 to 8 have 1, 2, 2, 3, 3, 4, 1 blocks. The first has a
 # projection alone, the other 15 an expansion and a projection each, and the head is one more.
@@ -231,9 +234,21 @@ def test_squeeze_excites_multiplication_and_pool_read_the_same_tensor(b0, placem
 @pytest.mark.parametrize(
     ("network", "products", "residuals"),
     [
-        (mobilenet_v2, {"pointwise": 16 * 2 + 1 + 1 + 1, "bandwidth": 35 + 17, "all-conv": 35 + 17 + 1}, 10),
-        (lambda side_px: resnet(18, side_px=side_px), {"pointwise": 1, "bandwidth": 20, "all-conv": 21}, 8),
-        (lambda side_px: resnet(50, side_px=side_px), {"pointwise": 34, "bandwidth": 53, "all-conv": 54}, 16),
+        (
+            lambda side_px: mobilenet_v2(replace(BASE, side_px=side_px)),
+            {"pointwise": 16 * 2 + 1 + 1 + 1, "bandwidth": 35 + 17, "all-conv": 35 + 17 + 1},
+            10,
+        ),
+        (
+            lambda side_px: resnet(18, replace(BASE, side_px=side_px)),
+            {"pointwise": 1, "bandwidth": 20, "all-conv": 21},
+            8,
+        ),
+        (
+            lambda side_px: resnet(50, replace(BASE, side_px=side_px)),
+            {"pointwise": 34, "bandwidth": 53, "all-conv": 54},
+            16,
+        ),
     ],
     ids=["MobileNetV2", "ResNet-18", "ResNet-50"],
 )

@@ -3,18 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from records import MACHINE, accuracy, engine, latency, layer, profile
+from records import MACHINE, STRETCHED, accuracy, engine, latency, layer, profile
 
+from deploykit.architecture.families import FAMILIES
 from deploykit.bench.record_file import write_record
-from deploykit.published import STRETCHED, published_top1
 from deploykit.report import write_report
 from deploykit.report.gather import arrange, gather, network_name, setup_of, short_machine
 from deploykit.report.page import figure_json, sections_of
-from deploykit.report.predicted import predict_family
+from deploykit.report.predicted import predict_families
 from deploykit.report.section import Section, hover
 from deploykit.report.sections import accuracy as accuracy_section
 from deploykit.report.sections import axes, batches, distributions, layers, work
-from deploykit.scaling import PUBLISHED, Scale, scale_for
+from deploykit.scaling import Scale
 
 
 def column(section: Section, title: str) -> list[str]:
@@ -60,6 +60,8 @@ def test_what_ran_otherwise_is_another_series_named_by_what_differs():
         (engine(phi=3), "phi 3"),
         (engine(phi=2.5), "phi 2.5"),
         (engine(phi=0, side_px=64), "phi 0, 64 px"),
+        (engine(phi=1, family="resnet18", rule="formula", side_px=256), "resnet18 phi 1"),
+        (engine(phi=1, family="mine", rule="formula"), "mine phi 1, 240 px"),
         (engine(scale=Scale(depth=4.0, width=1.0, side_px=224)), "depth 4"),
         (engine(scale=Scale(depth=1.0, width=1.0, side_px=448)), "side 448 px"),
         (engine(family="unknown", phi=None, depth=None, width=None, name="mine.onnx"), "mine.onnx"),
@@ -108,20 +110,15 @@ def test_members_at_other_sides_are_no_members_of_the_curve():
 
 
 def test_predictions_stand_beside_and_are_called_that():
-    found = work.section(arrange([latency(engine(), 4.0)]), predict_family(["T4"]))
+    found = work.section(
+        arrange([latency(engine(), 4.0)]), predict_families([FAMILIES["efficientnet"]], ["T4"])
+    )
     assert column(found, "evidence") == ["measured"] + ["predicted"] * 8
     assert found.evidence == ("measured", "predicted")
-    assert "T4, FP16, TensorRT, predicted" in series(found)
+    assert "EfficientNet on T4, FP16, TensorRT, predicted" in series(found)
 
 
 # ---------------------------------------------------------------- accuracy
-
-
-def test_published_accuracies_are_the_papers():
-    """arXiv:1905.11946: Table 2's first and last rows; Table 7's depth, width and resolution."""
-    assert [published_top1(PUBLISHED[phi]).top1 for phi in (0, 7)] == pytest.approx([0.771, 0.843])
-    assert [published_top1(scale).top1 for scale in STRETCHED] == pytest.approx([0.790, 0.789, 0.791])
-    assert published_top1(scale_for(2.5)) is None
 
 
 def test_what_is_slower_and_less_accurate_is_off_the_front():

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from records import MACHINE, accuracy, engine, latency, layer, profile
+from records import MACHINE, STRETCHED, accuracy, engine, latency, layer, profile
 
+from deploykit.architecture.families import FAMILIES
 from deploykit.bench.record_file import AnyRecord
-from deploykit.published import STRETCHED
 from deploykit.report.gather import arrange
 from deploykit.report.page import page as page_of
 from deploykit.report.page import sections_of
-from deploykit.report.predicted import predict_family
+from deploykit.report.predicted import predict_families
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -84,7 +84,11 @@ def records() -> list[AnyRecord]:
 def write(folder: Path, made: list[AnyRecord]) -> Path:
     gathered = arrange(made)
     path = folder / "report.html"
-    path.write_text(page_of("Report", gathered, sections_of(gathered, predict_family(["T4"]))))
+    path.write_text(
+        page_of(
+            "Report", gathered, sections_of(gathered, predict_families([FAMILIES["efficientnet"]], ["T4"]))
+        )
+    )
     return path
 
 

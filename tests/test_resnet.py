@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from deploykit.architecture.resnet import resnet
 from deploykit.errors import DeployError
+from deploykit.scaling import BASE
 
 
 # torchvision's model pages: parameters, and GFLOPS, which are multiply-accumulates there.
@@ -45,10 +48,19 @@ def test_a_bottleneck_strides_in_its_3x3_as_v1_5_does():
 
 
 def test_the_last_feature_map_is_a_32nd_of_the_input():
-    assert resnet(18, side_px=256).shapes["layer4.1.add"] == (512, 8, 8)
+    assert resnet(18, replace(BASE, side_px=256)).shapes["layer4.1.add"] == (512, 8, 8)
 
 
 def test_an_unpublished_depth_is_refused_with_the_published_ones():
     with pytest.raises(DeployError, match="no ResNet-20") as caught:
         resnet(20)
     assert "18, 34, 50, 101, 152" in caught.value.fix
+
+
+def test_depth_multiplies_blocks_and_width_filters():
+    deep, wide = resnet(18, replace(BASE, depth=2.0)), resnet(18, replace(BASE, width=2.0))
+    assert sum(layer.name.endswith(".add") for layer in deep.layers) == 2 * 8
+    assert wide.state["layer1.0.conv1.weight"] == (128, 128, 3, 3)
+    assert wide.state["fc.weight"] == (1000, 1024)
+    # Four times the work, but for the stem's three inputs and the classifier.
+    assert wide.macs / resnet(18).macs == pytest.approx(4, rel=0.05)

@@ -4,11 +4,9 @@ import pytest
 
 from deploykit.errors import DeployError
 from deploykit.scaling import (
-    ALPHA_DEPTH,
-    BETA_WIDTH,
-    GAMMA_SIDE,
     MIN_SIDE_PX,
     RULES,
+    Coefficients,
     Scale,
     phi_label,
     scale_for,
@@ -70,7 +68,8 @@ def test_the_formula_is_the_papers(phi, width, depth, side_px):
 
 def test_one_more_phi_about_doubles_the_work():
     # arXiv:1905.11946, equation 3.
-    factor = ALPHA_DEPTH * BETA_WIDTH**2 * GAMMA_SIDE**2
+    found = Coefficients()
+    factor = found.depth * found.width**2 * found.side**2
     assert factor == pytest.approx(2, rel=0.05)
 
 

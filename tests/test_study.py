@@ -2,6 +2,7 @@
 
 import pytest
 
+from deploykit.architecture.families import FAMILIES
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record_file import read_any
 from deploykit.errors import DeployError
@@ -9,20 +10,43 @@ from deploykit.scaling import AXES, axis_of, scale_for
 from deploykit.study import run_study
 from deploykit.study.plan import plan_study
 
+EFFICIENTNET, RESNET18 = FAMILIES["efficientnet"], FAMILIES["resnet18"]
+
 
 def test_a_plan_has_latency_layers_and_throughput_of_each_phi_and_each_axis_alone():
-    steps = plan_study(phis=[1, 0], precisions=["fp32", "int8"], batches=[8, 1])
-    of_phi0 = [(step.precision, step.kind, step.batch) for step in steps if step.phi == 0]
+    steps = plan_study(EFFICIENTNET, phis=[1, 0], precisions=["fp32", "int8"], batches=[8, 1])
+    of_phi0 = [(step.precision, step.kind, step.batch) for step in steps if step.member.phi == 0]
     each = [("single-stream", 1), ("layers", 1), ("offline", 1), ("offline", 8)]
     assert of_phi0 == [(precision, *what) for precision in ("fp32", "int8") for what in each]
-    alone = [step for step in steps if step.phi is None]
-    assert [axis_of(step.scale) for step in alone] == list(AXES)
+    alone = [step for step in steps if step.member.phi is None]
+    # As much work as phi 1 along each axis, and the paper's three.
+    assert sorted(str(axis_of(step.member.scale)) for step in alone) == sorted(2 * AXES)
     assert {(step.precision, step.kind, step.batch) for step in alone} == {("fp32", "single-stream", 1)}
-    assert [step.phi for step in steps if step.phi is not None] == [0] * 8 + [1] * 8
+
+
+def test_it_goes_from_the_least_work_to_the_most():
+    steps = plan_study(EFFICIENTNET, phis=[0, 1, 3], precisions=["fp32"], batches=[1])
+    macs = [step.member.network().macs for step in steps]
+    assert macs == sorted(macs)
 
 
 def test_beyond_phi_4_no_axis_is_stretched_alone():
-    assert all(step.phi is not None for step in plan_study(phis=[5], precisions=["fp32"], batches=[1]))
+    steps = plan_study(EFFICIENTNET, phis=[5], precisions=["fp32"], batches=[1])
+    assert all(step.member.phi is not None for step in steps)
+
+
+def test_the_networks_whose_accuracy_was_published_are_among_them():
+    names = [
+        step.member.name for step in plan_study(EFFICIENTNET, phis=[3], precisions=["fp32"], batches=[1])
+    ]
+    assert {"efficientnet-depth4", "efficientnet-width2", "efficientnet-side448"} <= set(names)
+
+
+def test_a_family_of_one_published_member_is_scaled_by_the_formula():
+    steps = plan_study(RESNET18, phis=RESNET18.phis, precisions=["fp32"], batches=[1], axes=())
+    assert [step.member.name for step in steps if step.kind == "layers"] == [
+        f"resnet18-formula-phi{phi}" for phi in range(4)
+    ]
 
 
 SMALL = {"gpu": "cpu", "phis": [0], "precisions": ["fp32"], "seconds": 0.01, "threads": 1}
@@ -68,6 +92,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path):
         ({"gpu": "portable"}, "measures on this machine"),
         ({"precisions": ["fp16"]}, "no FP16 arithmetic on CPUs"),
         ({"phis": [8]}, "phi must be between 0 and 7"),
+        ({"family": "lenet"}, "There is no family 'lenet'"),
         ({"batches": [0]}, "A batch of 0"),
         ({"threads": 0}, "threads are not a number"),
         ({"seconds": -1}, "no time to measure in"),
@@ -85,8 +110,3 @@ def test_a_damaged_record_in_the_folder_is_told(tmp_path):
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(DeployError, match="is no record"):
         run_study(tmp_path, **SMALL)
-
-
-def test_the_networks_whose_accuracy_was_published_are_among_those_like_phi_3():
-    names = [step.name for step in plan_study(phis=[3], precisions=["fp32"], batches=[1])]
-    assert names[-3:] == ["efficientnet-depth4", "efficientnet-width2", "efficientnet-side448"]

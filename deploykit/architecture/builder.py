@@ -16,14 +16,14 @@ from deploykit.architecture.graph import (
 )
 
 
-def round_channels(channels: float, *, divisor: int = 8) -> int:
-    """Nearest multiple of divisor, never under 90 % of what was asked.
+def round_channels(channels: float, *, divisor: int = 8, least: float = 0.9) -> int:
+    """Nearest multiple of divisor, never under `least` of what was asked.
 
     References:
         arXiv:1905.11946 as implemented in tensorflow/tpu, efficientnet_builder.py, round_filters.
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+    return rounded + divisor if rounded < least * channels else rounded
 
 
 class NetworkBuilder:
@@ -69,6 +69,7 @@ class NetworkBuilder:
                 stride=stride,
                 groups=groups,
                 norm=norm,
+                padding=_centred(kernel),
             )
         )
 
@@ -83,7 +84,15 @@ class NetworkBuilder:
         channels, height, width = self._shapes[x]
         output = (channels, -(-height // stride), -(-width // stride))
         return self._append(
-            MaxPool(name=name, block=self.block, inputs=(x,), output=output, kernel=kernel, stride=stride)
+            MaxPool(
+                name=name,
+                block=self.block,
+                inputs=(x,),
+                output=output,
+                kernel=kernel,
+                stride=stride,
+                padding=_centred(kernel),
+            )
         )
 
     def global_average_pool(self, name: str) -> str:
@@ -119,3 +128,8 @@ class NetworkBuilder:
         self._layers.append(layer)
         self._shapes[layer.name] = layer.output
         return layer.name
+
+
+def _centred(kernel: int) -> tuple[int, int]:
+    """As PyTorch's networks are padded."""
+    return ((kernel - 1) // 2,) * 2

@@ -1,45 +1,59 @@
-"""EfficientNet at any scale, with timm's parameter names.
+"""EfficientNet at any scale.
 
 References:
-    Tan and Le, arXiv:1905.11946, Table 1 (the baseline B0).
-    Parameter names: timm, timm/models/efficientnet.py.
+    Tan and Le, arXiv:1905.11946, Table 1 (the baseline B0), Tables 2 and 7 (accuracies).
+    B0 to B8 and L2: tensorflow/tpu, efficientnet_builder.py, efficientnet_params.
 """
 
-from deploykit.architecture.builder import NetworkBuilder, round_channels
+from dataclasses import replace
+
+from deploykit.architecture.family import DEFAULT_CLASSES, Family, sourced
 from deploykit.architecture.graph import Network
-from deploykit.architecture.inverted_residual import Stage, add_stages
-from deploykit.scaling import Scale
+from deploykit.architecture.mbconv import Baseline, Stage, mbconv_network
+from deploykit.scaling import BASE, PUBLISHED, Scale
 
-BASELINE = (  # arXiv:1905.11946, Table 1, stages 2 to 8
-    Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
-    Stage(kernel=3, stride=2, expansion=6, channels=24, repeats=2),
-    Stage(kernel=5, stride=2, expansion=6, channels=40, repeats=2),
-    Stage(kernel=3, stride=2, expansion=6, channels=80, repeats=3),
-    Stage(kernel=5, stride=1, expansion=6, channels=112, repeats=3),
-    Stage(kernel=5, stride=2, expansion=6, channels=192, repeats=4),
-    Stage(kernel=3, stride=1, expansion=6, channels=320, repeats=1),
+BASELINE = Baseline(  # arXiv:1905.11946, Table 1
+    stem=32,
+    stages=(
+        Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
+        Stage(kernel=3, stride=2, expansion=6, channels=24, repeats=2),
+        Stage(kernel=5, stride=2, expansion=6, channels=40, repeats=2),
+        Stage(kernel=3, stride=2, expansion=6, channels=80, repeats=3),
+        Stage(kernel=5, stride=1, expansion=6, channels=112, repeats=3),
+        Stage(kernel=5, stride=2, expansion=6, channels=192, repeats=4),
+        Stage(kernel=3, stride=1, expansion=6, channels=320, repeats=1),
+    ),
+    head=1280,
+    activation="silu",
 )
-STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
-SQUEEZE_RATIO = 0.25  # section 4 and arXiv:1807.11626
+_NAME = "efficientnet"
+_PAPER = "Tan and Le 2019, arXiv:1905.11946"
+_TOP1_PERCENT = (77.1, 79.1, 80.1, 81.6, 82.9, 83.6, 84.0, 84.3)
+_STRETCHED_TOP1_PERCENT = {  # B0 along one axis
+    replace(BASE, depth=4.0): 79.0,
+    replace(BASE, width=2.0): 78.9,
+    replace(BASE, side_px=2 * BASE.side_px): 79.1,
+}
 
 
-def efficientnet(scale: Scale, *, num_classes: int = 1000) -> Network:
+def efficientnet(scale: Scale, *, num_classes: int = DEFAULT_CLASSES) -> Network:
     """The network at `scale`; its input is `scale.side_px` square, RGB."""
-    net = NetworkBuilder(scale.side_px)
-    net.block = "stem"
-    net.conv("conv_stem", round_channels(STEM_CHANNELS * scale.width), kernel=3, stride=2, norm="bn1")
-    net.activation("silu")
-    add_stages(
-        net,
-        BASELINE,
-        depth=scale.depth,
-        width=scale.width,
-        activation="silu",
-        squeeze_ratio=SQUEEZE_RATIO,
-    )
-    net.block = "head"
-    net.conv("conv_head", round_channels(HEAD_CHANNELS * scale.width), norm="bn2")
-    net.activation("silu")
-    net.global_average_pool("global_pool")
-    net.linear("classifier", num_classes)
-    return net.network("efficientnet")
+    return mbconv_network(_NAME, BASELINE, scale, num_classes)
+
+
+FAMILY = Family(
+    name=_NAME,
+    title="EfficientNet",
+    build=lambda scale, classes: efficientnet(scale, num_classes=classes),
+    ladder=PUBLISHED,
+    members={
+        **{f"b{phi}": scale for phi, scale in enumerate(PUBLISHED)},
+        "b8": Scale(width=2.2, depth=3.6, side_px=672),
+        "l2": Scale(width=4.3, depth=5.3, side_px=800),
+    },
+    source=_PAPER,
+    top1={
+        **sourced(dict(zip(PUBLISHED, _TOP1_PERCENT, strict=True)), f"{_PAPER}, Table 2"),
+        **sourced(_STRETCHED_TOP1_PERCENT, f"{_PAPER}, Table 7"),
+    },
+)

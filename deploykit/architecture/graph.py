@@ -47,10 +47,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution(Layer):
-    """A 2-d convolution with "same" zero padding of (kernel - 1) / 2, and its batch norm.
+    """A 2-d convolution of a square map, with zero padding so that only its stride makes that smaller.
 
     Attributes:
         norm: prefix of the batch norm that follows it; None where it has a bias instead.
+        padding: zeros before and after each row and column.
     """
 
     in_channels: int
@@ -58,10 +59,7 @@ class Convolution(Layer):
     stride: int
     groups: int
     norm: str | None
-
-    @property
-    def padding(self) -> int:
-        return (self.kernel - 1) // 2
+    padding: tuple[int, int]
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -115,12 +113,11 @@ class Activation(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxPool(Layer):
+    """Attributes: padding: before and after each row and column, of values below all others."""
+
     kernel: int
     stride: int
-
-    @property
-    def padding(self) -> int:
-        return (self.kernel - 1) // 2
+    padding: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +143,13 @@ class Network:
         family: `efficientnet`, `resnet`, ...
         input: shape of one image.
         layers: in execution order; the last one makes the logits.
+        norm_epsilon: what batch norms add to the variance; PyTorch's default.
     """
 
     family: str
     input: Shape
     layers: tuple[Layer, ...]
+    norm_epsilon: float = 1e-5
 
     @property
     def side_px(self) -> int:

@@ -1,43 +1,64 @@
-"""MobileNetV2 at any width, with timm's parameter names.
+"""MobileNetV2 at any scale.
 
 References:
     Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018,
-    arXiv:1801.04381, Table 2.
-    Parameter names: timm, timm/models/efficientnet.py (mobilenetv2_100, mobilenetv2_140).
+    arXiv:1801.04381, Table 2 (the baseline), Table 4 (accuracies).
+    Members, and the ones whose ends are fixed: timm, timm/models/efficientnet.py.
 """
 
-from deploykit.architecture.builder import NetworkBuilder, round_channels
+from dataclasses import replace
+
+from deploykit.architecture.family import DEFAULT_CLASSES, Family, sourced
 from deploykit.architecture.graph import Network
-from deploykit.architecture.inverted_residual import Stage, add_stages
+from deploykit.architecture.mbconv import Baseline, Stage, mbconv_network
+from deploykit.scaling import BASE, Scale
 
-BASELINE = (  # arXiv:1801.04381, Table 2
-    Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
-    Stage(kernel=3, stride=2, expansion=6, channels=24, repeats=2),
-    Stage(kernel=3, stride=2, expansion=6, channels=32, repeats=3),
-    Stage(kernel=3, stride=2, expansion=6, channels=64, repeats=4),
-    Stage(kernel=3, stride=1, expansion=6, channels=96, repeats=3),
-    Stage(kernel=3, stride=2, expansion=6, channels=160, repeats=3),
-    Stage(kernel=3, stride=1, expansion=6, channels=320, repeats=1),
+BASELINE = Baseline(  # arXiv:1801.04381, Table 2
+    stem=32,
+    stages=(
+        Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
+        Stage(kernel=3, stride=2, expansion=6, channels=24, repeats=2),
+        Stage(kernel=3, stride=2, expansion=6, channels=32, repeats=3),
+        Stage(kernel=3, stride=2, expansion=6, channels=64, repeats=4),
+        Stage(kernel=3, stride=1, expansion=6, channels=96, repeats=3),
+        Stage(kernel=3, stride=2, expansion=6, channels=160, repeats=3),
+        Stage(kernel=3, stride=1, expansion=6, channels=320, repeats=1),
+    ),
+    head=1280,
+    least_head=1280,  # section 6.1
+    activation="relu6",
+    squeezes=False,
 )
-STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
+FIXED_ENDS = replace(BASELINE, scales_ends=False)
+_NAME, _FIXED_NAME = "mobilenet-v2", "mobilenet-v2-d"
+_PAPER = "Sandler et al. 2018, arXiv:1801.04381, Table 4"
 
 
-def mobilenet_v2(*, width: float = 1.0, side_px: int = 224, num_classes: int = 1000) -> Network:
-    """The network `width` times as wide as the baseline.
+def mobilenet_v2(scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASSES) -> Network:
+    """The network at `scale`; its input is `scale.side_px` square, RGB."""
+    return mbconv_network(_NAME, BASELINE, scale, num_classes)
 
-    Args:
-        width: multiplies channels; the head keeps at least its 1280 (section 6.1).
-        side_px: input height and width, pixels.
-        num_classes: outputs of the classifier.
-    """
-    net = NetworkBuilder(side_px)
-    net.block = "stem"
-    net.conv("conv_stem", round_channels(STEM_CHANNELS * width), kernel=3, stride=2, norm="bn1")
-    net.activation("relu6")
-    add_stages(net, BASELINE, depth=1.0, width=width, activation="relu6", squeeze_ratio=None)
-    net.block = "head"
-    net.conv("conv_head", round_channels(HEAD_CHANNELS * max(1.0, width)), norm="bn2")
-    net.activation("relu6")
-    net.global_average_pool("global_pool")
-    net.linear("classifier", num_classes)
-    return net.network("mobilenet_v2")
+
+FAMILIES = (
+    Family(
+        name=_NAME,
+        title="MobileNetV2",
+        build=lambda scale, classes: mobilenet_v2(scale, num_classes=classes),
+        ladder=(BASE,),
+        members={f"{width:.2f}": replace(BASE, width=width) for width in (0.35, 0.5, 0.75, 1.0, 1.4)},
+        source="Sandler et al. 2018, arXiv:1801.04381",
+        top1=sourced({BASE: 72.0, replace(BASE, width=1.4): 74.7}, _PAPER),
+    ),
+    Family(
+        name=_FIXED_NAME,
+        title="MobileNetV2 with fixed ends",
+        build=lambda scale, classes: mbconv_network(_FIXED_NAME, FIXED_ENDS, scale, classes),
+        ladder=(BASE,),
+        members={
+            "110d": replace(BASE, width=1.1, depth=1.2),
+            "120d": replace(BASE, width=1.2, depth=1.4),
+        },
+        source="timm, mobilenetv2_110d and mobilenetv2_120d",
+        top1={},
+    ),
+)

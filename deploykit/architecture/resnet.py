@@ -1,4 +1,4 @@
-"""ResNet v1.5 with timm's parameter names: the networks whose latencies are published most widely.
+"""ResNet v1.5 at any scale, with timm's parameter names: depth multiplies blocks, width multiplies filters.
 
 References:
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, Table 1.
@@ -6,11 +6,14 @@ References:
     Parameter names: timm, timm/models/resnet.py.
 """
 
+import math
 from typing import NamedTuple
 
-from deploykit.architecture.builder import NetworkBuilder
+from deploykit.architecture.builder import NetworkBuilder, round_channels
+from deploykit.architecture.family import DEFAULT_CLASSES, Family, sourced
 from deploykit.architecture.graph import Network
 from deploykit.errors import DeployError
+from deploykit.scaling import BASE, Scale
 
 
 class Variant(NamedTuple):
@@ -31,35 +34,35 @@ STEM_CHANNELS = 64
 BOTTLENECK_EXPANSION = 4
 
 
-def resnet(depth: int, *, num_classes: int = 1000, side_px: int = 224) -> Network:
-    """The network with `depth` weighted layers.
+def resnet(layers: int, scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASSES) -> Network:
+    """The network that has so many weighted layers before it is stretched.
 
     Args:
-        depth: 18, 34, 50, 101 or 152.
-        num_classes: outputs of the classifier.
-        side_px: input height and width, pixels.
+        layers: 18, 34, 50, 101 or 152.
+        scale: its input is `scale.side_px` square, RGB.
 
     Raises:
         DeployError: no such depth was published.
     """
-    if depth not in VARIANTS:
+    if layers not in VARIANTS:
         raise DeployError(
-            f"There is no ResNet-{depth}.", fix=f"use a depth of {', '.join(map(str, VARIANTS))}"
+            f"There is no ResNet-{layers}.", fix=f"use a depth of {', '.join(map(str, VARIANTS))}"
         )
-    bottleneck, repeats = VARIANTS[depth]
-    net = NetworkBuilder(side_px)
+    bottleneck, repeats = VARIANTS[layers]
+    stem = round_channels(STEM_CHANNELS * scale.width)
+    net = NetworkBuilder(scale.side_px)
     net.block = "stem"
-    net.conv("conv1", STEM_CHANNELS, kernel=7, stride=2, norm="bn1")
+    net.conv("conv1", stem, kernel=7, stride=2, norm="bn1")
     net.activation("relu")
     net.max_pool("maxpool", kernel=3, stride=2)
     for stage, count in enumerate(repeats):
-        for repeat in range(count):
+        for repeat in range(math.ceil(count * scale.depth)):
             stride = 2 if stage > 0 and repeat == 0 else 1
-            _residual(net, f"layer{stage + 1}.{repeat}", STEM_CHANNELS << stage, stride, bottleneck)
+            _residual(net, f"layer{stage + 1}.{repeat}", stem << stage, stride, bottleneck)
     net.block = "head"
     net.global_average_pool("global_pool")
     net.linear("fc", num_classes)
-    return net.network("resnet")
+    return net.network(f"resnet{layers}")
 
 
 def _residual(net: NetworkBuilder, block: str, channels: int, stride: int, bottleneck: bool) -> None:
@@ -83,3 +86,21 @@ def _residual(net: NetworkBuilder, block: str, channels: int, stride: int, bottl
         )
     net.add(f"{block}.add", main, shortcut)
     net.activation("relu")
+
+
+def _family(layers: int, top1_percent: float) -> Family:
+    return Family(
+        name=f"resnet{layers}",
+        title=f"ResNet-{layers}",
+        build=lambda scale, classes: resnet(layers, scale, num_classes=classes),
+        ladder=(BASE,),
+        members={str(layers): BASE},
+        source="He et al. 2016, arXiv:1512.03385",
+        top1=sourced({BASE: top1_percent}, "torchvision's model pages, IMAGENET1K_V1"),
+    )
+
+
+FAMILIES = tuple(
+    _family(layers, percent)
+    for layers, percent in ((18, 69.758), (34, 73.314), (50, 76.130), (101, 77.374), (152, 78.312))
+)

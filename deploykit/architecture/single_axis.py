@@ -1,4 +1,4 @@
-"""B0 stretched along one axis alone, to a given amount of work: what compound scaling is held against.
+"""A baseline stretched along one axis alone, to a given amount of work: compound scaling's rival.
 
 References:
     Tan and Le, arXiv:1905.11946, section 3.2 (scaling dimensions) and Table 7 (B0 scaled along one of them).
@@ -8,37 +8,37 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
-from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.family import Family
 from deploykit.errors import DeployError
-from deploykit.scaling import BASE, MAX_SIDE_PX, SIDE_STEP_PX, Axis, Scale
+from deploykit.scaling import MAX_SIDE_PX, SIDE_STEP_PX, Axis, Scale
 
 _HUNDREDTHS = range(100, 3201)  # of the baseline's depth or width
 
 
-def single_axis_scale(axis: Axis, *, macs: int) -> Scale:
-    """B0 stretched along `axis` alone, with the multiply-accumulates nearest to `macs`.
+def single_axis_scale(family: Family, axis: Axis, *, macs: int) -> Scale:
+    """The baseline stretched along `axis` alone, with the multiply-accumulates nearest to `macs`.
 
     Raises:
-        DeployError: B0 itself has more, or the largest such network has fewer.
+        DeployError: the baseline itself has more, or the largest such network has fewer.
     """
-    scales = _scales(axis)
-    at = bisect_left(scales, macs, key=_macs)
-    least, most = _macs(scales[0]), _macs(scales[-1])
+
+    def macs_of(scale: Scale) -> int:
+        return family.network(scale).macs
+
+    scales = _scales(family.base, axis)
+    least, most = macs_of(scales[0]), macs_of(scales[-1])
     if not least <= macs <= most:
         raise DeployError(
-            f"No {axis} gives EfficientNet-B0 {macs / 1e9:.3g} G multiply-accumulates.",
+            f"No {axis} gives {family.title}'s baseline {macs / 1e9:.3g} G multiply-accumulates.",
             fix=f"ask for {least / 1e9:.3g} to {most / 1e9:.3g} G",
         )
-    return min(scales[max(at - 1, 0) : at + 1], key=lambda scale: abs(_macs(scale) - macs))
+    at = bisect_left(scales, macs, key=macs_of)
+    return min(scales[max(at - 1, 0) : at + 1], key=lambda scale: abs(macs_of(scale) - macs))
 
 
-def _scales(axis: Axis) -> Sequence[Scale]:
+def _scales(base: Scale, axis: Axis) -> Sequence[Scale]:
     if axis == "side":
-        return [replace(BASE, side_px=side) for side in range(BASE.side_px, MAX_SIDE_PX + 1, SIDE_STEP_PX)]
+        return [replace(base, side_px=side) for side in range(base.side_px, MAX_SIDE_PX + 1, SIDE_STEP_PX)]
     if axis == "depth":
-        return [replace(BASE, depth=factor / 100) for factor in _HUNDREDTHS]
-    return [replace(BASE, width=factor / 100) for factor in _HUNDREDTHS]
-
-
-def _macs(scale: Scale) -> int:
-    return efficientnet(scale).macs
+        return [replace(base, depth=base.depth * factor / 100) for factor in _HUNDREDTHS]
+    return [replace(base, width=base.width * factor / 100) for factor in _HUNDREDTHS]

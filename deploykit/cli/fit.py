@@ -2,6 +2,7 @@ import sys
 
 import click
 
+from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, images_per_s
 from deploykit.fit import DEFAULT_PERCENTILE, Candidate, Fit, fit_phi
@@ -13,6 +14,7 @@ NOTHING_FITS = 3
 
 @click.command(name="fit")
 @click.option("--gpu", required=True, help="GPU (T4, A100, ...); `local` and `cpu` measure.")
+@family_option
 @click.option("--max-latency", help="Of one batch, with a unit: 10ms.")
 @click.option("--min-throughput", help="Images a second: 500.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images at once.")
@@ -26,6 +28,7 @@ NOTHING_FITS = 3
 @json_option
 def command(
     gpu: str,
+    family: str,
     max_latency: str | None,
     min_throughput: str | None,
     batch: int,
@@ -47,6 +50,7 @@ def command(
             gpu,
             max_latency_ms=duration_ms(max_latency),
             min_images_per_s=images_per_s(min_throughput),
+            family=family,
             batch=batch,
             precision=precision,
             phi_step=phi_step,
@@ -65,7 +69,7 @@ def command(
 def _print(fit: Fit, percentile: float) -> None:
     measured = fit.candidates[0].latency.evidence == "measured"
     how = f"measured here, p{percentile:g}" if measured else "predicted for TensorRT, with a 90 % interval"
-    print(f"EfficientNet {fit.precision.upper()} on {fit.gpu}, batch {fit.candidates[0].batch}, {how}")
+    print(f"{fit.family} {fit.precision.upper()} on {fit.gpu}, batch {fit.candidates[0].batch}, {how}")
     print_table(
         ("phi", "side", "latency", *(() if measured else ("interval",)), "throughput", "evidence", "fits"),
         [

@@ -16,7 +16,8 @@ from deploykit.errors import DeployError
 
 # In the order a newcomer meets them; each module has a `command`, imported when it is called.
 COMMANDS = {
-    "scale": ("scale", "Print the family, or one member of it."),
+    "scale": ("scale", "Print a family's members, or one network."),
+    "families": ("families", "List the families of networks."),
     "export": ("export", "Build a model at any phi and write it as ONNX."),
     "calibrate": ("calibrate", "Measure activation ranges for INT8 on images."),
     "quantize": ("quantize", "Write the model as INT8 ONNX, with explicit Q/DQ."),

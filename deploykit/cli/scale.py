@@ -1,56 +1,62 @@
+from typing import Any
+
 import click
 
-from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.families import find_family
+from deploykit.architecture.member import Member, choose_member
+from deploykit.cli.network_options import chosen, network_options
 from deploykit.cli.output import json_option, print_json, print_table
-from deploykit.scaling import PUBLISHED, RULES, Rule, phi_label, scale_for
 
 
 @click.command(name="scale")
-@click.option("--phi", type=float, help="One member; default: B0 to B7.")
-@click.option(
-    "--rule",
-    type=click.Choice(RULES),
-    default="published",
-    show_default=True,
-    help="published: B0..B7 and interpolation between; formula: alpha 1.2, beta 1.1, gamma 1.15.",
-)
+@network_options
 @json_option
-def command(phi: float | None, rule: Rule, as_json: bool) -> None:
-    """Print the family: phi, depth, width, side, parameters and multiply-accumulates (MACs).
+def command(as_json: bool, **network: Any) -> None:
+    """Print a family's members, or one: depth, width, side, parameters and multiply-accumulates (MACs).
 
     \b
     Example:
       deploykit scale --phi 2.5
+      deploykit scale --family efficientnetv2
     """
-    phis = [float(each) for each in range(len(PUBLISHED))] if phi is None else [phi]
-    members = []
-    for each in phis:
-        scale = scale_for(each, rule=rule)
-        network = efficientnet(scale)
-        members.append(
-            {
-                "phi": each,
-                "depth": scale.depth,
-                "width": scale.width,
-                "side_px": scale.side_px,
-                "parameters": network.parameter_count,
-                "macs": network.macs,
-            }
-        )
+    which = {name: value for name, value in network.items() if name != "family"}
+    if any(value is not None for value in which.values()):
+        shown = [("", chosen(**network))]
+    else:
+        names = find_family(network["family"]).members
+        shown = [(name, choose_member(network["family"], named=name)) for name in names]
+    rows = [_fields(name, member) for name, member in shown]
     if as_json:
-        print_json(members)
+        print_json(rows)
         return
     print_table(
-        ("phi", "depth", "width", "side", "parameters", "MACs"),
+        ("member", "phi", "depth", "width", "side", "parameters", "MACs", "top-1"),
         [
             (
-                phi_label(member["phi"]),
-                f"{member['depth']:.3g}",
-                f"{member['width']:.3g}",
-                f"{member['side_px']} px",
-                f"{member['parameters'] / 1e6:.2f} M",
-                f"{member['macs'] / 1e9:.3f} G",
+                row["member"],
+                "" if row["phi"] is None else f"{row['phi']:g}",
+                f"{row['depth']:.3g}",
+                f"{row['width']:.3g}",
+                f"{row['side_px']} px",
+                f"{row['parameters'] / 1e6:.2f} M",
+                f"{row['macs'] / 1e9:.3f} G",
+                "" if row["top1"] is None else f"{100 * row['top1']:.1f} %",
             )
-            for member in members
+            for row in rows
         ],
     )
+
+
+def _fields(name: str, member: Member) -> dict[str, Any]:
+    built = member.network()
+    top1 = member.family.top1.get(member.scale)
+    return {
+        "member": name,
+        "phi": member.phi,
+        "depth": member.scale.depth,
+        "width": member.scale.width,
+        "side_px": member.scale.side_px,
+        "parameters": built.parameter_count,
+        "macs": built.macs,
+        "top1": None if top1 is None else top1.value,
+    }

@@ -7,20 +7,21 @@ import click
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Record
 from deploykit.cli.keeping import Keeper, Kept, wandb_option
+from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, print_json, progress_bar
 from deploykit.cli.units import numbers
 from deploykit.errors import DeployError
 from deploykit.model_file import Precision
 from deploykit.scaling import AXES
-from deploykit.study.run import DEFAULT_PHIS, SECONDS, run_study
+from deploykit.study.run import SECONDS, run_study
 
 STOPPED = 130
-_ALL = ",".join(f"{phi:g}" for phi in DEFAULT_PHIS)
 
 
 @click.command(name="study")
 @click.option("--gpu", default="local", show_default=True, help="`local`, `cpu`, or the GPU that is here.")
-@click.option("--phi", default=_ALL, show_default=True, metavar="N,N", help="Which members.")
+@family_option
+@click.option("--phi", metavar="N,N", help="Which members; default: all that were published.")
 @click.option("--precision", metavar="P,P", help="Default: fp32,int8 on a CPU; fp16,int8 on a GPU.")
 @click.option("--batch", metavar="N,N", help="Of throughput; default: 1,2,4,8 on a CPU; 1,8,32,128 on a GPU.")
 @click.option("--axes/--no-axes", default=True, help="Depth, width and side alone too; default: yes.")
@@ -40,7 +41,8 @@ _ALL = ",".join(f"{phi:g}" for phi in DEFAULT_PHIS)
 @json_option
 def command(
     gpu: str,
-    phi: str,
+    family: str,
+    phi: str | None,
     precision: str | None,
     batch: str | None,
     axes: bool,
@@ -50,7 +52,7 @@ def command(
     wandb: str | None,
     as_json: bool,
 ) -> None:
-    """Measure EfficientNets over phi, precision and batch, and each scaling axis alone, for a report.
+    """Measure a family over phi, precision and batch, and each scaling axis alone, for a report.
 
     Weights are random, which is right for latency. Stopped and started again, it goes on where it was.
 
@@ -73,7 +75,8 @@ def command(
             written = run_study(
                 output,
                 gpu=gpu,
-                phis=numbers(phi, float, option="--phi", example=_ALL),
+                family=family,
+                phis=() if phi is None else numbers(phi, float, option="--phi", example="0,1,2"),
                 precisions=_precisions(precision),
                 batches=() if batch is None else numbers(batch, int, option="--batch", example="1,8"),
                 axes=AXES if axes else (),

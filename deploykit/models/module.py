@@ -1,5 +1,6 @@
 """Network -> torch.nn.Module, with timm's parameter names."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from deploykit.architecture.graph import (
     MaxPool,
     Network,
 )
-from deploykit.models.weights import BATCH_NORM_EPSILON, Weights
+from deploykit.models.weights import Weights
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
@@ -39,7 +40,7 @@ class NetworkModule(nn.Module):
             if isinstance(layer, Convolution):
                 _place(self, layer.name, _conv2d(layer))
                 if layer.norm is not None:
-                    _place(self, layer.norm, nn.BatchNorm2d(layer.output[0], eps=BATCH_NORM_EPSILON))
+                    _place(self, layer.norm, nn.BatchNorm2d(layer.output[0], eps=network.norm_epsilon))
             elif isinstance(layer, Linear):
                 _place(self, layer.name, nn.Linear(layer.in_features, layer.output[0]))
 
@@ -57,16 +58,15 @@ class NetworkModule(nn.Module):
     def _value(self, layer: Layer, inputs: list[Tensor]) -> Any:  # torch types no module's call
         x = inputs[0]
         match layer:
-            case Convolution(norm=None):
-                return self.get_submodule(layer.name)(x)
-            case Convolution(norm=str(norm)):
-                return self.get_submodule(norm)(self.get_submodule(layer.name)(x))
+            case Convolution():
+                y = self.get_submodule(layer.name)(_padded(x, layer.padding, 0.0))
+                return y if layer.norm is None else self.get_submodule(layer.norm)(y)
             case Linear():
                 return self.get_submodule(layer.name)(x.flatten(1))
             case Activation():
                 return _ACTIVATIONS[layer.kind](x)
             case MaxPool():
-                return torch.max_pool2d(x, layer.kernel, layer.stride, layer.padding)
+                return torch.max_pool2d(_padded(x, layer.padding, -math.inf), layer.kernel, layer.stride)
             case GlobalAveragePool():
                 return x.mean((2, 3), keepdim=True)
             case Add():
@@ -86,13 +86,17 @@ def module_for(network: Network, weights: Weights) -> NetworkModule:
     return module.eval()
 
 
+def _padded(x: Tensor, padding: tuple[int, int], value: float) -> Tensor:
+    """With so much before and after each row and column."""
+    return nn.functional.pad(x, 2 * padding, value=value)
+
+
 def _conv2d(layer: Convolution) -> nn.Conv2d:
     return nn.Conv2d(
         layer.in_channels,
         layer.output[0],
         layer.kernel,
         layer.stride,
-        layer.padding,
         groups=layer.groups,
         bias=layer.norm is None,
     )

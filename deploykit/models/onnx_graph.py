@@ -22,7 +22,7 @@ from deploykit.architecture.graph import (
     Network,
 )
 from deploykit.model_file import BATCH_NAME, INPUT_NAME, OUTPUT_NAME, ModelInfo, stamp
-from deploykit.models.weights import BATCH_NORM_EPSILON, State, Weights
+from deploykit.models.weights import State, Weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -52,7 +52,7 @@ def onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelPro
     return model
 
 
-def folded(layer: Convolution, state: State) -> tuple[Array, Array]:
+def folded(layer: Convolution, state: State, *, epsilon: float) -> tuple[Array, Array]:
     """Weight and bias of the convolution with its batch norm folded in, (out, in, k, k) and (out,).
 
     References:
@@ -65,7 +65,7 @@ def folded(layer: Convolution, state: State) -> tuple[Array, Array]:
         state[f"{layer.norm}.{part}"].astype(np.float64)
         for part in ("weight", "bias", "running_mean", "running_var")
     )
-    factor = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+    factor = gamma / np.sqrt(variance + epsilon)
     return (weight * factor[:, None, None, None]).astype(np.float32), (beta - mean * factor).astype(
         np.float32
     )
@@ -84,11 +84,11 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
 
     match layer:
         case Convolution():
-            arrays[weight_name], arrays[bias_name] = folded(layer, state)
+            arrays[weight_name], arrays[bias_name] = folded(layer, state, epsilon=network.norm_epsilon)
             geometry = {
                 "kernel_shape": [layer.kernel] * 2,
                 "strides": [layer.stride] * 2,
-                "pads": [layer.padding] * 4,
+                "pads": [layer.padding[0]] * 2 + [layer.padding[1]] * 2,
                 "group": layer.groups,
             }
             return [node("Conv", [*inputs, weight_name, bias_name], **geometry)]
@@ -117,7 +117,7 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
                     inputs,
                     kernel_shape=[layer.kernel] * 2,
                     strides=[layer.stride] * 2,
-                    pads=[layer.padding] * 4,
+                    pads=[layer.padding[0]] * 2 + [layer.padding[1]] * 2,
                 )
             ]
         case GlobalAveragePool():

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 State = Mapping[str, npt.NDArray[np.float32]]
 
-BATCH_NORM_EPSILON = 1e-5  # timm's and torch's default
 # What torch.load raises on files cut short, from one place or another.
 _DAMAGE = (
     RuntimeError,

@@ -128,7 +128,7 @@ def calibrate_to_file(
 def _free_path(model: Path, info: ModelInfo) -> Path:
     """In calibration/, where no ranges of another model are."""
     digest = sha256_of(model)
-    path = ranges_path(model, model_name(info.family, info.phi, info.rule))
+    path = ranges_path(model, model_name(info.family, info.phi, info.rule, info.scale))
     with contextlib.suppress(DeployError):  # there are none, or they are no use
         if Ranges.load(path).onnx_sha256 != digest:
             return path.with_name(f"{path.name.removesuffix('.ranges.json')}-{digest[:8]}.ranges.json")

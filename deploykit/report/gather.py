@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from deploykit.architecture.families import DEFAULT_FAMILY, FAMILIES
+from deploykit.architecture.family import Family, Top1
 from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Measured, Record, how_it_ran
 from deploykit.bench.record_file import AnyRecord, read_any
 from deploykit.errors import DeployError
-from deploykit.scaling import axis_of, phi_label, scale_for
+from deploykit.scaling import Axis, axis_of, phi_label
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 _TRADEMARKS = re.compile(r"\((?:R|TM)\)|\bCPU\b|\s+@.*$|\bProcessor\b|\b\d+-Core\b")
@@ -27,6 +29,7 @@ class Setup:
         how: how many threads, or whether as CUDA graphs.
     """
 
+    family: str
     machine: str
     how: str
     precision_rank: int
@@ -39,6 +42,8 @@ class Setup:
     def title(self, among: "Sequence[Setup]") -> str:
         """Its precision, and what else it differs in from the others."""
         parts = [self.precision]
+        if len({each.family for each in among}) > 1:
+            parts.insert(0, self.family)
         if len({each.compiler for each in among}) > 1:
             parts.append(self.compiler)
         if len({each.machine for each in among}) > 1:
@@ -65,6 +70,12 @@ class Gathered:
     def setups(self) -> tuple[Setup, ...]:
         found = {setup_of(each) for each in self.latencies} | {setup_of(each) for each in self.profiles}
         return tuple(sorted(found))
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Those that networks were measured of."""
+        names = {each.engine.family for each in self.latencies}
+        return tuple(family for name, family in FAMILIES.items() if name in names)
 
     def single_stream(self, batch: int = 1) -> tuple[Record, ...]:
         return tuple(
@@ -117,6 +128,7 @@ def arrange(records: Sequence[AnyRecord]) -> Gathered:
 def setup_of(record: Record | LayerProfile) -> Setup:
     method = record.method if isinstance(record, Record) else record
     return Setup(
+        family=record.engine.family,
         machine=record.machine.name,
         how=how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph),
         precision_rank=_PRECISIONS.index(record.engine.precision),
@@ -128,11 +140,11 @@ def network_name(engine: Measured) -> str:
     """`phi 3`, `depth 4`, or the file's name where nothing else is known."""
     if engine.family == "unknown":
         return engine.name
-    family = "" if engine.family == "efficientnet" else f"{engine.family} "
+    family = "" if engine.family == DEFAULT_FAMILY else f"{engine.family} "
     if engine.phi is not None:
         own_side = "" if _has_own_side(engine) else f", {engine.side_px} px"
         return f"{family}phi {phi_label(engine.phi)}{own_side}"
-    axis = axis_of(engine.scale) if engine.scale is not None else None
+    axis = axis_of_engine(engine)
     if axis == "side":
         return f"{family}side {engine.side_px} px"
     return f"{family}{axis} {getattr(engine, axis):g}" if axis is not None else engine.name
@@ -144,19 +156,32 @@ def short_machine(name: str) -> str:
 
 
 def is_compound(engine: Measured) -> bool:
-    """Whether it is a member of the family, at the side that its phi has."""
-    return engine.phi is not None and engine.rule == "published" and _has_own_side(engine)
+    """Whether it is a member of its family, as phi leads to it by the family's own rule."""
+    family = FAMILIES.get(engine.family)
+    return (
+        family is not None and engine.phi is not None and engine.rule == family.rule and _has_own_side(engine)
+    )
 
 
-def is_stretched(engine: Measured) -> bool:
-    """Whether it is the baseline, stretched along one axis alone."""
-    return engine.phi is None and engine.scale is not None and axis_of(engine.scale) is not None
+def axis_of_engine(engine: Measured) -> Axis | None:
+    """The one axis along which the baseline was stretched by hand; None for any other network."""
+    family = FAMILIES.get(engine.family)
+    if family is None or engine.phi is not None or engine.scale is None:
+        return None
+    return axis_of(engine.scale, family.base)
+
+
+def published_top1(engine: Measured) -> Top1 | None:
+    """Of the network at that scale; None where nobody published it."""
+    family = FAMILIES.get(engine.family)
+    return family.top1.get(engine.scale) if family is not None and engine.scale is not None else None
 
 
 def _has_own_side(engine: Measured) -> bool:
-    if engine.phi is None or engine.rule is None:
+    family = FAMILIES.get(engine.family)
+    if family is None or engine.phi is None or engine.rule is None:
         return False
-    return scale_for(engine.phi, rule=engine.rule).side_px == engine.side_px
+    return family.scale_for(engine.phi, rule=engine.rule).side_px == engine.side_px
 
 
 def _files(path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from deploykit.bench.record import how_it_ran, now
 from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
 from deploykit.report.gather import Gathered, gather, short_machine
-from deploykit.report.predicted import Predicted, predict_family
+from deploykit.report.predicted import Predicted, predict_families
 from deploykit.report.section import Section
 from deploykit.report.sections import accuracy, axes, batches, distributions, layers, work
 
@@ -43,7 +43,8 @@ def write_report(
     require_writable(path, inputs=tuple(map(Path, records)))
     for module in ("plotly", "jinja2"):
         require(module, extra=_EXTRA)
-    gathered, predicted = gather(records), predict_family(predict)
+    gathered = gather(records)
+    predicted = predict_families(gathered.families, predict)
     shown = sections_of(gathered, predicted)
     write_atomically(path, page(title, gathered, shown))
     return shown

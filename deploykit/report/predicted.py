@@ -3,35 +3,37 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.family import Family
 from deploykit.predict.cost_model import Prediction, predict_latency
 from deploykit.predict.gpus import find_gpu
-from deploykit.scaling import PUBLISHED, Scale
+from deploykit.scaling import Scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
-    """One member of the family on one GPU, FP16, batch 1."""
+    """One member of a family on one GPU, FP16, batch 1."""
 
+    family: Family
     gpu: str
-    phi: int
+    phi: float
     scale: Scale
     macs: int
     latency: Prediction
 
     @property
     def series(self) -> str:
-        return f"{self.gpu}, FP16, TensorRT"
+        return f"{self.family.title} on {self.gpu}, FP16, TensorRT"
 
 
-def predict_family(gpus: Sequence[str]) -> tuple[Predicted, ...]:
-    """The published members on each GPU.
+def predict_families(families: Sequence[Family], gpus: Sequence[str]) -> tuple[Predicted, ...]:
+    """The members that each family's phis lead to, on each GPU.
 
     Raises:
         DeployError: a GPU that is not known, or of which too little is.
     """
     return tuple(
         Predicted(
+            family=family,
             gpu=gpu.name,
             phi=phi,
             scale=scale,
@@ -39,6 +41,8 @@ def predict_family(gpus: Sequence[str]) -> tuple[Predicted, ...]:
             latency=predict_latency(network, gpu, precision="fp16", batch=1),
         )
         for gpu in map(find_gpu, gpus)
-        for phi, scale in enumerate(PUBLISHED)
-        for network in (efficientnet(scale),)
+        for family in families
+        for phi in family.phis
+        for scale in (family.scale_for(phi),)
+        for network in (family.network(scale),)
     )

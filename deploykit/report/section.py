@@ -12,7 +12,17 @@ Trace = dict[str, Any]
 
 # Okabe and Ito 2008: told apart by every kind of colour vision; the darker and lighter are left out, so that
 # all of them stand on white and on black.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#8c6bb1",
+    "#7f7f7f",
+    "#a6761d",
+)
 GREY = "#8a8a8a"
 DASHES = ("solid", "dash", "dot", "dashdot")
 

@@ -1,36 +1,27 @@
 """What a study measures, in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
-from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.family import Family
+from deploykit.architecture.member import Member, choose_member
 from deploykit.architecture.single_axis import single_axis_scale
 from deploykit.model_file import Precision
-from deploykit.published import STRETCHED
-from deploykit.scaling import AXES, Axis, Scale, axis_of, phi_label, scale_for
+from deploykit.scaling import AXES, Axis, Scale, axis_of
 
 Kind = Literal["single-stream", "offline", "layers"]
 
 # Calls of each kind, at least. p90 takes a hundred; throughput is a mean, which takes fewer.
 CALLS: dict[Kind, int] = {"single-stream": 100, "offline": 10, "layers": 60}
-PAPERS_PHI = 3.0  # the work that published.STRETCHED do about as much of
 LARGEST_AXIS_PHI = 4.0  # of whose work one axis alone is stretched: beyond, to what nobody would use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One measurement of a network.
+    """One measurement of a network."""
 
-    Attributes:
-        name: of the network.
-        phi: None where one axis alone is stretched.
-    """
-
-    name: str
-    scale: Scale
-    phi: float | None
+    member: Member
     precision: Precision
     kind: Kind
     batch: int = 1
@@ -38,50 +29,51 @@ class Step:
     @property
     def macs(self) -> int:
         """Multiply-accumulates that it takes at least."""
-        return efficientnet(self.scale).macs * self.batch * CALLS[self.kind]
+        return self.member.network().macs * self.batch * CALLS[self.kind]
 
 
 def plan_study(
+    family: Family,
     *,
     phis: Sequence[float],
     precisions: Sequence[Precision],
     batches: Sequence[int],
     axes: Sequence[Axis] = AXES,
 ) -> tuple[Step, ...]:
-    """From the least phi to the largest, so that what there is when it is stopped is of use.
+    """From the network of least work to that of most, so that what there is when it is stopped is of use.
 
     Of each phi latency, layers and throughput by batch; and the latency, in the first precision, of networks
     with as much work that are stretched along one axis alone, and of those whose accuracy was published.
     """
-    steps: list[Step] = []
+    steps: dict[Member, list[Step]] = {}
     for phi in sorted(set(phis)):
-        scale = scale_for(phi)
-        for precision in precisions:
-            step = partial(
-                Step,
-                name=f"efficientnet-phi{phi_label(phi)}",
-                scale=scale,
-                phi=phi,
-                precision=precision,
-            )
-            steps += [step(kind="single-stream"), step(kind="layers")]
-            steps += [step(kind="offline", batch=batch) for batch in sorted(set(batches))]
-        if 0 < phi <= LARGEST_AXIS_PHI:
-            macs = efficientnet(scale).macs
-            scales = [single_axis_scale(axis, macs=macs) for axis in axes]
-            if phi == PAPERS_PHI:
-                scales += [scale for scale in STRETCHED if axis_of(scale) in axes]
-            steps += [_stretched(scale, precisions[0]) for scale in scales]
-    return tuple(steps)
+        member = choose_member(family, phi=phi)
+        steps[member] = [
+            step for precision in precisions for step in _all_of(member, precision, sorted(set(batches)))
+        ]
+    for member in _stretched(family, list(steps), axes):
+        steps[member] = [Step(member=member, precision=precisions[0], kind="single-stream")]
+    by_work = sorted(steps, key=lambda member: member.network().macs)
+    return tuple(step for member in by_work for step in steps[member])
 
 
-def _stretched(scale: Scale, precision: Precision) -> Step:
-    axis = axis_of(scale)
-    value = scale.side_px if axis == "side" else getattr(scale, str(axis))
-    return Step(
-        name=f"efficientnet-{axis}{value:g}",
-        scale=scale,
-        phi=None,
-        precision=precision,
-        kind="single-stream",
-    )
+def _all_of(member: Member, precision: Precision, batches: Sequence[int]) -> Iterator[Step]:
+    yield Step(member=member, precision=precision, kind="single-stream")
+    yield Step(member=member, precision=precision, kind="layers")
+    for batch in batches:
+        yield Step(member=member, precision=precision, kind="offline", batch=batch)
+
+
+def _stretched(family: Family, compound: Sequence[Member], axes: Sequence[Axis]) -> Iterator[Member]:
+    """Networks of one axis alone: as much work as the compound ones, and what was published."""
+    scales: dict[Scale, None] = {}
+    for member in compound:
+        if member.phi is not None and 0 < member.phi <= LARGEST_AXIS_PHI:
+            macs = member.network().macs
+            scales |= dict.fromkeys(single_axis_scale(family, axis, macs=macs) for axis in axes)
+    if scales:
+        scales |= dict.fromkeys(scale for scale in family.top1 if axis_of(scale, family.base) in axes)
+    for scale in scales:
+        axis = axis_of(scale, family.base)
+        value = scale.side_px if axis == "side" else getattr(scale, str(axis))
+        yield Member(family=family, name=f"{family.name}-{axis}{value:g}", scale=scale)

@@ -2,10 +2,11 @@
 
 import tempfile
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from deploykit.architecture.families import DEFAULT_FAMILY, find_family
 from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layer_profile import LayerProfile, profile_engine
@@ -16,17 +17,16 @@ from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target, precision_for, target_for
 from deploykit.errors import DeployError
-from deploykit.export import prepare_at
+from deploykit.export import prepare
 from deploykit.extras import require
 from deploykit.files import require_writable
 from deploykit.local_gpu import local_gpu
 from deploykit.model_file import Precision, to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.pipeline import build_engine
-from deploykit.scaling import AXES, PUBLISHED, Axis
+from deploykit.scaling import AXES, Axis
 from deploykit.study.plan import CALLS, Step, plan_study
 
-DEFAULT_PHIS = tuple(float(phi) for phi in range(len(PUBLISHED)))
 CPU_BATCHES, GPU_BATCHES = (1, 2, 4, 8), (1, 8, 32, 128)
 SECONDS = 3.0  # of each measurement, at least
 
@@ -46,7 +46,8 @@ def run_study(
     folder: str | Path,
     *,
     gpu: str = "local",
-    phis: Sequence[float] = DEFAULT_PHIS,
+    family: str = DEFAULT_FAMILY,
+    phis: Sequence[float] = (),
     precisions: Sequence[Precision] = (),
     batches: Sequence[int] = (),
     axes: Sequence[Axis] = AXES,
@@ -60,6 +61,8 @@ def run_study(
     Args:
         folder: where the records go. What was measured into it before is not measured again.
         gpu: `local`, `cpu`, or the name of the GPU that is here.
+        family: see architecture.families.
+        phis: default the published members, and 0 to 3 where those are one.
         precisions: default FP32 and INT8 on a CPU, FP16 and INT8 on a GPU.
         batches: of throughput; default 1 to 8 on a CPU, 1 to 128 on a GPU.
         axes: to stretch alone, besides.
@@ -87,7 +90,8 @@ def run_study(
         batches=tuple(BatchRange(min=size, opt=size, max=size) for size in sorted({1, *sizes})),
         threads=threads,
     )
-    steps = plan_study(phis=phis, precisions=chosen, batches=sizes, axes=axes)
+    of_family = find_family(family)
+    steps = plan_study(of_family, phis=phis or of_family.phis, precisions=chosen, batches=sizes, axes=axes)
     require_writable(settings.folder / "record.json")
     there = _measured_before(settings)
     missing = [step for step in steps if _key(step, settings) not in there]
@@ -95,7 +99,7 @@ def run_study(
     done = total - sum(step.macs for step in missing)
     written = []
     progress(done, total)
-    for _, of_one in groupby(missing, key=lambda step: (step.name, step.precision)):
+    for _, of_one in groupby(missing, key=lambda step: (step.member.name, step.precision)):
         group = tuple(of_one)
         with tempfile.TemporaryDirectory() as scratch:
             engine = _built(group[0], Path(scratch), settings)
@@ -122,15 +126,8 @@ def _here(gpu: str) -> Target:
 
 def _built(step: Step, scratch: Path, settings: Settings) -> Path:
     """The engine to measure, named for its network."""
-    network, weights, info = prepare_at(step.scale)
-    model = scratch / f"{step.name}.onnx"
-    model.write_bytes(
-        to_bytes(
-            onnx_model(
-                network, weights, replace(info, phi=step.phi, rule=None if step.phi is None else "published")
-            )
-        )
-    )
+    model = scratch / f"{step.member.name}.onnx"
+    model.write_bytes(to_bytes(onnx_model(*prepare(step.member))))
     built = build_engine(onnx=model, precision=step.precision, gpu=settings.gpu, batches=settings.batches)
     return built.path
 
@@ -159,7 +156,8 @@ def _key_of(record: Record | LayerProfile) -> Hashable:
         how: Hashable = (record.method.scenario, record.method.batch, record.method.threads)
     else:
         how = (record.kind, record.batch, record.threads)
-    return (record.engine.scale, record.engine.precision, how, record.machine.name, record.engine.compiler)
+    engine = record.engine
+    return (engine.family, engine.scale, engine.precision, how, record.machine.name, engine.compiler)
 
 
 def _key(step: Step, settings: Settings) -> Hashable:
@@ -168,4 +166,11 @@ def _key(step: Step, settings: Settings) -> Hashable:
     how = (step.kind, step.batch, cpu_threads(settings.threads) if on_cpu else None)
     version = require(COMPILERS[settings.target.compiler].module).__version__
     compiler = f"{settings.target.compiler_title} {version}"
-    return (step.scale, step.precision, how, this_machine(on_cpu=on_cpu).name, compiler)
+    return (
+        step.member.family.name,
+        step.member.scale,
+        step.precision,
+        how,
+        this_machine(on_cpu=on_cpu).name,
+        compiler,
+    )

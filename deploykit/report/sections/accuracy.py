@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deploykit.bench.record import Measured
-from deploykit.published import published_top1
-from deploykit.report.gather import Gathered, network_name, setup_of, short_machine
+from deploykit.report.gather import Gathered, network_name, published_top1, setup_of, short_machine
 from deploykit.report.predicted import Predicted
 from deploykit.report.section import (
     COLOURS,
@@ -21,6 +20,7 @@ from deploykit.report.section import (
     milliseconds,
     plain,
 )
+from deploykit.scaling import phi_label
 
 IMAGENET = "ImageNet"
 
@@ -140,27 +140,27 @@ def _top1(gathered: Gathered, engine: Measured) -> tuple[float, Evidence, str, s
     if measured is not None:
         source = f"{measured.model} on {measured.images} images of {measured.data}"
         return measured.top1.value, "measured", measured.data, source
-    if engine.scale is None or engine.family != "efficientnet" or engine.precision == "int8":
+    published = published_top1(engine)
+    if published is None or engine.precision == "int8":
         return None
-    published = published_top1(engine.scale)
-    return None if published is None else (published.top1, "recorded", IMAGENET, published.source)
+    return published.value, "recorded", IMAGENET, published.source
 
 
 def _predicted(predicted: Sequence[Predicted]) -> list[Point]:
     return [
         Point(
-            network=f"phi {each.phi}",
+            network=f"phi {phi_label(each.phi)}",
             series=f"{each.series}, predicted",
             place=each.gpu,
             data=IMAGENET,
             latency_ms=each.latency.latency_ms,
-            top1=published.top1,
+            top1=published.value,
             latency_evidence="predicted",
             top1_evidence="recorded",
             source=published.source,
         )
         for each in predicted
-        if (published := published_top1(each.scale)) is not None
+        if (published := each.family.top1.get(each.scale)) is not None
     ]
 
 

@@ -3,8 +3,15 @@
 from collections.abc import Sequence
 
 from deploykit.bench.record import Record
-from deploykit.published import published_top1
-from deploykit.report.gather import Gathered, Setup, is_compound, is_stretched, network_name, setup_of
+from deploykit.report.gather import (
+    Gathered,
+    Setup,
+    axis_of_engine,
+    is_compound,
+    network_name,
+    published_top1,
+    setup_of,
+)
 from deploykit.report.section import (
     COLOURS,
     Column,
@@ -18,7 +25,7 @@ from deploykit.report.section import (
     milliseconds,
     plain,
 )
-from deploykit.scaling import AXES, Axis, axis_of
+from deploykit.scaling import AXES
 
 _ALIKE = 1.3  # times as much work is near enough for the cost of a multiply-accumulate to be compared
 
@@ -26,7 +33,7 @@ _ALIKE = 1.3  # times as much work is near enough for the cost of a multiply-acc
 def sections(gathered: Gathered) -> tuple[Section, ...]:
     """Latency over work by scaling axis, for each setup where one was stretched alone."""
     records = gathered.single_stream()
-    stretched = [each for each in records if is_stretched(each.engine)]
+    stretched = [each for each in records if axis_of_engine(each.engine) is not None]
     return tuple(
         _section(
             setup,
@@ -42,7 +49,7 @@ def _section(
     setup: Setup, setups: Sequence[Setup], *, compound: Sequence[Record], stretched: Sequence[Record]
 ) -> Section:
     title = setup.title(setups)
-    by_axis = {axis: [each for each in stretched if _axis(each) == axis] for axis in AXES}
+    by_axis = {axis: [each for each in stretched if axis_of_engine(each.engine) == axis] for axis in AXES}
     largest = max(each.engine.macs for each in stretched) * _ALIKE
     shown = [each for each in compound if each.engine.macs <= largest]
     series = {"compound": shown, **{f"{axis} alone": records for axis, records in by_axis.items()}}
@@ -80,10 +87,6 @@ def _section(
             "1.58 G.",
         ),
     )
-
-
-def _axis(record: Record) -> Axis | None:
-    return axis_of(record.engine.scale) if record.engine.scale is not None else None
 
 
 def _trace(name: str, records: Sequence[Record], index: int) -> Trace:
@@ -139,9 +142,8 @@ def _findings(compound: Sequence[Record], stretched: Sequence[Record]) -> tuple[
 
 
 def _percent(record: Record) -> str:
-    scale = record.engine.scale
-    published = published_top1(scale) if scale is not None else None
-    return f" ({100 * published.top1:.1f} % top-1)" if published is not None else ""
+    published = published_top1(record.engine)
+    return f" ({100 * published.value:.1f} % top-1)" if published is not None else ""
 
 
 def _row(record: Record, like: Record | None) -> tuple[str, ...]:

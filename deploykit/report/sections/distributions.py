@@ -6,7 +6,7 @@ import numpy as np
 
 from deploykit.bench.record import PERCENTILES, Record
 from deploykit.bench.statistics import samples_for
-from deploykit.report.gather import Gathered, Setup, is_stretched, network_name, setup_of
+from deploykit.report.gather import Gathered, Setup, axis_of_engine, network_name, setup_of
 from deploykit.report.section import COLOURS, DASHES, Column, Section, Table, Trace, hover, plain
 
 _POINTS = 60  # of a curve
@@ -19,7 +19,7 @@ def section(gathered: Gathered) -> Section | None:
     if not records:
         return None
     setups = sorted({setup_of(each) for each in records})
-    drawn = [each for each in records if not is_stretched(each.engine)] or records
+    drawn = [each for each in records if axis_of_engine(each.engine) is None] or records
     networks = list(dict.fromkeys(network_name(each.engine) for each in drawn))
     return Section(
         name="distributions",

@@ -14,6 +14,7 @@ from deploykit.report.section import COLOURS, Column, Section, Table, Trace, hov
 _BY_NAME = (
     (re.compile(r"\.conv_dw"), "depthwise"),
     (re.compile(r"\.conv_pwl?"), "pointwise"),
+    (re.compile(r"^blocks\.\d+\.\d+\.conv(_exp)?\b"), "fused"),
     (re.compile(r"\.se\."), "squeeze-excite"),
     (re.compile(r"^(conv_stem|conv_head|global_pool|classifier)"), "stem and head"),
 )

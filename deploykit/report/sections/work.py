@@ -19,6 +19,7 @@ from deploykit.report.section import (
     milliseconds,
     plain,
 )
+from deploykit.scaling import phi_label
 
 
 def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | None:
@@ -112,7 +113,9 @@ def _predicted(points: Sequence[Predicted], series: str, index: int) -> Trace:
         "marker": {"symbol": "circle-open"},
         "hoverinfo": "text",
         "hovertext": [
-            hover(f"phi {each.phi}, {series}", f"{milliseconds(each.latency.latency_ms)}, predicted")
+            hover(
+                f"phi {phi_label(each.phi)}, {series}", f"{milliseconds(each.latency.latency_ms)}, predicted"
+            )
             for each in points
         ],
     }
@@ -167,7 +170,7 @@ def _predicted_row(point: Predicted, first: Predicted) -> tuple[str, ...]:
     latency = point.latency
     cost, first_cost = (each.latency.latency_ms / (each.macs / 1e9) for each in (point, first))
     return (
-        f"phi {point.phi}",
+        f"phi {phi_label(point.phi)}",
         point.series,
         giga(point.macs),
         f"{latency.latency_ms:.4g} ({latency.low_ms:.4g} to {latency.high_ms:.4g})",

@@ -1,0 +1,53 @@
+"""Networks against timm's own, by the logits that the same random weights give."""
+
+import numpy as np
+import pytest
+import torch
+from timm_models import logits_of, timm_model
+
+from deploykit.architecture.member import choose_member
+from deploykit.architecture.tensorflow import as_tensorflow
+from deploykit.export import prepare
+from deploykit.model_file import INPUT_NAME, to_bytes
+from deploykit.models.onnx_graph import onnx_model
+from deploykit.models.weights import load_weights
+from deploykit.sessions import cpu_session
+
+# Family, member, timm's name; every one of up to 40 M parameters.
+MEMBERS = [
+    *[("efficientnet", f"b{phi}", f"efficientnet_b{phi}") for phi in range(6)],
+    *[("efficientnet-lite", f"lite{phi}", f"efficientnet_lite{phi}") for phi in range(5)],
+    *[("efficientnetv2", f"b{phi}", f"tf_efficientnetv2_b{phi}") for phi in range(4)],
+    ("efficientnetv2-s", "s", "efficientnetv2_s"),
+    ("efficientnetv2-s", "s", "tf_efficientnetv2_s"),
+    ("efficientnet", "b0", "tf_efficientnet_b0"),
+    ("efficientnet", "b3", "tf_efficientnet_b3"),
+    ("efficientnet-lite", "lite1", "tf_efficientnet_lite1"),
+    ("mobilenet-v2", "0.35", "mobilenetv2_035"),
+    ("mobilenet-v2", "0.50", "mobilenetv2_050"),
+    ("mobilenet-v2", "0.75", "mobilenetv2_075"),
+    ("mobilenet-v2", "1.00", "mobilenetv2_100"),
+    ("mobilenet-v2", "1.40", "mobilenetv2_140"),
+    ("mobilenet-v2-d", "110d", "mobilenetv2_110d"),
+    ("mobilenet-v2-d", "120d", "mobilenetv2_120d"),
+    ("resnet18", "18", "resnet18"),
+    ("resnet34", "34", "resnet34"),
+    ("resnet50", "50", "resnet50"),
+]
+
+
+@pytest.mark.parametrize(("family", "member", "name"), MEMBERS, ids=[name for _, _, name in MEMBERS])
+def test_a_checkpoint_gives_timms_logits(tmp_path, family, member, name):
+    theirs = timm_model(name)
+    path = tmp_path / "weights.pth"
+    torch.save(theirs.state_dict(), path)
+    side_px = 97  # odd: every stride meets a border
+    network, weights, info = prepare(choose_member(family, named=member, side_px=side_px), weights=path)
+    if name.startswith("tf_"):
+        network = as_tensorflow(network)
+    assert load_weights(path).sha256 == weights.sha256
+    images = np.random.default_rng(0).standard_normal((2, 3, side_px, side_px), np.float32)
+    expected = logits_of(theirs, images)
+    (given,) = cpu_session(to_bytes(onnx_model(network, weights, info))).run(None, {INPUT_NAME: images})
+    assert np.abs(given - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(expected).max() > 1e-3

@@ -1,0 +1,40 @@
+"""timm's models, which know the networks here by their own code."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@cache
+def _timm() -> Any:
+    """timm imports torchvision, whose operators are not there where torch has no CUDA."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _timm.library = library  # it lives as long as its definitions shall
+    import timm
+
+    return timm
+
+
+def timm_model(name: str, *, classes: int = 1000) -> torch.nn.Module:
+    """With random weights, statistics of batch norms among them."""
+    torch.manual_seed(0)
+    model = _timm().create_model(name, num_classes=classes).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.4, 0.8)  # larger ones let residual sums explode
+            torch.nn.init.normal_(module.bias, std=0.1)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
+    return model
+
+
+def logits_of(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return model(torch.from_numpy(images)).numpy()
