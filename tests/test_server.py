@@ -114,7 +114,9 @@ def test_arrivals_are_poissons_at_the_rate_that_is_told():
 
 
 def test_a_bound_that_one_image_alone_breaks_is_told_as_such():
-    with pytest.raises(DeployError, match="No rate holds 5 ms: an image alone takes 10 ms"):
+    with pytest.raises(
+        DeployError, match="No rate from 10 images/s on holds 5 ms: an image alone takes 10 ms"
+    ):
         serve(lambda _: 10.0, max_latency_ms=5)
 
 
