@@ -14,6 +14,7 @@ from deploykit.files import require_writable, write_atomically
 from deploykit.model_file import INPUT_NAME, ModelInfo, stamp, to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
+from deploykit.models.schemes import SCHEMES, Source, translate
 from deploykit.models.weights import Weights, load_weights, require_match
 from deploykit.pixels import with_pixels
 from deploykit.preprocessing import Preprocessing
@@ -49,6 +50,8 @@ def export_onnx(
     rule: Rule | None = None,
     side_px: int | None = None,
     weights: str | Path | None = None,
+    source: Source | None = None,
+    ema: bool = False,
     num_classes: int | None = None,
     preprocess: bool = False,
     labels: str | Path | None = None,
@@ -59,7 +62,9 @@ def export_onnx(
     Args:
         which: EfficientNet's compound coefficient phi, or what architecture.member.choose_member gives.
         rule, side_px: of that phi, see choose_member.
-        weights: a .safetensors or .pth checkpoint with timm's names; random weights without.
+        weights: a .safetensors or .pth checkpoint; random weights without.
+        source: whose names and arithmetic it has, see models.schemes; default told by the names.
+        ema: take the moving average of the weights, where the checkpoint has both.
         num_classes: default what the checkpoint has, else 1000.
         preprocess: take uint8 images, (n, side, side, 3), and normalize them in the graph.
         labels: a text file with the name of each class, a line each, in the order of the outputs.
@@ -72,7 +77,11 @@ def export_onnx(
     path = export_path(member.name, output)
     require_writable(path)
     network, loaded, info = prepare(
-        member, weights=None if weights is None else Path(weights), num_classes=num_classes
+        member,
+        weights=None if weights is None else Path(weights),
+        source=source,
+        ema=ema,
+        num_classes=num_classes,
     )
     if labels is not None:
         info = replace(info, labels=read_labels(Path(labels), network.num_classes))
@@ -119,15 +128,20 @@ def prepare(
     rule: Rule | None = None,
     side_px: int | None = None,
     weights: Path | None = None,
+    source: Source | None = None,
+    ema: bool = False,
     num_classes: int | None = None,
 ) -> tuple[Network, Weights, ModelInfo]:
     """The network, its weights and its description: all that goes into an export."""
     member = _member(which, rule, side_px)
-    checkpoint = load_weights(weights) if weights is not None else None
     network = member.network(num_classes=num_classes or DEFAULT_CLASSES)
-    if num_classes is None and checkpoint is not None:
-        network = member.network(num_classes=_classes_of(checkpoint, network))
-    loaded = checkpoint or random_weights(network)
+    if weights is None:
+        loaded = random_weights(network)
+    else:
+        loaded, whose = translate(load_weights(weights, ema=ema), network, source)
+        if num_classes is None:
+            network = member.network(num_classes=_classes_of(loaded, network))
+        network = SCHEMES[whose].adapt(network)
     require_match(loaded, network)
     info = ModelInfo(
         family=network.family,

@@ -197,7 +197,7 @@ def test_garbage_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "saved", [{"state_dict": {"a": torch.ones(3)}}, torch.ones(3), [torch.ones(3)], {0: torch.ones(3)}]
+    "saved", [{"optimizer": {"a": torch.ones(3)}}, torch.ones(3), [torch.ones(3)], {0: torch.ones(3)}]
 )
 def test_a_checkpoint_that_is_more_than_a_state_dict_is_refused(tmp_path, saved):
     torch.save(saved, tmp_path / "a.pth")

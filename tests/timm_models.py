@@ -1,4 +1,4 @@
-"""timm's models, which know the networks here by their own code."""
+"""Models of timm and torchvision, which know the networks here by their own code."""
 
 from functools import cache
 from typing import Any
@@ -25,7 +25,20 @@ def _timm() -> Any:
 def timm_model(name: str, *, classes: int = 1000) -> torch.nn.Module:
     """With random weights, statistics of batch norms among them."""
     torch.manual_seed(0)
-    model = _timm().create_model(name, num_classes=classes).eval()
+    return random_norms(_timm().create_model(name, num_classes=classes).eval())
+
+
+def torchvision_model(name: str, *, classes: int = 1000) -> torch.nn.Module:
+    """The same of torchvision's."""
+    _timm()
+    import torchvision
+
+    torch.manual_seed(0)
+    return random_norms(getattr(torchvision.models, name)(num_classes=classes).eval())
+
+
+def random_norms(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.4, 0.8)  # larger ones let residual sums explode

@@ -146,8 +146,8 @@ def server(
     while best is None or high / low > _CLOSE:
         if rate < _LEAST_LOAD * capacity:
             raise DeployError(
-                f"No rate from {_LEAST_LOAD * capacity:.3g} images/s on holds {max_latency_ms:g} ms: an image "
-                f"alone takes {alone_ms:.3g} ms.",
+                f"No rate from {_LEAST_LOAD * capacity:.3g} images/s on holds {max_latency_ms:g} ms: "
+                f"an image alone takes {alone_ms:.3g} ms.",
                 fix="allow a higher --max-latency, and let nothing else run meanwhile",
             )
         images = max(samples_for(SERVER_PERCENT), round(rate * seconds))

@@ -7,13 +7,20 @@ import click
 from deploykit.cli.network_options import chosen, network_options
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.export import export_onnx
+from deploykit.models.schemes import SOURCES
 
 
 @click.command(name="export")
 @network_options
+@click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .pth or .pt checkpoint.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path), help=".safetensors or .pth with timm's parameter names."
+    "--source",
+    type=click.Choice(["auto", *SOURCES]),
+    default="auto",
+    show_default=True,
+    help="Whose names the weights have; auto tells by them, but for TensorFlow's ports under timm's.",
 )
+@click.option("--ema", is_flag=True, help="Take the weights' moving average from the checkpoint.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Default: the checkpoint's, else 1000.")
 @click.option("--preprocess", is_flag=True, help="Take uint8 images and normalize them in the graph.")
 @click.option(
@@ -23,6 +30,8 @@ from deploykit.export import export_onnx
 @json_option
 def command(
     weights: Path | None,
+    source: str,
+    ema: bool,
     num_classes: int | None,
     preprocess: bool,
     labels: Path | None,
@@ -42,6 +51,8 @@ def command(
         result = export_onnx(
             member,
             weights=weights,
+            source=next((each for each in SOURCES if each == source), None),
+            ema=ema,
             num_classes=num_classes,
             preprocess=preprocess,
             labels=labels,

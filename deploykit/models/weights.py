@@ -35,6 +35,9 @@ _DAMAGE = (
     TypeError,
     AttributeError,
 )
+# How training scripts call the weights, their moving average, and each tensor of a parallel module.
+_WRAPPED, _AVERAGED = ("state_dict", "model"), ("state_dict_ema", "model_ema", "ema")
+_PARALLEL = "module."
 _LISTED = 5  # names an error spells out
 
 
@@ -64,8 +67,11 @@ class Weights:
         return digest.hexdigest()
 
 
-def load_weights(path: Path) -> Weights:
-    """Reads .safetensors, or .pth / .pt with weights_only.
+def load_weights(path: Path, *, ema: bool = False) -> Weights:
+    """Reads .safetensors, or .pth / .pt with weights_only, also from within what training wraps around them.
+
+    Args:
+        ema: take the moving average of the weights, where a checkpoint has both.
 
     Raises:
         DeployError: the file is missing, of another kind, damaged, or holds pickled code.
@@ -82,7 +88,9 @@ def load_weights(path: Path) -> Weights:
             fix="give a .safetensors, .pth or .pt file",
         )
     tensors = {
-        name: value for name, value in reader(path).items() if not name.endswith("num_batches_tracked")
+        name.removeprefix(_PARALLEL): value
+        for name, value in reader(path, ema).items()
+        if not name.endswith("num_batches_tracked")
     }
     imaginary = [name for name, tensor in tensors.items() if tensor.is_complex()]
     if imaginary:
@@ -129,7 +137,9 @@ def _listing(names: list[str]) -> str:
     return shown if len(names) <= _LISTED else f"{shown}, and {len(names) - _LISTED} more"
 
 
-def _read_safetensors(path: Path) -> "dict[str, Tensor]":
+def _read_safetensors(path: Path, ema: bool) -> "dict[str, Tensor]":
+    if ema:
+        raise DeployError(f"{path} holds one set of weights.", fix="leave out --ema")
     reader = require("safetensors.torch")  # its NumPy reader knows no bfloat16
     from safetensors import SafetensorError
 
@@ -142,7 +152,7 @@ def _read_safetensors(path: Path) -> "dict[str, Tensor]":
     return tensors
 
 
-def _read_torch(path: Path) -> "dict[str, Tensor]":
+def _read_torch(path: Path, ema: bool) -> "dict[str, Tensor]":
     torch = require("torch")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -153,6 +163,7 @@ def _read_torch(path: Path) -> "dict[str, Tensor]":
         ) from error
     except _DAMAGE as error:
         raise DeployError(f"{path} is damaged or no torch checkpoint.", fix="fetch the file again") from error
+    state = _unwrapped(state, path, ema=ema)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
@@ -166,3 +177,16 @@ def _read_torch(path: Path) -> "dict[str, Tensor]":
             fix="save the state dict by itself: torch.save(model.state_dict(), path)",
         )
     return state
+
+
+def _unwrapped(state: object, path: Path, *, ema: bool) -> object:
+    """What a training script wrapped: the weights themselves, or their moving average."""
+    if not isinstance(state, dict):
+        return state
+    averaged = next((state[key] for key in _AVERAGED if isinstance(state.get(key), dict)), None)
+    if ema:
+        if averaged is None:
+            raise DeployError(f"{path} has no moving average of its weights.", fix="leave out --ema")
+        return averaged
+    plain = next((state[key] for key in _WRAPPED if isinstance(state.get(key), dict)), averaged)
+    return state if plain is None else plain
