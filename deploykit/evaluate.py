@@ -1,5 +1,6 @@
 """Measures how well a model or an engine classifies, and how far it is from the FP32 model it came from."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from deploykit.images.drawn import Images, OnSkipped
 from deploykit.images.source import GENERATED, MAX_IMAGES, open_images
 from deploykit.metrics import CONFIDENCE, Logits, Scores, can_be_guessing, score
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.serial import to_json
 
 _BATCH = 8  # more gains little on a CPU, and takes gigabytes at phi 7
 
@@ -62,10 +64,18 @@ class Evaluation:
             precision=self.model.precision,
             data=self.images.source,
             images=self.count,
+            data_sha256=self._data_sha256(),
             top1=self.scores.top1,
             ran_by=self.model.ran_by,
             started=self.started,
         )
+
+    def _data_sha256(self) -> str:
+        """Of labels and preprocessing: what tells, without reading images again, that others were meant."""
+        digest = hashlib.sha256(to_json(self.images.preprocessing).encode())
+        digest.update(np.ascontiguousarray(self.images.labels, np.int64).tobytes())
+        digest.update(str(self.count).encode())
+        return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """As values that JSON has: an SQNR that is infinite is None, and `identical` says that it is."""

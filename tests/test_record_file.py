@@ -42,6 +42,7 @@ ACCURACY = Accuracy(
     precision="fp32",
     data="photos",
     images=100,
+    data_sha256="1" * 64,
     top1=Estimate(value=0.7, low=0.6, high=0.8),
     ran_by="ONNX Runtime",
     started="2026-01-02T03:04:05.678+00:00",
@@ -149,3 +150,12 @@ def test_a_record_of_another_format_is_refused_and_told_which(measured, tmp_path
     path.write_text(to_sealed_json(fields))
     with pytest.raises(DeployError, match=f"of format {older['format']}; this deploykit reads format 2"):
         read_record(path)
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0])
+def test_layers_that_took_no_time_are_refused(profile, tmp_path, ms):
+    path = tmp_path / "record.json"
+    fields = json.loads(to_json(profile))
+    path.write_text(to_sealed_json({**fields, "layers": [{**layer, "ms": ms} for layer in fields["layers"]]}))
+    with pytest.raises(DeployError, match="is no record"):
+        read_any(path)

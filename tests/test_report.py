@@ -11,7 +11,7 @@ from deploykit.report import write_report
 from deploykit.report.gather import arrange, gather, network_name, setup_of, short_machine
 from deploykit.report.page import figure_json, sections_of
 from deploykit.report.predicted import predict_families
-from deploykit.report.section import Section, hover
+from deploykit.report.section import Section, hover, log_axis
 from deploykit.report.sections import accuracy as accuracy_section
 from deploykit.report.sections import axes, batches, distributions, layers, work
 from deploykit.scaling import Scale
@@ -84,6 +84,25 @@ def test_records_are_read_from_files_and_folders(tmp_path):
     assert len(gather([one]).latencies) == 1
 
 
+def test_two_engines_of_one_network_are_two_series_and_one_under_two_names_is_one():
+    kinder = engine(precision="int8", sha256="of other layers", name="kinder.onnx")
+    renamed = engine(precision="int8", name="renamed.onnx")
+    records = [latency(each, ms) for each, ms in ((engine(precision="int8"), 3), (kinder, 4), (renamed, 5))]
+    found = arrange(records)
+    assert sorted(setup.title(found.setups) for setup in found.setups) == [
+        "INT8, ONNX Runtime 1.31, kinder.onnx",
+        "INT8, ONNX Runtime 1.31, phi0.int8.onnx",
+    ]
+    assert len(found.latencies) == 2
+    assert found.superseded == 1
+
+
+def test_machines_of_one_name_are_told_apart_by_their_cores():
+    large = replace(MACHINE, cores=64)
+    setups = arrange([latency(engine(), 4.0), latency(engine(), 1.0, machine=large)]).setups
+    assert [each.title(setups) for each in setups] == ["FP32, 2 cores", "FP32, 64 cores"]
+
+
 # ---------------------------------------------------------------- work
 
 
@@ -146,6 +165,26 @@ def test_int8_is_shown_where_it_was_evaluated_and_competes_on_those_images_alone
     }
     assert column(found, "on the front") == ["yes", "yes"]
     assert len(found.findings) == 2
+
+
+def test_accuracies_on_other_images_do_not_compete():
+    int8 = engine(precision="int8")
+    records = [latency(engine(), 4.0), latency(int8, 3.0), accuracy(engine(), 0.8)]
+    fewer = accuracy(int8, 0.9, images=20, data_sha256="2" * 64)
+    found = accuracy_section.section(arrange([*records, fewer]), ())
+    assert column(found, "on the front") == ["yes", "yes"]
+    alike = accuracy_section.section(arrange([*records, accuracy(int8, 0.9)]), ())
+    assert sorted(column(alike, "on the front")) == ["", "yes"]
+
+
+def test_the_accuracy_on_the_most_images_counts():
+    gathered = arrange([accuracy(engine(), 0.7), accuracy(engine(), 0.9, images=5)])
+    assert gathered.accuracy_of(engine()).top1.value == 0.7
+
+
+def test_a_network_of_other_classes_gets_no_accuracy_on_imagenet():
+    assert accuracy_section.section(arrange([latency(engine(classes=12), 4.0)]), ()) is None
+    assert accuracy_section.section(arrange([latency(engine(classes=1000), 4.0)]), ()) is not None
 
 
 def test_accuracy_of_the_model_an_engine_was_made_from_counts_in_its_precision_alone():
@@ -263,6 +302,24 @@ def test_a_network_without_a_member_like_it_is_shown_and_not_compared():
     assert column(found, "of compound's") == [""]
 
 
+# ---------------------------------------------------------------- axes with numbers
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.4, 38], [0.5, 1, 2, 5, 10, 20]),
+        ([4, 6], [4, 5, 6]),  # 1, 2, 5 would make one
+        ([8.0], [6.2, 6.3]),
+        ([100], [77, 78]),
+    ],
+)
+def test_a_logarithmic_axis_has_numbers_however_little_it_spans(values, ticks):
+    axis = log_axis("ms", [{"x": values}], "x")
+    assert len(axis["tickvals"]) >= 3
+    assert axis["tickvals"][: len(ticks)] == pytest.approx(ticks)
+
+
 # ---------------------------------------------------------------- texts and files
 
 
@@ -286,17 +343,22 @@ def test_what_was_not_measured_is_no_section():
         (("good", "-o", "good"), "not a file that can be replaced"),
         (("good/record.json", "-o", "good/record.json"), "would replace what it is made from"),
         (("bad",), "is no record"),
+        (("good", "-o", "other.json"), "is there, and is no HTML page"),
+        (("accuracies",), "answer none of a report's questions"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_leaves_nothing(run, workplace, arguments, about):
     for name in ("empty", "good", "bad"):
         (workplace / name).mkdir()
+    (workplace / "other.json").write_text("{}")
+    write_record(accuracy(engine(), 0.7), workplace / "accuracies")
     write_record(latency(engine(), 4.0), workplace / "good").rename("good/record.json")
     (workplace / "bad" / "record.json").write_text('{"format": 2, "kind": "latency"}')
     refused = run("report", *arguments)
     assert (refused.status, refused.out) == (2, "")
     assert about in refused.err
     assert not (workplace / "report.html").exists()
+    assert (workplace / "other.json").read_text() == "{}"
 
 
 def test_it_prints_what_it_found_and_where(run, workplace):

@@ -28,7 +28,7 @@ def logged(run_folder: str) -> list:
     from wandb.proto.wandb_internal_pb2 import Record
 
     wandb.teardown()  # its service has written all then
-    (path,) = Path(run_folder).parent.glob("run-*.wandb")
+    (path,) = Path(run_folder).glob("run-*.wandb")
     data, at, parts, found = path.read_bytes(), _FILE_HEADING, b"", []
     while at + _HEADING <= len(data):
         if _BLOCK - at % _BLOCK < _HEADING:
@@ -97,6 +97,13 @@ def test_a_server_that_does_not_answer_or_a_missing_login_is_told(monkeypatch):
     with pytest.raises(DeployError, match="Weights & Biases did not take the record") as caught:
         log_to_wandb(latency(engine(), 4.0), "efficientnets")
     assert "WANDB_MODE=offline" in caught.value.fix
+    assert "\n" not in caught.value.problem
+
+
+def test_settings_that_wandb_does_not_know_are_told(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    with pytest.raises(DeployError, match="did not take the record") as caught:
+        log_to_wandb(latency(engine(), 4.0), "efficientnets")
     assert "\n" not in caught.value.problem
 
 

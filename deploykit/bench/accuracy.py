@@ -27,6 +27,7 @@ class Accuracy:
     precision: Precision
     data: str
     images: Annotated[int, Meta(ge=1)]
+    data_sha256: str
     top1: Estimate
     ran_by: str
     started: str

@@ -33,6 +33,10 @@ class LayerProfile:
     kind: Literal["layers"] = "layers"
     format: Literal[2] = 2
 
+    def __post_init__(self) -> None:
+        if not sum(layer.ms for layer in self.layers) > 0:
+            raise ValueError("its layers took no time")
+
     @property
     def name(self) -> str:
         """Of its file, before the moment."""

@@ -4,7 +4,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from msgspec import Meta
 
 from deploykit.bench.roofline import Roofline
 from deploykit.engine.audit import CompiledLayer
@@ -37,8 +39,8 @@ class LayerTime:
     block: str
     node: str | None
     precision: Precision | None
-    ms: float
-    macs: int
+    ms: Annotated[float, Meta(ge=0)]
+    macs: Annotated[int, Meta(ge=0)]
     size_bytes: int | None
     bound_ms: float | None
 

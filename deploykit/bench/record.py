@@ -67,6 +67,7 @@ class Measured:
         phi, rule, depth, width: how it was scaled; None where that is not known.
         macs: multiply-accumulates of an image, of what the audit found; 0 where it found nothing.
         compiler: with its version.
+        classes: how many outputs an image has; None where that was not recorded.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Measured:
     macs: int
     compiler: str
     target: str
+    classes: int | None = None
 
     @property
     def scale(self) -> Scale | None:
@@ -107,6 +109,7 @@ class Measured:
             macs=sum(layer.macs for layer in manifest.audit.profiles[0].layers),
             compiler=f"{target.compiler_title} {manifest.compiler_version}",
             target=target.title,
+            classes=manifest.output.shape[-1],
         )
 
 

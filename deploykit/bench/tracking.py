@@ -28,8 +28,8 @@ def log_to_wandb(record: Record | LayerProfile, project: str, *, path: Path | No
         DeployError: wandb is not installed, not logged in, or can't reach its server.
     """
     wandb = require("wandb", extra="wandb")
-    settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
     try:
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
         with wandb.init(
             project=project, name=record.name, config=_configuration(record), settings=settings
         ) as run:
@@ -39,8 +39,8 @@ def log_to_wandb(record: Record | LayerProfile, project: str, *, path: Path | No
                 artifact = wandb.Artifact(name=f"record-{run.id}", type="record")
                 artifact.add_file(str(path))
                 run.log_artifact(artifact)
-            return str(run.dir if run.offline else run.url)
-    except wandb.Error as error:
+            return str(Path(run.dir).parent if run.offline else run.url)
+    except (wandb.Error, ValueError) as error:  # the second is of its settings
         raise DeployError(
             f"Weights & Biases did not take the record: {str(error).splitlines()[0].rstrip('.')}.",
             fix="wandb login, or set WANDB_MODE=offline and wandb sync later",

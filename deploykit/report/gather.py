@@ -1,13 +1,13 @@
 """What a report is made of: records, read, sorted and labelled."""
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from deploykit.architecture.families import DEFAULT_FAMILY, FAMILIES
-from deploykit.architecture.family import Family, Top1
+from deploykit.architecture.family import DEFAULT_CLASSES, Family, Top1
 from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Measured, Record, how_it_ran
@@ -31,6 +31,7 @@ class Setup:
 
     family: str
     machine: str
+    cores: int
     how: str
     precision_rank: int
     compiler: str
@@ -48,6 +49,8 @@ class Setup:
             parts.append(self.compiler)
         if len({each.machine for each in among}) > 1:
             parts.append(short_machine(self.machine))
+        if len({each.cores for each in among if each.machine == self.machine}) > 1:
+            parts.append(f"{self.cores} cores")
         if len({each.how for each in among if each.machine == self.machine}) > 1:
             parts.append(self.how)
         return ", ".join(parts)
@@ -86,7 +89,7 @@ class Gathered:
         )
 
     def accuracy_of(self, engine: Measured) -> Accuracy | None:
-        """That of the engine itself, or of a model in its precision from the same FP32 model."""
+        """Its own, or a model's in its precision that comes from the same FP32 model; on the most images."""
         exact = [each for each in self.accuracies if each.sha256 == engine.sha256]
         alike = [
             each
@@ -94,7 +97,7 @@ class Gathered:
             if each.onnx_sha256 is not None
             and (each.onnx_sha256, each.precision) == (engine.onnx_sha256, engine.precision)
         ]
-        return max(exact or alike, key=lambda each: each.started, default=None)
+        return max(exact or alike, key=lambda each: (each.images, each.started), default=None)
 
 
 def gather(paths: Iterable[str | Path]) -> Gathered:
@@ -113,8 +116,9 @@ def gather(paths: Iterable[str | Path]) -> Gathered:
 
 def arrange(records: Sequence[AnyRecord]) -> Gathered:
     """The latest of each measurement, sorted."""
-    latencies = _latest([each for each in records if isinstance(each, Record)])
-    profiles = _latest([each for each in records if isinstance(each, LayerProfile)])
+    engines = _told_apart([each for each in records if not isinstance(each, Accuracy)])
+    latencies = _latest([each for each in engines if isinstance(each, Record)])
+    profiles = _latest([each for each in engines if isinstance(each, LayerProfile)])
     accuracies = tuple(each for each in records if isinstance(each, Accuracy))
     kept = len(latencies) + len(profiles) + len(accuracies)
     return Gathered(
@@ -130,6 +134,7 @@ def setup_of(record: Record | LayerProfile) -> Setup:
     return Setup(
         family=record.engine.family,
         machine=record.machine.name,
+        cores=record.machine.cores,
         how=how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph),
         precision_rank=_PRECISIONS.index(record.engine.precision),
         compiler=record.engine.compiler,
@@ -174,7 +179,9 @@ def axis_of_engine(engine: Measured) -> Axis | None:
 def published_top1(engine: Measured) -> Top1 | None:
     """Of the network at that scale; None where nobody published it."""
     family = FAMILIES.get(engine.family)
-    return family.top1.get(engine.scale) if family is not None and engine.scale is not None else None
+    if family is None or engine.scale is None or engine.classes not in (None, DEFAULT_CLASSES):
+        return None  # which is about ImageNet's classes
+    return family.top1.get(engine.scale)
 
 
 def _has_own_side(engine: Measured) -> bool:
@@ -188,6 +195,30 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
+def _told_apart(records: Sequence[Record | LayerProfile]) -> list[Record | LayerProfile]:
+    """Engines that are alike in all but their bytes are told apart by their file, in what made them.
+
+    Without that, two ways to quantize one network would be one series.
+    """
+    digests: dict[Hashable, dict[str, str]] = {}
+    for each in records:
+        alike = digests.setdefault((network_name(each.engine), setup_of(each)), {})
+        alike.setdefault(each.engine.sha256, each.engine.name)
+    return [
+        each if len(alike) == 1 else replace(each, engine=_with_file(each.engine, alike))
+        for each in records
+        for alike in (digests[network_name(each.engine), setup_of(each)],)
+    ]
+
+
+def _with_file(engine: Measured, names: Mapping[str, str]) -> Measured:
+    """With its file in its compiler: the first name it had here, and its digest where others share that."""
+    file = names[engine.sha256]
+    if list(names.values()).count(file) > 1:
+        file = f"{file} {engine.sha256[:6]}"
+    return replace(engine, compiler=f"{engine.compiler}, {file}")
+
+
 def _latest(records: Sequence[T]) -> tuple[T, ...]:
     by_measurement = {_measurement(each): each for each in sorted(records, key=lambda each: each.started)}
     return tuple(sorted(by_measurement.values(), key=lambda each: (each.engine.macs, each.engine.name)))
@@ -195,4 +226,4 @@ def _latest(records: Sequence[T]) -> tuple[T, ...]:
 
 def _measurement(record: Record | LayerProfile) -> Hashable:
     how = record.method if isinstance(record, Record) else record.batch
-    return (record.engine.name, network_name(record.engine), setup_of(record), how)
+    return (record.engine.sha256, network_name(record.engine), setup_of(record), how)

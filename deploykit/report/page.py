@@ -9,6 +9,7 @@ from typing import Any
 
 from deploykit import __version__
 from deploykit.bench.record import how_it_ran, now
+from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
 from deploykit.report.gather import Gathered, gather, short_machine
@@ -41,13 +42,25 @@ def write_report(
     """
     path = Path(output)
     require_writable(path, inputs=tuple(map(Path, records)))
+    _require_no_other_file(path)
     for module in ("plotly", "jinja2"):
         require(module, extra=_EXTRA)
     gathered = gather(records)
     predicted = predict_families(gathered.families, predict)
     shown = sections_of(gathered, predicted)
+    if not shown:
+        raise DeployError(
+            "These records answer none of a report's questions.",
+            fix="add latency of one image, throughput by batch, or layers: deploykit study makes all",
+        )
     write_atomically(path, page(title, gathered, shown))
     return shown
+
+
+def _require_no_other_file(path: Path) -> None:
+    """Only a page is replaced: records are not."""
+    if path.is_file() and not path.read_bytes()[:200].lstrip().lower().startswith(b"<!doctype html"):
+        raise DeployError(f"{path} is there, and is no HTML page.", fix="give another name with -o")
 
 
 def sections_of(gathered: Gathered, predicted: Sequence[Predicted] = ()) -> tuple[Section, ...]:

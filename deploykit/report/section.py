@@ -1,5 +1,6 @@
 """A question, a figure that answers it, and the table under it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -77,8 +78,28 @@ def hover(*lines: str) -> str:
     return "<br>".join(map(plain, lines))
 
 
-def log_axis(title: str) -> dict[str, Any]:
-    return {"title": {"text": title}, "type": "log", "dtick": "D2", "tickformat": "~g"}
+def log_axis(title: str, traces: Sequence[Trace], letter: Literal["x", "y"]) -> dict[str, Any]:
+    """A logarithmic axis with numbers on it, however little the traces' values span."""
+    ticks = _ticks([value for trace in traces for value in trace[letter]])
+    return {
+        "title": {"text": title},
+        "type": "log",
+        "tickvals": ticks,
+        "ticktext": [f"{each:.4g}" for each in ticks],
+    }
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """1, 2, 5, 10, ... around the values; closer together where that makes less than three."""
+    low, high = min(values) / 1.3, max(values) * 1.3
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(each / 10 for each in range(10, 100))):
+        found = [digit * 10.0**decade for decade in decades for digit in digits]
+        found = [each for each in found if low <= each <= high]
+        if len(found) >= 3:
+            break
+    return found
 
 
 def joined(names: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.record import Measured
 from deploykit.report.gather import Gathered, network_name, published_top1, setup_of, short_machine
 from deploykit.report.predicted import Predicted
@@ -23,6 +25,7 @@ from deploykit.report.section import (
 from deploykit.scaling import phi_label
 
 IMAGENET = "ImageNet"
+_NAME_LENGTH = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,10 @@ def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | Non
     fronts = [front([each for each in points if (each.place, each.data) == contest]) for contest in contests]
     on_front = [each for found in fronts for each in found]
     series = list(dict.fromkeys(each.series for each in points))
+    traces = (
+        *(_trace([each for each in points if each.series == name], at) for at, name in enumerate(series)),
+        *(_front_trace(place, data, found) for (place, data), found in zip(contests, fronts, strict=True)),
+    )
     return Section(
         name="accuracy",
         title="What accuracy does a latency buy?",
@@ -60,15 +67,9 @@ def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | Non
             _finding(place, data, found, points)
             for (place, data), found in zip(contests, fronts, strict=True)
         ),
-        traces=(
-            *(_trace([each for each in points if each.series == name], at) for at, name in enumerate(series)),
-            *(
-                _front_trace(place, data, found)
-                for (place, data), found in zip(contests, fronts, strict=True)
-            ),
-        ),
+        traces=traces,
         layout={
-            "xaxis": log_axis("median latency at batch 1, ms"),
+            "xaxis": log_axis("median latency at batch 1, ms", traces, "x"),
             "yaxis": {"title": {"text": "top-1, %"}},
         },
         table=Table(
@@ -139,11 +140,17 @@ def _top1(gathered: Gathered, engine: Measured) -> tuple[float, Evidence, str, s
     measured = gathered.accuracy_of(engine)
     if measured is not None:
         source = f"{measured.model} on {measured.images} images of {measured.data}"
-        return measured.top1.value, "measured", measured.data, source
+        return measured.top1.value, "measured", _data_name(measured), source
     published = published_top1(engine)
     if published is None or engine.precision == "int8":
         return None
     return published.value, "recorded", IMAGENET, published.source
+
+
+def _data_name(measured: Accuracy) -> str:
+    """Short enough for a legend, and another for other images."""
+    name = Path(measured.data).name[-_NAME_LENGTH:] or measured.data[-_NAME_LENGTH:]
+    return f"{measured.images} images of {name} ({measured.data_sha256[:4]})"
 
 
 def _predicted(predicted: Sequence[Predicted]) -> list[Point]:

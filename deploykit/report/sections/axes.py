@@ -53,16 +53,17 @@ def _section(
     largest = max(each.engine.macs for each in stretched) * _ALIKE
     shown = [each for each in compound if each.engine.macs <= largest]
     series = {"compound": shown, **{f"{axis} alone": records for axis, records in by_axis.items()}}
+    traces = tuple(
+        _trace(name, records, index) for index, (name, records) in enumerate(series.items()) if records
+    )
     return Section(
         name=f"axes-{setup.precision.lower()}-{setups.index(setup)}",
         title=f"What does compound scaling cost, against one axis alone? {title}",
         findings=_findings(compound, [each for records in by_axis.values() for each in records]),
-        traces=tuple(
-            _trace(name, records, index) for index, (name, records) in enumerate(series.items()) if records
-        ),
+        traces=traces,
         layout={
-            "xaxis": log_axis("multiply-accumulates an image, G"),
-            "yaxis": log_axis("median latency at batch 1, ms"),
+            "xaxis": log_axis("multiply-accumulates an image, G", traces, "x"),
+            "yaxis": log_axis("median latency at batch 1, ms", traces, "y"),
         },
         table=Table(
             columns=(

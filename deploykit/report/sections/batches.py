@@ -36,11 +36,12 @@ def section(gathered: Gathered) -> Section | None:
     setups = sorted({setup for _, setup in series})
     networks = list(dict.fromkeys(network for network, _ in series))
     batches = sorted({record.method.batch for records in series.values() for record in records})
+    traces = tuple(_trace(key, records, setups, networks) for key, records in series.items())
     return Section(
         name="batches",
         title="What does a larger batch bring?",
         findings=tuple(_finding(setup, setups, series) for setup in setups),
-        traces=tuple(_trace(key, records, setups, networks) for key, records in series.items()),
+        traces=traces,
         layout={
             "xaxis": {
                 "title": {"text": "batch"},
@@ -48,7 +49,7 @@ def section(gathered: Gathered) -> Section | None:
                 "tickvals": batches,
                 "ticktext": list(map(str, batches)),
             },
-            "yaxis": log_axis("images/s"),
+            "yaxis": log_axis("images/s", traces, "y"),
         },
         table=Table(
             columns=(

@@ -47,8 +47,8 @@ def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | Non
         findings=tuple(findings),
         traces=tuple(traces),
         layout={
-            "xaxis": log_axis("multiply-accumulates an image, G"),
-            "yaxis": log_axis("median latency at batch 1, ms"),
+            "xaxis": log_axis("multiply-accumulates an image, G", traces, "x"),
+            "yaxis": log_axis("median latency at batch 1, ms", traces, "y"),
         },
         table=Table(
             columns=(
