@@ -14,6 +14,9 @@ def test_scenarios_are_measured_recorded_and_compared(run):
     assert re.search(r"^8 +[\d.]+ images/s \([\d.]+ to [\d.]+\)", throughput.out, re.MULTILINE)
     served = run(*bench, "--scenario", "server", "--batch", "4", "--max-latency", "500ms")
     assert re.search(r"^up to 4 +[\d.]+ images/s +[\d.]+ images/s", served.out, re.MULTILINE)
+    before = set(Path("records").iterdir())
+    refused = run(*bench, "--batch", "1,65")
+    assert (refused.status, set(Path("records").iterdir())) == (2, before)
     Path("file").write_text("in the way")
     assert "can't be written" in run(*bench[:-1], "file", "--scenario", "offline").err
     one, eight = sorted(map(str, Path("records").glob("*single-stream.b*.json")))

@@ -93,7 +93,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path):
         ({"precisions": ["fp16"]}, "no FP16 arithmetic on CPUs"),
         ({"phis": [8]}, "phi must be between 0 and 7"),
         ({"family": "lenet"}, "There is no family 'lenet'"),
-        ({"batches": [0]}, "A batch of 0"),
+        ({"batches": [0]}, "A batch of 0 is not between 1 and"),
         ({"threads": 0}, "threads are not a number"),
         ({"seconds": -1}, "no time to measure in"),
     ],

@@ -85,5 +85,5 @@ def read_any(path: str | Path) -> AnyRecord:
     except (OSError, ValueError) as error:
         raise DeployError(
             f"{path} is no record, or was cut short or altered ({error}).",
-            fix="copy it again, or measure again",
+            fix="copy it again, measure again, or leave it out of what is read",
         ) from error

@@ -14,6 +14,7 @@ from deploykit.bench.statistics import Estimate
 from deploykit.cli.keeping import Keeper, Kept, wandb_option
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, numbers
+from deploykit.engine.manifest import is_bundle, read_manifest
 from deploykit.errors import DeployError
 
 _SLOWEST = 10
@@ -81,6 +82,7 @@ def command(
         _profile(engine, _batches(batch), threads, keeper, cuda_graphs=cuda_graph, as_json=as_json)
         return
     bound_ms, records = duration_ms(max_latency), []
+    _require_batches(engine, _batches(batch))
     for size in _batches(batch):
         with phases("measuring") as progress:
             record = benchmark(
@@ -170,6 +172,15 @@ def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None
 def _batches(text: str | None) -> tuple[int | None, ...]:
     """`1,8,32`; without a text what the engine is tuned for."""
     return (None,) if text is None else numbers(text, int, option="--batch", example="1,8,32")
+
+
+def _require_batches(engine: Path, batches: tuple[int | None, ...]) -> None:
+    """Fails before the first is measured where a later one can't be; a bundle tells when it is loaded."""
+    if not is_bundle(engine):
+        manifest = read_manifest(engine)
+        for size in batches:
+            if size is not None:
+                manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
 
 
 def _print_figures(records: list[Record]) -> None:

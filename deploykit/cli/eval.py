@@ -72,13 +72,16 @@ def command(
             note=note,
             progress=progress,
         )
-    if not as_json:
-        _print(evaluation)
-    path = write_record(evaluation.record(), output) if output else None
+    has_top1 = evaluation.scores.top1 is not None
+    path = write_record(evaluation.record(), output) if output is not None and has_top1 else None
     if as_json:
         print_json({**evaluation.summary(), "record": path})
-    elif path is not None:
+    else:
+        _print(evaluation)
+    if path is not None and not as_json:
         print(f"record: {path}")
+    if output is not None and path is None:
+        evaluation.record()  # which says what is missing
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -14,7 +14,7 @@ from deploykit.bench.machine import this_machine
 from deploykit.bench.record import Record, cpu_threads
 from deploykit.bench.record_file import read_any, write_record
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.shapes import BatchRange
+from deploykit.engine.shapes import MAX_BATCH, BatchRange
 from deploykit.engine.targets import Target, precision_for, target_for
 from deploykit.errors import DeployError
 from deploykit.export import prepare
@@ -83,6 +83,8 @@ def run_study(
     for precision in chosen:
         precision_for(target, precision)
     sizes = tuple(batches) or (CPU_BATCHES if target.on_cpu else GPU_BATCHES)
+    if wrong := [size for size in sizes if not 1 <= size <= MAX_BATCH]:
+        raise DeployError(f"A batch of {wrong[0]} is not between 1 and {MAX_BATCH}.", fix="give --batch 1,8")
     settings = Settings(
         folder=Path(folder),
         gpu=gpu,
