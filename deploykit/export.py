@@ -136,6 +136,8 @@ def prepare(
     member = _member(which, rule, side_px)
     network = member.network(num_classes=num_classes or DEFAULT_CLASSES)
     if weights is None:
+        if source is not None or ema:
+            raise DeployError("There are no weights that --source or --ema are about.", fix="add --weights F")
         loaded = random_weights(network)
     else:
         loaded, whose = translate(load_weights(weights, ema=ema), network, source)

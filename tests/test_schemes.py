@@ -126,6 +126,12 @@ def test_the_number_of_classes_follows_from_the_checkpoint(workplace):
     assert export_onnx(0, side_px=32, weights="w.pth").network.num_classes == 7
 
 
+@pytest.mark.parametrize("option", [{"source": "timm"}, {"ema": True}])
+def test_what_is_about_weights_is_refused_without_them(option):
+    with pytest.raises(DeployError, match="There are no weights"):
+        prepare(0, **option)
+
+
 def test_every_source_names_every_parameter_of_its_networks():
     network = choose_member(phi=1).network()
     for source in SOURCES:

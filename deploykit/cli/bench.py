@@ -176,7 +176,7 @@ def _batches(text: str | None) -> tuple[int | None, ...]:
 
 def _require_batches(engine: Path, batches: tuple[int | None, ...]) -> None:
     """Fails before the first is measured where a later one can't be; a bundle tells when it is loaded."""
-    if not is_bundle(engine):
+    if len(batches) > 1 and not is_bundle(engine):
         manifest = read_manifest(engine)
         for size in batches:
             if size is not None:
