@@ -71,3 +71,13 @@ def test_a_study_tells_what_it_measures_and_goes_on(run):
     for wrong in (("--phi", "0,b"), ("--precision", "fp8"), ("--batch", ""), ("--gpu", "T4")):
         refused = run(*study, *wrong)
         assert (refused.status, refused.out) == (2, "")
+
+
+def test_a_percentile_of_too_few_calls_is_printed_without_an_interval(run):
+    run("export", "--phi", "0", "--side", "32")
+    run("build-engine", "--gpu", "cpu")
+    engine = "engines/efficientnet-phi0/model.fp32.cpu.onnx"
+    shown = run("bench", engine, "--seconds", "0.01", "--samples", "100").out
+    number = r"[\d.]+ ms"
+    interval = rf"{number} \([\d.]+ to [\d.]+\)"
+    assert re.search(rf"^\d+ +{interval} +{interval} +~{number} ", shown, re.MULTILINE)

@@ -91,7 +91,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path):
         ({"gpu": "local"}, "shows no NVIDIA GPU"),
         ({"gpu": "portable"}, "measures on this machine"),
         ({"precisions": ["fp16"]}, "no FP16 arithmetic on CPUs"),
-        ({"phis": [8]}, "phi must be between 0 and 7"),
+        ({"phis": [8]}, "is studied at phi 0 to 7, not at 8"),
         ({"family": "lenet"}, "There is no family 'lenet'"),
         ({"batches": [0]}, "A batch of 0 is not between 1 and"),
         ({"threads": 0}, "threads are not a number"),

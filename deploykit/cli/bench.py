@@ -10,7 +10,7 @@ from deploykit.bench.layers import LayerTime, by_block, by_kind
 from deploykit.bench.record import PERCENTILES, Record, Scope, how_it_ran
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server import SERVER_PERCENT
-from deploykit.bench.statistics import Estimate
+from deploykit.bench.statistics import Estimate, samples_for
 from deploykit.cli.keeping import Keeper, Kept, wandb_option
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, numbers
@@ -189,7 +189,7 @@ def _print_figures(records: list[Record]) -> None:
         rows = [
             (
                 record.method.batch,
-                *(_interval(record.percentile_ms(percent), "ms") for percent in PERCENTILES),
+                *(_percentile(record, percent) for percent in PERCENTILES),
                 # of a part of the calls there is none
                 f"{record.images_per_s.value:.4g} images/s" if record.method.scope == "end-to-end" else "",
                 len(record.latency_ms),
@@ -215,6 +215,14 @@ def _print_figures(records: list[Record]) -> None:
             for record in records
         ]
     print_table(columns, rows)
+
+
+def _percentile(record: Record, percent: float) -> str:
+    """With its interval, where there are calls enough for one."""
+    estimate = record.percentile_ms(percent)
+    if len(record.latency_ms) < samples_for(percent):
+        return f"~{estimate.value:.4g} ms"
+    return _interval(estimate, "ms")
 
 
 def _interval(estimate: Estimate, unit: str) -> str:

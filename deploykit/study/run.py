@@ -93,6 +93,12 @@ def run_study(
         threads=threads,
     )
     of_family = find_family(family)
+    low, high = of_family.phi_range
+    if wrong_phis := [phi for phi in phis if not low <= phi <= high]:
+        raise DeployError(
+            f"{of_family.title} is studied at phi {low:g} to {high:g}, not at {wrong_phis[0]:g}.",
+            fix=f"give --phi from {low:g} to {high:g}",
+        )
     steps = plan_study(of_family, phis=phis or of_family.phis, precisions=chosen, batches=sizes, axes=axes)
     require_writable(settings.folder / "record.json")
     there = _measured_before(settings)
