@@ -14,10 +14,11 @@ from deploykit.files import require_writable, write_atomically
 from deploykit.model_file import INPUT_NAME, ModelInfo, stamp, to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
-from deploykit.models.schemes import SCHEMES, Source, translate
+from deploykit.models.recognize import compare, require_whole
+from deploykit.models.schemes import Source
 from deploykit.models.weights import Weights, load_weights, require_match
 from deploykit.pixels import with_pixels
-from deploykit.preprocessing import Preprocessing
+from deploykit.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from deploykit.scaling import Rule
 from deploykit.sessions import cpu_session
 from deploykit.workspace import export_path
@@ -53,6 +54,7 @@ def export_onnx(
     source: Source | None = None,
     ema: bool = False,
     num_classes: int | None = None,
+    normalization: Normalization | None = None,
     preprocess: bool = False,
     labels: str | Path | None = None,
     output: str | Path | None = None,
@@ -66,6 +68,7 @@ def export_onnx(
         source: whose names and arithmetic it has, see models.schemes; default told by the names.
         ema: take the moving average of the weights, where the checkpoint has both.
         num_classes: default what the checkpoint has, else 1000.
+        normalization: of the images it was trained on; default what its source and file name tell.
         preprocess: take uint8 images, (n, side, side, 3), and normalize them in the graph.
         labels: a text file with the name of each class, a line each, in the order of the outputs.
         output: a folder or a .onnx file; default engines/NAME/.
@@ -82,6 +85,7 @@ def export_onnx(
         source=source,
         ema=ema,
         num_classes=num_classes,
+        normalization=normalization,
     )
     if labels is not None:
         info = replace(info, labels=read_labels(Path(labels), network.num_classes))
@@ -131,20 +135,18 @@ def prepare(
     source: Source | None = None,
     ema: bool = False,
     num_classes: int | None = None,
+    normalization: Normalization | None = None,
 ) -> tuple[Network, Weights, ModelInfo]:
     """The network, its weights and its description: all that goes into an export."""
     member = _member(which, rule, side_px)
-    network = member.network(num_classes=num_classes or DEFAULT_CLASSES)
-    if weights is None:
-        if source is not None or ema:
-            raise DeployError("There are no weights that --source or --ema are about.", fix="add --weights F")
-        loaded = random_weights(network)
+    if weights is not None:
+        network, loaded, trained_on = _trained(member, load_weights(weights, ema=ema), source, num_classes)
+    elif source is not None or ema:
+        raise DeployError("There are no weights that --source or --ema are about.", fix="add --weights F")
     else:
-        loaded, whose = translate(load_weights(weights, ema=ema), network, source)
-        if num_classes is None:
-            network = member.network(num_classes=_classes_of(loaded, network))
-        network = SCHEMES[whose].adapt(network)
-    require_match(loaded, network)
+        network, trained_on = member.network(num_classes=num_classes or DEFAULT_CLASSES), "imagenet"
+        loaded = random_weights(network)
+    mean, std = NORMALIZATIONS[normalization or trained_on]
     info = ModelInfo(
         family=network.family,
         phi=member.phi,
@@ -152,7 +154,7 @@ def prepare(
         depth=member.scale.depth,
         width=member.scale.width,
         precision="fp32",
-        preprocessing=Preprocessing(side_px=member.scale.side_px),
+        preprocessing=Preprocessing(side_px=member.scale.side_px, mean=mean, std=std),
         weights="random" if loaded.is_random else "trained",
         weights_sha256=loaded.sha256,
     )
@@ -176,8 +178,11 @@ def _member(which: float | Member, rule: Rule | None, side_px: int | None) -> Me
     return which if isinstance(which, Member) else choose_member(phi=which, rule=rule, side_px=side_px)
 
 
-def _classes_of(checkpoint: Weights, network: Network) -> int:
-    match checkpoint.state.get(f"{network.layers[-1].name}.weight"):
-        case np.ndarray(shape=(classes, _)):
-            return int(classes)
-    return DEFAULT_CLASSES
+def _trained(
+    member: Member, weights: Weights, source: Source | None, num_classes: int | None
+) -> tuple[Network, Weights, Normalization]:
+    """The network as the checkpoint's authors compute it, its weights, and what these were trained on."""
+    likeness = compare(weights, member, source, num_classes=num_classes)
+    require_whole(likeness)
+    require_match(likeness.weights, likeness.network)
+    return likeness.network, likeness.weights, likeness.normalization

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -22,6 +23,13 @@ Channels = tuple[float, float, float]
 # Statistics of ImageNet's training set; timm's IMAGENET_DEFAULT_MEAN and _STD.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Normalization = Literal["imagenet", "inception"]
+NORMALIZATIONS: Mapping[Normalization, tuple[Channels, Channels]] = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # -1 to 1; timm's IMAGENET_INCEPTION_MEAN and _STD
+}
+"""Mean and standard deviation that networks are trained with."""
 
 # Pixels between the resized image and the crop.
 # Source: CROP_PADDING in tensorflow/tpu, efficientnet/preprocessing.py.

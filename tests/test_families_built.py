@@ -44,6 +44,6 @@ def test_it_is_exported_compiled_in_fp16_and_int8_and_runs(workplace, family, wh
 def test_weights_of_another_family_are_refused(workplace):
     _, weights, _ = prepare(choose_member("resnet18", side_px=32), num_classes=3)
     torch.save({name: torch.from_numpy(value) for name, value in weights.state.items()}, "r18.pth")
-    with pytest.raises(DeployError, match="does not fit this network"):
+    with pytest.raises(DeployError, match="it looks like --family resnet18 --member 18"):
         export_onnx(0, weights="r18.pth")
     assert not (workplace / "engines").exists()

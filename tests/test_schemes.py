@@ -1,5 +1,7 @@
 """Checkpoints under others' names, against the networks that wrote them."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -86,23 +88,30 @@ def test_lukemelas_and_nvidias_names_are_theirs():
         assert (lukemelas[ours], nvidia[ours]) == (one, other)
 
 
-def is_gate(name: str, value: torch.Tensor) -> bool:
-    return ".se." in name and value.ndim == 4
+@pytest.mark.parametrize("phi", [0, 3])
+def test_checkpoints_of_efficientnet_pytorch_give_its_logits(tmp_path, phi):
+    from efficientnet_pytorch import EfficientNet
+
+    torch.manual_seed(0)
+    theirs = random_norms(EfficientNet.from_name(f"efficientnet-b{phi}", image_size=SIDE_PX).eval())
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    assert difference(theirs, tmp_path / "w.pth", "efficientnet", f"b{phi}") < 1e-4
 
 
-@pytest.mark.parametrize("source", ["lukemelas", "nvidia"])
-def test_their_names_are_recognized_and_their_arithmetic_kept(tmp_path, source):
-    theirs = timm_model("tf_efficientnet_b0" if source == "lukemelas" else "efficientnet_b0")
-    if source == "nvidia":
-        for module in theirs.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eps = 1e-3
-    state = renamed(source, theirs.state_dict(), choose_member(phi=0).network())
-    if source == "nvidia":  # whose squeeze-excite has linear layers
-        state = {
-            key: value[:, :, 0, 0] if ".se." in key and value.ndim == 4 else value
-            for key, value in state.items()
-        }
+@pytest.mark.parametrize("stage", ["layers.{}.", "layer{}."], ids=["in the code", "on NGC"])
+def test_nvidias_names_are_recognized_and_their_arithmetic_kept(tmp_path, stage):
+    theirs = timm_model("efficientnet_b0")
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 1e-3
+    first = 0 if stage == "layers.{}." else 1
+    state = {
+        re.sub(r"layers\.(\d)\.", lambda found: stage.format(int(found[1]) + first), key): value
+        for key, value in renamed("nvidia", theirs.state_dict(), choose_member(phi=0).network()).items()
+    }
+    state = {  # whose squeeze-excite has linear layers in some versions
+        key: value[:, :, 0, 0] if ".se." in key and value.ndim == 4 else value for key, value in state.items()
+    }
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "w.pth")
     assert difference(theirs, tmp_path / "w.pth", "efficientnet", "b0") < 1e-4
 

@@ -4,24 +4,18 @@ from typing import Any
 
 import click
 
+from deploykit.cli.checkpoint_options import checkpoint_options
 from deploykit.cli.network_options import chosen, network_options
 from deploykit.cli.output import json_option, note, phases, print_json
-from deploykit.export import export_onnx
-from deploykit.models.schemes import SOURCES
+from deploykit.export import Export, export_onnx
+from deploykit.models.schemes import Source
+from deploykit.preprocessing import Normalization
 
 
 @click.command(name="export")
 @network_options
 @click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .pth or .pt checkpoint.")
-@click.option(
-    "--source",
-    type=click.Choice(["auto", *SOURCES]),
-    default="auto",
-    show_default=True,
-    help="Whose names the weights have; auto tells by them, but for TensorFlow's ports under timm's.",
-)
-@click.option("--ema", is_flag=True, help="Take the weights' moving average from the checkpoint.")
-@click.option("--num-classes", type=click.IntRange(min=1), help="Default: the checkpoint's, else 1000.")
+@checkpoint_options
 @click.option("--preprocess", is_flag=True, help="Take uint8 images and normalize them in the graph.")
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Text file with each class's name, a line each."
@@ -30,9 +24,10 @@ from deploykit.models.schemes import SOURCES
 @json_option
 def command(
     weights: Path | None,
-    source: str,
+    source: Source | None,
     ema: bool,
     num_classes: int | None,
+    normalization: Normalization | None,
     preprocess: bool,
     labels: Path | None,
     output: Path | None,
@@ -51,9 +46,10 @@ def command(
         result = export_onnx(
             member,
             weights=weights,
-            source=next((each for each in SOURCES if each == source), None),
+            source=source,
             ema=ema,
             num_classes=num_classes,
+            normalization=normalization,
             preprocess=preprocess,
             labels=labels,
             output=output,
@@ -66,6 +62,11 @@ def command(
     if as_json:
         print_json({"path": result.path, "info": result.info, "difference": asdict(result.difference)})
         return
+    print_export(result)
+
+
+def print_export(result: Export) -> None:
+    """What was written, and how far it is from PyTorch."""
     built, difference = result.network, result.difference
     print(
         f"{result.path}: {built.side_px} px, {built.num_classes} classes, "

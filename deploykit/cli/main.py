@@ -19,6 +19,7 @@ COMMANDS = {
     "scale": ("scale", "Print a family's members, or one network."),
     "families": ("families", "List the families of networks."),
     "export": ("export", "Build a model at any phi and write it as ONNX."),
+    "import-weights": ("import_weights", "Tell which network a checkpoint is of, and write it as ONNX."),
     "calibrate": ("calibrate", "Measure activation ranges for INT8 on images."),
     "quantize": ("quantize", "Write the model as INT8 ONNX, with explicit Q/DQ."),
     "sensitivity": ("sensitivity", "Show which blocks cost accuracy in INT8."),

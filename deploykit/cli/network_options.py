@@ -59,7 +59,7 @@ def chosen(
     Raises:
         DeployError: they name none, or make no sense.
     """
-    if (phi, member, depth, width, side_px) == (None,) * 5:
+    if not names_network(phi=phi, member=member, depth=depth, width=width, side_px=side_px):
         raise DeployError("Which network?", fix="give --phi 3, --member b3, or --depth, --width and --side")
     return choose_member(
         family,
@@ -71,6 +71,11 @@ def chosen(
         width=width,
         side_px=side_px,
     )
+
+
+def names_network(**options: Any) -> bool:
+    """Whether the options above, or these of them, say more than a family."""
+    return any(value is not None for name, value in options.items() if name != "family")
 
 
 def _coefficients(alpha: float | None, beta: float | None, gamma: float | None) -> Coefficients | None:

@@ -4,7 +4,7 @@ import click
 
 from deploykit.architecture.families import find_family
 from deploykit.architecture.member import Member, choose_member
-from deploykit.cli.network_options import chosen, network_options
+from deploykit.cli.network_options import chosen, names_network, network_options
 from deploykit.cli.output import json_option, print_json, print_table
 
 
@@ -19,8 +19,7 @@ def command(as_json: bool, **network: Any) -> None:
       deploykit scale --phi 2.5
       deploykit scale --family efficientnetv2
     """
-    which = {name: value for name, value in network.items() if name != "family"}
-    if any(value is not None for value in which.values()):
+    if names_network(**network):
         shown = [("", chosen(**network))]
     else:
         names = find_family(network["family"]).members

@@ -6,7 +6,7 @@ Names are timm's. Torch reads both kinds of file.
 import hashlib
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,30 +101,56 @@ def load_weights(path: Path, *, ema: bool = False) -> Weights:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Attributes: matched, missing, misshaped, unknown: names of arrays, by how they suit a network."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    misshaped: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        return not (self.missing or self.misshaped or self.unknown)
+
+
+def match(weights: Weights, network: Network) -> Match:
+    """Which arrays the network needs are there, of its shape, and which are not its own."""
+    wanted, given = network.state, weights.state
+    there = [name for name in wanted if name in given]
+    return Match(
+        matched=tuple(name for name in there if given[name].shape == wanted[name]),
+        missing=tuple(name for name in wanted if name not in given),
+        misshaped=tuple(name for name in there if given[name].shape != wanted[name]),
+        unknown=tuple(name for name in given if name not in wanted),
+    )
+
+
 def require_match(weights: Weights, network: Network) -> None:
     """Every array the network needs is there, of its shape, finite, and no other.
 
     Raises:
         DeployError: lists what is missing, mis-shaped or unknown.
     """
-    wanted, given = network.state, weights.state
-    problems = {
-        "missing": [name for name in wanted if name not in given],
-        "of another shape": [
-            f"{name} {given[name].shape} instead of {shape}"
-            for name, shape in wanted.items()
-            if name in given and given[name].shape != shape
-        ],
-        "unknown": [name for name in given if name not in wanted],
-    }
-    found = [f"{len(names)} {kind} ({_listing(names)})" for kind, names in problems.items() if names]
-    if found:
+    found = match(weights, network)
+    if not found.is_whole:
         raise DeployError(
-            f"{weights.origin} does not fit this network: {'; '.join(found)}.",
-            fix="give the --phi and --num-classes these weights were trained with, under timm's names",
+            f"{weights.origin} does not fit this network: {listed(found, weights, network)}.",
+            fix="give the --phi and --num-classes these weights were trained with",
         )
-    broken = [name for name, array in given.items() if not np.isfinite(array).all()]
-    negative = [name for name, array in given.items() if name.endswith("running_var") and array.min() < 0]
+    _require_sound(weights)
+
+
+def _require_sound(weights: Weights) -> None:
+    """Every value is finite, and no variance negative.
+
+    Raises:
+        DeployError: lists where they are not.
+    """
+    state = weights.state
+    broken = [name for name, array in state.items() if not np.isfinite(array).all()]
+    negative = [name for name, array in state.items() if name.endswith("running_var") and array.min() < 0]
     for names, fault in ((broken, "values that are not finite"), (negative, "negative variances")):
         if names:
             raise DeployError(
@@ -132,7 +158,19 @@ def require_match(weights: Weights, network: Network) -> None:
             )
 
 
-def _listing(names: list[str]) -> str:
+def listed(found: Match, weights: Weights, network: Network) -> str:
+    """What does not suit the network, in words."""
+    problems = {
+        "missing": found.missing,
+        "of another shape": [
+            f"{name} {weights.state[name].shape} instead of {network.state[name]}" for name in found.misshaped
+        ],
+        "unknown": found.unknown,
+    }
+    return "; ".join(f"{len(names)} {kind} ({_listing(names)})" for kind, names in problems.items() if names)
+
+
+def _listing(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_LISTED])
     return shown if len(names) <= _LISTED else f"{shown}, and {len(names) - _LISTED} more"
 

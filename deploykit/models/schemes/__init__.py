@@ -1,0 +1,74 @@
+"""How others name the parameters of the networks here, and what their networks do differently."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal, get_args
+
+from deploykit.architecture.graph import Network
+from deploykit.models.schemes.lukemelas import LUKEMELAS
+from deploykit.models.schemes.nvidia import NVIDIA
+from deploykit.models.schemes.scheme import Scheme
+from deploykit.models.schemes.timm import TF_PORT, TIMM
+from deploykit.models.schemes.torchvision import TORCHVISION
+from deploykit.models.weights import Weights
+from deploykit.preprocessing import Normalization
+
+Source = Literal["timm", "tf-port", "torchvision", "lukemelas", "nvidia"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+SCHEMES: Mapping[Source, Scheme] = {
+    "timm": TIMM,
+    "tf-port": TF_PORT,
+    "torchvision": TORCHVISION,
+    "lukemelas": LUKEMELAS,
+    "nvidia": NVIDIA,
+}
+
+_PARTS = ("weight", "bias", "running_mean", "running_var")
+# How files of published checkpoints are called: timm's ports, and AdvProp by lukemelas and timm.
+_PORT, _ADVPROP = re.compile(r"tf_"), re.compile(r"adv-|.*_ap[-._]")
+
+
+def translate(weights: Weights, network: Network, source: Source | None = None) -> tuple[Weights, Source]:
+    """Weights under the network's own names, and whose they were; their number of classes may be another.
+
+    What no name fits is left as it is, for weights.match to tell.
+
+    Args:
+        source: whose names; default those that fit best, and of timm's two what the file is called.
+    """
+    fits: dict[Source, int] = {each: _fitting(weights, network, each) for each in SOURCES}
+    chosen = source if source is not None else max(fits, key=lambda each: fits[each])
+    if source is None and chosen == "timm" and _PORT.match(weights.origin):
+        chosen = "tf-port"
+    names, today = _parameter_names(network, chosen), SCHEMES[chosen].today
+    wanted = network.state
+    state = {names.get(today(name), name): value for name, value in weights.state.items()}
+    shaped = {
+        name: value[:, :, None, None] if len(wanted.get(name, ())) == value.ndim + 2 == 4 else value
+        for name, value in state.items()
+    }
+    return replace(weights, state=shaped), chosen
+
+
+def normalization_of(weights: Weights, family: str, source: Source) -> Normalization:
+    """Of the images that weights were trained on, as far as source and file name tell.
+
+    References:
+        Xie et al., arXiv:1911.09665 (AdvProp), whose checkpoints take images from -1 to 1.
+    """
+    return "inception" if _ADVPROP.match(weights.origin) else SCHEMES[source].normalization(family)
+
+
+def _fitting(weights: Weights, network: Network, source: Source) -> int:
+    today = SCHEMES[source].today
+    return len({today(name) for name in weights.state} & _parameter_names(network, source).keys())
+
+
+def _parameter_names(network: Network, source: Source) -> dict[str, str]:
+    """Our full name by theirs."""
+    return {
+        f"{theirs}.{part}": f"{ours}.{part}"
+        for ours, theirs in SCHEMES[source].names(network).items()
+        for part in _PARTS
+    }
