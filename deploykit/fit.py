@@ -1,10 +1,8 @@
 """The largest phi that meets a latency or throughput target on a GPU: measured here, or predicted."""
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from deploykit.architecture.families import DEFAULT_FAMILY, find_family
@@ -20,7 +18,6 @@ from deploykit.scaling import PUBLISHED_PHI_RANGE, phi_label
 Evidence = Literal["measured", "predicted"]
 
 DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
-MEASURING_SECONDS, MEASURING_SAMPLES = 2.0, 10
 MIN_PHI_STEP = 0.05  # 141 networks: still answered within a second
 MAX_BATCH = 65536
 
@@ -236,6 +233,7 @@ def _measured(
     progress: Callable[[str], None],
 ) -> Fit:
     from deploykit.engine.targets import precision_for, target_for
+    from deploykit.measure import measure_latency
 
     target = target_for(gpu)
     chosen_precision = precision_for(target, precision)
@@ -243,9 +241,9 @@ def _measured(
 
     def fits(phi: float) -> bool:
         progress(f"measuring phi {phi_label(phi)}")
-        milliseconds = _measure_ms(
-            family, phi, gpu, batch=batch, precision=chosen_precision, percentile=percentile
-        )
+        member = choose_member(family, phi=phi)
+        record = measure_latency(member, gpu=gpu, precision=chosen_precision, batch=batch)
+        milliseconds = record.percentile_ms(percentile).value
         candidates.append(
             Candidate(
                 phi=phi,
@@ -267,23 +265,3 @@ def _measured(
         goal=goal,
         candidates=tuple(sorted(candidates, key=lambda each: each.phi)),
     )
-
-
-def _measure_ms(
-    family: Family, phi: float, gpu: str, *, batch: int, precision: Precision, percentile: float
-) -> float:
-    """Builds the member at phi with random weights, which is right for latency, and times it."""
-    from deploykit.bench.benchmark import benchmark
-    from deploykit.engine.shapes import BatchRange
-    from deploykit.export import prepare
-    from deploykit.model_file import to_bytes
-    from deploykit.models.onnx_graph import onnx_model
-    from deploykit.pipeline import build_engine
-
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model.onnx")
-        model.write_bytes(to_bytes(onnx_model(*prepare(choose_member(family, phi=phi)))))
-        only = BatchRange(min=batch, opt=batch, max=batch)
-        built = build_engine(onnx=model, precision=precision, gpu=gpu, batches=[only])
-        record = benchmark(built.path, seconds=MEASURING_SECONDS, samples=MEASURING_SAMPLES)
-        return record.percentile_ms(percentile).value

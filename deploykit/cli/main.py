@@ -33,6 +33,7 @@ COMMANDS = {
     "study": ("study", "Measure EfficientNets over phi, precision, batch and scaling axis."),
     "report": ("report", "Write one HTML page of what records show."),
     "fit": ("fit", "Find the largest phi that meets a target on a GPU."),
+    "search-scaling": ("search_scaling", "Search the grid that a compound rule begins with."),
     "gpus": ("gpus", "List the GPUs that are known."),
     "doctor": ("doctor", "Say what is installed and what this machine can do."),
 }

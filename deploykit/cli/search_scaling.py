@@ -1,0 +1,170 @@
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from deploykit.cli.network_options import family_option
+from deploykit.cli.output import json_option, note, print_json, print_table, stages
+from deploykit.errors import DeployError
+from deploykit.model_file import Precision
+from deploykit.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE
+from deploykit.search.run import DEFAULT_GPU, PERCENTILE, Point, Search, search_scaling
+
+FAILED, STOPPED = 1, 130
+
+
+@click.command(name="search-scaling")
+@family_option
+@click.option(
+    "--budget", default="2x", show_default=True, help="How much more work than the baseline, as 2x."
+)
+@click.option("--step", type=float, default=DEFAULT_STEP, show_default=True, help="Of the grid.")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=DEFAULT_TOLERANCE,
+    show_default=True,
+    help="How far alpha * beta^2 * gamma^2 may be off, as a fraction.",
+)
+@click.option(
+    "--gpu",
+    help=f"GPU to predict for; `local` and `cpu` measure. Default: the one that is here, else {DEFAULT_GPU}.",
+)
+@click.option(
+    "--precision", type=click.Choice(["fp16", "int8", "fp32"]), help="Default: fp16; fp32 on the CPU."
+)
+@click.option(
+    "--score-command",
+    metavar="COMMAND",
+    help="Run for each network; {onnx} is its file, DEPLOYKIT_FAMILY, _DEPTH, _WIDTH and _SIDE in the "
+    "environment its scale, and the last line it prints the score: the larger, the better.",
+)
+@click.option("--jobs", type=int, default=1, show_default=True, help="Commands at once.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("search"),
+    show_default=True,
+    help="Folder that keeps the scores; what is there is not asked again.",
+)
+@json_option
+def command(
+    family: str,
+    budget: str,
+    step: float,
+    tolerance: float,
+    gpu: str | None,
+    precision: Precision | None,
+    score_command: str | None,
+    jobs: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Search the grid of alpha, beta and gamma that compound scaling begins with.
+
+    Ranks by what --score-command prints, or by latency at equal work. Stopped and started again, it goes on
+    where it was.
+
+    \b
+    Example:
+      deploykit search-scaling --family resnet18 --budget 2x
+      deploykit search-scaling --score-command "python train.py {onnx}" --jobs 4
+    """
+    try:
+        with stages() as progress:
+            search = search_scaling(
+                family,
+                budget=_multiple(budget),
+                step=step,
+                tolerance=tolerance,
+                gpu=gpu,
+                precision=precision,
+                score_command=score_command,
+                jobs=jobs,
+                folder=output,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if score_command is None:
+            raise
+        print(f"stopped; scores so far are in {output}, and the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED)
+    if as_json:
+        print_json(
+            {
+                "family": search.family.name,
+                "budget_macs": search.budget_macs,
+                "gpu": search.gpu,
+                "measured": search.measured,
+                "points": [_fields(point) for point in search.points],
+            }
+        )
+    else:
+        _print(search)
+    failed = [point for point in search.points if point.failure is not None]
+    if failed:
+        note(f"{len(failed)} have no score; of the first, {failed[0].member.name}: {failed[0].failure}")
+        sys.exit(FAILED)
+
+
+def _multiple(text: str) -> float:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*x?\s*", text.lower())
+    if match is None:
+        raise DeployError(f"{text!r} is no budget.", fix="write --budget 2x, twice the baseline's work")
+    return float(match[1])
+
+
+def _print(search: Search) -> None:
+    how = f"measured on {search.gpu}, p{PERCENTILE:g}" if search.measured else f"predicted for {search.gpu}"
+    scored = any(point.score is not None for point in search.points)
+    print(
+        f"{search.family.title} at {search.budget_macs / 1e9:.3g} G MACs: {len(search.points)} points; "
+        f"latency of one image {how}"
+    )
+    print_table(
+        (
+            "alpha",
+            "beta",
+            "gamma",
+            "product",
+            "side",
+            "MACs",
+            "parameters",
+            "latency",
+            "at the budget",
+            *(["score"] if scored else []),
+        ),
+        [
+            (
+                f"{point.coefficients.depth:g}",
+                f"{point.coefficients.width:g}",
+                f"{point.coefficients.side:g}",
+                f"{point.work:.3f}",
+                f"{point.member.scale.side_px} px",
+                f"{point.macs / 1e9:.3f} G",
+                f"{point.parameters / 1e6:.2f} M",
+                f"{point.latency_ms:.3f} ms",
+                f"{point.latency_at_budget_ms:.3f} ms",
+                *(["" if point.score is None else f"{point.score:g}"] if scored else []),
+            )
+            for point in search.points
+        ],
+    )
+
+
+def _fields(point: Point) -> dict[str, object]:
+    return {
+        "alpha": point.coefficients.depth,
+        "beta": point.coefficients.width,
+        "gamma": point.coefficients.side,
+        "product": point.work,
+        "scale": point.member.scale,
+        "macs": point.macs,
+        "parameters": point.parameters,
+        "latency_ms": point.latency_ms,
+        "latency_at_budget_ms": point.latency_at_budget_ms,
+        "score": point.score,
+        "failure": point.failure,
+    }

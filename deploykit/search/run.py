@@ -1,0 +1,183 @@
+"""Looks at every network of a grid: its true work, how long it takes, and what a command says of it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deploykit.architecture.families import find_family
+from deploykit.architecture.family import Family
+from deploykit.architecture.graph import Network
+from deploykit.architecture.member import Member, choose_member
+from deploykit.files import require_writable
+from deploykit.local_gpu import local_gpu
+from deploykit.measure import measure_latency
+from deploykit.model_file import Precision
+from deploykit.predict.cost_model import predict_latency
+from deploykit.predict.gpus import find_gpu
+from deploykit.scaling import Coefficients
+from deploykit.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE, coefficient_grid, work_factor
+from deploykit.search.score import Scorer
+
+DEFAULT_GPU = "T4"
+PERCENTILE = 50.0  # of measured latencies: networks are compared, no deadline is met
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A network of the grid.
+
+    Attributes:
+        coefficients: that lead to it. Rounding leads several of them to one network: these have one latency
+            and one score.
+        work: alpha * beta^2 * gamma^2, what the rule of thumb makes of the baseline's.
+        macs: multiply-accumulates it really has, for one image.
+        latency_ms: of one image; predicted, or measured at the median.
+        latency_at_budget_ms: the same for as much work as the budget allows, at the rate of this network.
+        score: what the user's command printed; None without one, or where it failed.
+        failure: how it did.
+    """
+
+    coefficients: Coefficients
+    member: Member
+    work: float
+    macs: int
+    parameters: int
+    latency_ms: float
+    latency_at_budget_ms: float
+    score: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        budget_macs: multiply-accumulates that the networks were to have.
+        measured: whether latencies were, on `gpu`, or predicted for it.
+        points: by score, the best first; by latency at the budget where there are none.
+    """
+
+    family: Family
+    budget_macs: float
+    gpu: str
+    measured: bool
+    points: tuple[Point, ...]
+
+
+def search_scaling(
+    family: str,
+    *,
+    budget: float = 2.0,
+    step: float = DEFAULT_STEP,
+    tolerance: float = DEFAULT_TOLERANCE,
+    gpu: str | None = None,
+    precision: Precision | None = None,
+    score_command: str | None = None,
+    jobs: int = 1,
+    folder: str | Path = "search",
+    progress: Callable[[str, float, float], None] = lambda stage, done, total: None,
+) -> Search:
+    """Every network whose coefficients meet the budget by the rule of thumb, and which of them is best.
+
+    Args:
+        family: see architecture.families; its baseline is scaled with phi = 1.
+        budget: multiple of the baseline's work.
+        step, tolerance: see grid.coefficient_grid.
+        gpu: `cpu` and `local` measure on this machine, any other name predicts; default the GPU that is here,
+            or T4.
+        precision: default FP16, and FP32 on the CPU.
+        score_command: what scores a network, see score.Scorer.
+        jobs: commands at once.
+        folder: keeps the scores; what is there from the same command is not asked again.
+        progress: told of a stage, how much of it is done, and of how much.
+
+    Raises:
+        DeployError: no such family or GPU, no grid, or a command that can't be run.
+    """
+    found = find_family(family)
+    grid = coefficient_grid(budget, step=step, tolerance=tolerance)
+    scorer = None
+    if score_command is not None:
+        require_writable(Path(folder) / "score.json")
+        scorer = Scorer(score_command, Path(folder), jobs=jobs)
+    clock = _Clock(gpu, precision)
+    budget_macs = budget * found.network(found.base).macs
+    points = []
+    for at, coefficients in enumerate(grid):
+        progress("measuring" if clock.measures else "predicting", at, len(grid))
+        points.append(_point(found, coefficients, clock, budget_macs))
+    progress("measuring" if clock.measures else "predicting", len(grid), len(grid))
+    if scorer is not None:
+        points = _scored(points, scorer, progress)
+    return Search(
+        family=found,
+        budget_macs=budget_macs,
+        gpu=clock.title,
+        measured=clock.measures,
+        points=tuple(sorted(points, key=_rank)),
+    )
+
+
+class _Clock:
+    """Says how long a network takes; each one is measured or predicted once."""
+
+    def __init__(self, gpu: str | None, precision: Precision | None) -> None:
+        here = local_gpu()
+        name = gpu or ("local" if here else DEFAULT_GPU)
+        self.measures = name.lower() in ("cpu", "local")
+        self._gpu = None if self.measures else find_gpu(name)
+        self._name, self._precision = name, precision
+        self._known: dict[Network, float] = {}
+        self.title = name if self._gpu is None else self._gpu.name
+
+    def latency_ms(self, member: Member, network: Network) -> float:
+        if network not in self._known:
+            self._known[network] = self._ask(member, network)
+        return self._known[network]
+
+    def _ask(self, member: Member, network: Network) -> float:
+        if self._gpu is not None:
+            precision = self._precision or "fp16"
+            return predict_latency(network, self._gpu, precision=precision, batch=1).latency_ms
+        record = measure_latency(member, gpu=self._name, precision=self._precision)
+        return record.percentile_ms(PERCENTILE).value
+
+
+def _point(family: Family, coefficients: Coefficients, clock: _Clock, budget_macs: float) -> Point:
+    member = choose_member(family, phi=1, rule="formula", coefficients=coefficients)
+    network = member.network()
+    latency_ms = clock.latency_ms(member, network)
+    return Point(
+        coefficients=coefficients,
+        member=member,
+        work=work_factor(coefficients),
+        macs=network.macs,
+        parameters=network.parameter_count,
+        latency_ms=latency_ms,
+        latency_at_budget_ms=latency_ms * budget_macs / network.macs,
+    )
+
+
+def _scored(
+    points: Sequence[Point], scorer: Scorer, progress: Callable[[str, float, float], None]
+) -> list[Point]:
+    """With scores: of each network the kept one, or a new one."""
+    networks = {point.member.network(): point.member for point in reversed(points)}
+    kept = {member.name: scorer.kept(member) for member in networks.values()}
+    scores = {name: score for name, score in kept.items() if score is not None}
+    missing = [member for member in networks.values() if member.name not in scores]
+    progress("scoring", len(scores), len(networks))
+    for score in scorer.scores(missing):
+        scores[score.network] = score
+        progress("scoring", len(scores), len(networks))
+    return [
+        replace(point, score=score.value, failure=score.failure)
+        for point in points
+        for score in [scores[networks[point.member.network()].name]]
+    ]
+
+
+def _rank(point: Point) -> tuple[float, float]:
+    return (math.inf if point.score is None else -point.score, point.latency_at_budget_ms)
