@@ -3,15 +3,17 @@
     python benchmarks/fit_cost_model.py
 
 Reads published_latency.csv beside it, prints the parameters and the errors, and writes
-deploykit/predict/cost_model.json. The same input gives the same bytes.
+deploykit/predict/cost_model.json and docs/cost-model.svg. The same input gives the same bytes.
 
 The fit is least squares on log(predicted / published), with a weak log-normal prior a parameter:
 where a left-out GPU leaves a parameter undetermined, the prior keeps it physical.
 """
 
 import csv
+import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,41 +23,55 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploykit.architecture.efficientnet import efficientnet
-from deploykit.architecture.graph import ActivationKind, Network
-from deploykit.architecture.mobilenet_v2 import mobilenet_v2
-from deploykit.architecture.resnet import resnet
-from deploykit.predict.cost_model import CONFIDENCE, Parameters, Precision, batch_ms, sustained_rates
+from deploykit.architecture.families import find_family
+from deploykit.architecture.graph import Activation, Network
+from deploykit.predict.cost_model import (
+    CHANNEL_GRANULE,
+    CONFIDENCE,
+    UNFUSED,
+    Parameters,
+    Precision,
+    Rates,
+    sustained_rates,
+)
 from deploykit.predict.gpus import find_gpu
-from deploykit.predict.kernels import Kernel, kernel_counts
-from deploykit.scaling import BASE, scale_for
+from deploykit.predict.kernels import KERNEL_KINDS, kernel_counts
 
 HERE = Path(__file__).parent
 PUBLISHED_CSV = HERE / "published_latency.csv"
 MODEL_JSON = HERE.parent / "deploykit" / "predict" / "cost_model.json"
+RESIDUALS_SVG = HERE.parent / "docs" / "cost-model.svg"
 
 PRECISION: dict[str, Precision] = {"fp16": "fp16", "int8": "int8"}
+RELU6 = "-relu6"  # of a network whose SiLU was replaced
 CONVERGED_LOG_STEP = 1e-7  # far below the four digits kept
-ERROR_SCALE = 0.1  # of a good prediction's log; weighs the data against the priors
+ERROR_SCALE = (
+    0.2  # of a prediction's log; weighs the data, of which a network's batches are much alike, against
+)
+#                    the priors
 PRIOR_CENTRE = Parameters(
     tensor_fraction=0.6,
-    cuda_fraction=0.5,
-    depthwise_fraction=0.2,
+    cuda_fraction=0.6,
+    grouped_fraction=0.1,
+    depthwise_fraction=0.15,
     bandwidth_fraction=0.75,
     launch_us=3.5,
-    outputs_per_sm=1000.0,
-    # A T4 told to run at 1590 MHz falls to about 900 MHz under sustained load: (1.10 / 2.45) ** 0.71.
-    # Source: github.com/mlcommons/inference_results_v0.5, issue 20.
-    throttle_exponent=0.71,
+    outputs_per_sm=1500.0,
+    silu_fraction=0.8,
+    silu_fraction_int8=0.3,
+    int8_slowdown=1.3,
 )
 PRIOR_LOG_SPREAD = Parameters(
-    tensor_fraction=0.2,
+    tensor_fraction=0.3,
     cuda_fraction=0.3,
-    depthwise_fraction=0.7,
+    grouped_fraction=0.7,
+    depthwise_fraction=0.5,
     bandwidth_fraction=0.15,
-    launch_us=0.5,
-    outputs_per_sm=0.5,
-    throttle_exponent=0.2,
+    launch_us=0.2,
+    outputs_per_sm=0.25,
+    silu_fraction=0.3,
+    silu_fraction_int8=0.3,
+    int8_slowdown=0.3,
 )
 
 Vector = NDArray[np.float64]
@@ -71,6 +87,16 @@ class Row:
     precision: Precision
     batch: int
     latency_ms: float
+
+    @property
+    def design(self) -> str:
+        """What its family is a size of: `resnet`, `efficientnetv2`."""
+        return re.sub(r"(?<=resnet)\d+|-.*", "", self.family)
+
+    @property
+    def macs(self) -> int:
+        """Of one image."""
+        return network_of(self.family, self.network).macs
 
 
 HeldOut = tuple[Row, float]
@@ -93,31 +119,105 @@ def read_rows(path: Path = PUBLISHED_CSV) -> tuple[Row, ...]:
         )
 
 
-def network_of(row: Row) -> Network:
+@cache
+def network_of(family: str, name: str) -> Network:
     """The network a figure is of."""
-    if row.family == "efficientnet":
-        return efficientnet(scale_for(int(row.network.removeprefix("B"))))
-    return (
-        resnet(int(row.network))
-        if row.family == "resnet"
-        else mobilenet_v2(replace(BASE, width=float(row.network)))
+    found = find_family(family)
+    network = found.network(found.member(name.removesuffix(RELU6)))
+    if not name.endswith(RELU6):
+        return network
+    layers = (
+        replace(layer, kind="relu6") if isinstance(layer, Activation) and layer.kind == "silu" else layer
+        for layer in network.layers
+    )
+    return replace(network, layers=tuple(layers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """All kernels of some rows, one after another, as arrays: what the model's formula takes at once.
+
+    starts: where each row's begin. rates: which of `targets` each runs at. kind: index into KERNEL_KINDS.
+    """
+
+    targets: tuple[tuple[str, Precision], ...]
+    starts: NDArray[np.intp]
+    rates: NDArray[np.intp]
+    kind: NDArray[np.intp]
+    count: Vector
+    macs: Vector
+    batch: Vector
+    moved: Vector
+    written: Vector
+
+    def latencies_ms(self, parameters: Parameters) -> Vector:
+        """What the model says where the rows have what was published; cost_model.batch_ms, of arrays."""
+        at = [sustained_rates(find_gpu(gpu), precision, parameters) for gpu, precision in self.targets]
+
+        def each(fact: Callable[[Rates], float]) -> Vector:
+            return np.array([fact(rates) for rates in at])[self.rates]
+
+        flop_s = np.array([[rates.flop_s(kind) for kind in KERNEL_KINDS] for rates in at])
+        share = np.array([[rates.share(kind) for kind in KERNEL_KINDS] for rates in at])
+        images = self.batch + each(lambda rates: rates.busy_outputs) / self.written
+        compute_s = 2 * self.macs * images / flop_s[self.rates, self.kind]
+        memory_s = self.moved * each(lambda rates: rates.element_bytes / rates.bytes_s)
+        kernels_s = each(lambda rates: rates.launch_s) + np.hypot(compute_s, memory_s)
+        return np.add.reduceat(self.count * share[self.rates, self.kind] * kernels_s, self.starts) * 1e3
+
+
+@cache
+def work_of(rows: tuple[Row, ...]) -> Work:
+    """The kernels that the rows' networks run as."""
+    targets = tuple(dict.fromkeys((row.gpu, row.precision) for row in rows))
+    tables = [_kernels_of(row) for row in rows]
+    sizes = [len(table) for table in tables]
+    kind, count, macs, moved, weights, written = np.concatenate(tables).T
+    batch = np.repeat([float(row.batch) for row in rows], sizes)
+    return Work(
+        targets=targets,
+        starts=np.cumsum([0, *sizes[:-1]]),
+        rates=np.repeat([targets.index((row.gpu, row.precision)) for row in rows], sizes),
+        kind=kind.astype(int),
+        count=count,
+        macs=macs,
+        batch=batch,
+        moved=moved * batch + weights,
+        written=written,
     )
 
 
 @cache
-def _counts(row: Row, unfused: tuple[ActivationKind, ...], granule: int) -> tuple[tuple[Kernel, int], ...]:
-    return kernel_counts(network_of(row), unfused=unfused, channel_granule=granule)
+def _kernels_of(row: Row) -> Vector:
+    """Kind, count, multiply-accumulates, elements moved an image, weights and outputs of each kernel."""
+    granule = CHANNEL_GRANULE[_stored(row)]
+    found = kernel_counts(network_of(row.family, row.network), unfused=UNFUSED, channel_granule=granule)
+    return np.array(
+        [
+            (
+                KERNEL_KINDS.index(kernel.kind),
+                count,
+                kernel.macs,
+                kernel.read_elements + kernel.written_elements,
+                kernel.weight_elements,
+                kernel.written_elements,
+            )
+            for kernel, count in found
+        ],
+        float,
+    )
 
 
-def predicted_ms(row: Row, parameters: Parameters) -> float:
-    """What the model says where the row has what was published."""
-    rates = sustained_rates(find_gpu(row.gpu), row.precision, parameters)
-    return batch_ms(_counts(row, rates.unfused, rates.channel_granule), rates, row.batch)
+def _stored(row: Row) -> Precision:
+    """What its activations are stored as: a GPU without INT8 tensor cores keeps FP16."""
+    return "fp16" if find_gpu(row.gpu).int8_dp4a_tops is not None else row.precision
 
 
 def log_ratios(rows: Iterable[Row], parameters: Parameters) -> Vector:
     """log(published / predicted): positive where the prediction is too fast."""
-    return np.array([math.log(row.latency_ms / predicted_ms(row, parameters)) for row in rows])
+    rows = tuple(rows)
+    published_ms = np.array([row.latency_ms for row in rows])
+    return np.log(published_ms / work_of(rows).latencies_ms(parameters))
 
 
 def fit(rows: Sequence[Row], *, steps: int = 40) -> Parameters:
@@ -130,14 +230,40 @@ def fit(rows: Sequence[Row], *, steps: int = 40) -> Parameters:
     return _parameters(_least_squares(residuals, centre, steps))
 
 
-def held_out(rows: Sequence[Row], group_of: Callable[[Row], object]) -> tuple[HeldOut, ...]:
-    """Each row with its log ratio under the fit that saw nothing of its group."""
+def held_out(
+    rows: Sequence[Row],
+    group_of: Callable[[Row], object],
+    is_kept: Callable[[Row, Row], bool] = lambda row, left_out: True,
+) -> tuple[HeldOut, ...]:
+    """Each row with its log ratio under the fit that saw nothing of its group, nor what isn't kept."""
     pairs: list[HeldOut] = []
     for group in dict.fromkeys(map(group_of, rows)):
         inside = [row for row in rows if group_of(row) == group]
-        parameters = fit([row for row in rows if group_of(row) != group])
-        pairs += zip(inside, log_ratios(inside, parameters).tolist(), strict=True)
+        others = [row for row in rows if group_of(row) != group and is_kept(row, inside[0])]
+        pairs += zip(inside, log_ratios(inside, fit(others)).tolist(), strict=True)
     return tuple(pairs)
+
+
+def left_out_wholly(rows: Sequence[Row]) -> tuple[HeldOut, ...]:
+    """Each row under a fit that saw neither its GPU nor any size of its design."""
+    return held_out(
+        rows,
+        lambda row: (row.gpu, row.design),
+        lambda row, left_out: row.gpu != left_out.gpu and row.design != left_out.design,
+    )
+
+
+def extrapolated(
+    rows: Sequence[Row], quantity: Callable[[Row], float], limit: float, *, above: bool = True
+) -> tuple[HeldOut, ...]:
+    """Rows beyond a limit under a fit to those up to it."""
+
+    def is_beyond(row: Row) -> bool:
+        return quantity(row) > limit if above else quantity(row) < limit
+
+    beyond = [row for row in rows if is_beyond(row)]
+    found = fit([row for row in rows if not is_beyond(row)])
+    return tuple(zip(beyond, log_ratios(beyond, found).tolist(), strict=True))
 
 
 def interval(pairs: Iterable[HeldOut]) -> tuple[float, float]:
@@ -154,13 +280,6 @@ def interval(pairs: Iterable[HeldOut]) -> tuple[float, float]:
     low = ratios[np.searchsorted(below, tail)]
     high = ratios[np.searchsorted(below, 1 - tail - 1e-9)]  # less the sum's rounding
     return math.floor(math.exp(low) * 1000) / 1000, math.ceil(math.exp(high) * 1000) / 1000
-
-
-def widest_interval(pairs: Iterable[HeldOut]) -> tuple[float, float]:
-    """The widest of the GPUs' intervals, end by end: the next GPU may be as unlike as the worst of these."""
-    pairs = tuple(pairs)
-    each = [interval(p for p in pairs if p[0].gpu == gpu) for gpu in {row.gpu for row, _ in pairs}]
-    return min(low for low, _ in each), max(high for _, high in each)
 
 
 def coverage(pairs: Iterable[HeldOut], factors: tuple[float, float]) -> float:
@@ -208,11 +327,6 @@ def by_gpu(row: Row) -> str:
     return row.gpu
 
 
-def by_family(row: Row) -> str:
-    """Groups by family of networks."""
-    return row.family
-
-
 def by_gpu_and_network(row: Row) -> tuple[str, str, str]:
     """Groups by network, apart on each GPU."""
     return row.gpu, row.family, row.network
@@ -229,14 +343,16 @@ def efficientnets(pairs: Iterable[HeldOut]) -> tuple[HeldOut, ...]:
 
 def model_json(rows: Sequence[Row]) -> str:
     """What cost_model.json holds."""
-    measured = sorted({row.gpu for row in rows if row.family == "efficientnet"})
     model = {
         "parameters": asdict(rounded(fit(rows))),
-        "measured": measured,
-        "interval": {
-            "elsewhere": widest_interval(held_out(rows, by_gpu)),
-            "measured": interval(efficientnets(held_out(rows, by_gpu_and_network))),
-        },
+        "gpus": sorted({row.gpu for row in rows if row.family == "efficientnet"}),
+        "families": sorted({row.family for row in rows}),
+        "largest_batch": max(row.batch for row in rows),
+        "smallest_macs": min(row.macs for row in rows),
+        "largest_macs": max(row.macs for row in rows),
+        "interval_measured": interval(efficientnets(held_out(rows, by_gpu_and_network))),
+        "interval_elsewhere": interval(held_out(rows, by_gpu)),
+        "interval_unfamiliar": interval(left_out_wholly(rows)),
     }
     return json.dumps(model, indent=2) + "\n"
 
@@ -247,39 +363,134 @@ def main() -> None:
     text = model_json(rows)
     MODEL_JSON.write_text(text, encoding="utf-8")
     print(text)
-    in_sample = tuple(zip(rows, log_ratios(rows, fit(rows)).tolist(), strict=True))
+    RESIDUALS_SVG.write_text(residuals_svg(held_out(rows, by_gpu)), encoding="utf-8")
     left_gpu, left_network = held_out(rows, by_gpu), held_out(rows, by_gpu_and_network)
-    print("published / predicted      rows  geometric mean  rms log error  lowest  highest")
+    wholly = left_out_wholly(rows)
+    print(f"{'published / predicted':<45} rows  geometric mean  mean error  lowest  highest")
     for name, pairs in (
-        ("in sample", in_sample),
-        ("a GPU left out", left_gpu),
-        ("a network on a GPU left out", left_network),
-        ("a family left out", held_out(rows, by_family)),
+        ("in sample", in_sample(rows)),
+        ("without that GPU", left_gpu),
+        ("without that network on that GPU", left_network),
+        ("without that GPU and without the design", wholly),
     ):
         _print_errors(name, pairs)
     print("\ninterval                                       factors         rows inside")
-    elsewhere, known = widest_interval(left_gpu), interval(efficientnets(left_network))
-    _print_coverage("elsewhere, a GPU left out", left_gpu, elsewhere)
-    for gpu in dict.fromkeys(map(by_gpu, rows)):
-        mine = [pair for pair in left_gpu if pair[0].gpu == gpu]
-        _print_coverage(f"  {gpu}", mine, elsewhere)
-        _print_coverage("    interval from the other GPUs", mine, widest_interval(set(left_gpu) - set(mine)))
-    _print_coverage("measured, EfficientNet left out", efficientnets(left_network), known)
+    for name, pairs in (
+        ("EfficientNet, network left out there", efficientnets(left_network)),
+        ("GPU left out", left_gpu),
+        ("GPU and design left out", wholly),
+    ):
+        factors = interval(pairs)
+        _print_coverage(name, pairs, factors)
+        for gpu in dict.fromkeys(row.gpu for row, _ in pairs):
+            _print_coverage(f"  {gpu}", [pair for pair in pairs if pair[0].gpu == gpu], factors)
+    _print_extrapolations(rows)
+    _print_points(efficientnets(left_gpu))
+
+
+def in_sample(rows: Sequence[Row]) -> tuple[HeldOut, ...]:
+    """Each row under the fit to all of them."""
+    return tuple(zip(rows, log_ratios(rows, fit(rows)).tolist(), strict=True))
+
+
+def mean_error(pairs: Iterable[HeldOut]) -> float:
+    """Mean absolute error of the prediction, as a fraction of what was published."""
+    return float(np.mean([abs(math.exp(-ratio) - 1) for _, ratio in pairs]))
+
+
+def residuals_svg(pairs: Iterable[HeldOut]) -> str:
+    """Published over predicted against the published latency of one image, a panel a GPU."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "deploykit", "font.size": 9})
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    pairs = tuple(pairs)
+    gpus = list(dict.fromkeys(row.gpu for row, _ in pairs))
+    colours = {design: f"C{at}" for at, design in enumerate(dict.fromkeys(row.design for row, _ in pairs))}
+    figure, panels = pyplot.subplots(1, len(gpus), figsize=(11, 3.2), sharey=True, layout="constrained")
+    low, high = interval(pairs)
+    for panel, gpu in zip(panels, gpus, strict=True):
+        panel.axhspan(low, high, color="0.92")
+        panel.axhline(1, color="0.5", linewidth=0.8)
+        for row, ratio in (pair for pair in pairs if pair[0].gpu == gpu):
+            panel.plot(
+                row.latency_ms / row.batch,
+                math.exp(ratio),
+                marker="o" if row.precision == "fp16" else "^",
+                markersize=4,
+                color=colours[row.design],
+            )
+        panel.set(title=gpu, xscale="log", yscale="log", xlabel="ms an image, published")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set(ylabel="published / predicted", yticks=(ticks := (0.6, 0.8, 1, 1.25, 1.6)))
+    panels[0].set_yticklabels([f"{tick:g}" for tick in ticks])
+    panels[0].minorticks_off()
+    for design, colour in colours.items():
+        panels[-1].plot([], [], "s", color=colour, markersize=4, label=design)
+    panels[-1].plot([], [], "o", color="0.3", markersize=4, label="FP16")
+    panels[-1].plot([], [], "^", color="0.3", markersize=4, label="INT8")
+    figure.legend(loc="outside right upper", frameon=False)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
+    return text.getvalue()
 
 
 def _print_errors(name: str, pairs: Iterable[HeldOut]) -> None:
-    groups: dict[str, list[float]] = {}
+    groups: dict[str, list[HeldOut]] = {}
     for row, ratio in pairs:
-        for group in (name, f"  {row.gpu}, {row.family}"):
-            groups.setdefault(group, []).append(ratio)
-    for group, ratios in groups.items():
-        mean, low, high = np.exp([np.mean(ratios), np.min(ratios), np.max(ratios)])
-        rms = np.sqrt(np.mean(np.square(ratios)))
-        print(f"{group:<28}{len(ratios):>3}{mean:>16.3f}{rms:>15.3f}{low:>8.2f}{high:>9.2f}")
+        for group in (name, f"  {row.gpu}, {row.design} {row.precision.upper()}"):
+            groups.setdefault(group, []).append((row, ratio))
+    for group, members in groups.items():
+        mean, low, high = np.exp(
+            [each([ratio for _, ratio in members]) for each in (np.mean, np.min, np.max)]
+        )
+        print(f"{group:<45}{len(members):>5}{mean:>16.3f}{mean_error(members):>12.1%}{low:>8.2f}{high:>9.2f}")
 
 
 def _print_coverage(name: str, pairs: Iterable[HeldOut], factors: tuple[float, float]) -> None:
     print(f"{name:<42}{factors[0]:>8.3f} to {factors[1]:.3f}{coverage(pairs, factors):>16.1%}")
+
+
+def _print_extrapolations(rows: Sequence[Row]) -> None:
+    print("\nbeyond what was fitted          rms log error  in sample  ratio  doublings")
+    known = dict(in_sample(rows))
+
+    def show(name: str, pairs: Sequence[HeldOut], doublings: float) -> None:
+        there, here = (
+            math.sqrt(np.mean(np.square(ratios)))
+            for ratios in ([ratio for _, ratio in pairs], [known[row] for row, _ in pairs])
+        )
+        print(f"{name:<32}{there:>13.3f}{here:>11.3f}{there / here:>7.2f}{doublings:>11.1f}")
+
+    for limit in (8, 16, 32):
+        pairs = [pair for pair in extrapolated(rows, lambda row: row.batch, limit) if pair[0].batch == 64]
+        show(f"batch 64 from up to {limit}", pairs, math.log2(64 / limit))
+    for limit_g in (2.5, 5, 10):
+        pairs = list(extrapolated(rows, lambda row: row.macs / 1e9, limit_g))
+        beyond = np.mean([math.log2(row.macs / 1e9 / limit_g) for row, _ in pairs])
+        show(f"over {limit_g:g} G MACs", pairs, float(beyond))
+    for limit_g in (5, 10):
+        pairs = list(extrapolated(rows, lambda row: row.macs / 1e9, limit_g, above=False))
+        beyond = np.mean([math.log2(limit_g / (row.macs / 1e9)) for row, _ in pairs])
+        show(f"under {limit_g:g} G MACs", pairs, float(beyond))
+
+
+def _print_points(pairs: Iterable[HeldOut]) -> None:
+    print(
+        "\n| GPU | network | precision | batch | published | predicted | off |\n|---|---|---|---|---|---|---|"
+    )
+    for row, ratio in pairs:
+        predicted_ms = row.latency_ms * math.exp(-ratio)
+        print(
+            f"| {row.gpu} | {row.network.upper()} | {row.precision.upper()} | {row.batch} | "
+            f"{row.latency_ms:g} ms | {predicted_ms:.3g} ms | {predicted_ms / row.latency_ms - 1:+.0%} |"
+        )
 
 
 if __name__ == "__main__":

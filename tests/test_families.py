@@ -39,6 +39,11 @@ MEMBERS = {
     ("resnet50", "50"): (25.6, 4.09),
     ("resnet101", "101"): (44.5, 7.80),
     ("resnet152", "152"): (60.2, 11.51),
+    # facebookresearch/pycls, MODEL_ZOO.md; 800MF: timm, whose last stage is narrower
+    ("regnety-200mf", "200mf"): (3.2, 0.200),
+    ("regnety-400mf", "400mf"): (4.3, 0.404),
+    ("regnety-600mf", "600mf"): (6.1, 0.600),
+    ("regnety-800mf", "800mf"): (6.3, 0.835),
     # arXiv:1905.11946, Table 2; timm's efficientnet_b8 and efficientnet_l2
     ("efficientnet", "b0"): (5.3, 0.39),
     ("efficientnet", "b7"): (66.3, 37.7),

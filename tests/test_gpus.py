@@ -9,6 +9,7 @@ from deploykit.predict.gpus import Gpu, find_gpu, known_gpus, require_facts
 CUDA_CORES_PER_SM = {
     "6.1": 128,
     "7.0": 64,
+    "7.2": 64,
     "7.5": 64,
     "8.0": 64,
     "8.6": 128,

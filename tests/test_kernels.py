@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from deploykit.architecture.efficientnet import efficientnet
+from deploykit.architecture.families import find_family
 from deploykit.architecture.mobilenet_v2 import mobilenet_v2
 from deploykit.architecture.resnet import resnet
 from deploykit.predict.kernels import kernel_counts, kernels
@@ -56,6 +57,9 @@ def test_kinds_say_what_a_kernel_is():
     found = by_name(B0)
     kinds = [found[name].kind for name in ("conv_stem", "blocks.0.0.conv_dw", "conv_head", "classifier")]
     assert kinds == ["dense", "depthwise", "pointwise", "linear"]
+    regnet = find_family("regnety-200mf")
+    assert by_name(regnet.network(regnet.base))["s1.b1.conv2.conv"].kind == "grouped"
+    assert by_name(B0, unfused=("silu",))["conv_stem.silu"].kind == "activation"
 
 
 def test_channels_are_padded_in_arithmetic_and_in_memory_but_not_the_image():

@@ -28,6 +28,7 @@ MEMBERS = [
     ("mobilenet-v2", "1.40", "mobilenetv2_140"),
     ("mobilenet-v2-d", "110d", "mobilenetv2_110d"),
     ("mobilenet-v2-d", "120d", "mobilenetv2_120d"),
+    *[(f"regnety-{size}00mf", f"{size}00mf", f"regnety_00{size}") for size in (2, 4, 6, 8)],
     ("resnet18", "18", "resnet18"),
     ("resnet34", "34", "resnet34"),
     ("resnet50", "50", "resnet50"),

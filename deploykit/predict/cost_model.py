@@ -9,7 +9,6 @@ References:
     Architectures", CACM 52(4), 2009.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from typing import Literal
 from deploykit.architecture.graph import ActivationKind, Network
 from deploykit.errors import DeployError
 from deploykit.predict.gpus import Gpu, require_facts
-from deploykit.predict.kernels import Kernel, kernel_counts
+from deploykit.predict.kernels import Kernel, KernelKind, kernel_counts
+from deploykit.serial import from_json
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -35,10 +35,13 @@ MATRIX_PEAK: Mapping[Precision, str] = {  # the fact that bounds convolutions an
 CHANNEL_GRANULE: Mapping[Precision, int] = {"fp32": 1, "fp16": 8, "int8": 32}
 # What a V100 has, 300 W / (80 SMs x 1.53 GHz). With less a GPU can't hold its boost clock.
 UNTHROTTLED_W_PER_SM_GHZ = 2.45
-# SiLU is in the convolution's epilogue in INT8 alone: on an A100 at batch 64, swapping EfficientNetV2-S's
-# SiLU for ReLU6 saves 17 % in FP16 and 7 % in INT8. Source: google/automl, efficientnetv2/g3doc,
-# effnetv2-s-gpu.png and effnetv2-s-relu6-gpu.png.
-UNFUSED_OUTSIDE_INT8: tuple[ActivationKind, ...] = ("silu",)
+# A T4 has 1.10 W and holds 900 of its 1590 MHz: (1.10 / 2.45) ** 0.71 of them; see its entry in gpus.toml.
+THROTTLE_EXPONENT = 0.71
+AMPERE_SM = 80
+# An interval's width, as a logarithm, grows by this share for each doubling of the batch or of the work of an
+# image beyond what was published. Source: docs/cost-model.md, "Beyond the figures".
+WIDER_PER_DOUBLING = 0.2
+UNFUSED: tuple[ActivationKind, ...] = ("silu",)  # wholly or in part: see Parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,20 +51,30 @@ class Parameters:
     Attributes:
         tensor_fraction: of the tensor cores' peak that convolutions and matrix products sustain.
         cuda_fraction: of the CUDA cores' peak that they sustain where tensor cores can't run them.
+        grouped_fraction: of what other convolutions sustain, in those of a few groups.
         depthwise_fraction: of the FP32 peak that depthwise convolutions sustain in FP16; twice that in INT8.
         bandwidth_fraction: of the peak bandwidth that is sustained.
         launch_us: from one kernel's end to the next one's work, under a CUDA graph.
         outputs_per_sm: outputs an SM needs at once to be busy; with fewer, the arithmetic waits.
-        throttle_exponent: clock under load, as a power of the watts for an SM and a GHz.
+        silu_fraction: of a kernel of its own that a SiLU costs in FP16: some are fused.
+        silu_fraction_int8: the same in INT8.
+        int8_slowdown: times that INT8 kernels take where tensor cores are older than Ampere's.
     """
 
     tensor_fraction: float
     cuda_fraction: float
+    grouped_fraction: float
     depthwise_fraction: float
     bandwidth_fraction: float
     launch_us: float
     outputs_per_sm: float
-    throttle_exponent: float
+    silu_fraction: float
+    silu_fraction_int8: float
+    int8_slowdown: float
+
+
+Factors = tuple[float, float]
+"""Of a prediction, between which the truth is with probability CONFIDENCE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +83,44 @@ class Calibration:
 
     Attributes:
         parameters: what the fit found.
-        measured: GPUs on which EfficientNets are among the published figures.
-        interval_elsewhere: (low, high) factors, from fits that never saw the GPU.
-        interval_measured: the same for EfficientNets there in FP16 and INT8, from fits that never saw
-            the network there.
+        gpus: on which EfficientNets are among the published figures.
+        families: of the published figures.
+        largest_batch, smallest_macs, largest_macs: of the published figures; MACs of an image.
+        interval_measured: of EfficientNets on `gpus` in FP16 and INT8, from fits that never saw the network
+            there.
+        interval_elsewhere: of `families` on other GPUs, from fits that never saw the GPU.
+        interval_unfamiliar: of other families, from fits that saw neither GPU nor family.
     """
 
     parameters: Parameters
-    measured: tuple[str, ...]
-    interval_elsewhere: tuple[float, float]
-    interval_measured: tuple[float, float]
+    gpus: tuple[str, ...]
+    families: tuple[str, ...]
+    largest_batch: int
+    smallest_macs: int
+    largest_macs: int
+    interval_measured: Factors
+    interval_elsewhere: Factors
+    interval_unfamiliar: Factors
+
+    def interval(self, network: Network, gpu: Gpu, *, precision: Precision, batch: int) -> Factors:
+        """As wide as fits like this one were wrong, and wider the further off the published figures."""
+        if network.family not in self.families:
+            factors = self.interval_unfamiliar
+        elif network.family == "efficientnet" and gpu.name in self.gpus and precision != "fp32":
+            factors = self.interval_measured
+        else:
+            factors = self.interval_elsewhere
+        doublings = (
+            _doublings(batch, self.largest_batch)
+            + _doublings(network.macs, self.largest_macs)
+            + _doublings(self.smallest_macs, network.macs)
+        )
+        wider = 1 + WIDER_PER_DOUBLING * doublings
+        return factors[0] ** wider, factors[1] ** wider
+
+
+def _doublings(value: float, limit: float) -> float:
+    return max(0.0, math.log2(value / limit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,23 +143,32 @@ class Rates:
     """What a GPU sustains at one precision.
 
     Attributes:
-        matrix_flop_s, depthwise_flop_s: floating-point or integer operations a second.
+        matrix_flop_s, grouped_flop_s, depthwise_flop_s: floating-point or integer operations a second.
         bytes_s: memory traffic.
         element_bytes: size of an activation or weight.
         channel_granule: channels are padded to a multiple of it.
         launch_s: cost of a kernel beside its work.
         busy_outputs: outputs at once that keep every SM busy.
-        unfused: activations that run as kernels of their own.
+        activation_share: of a kernel's cost that an activation of its own has.
     """
 
     matrix_flop_s: float
+    grouped_flop_s: float
     depthwise_flop_s: float
     bytes_s: float
     element_bytes: int
     channel_granule: int
     launch_s: float
     busy_outputs: float
-    unfused: tuple[ActivationKind, ...]
+    activation_share: float
+
+    def flop_s(self, kind: KernelKind) -> float:
+        return {"grouped": self.grouped_flop_s, "depthwise": self.depthwise_flop_s}.get(
+            kind, self.matrix_flop_s
+        )
+
+    def share(self, kind: KernelKind) -> float:
+        return self.activation_share if kind == "activation" else 1.0
 
 
 def predict_latency(network: Network, gpu: Gpu, *, precision: Precision, batch: int) -> Prediction:
@@ -139,21 +189,15 @@ def predict_latency(network: Network, gpu: Gpu, *, precision: Precision, batch: 
     model = calibration()
     rates = sustained_rates(gpu, precision, model.parameters)
     latency_ms = batch_ms(rated_kernels(network, rates), rates, batch)
-    seen = network.family == "efficientnet" and gpu.name in model.measured and precision != "fp32"
-    low, high = model.interval_measured if seen else model.interval_elsewhere
+    low, high = model.interval(network, gpu, precision=precision, batch=batch)
     return Prediction(latency_ms=latency_ms, low_ms=latency_ms * low, high_ms=latency_ms * high)
 
 
 @cache
 def calibration() -> Calibration:
     """The committed fit."""
-    data = json.loads(resources.files("deploykit.predict").joinpath("cost_model.json").read_text("utf-8"))
-    return Calibration(
-        parameters=Parameters(**data["parameters"]),
-        measured=tuple(data["measured"]),
-        interval_elsewhere=tuple(data["interval"]["elsewhere"]),
-        interval_measured=tuple(data["interval"]["measured"]),
-    )
+    text = resources.files("deploykit.predict").joinpath("cost_model.json").read_bytes()
+    return from_json(text, Calibration)
 
 
 def sustained_rates(gpu: Gpu, precision: Precision, parameters: Parameters) -> Rates:
@@ -163,30 +207,47 @@ def sustained_rates(gpu: Gpu, precision: Precision, parameters: Parameters) -> R
     """
     lacks_int8 = precision == "int8" and gpu.int8_dp4a_tops is not None
     matrix_fact = "int8_dp4a_tops" if lacks_int8 else MATRIX_PEAK[precision]
-    sms, boost_mhz, tdp_w, bandwidth_gb_s, fp32_tflops, matrix_tflops = require_facts(
-        gpu, "sm_count", "boost_mhz", "tdp_w", "memory_bandwidth_gb_s", "fp32_tflops", matrix_fact
+    sms, bandwidth_gb_s, fp32_tflops, matrix_tflops = require_facts(
+        gpu, "sm_count", "memory_bandwidth_gb_s", "fp32_tflops", matrix_fact
     )
+    stored: Precision = "fp16" if lacks_int8 else precision
+    is_int8 = stored == "int8"
+    slowdown = parameters.int8_slowdown if is_int8 and (gpu.sm or AMPERE_SM) < AMPERE_SM else 1.0
+    flop_s = clock_fraction(gpu) * 1e12 / slowdown
     on_tensor_cores = "tensor" in matrix_fact
     matrix_fraction = parameters.tensor_fraction if on_tensor_cores else parameters.cuda_fraction
-    stored: Precision = "fp16" if lacks_int8 else precision
-    element_bytes = ELEMENT_BYTES[stored]
-    clock = _clock_fraction(tdp_w / (sms * boost_mhz * 1e-3), parameters.throttle_exponent)
-    depthwise_tflops = fp32_tflops * parameters.depthwise_fraction * ELEMENT_BYTES["fp16"] / element_bytes
+    matrix_flop_s = matrix_tflops * matrix_fraction * flop_s
+    narrower = ELEMENT_BYTES["fp16"] / ELEMENT_BYTES[stored]
     return Rates(
-        matrix_flop_s=matrix_tflops * matrix_fraction * clock * 1e12,
-        depthwise_flop_s=depthwise_tflops * clock * 1e12,
-        bytes_s=bandwidth_gb_s * parameters.bandwidth_fraction * 1e9,
-        element_bytes=element_bytes,
+        matrix_flop_s=matrix_flop_s,
+        grouped_flop_s=matrix_flop_s * parameters.grouped_fraction,
+        depthwise_flop_s=fp32_tflops * parameters.depthwise_fraction * narrower * flop_s,
+        bytes_s=bandwidth_gb_s * parameters.bandwidth_fraction * 1e9 / slowdown,
+        element_bytes=ELEMENT_BYTES[stored],
         channel_granule=CHANNEL_GRANULE[stored],
         launch_s=parameters.launch_us * 1e-6,
         busy_outputs=parameters.outputs_per_sm * sms,
-        unfused=() if stored == "int8" else UNFUSED_OUTSIDE_INT8,
+        activation_share=parameters.silu_fraction_int8 if is_int8 else parameters.silu_fraction,
     )
+
+
+def clock_fraction(gpu: Gpu) -> float:
+    """Clock under sustained load, as a fraction of boost: as somebody saw it, or as its power allows.
+
+    Raises:
+        DeployError: the GPU's facts don't suffice.
+    """
+    if gpu.sustained_mhz is not None:
+        (boost_mhz,) = require_facts(gpu, "boost_mhz")
+        return gpu.sustained_mhz / boost_mhz
+    sms, boost_mhz, tdp_w = require_facts(gpu, "sm_count", "boost_mhz", "tdp_w")
+    w_per_sm_ghz = tdp_w / (sms * boost_mhz * 1e-3)
+    return min(1.0, math.pow(w_per_sm_ghz / UNTHROTTLED_W_PER_SM_GHZ, THROTTLE_EXPONENT))
 
 
 def rated_kernels(network: Network, rates: Rates) -> tuple[tuple[Kernel, int], ...]:
     """The kernels of `network` at the precision of `rates`, with how often each runs."""
-    return kernel_counts(network, unfused=rates.unfused, channel_granule=rates.channel_granule)
+    return kernel_counts(network, unfused=UNFUSED, channel_granule=rates.channel_granule)
 
 
 def batch_ms(kernels: Iterable[tuple[Kernel, int]], rates: Rates, batch: int) -> float:
@@ -195,18 +256,19 @@ def batch_ms(kernels: Iterable[tuple[Kernel, int]], rates: Rates, batch: int) ->
 
 
 def _kernel_s(kernel: Kernel, rates: Rates, batch: int) -> float:
-    peak = rates.depthwise_flop_s if kernel.kind == "depthwise" else rates.matrix_flop_s
     # However few its outputs, a kernel takes as long as one that just fills the GPU; the sum is smooth.
     images = batch + rates.busy_outputs / kernel.written_elements
-    compute_s = 2 * kernel.macs * images / peak
     elements = (kernel.read_elements + kernel.written_elements) * batch + kernel.weight_elements
-    memory_s = elements * rates.element_bytes / rates.bytes_s
-    return rates.launch_s + math.hypot(compute_s, memory_s)
+    return rates.share(kernel.kind) * kernel_s(
+        compute_s=2 * kernel.macs * images / rates.flop_s(kernel.kind),
+        memory_s=elements * rates.element_bytes / rates.bytes_s,
+        launch_s=rates.launch_s,
+    )
 
 
-def _clock_fraction(w_per_sm_ghz: float, exponent: float) -> float:
-    """Clock under sustained load, as a fraction of boost."""
-    return min(1.0, math.pow(w_per_sm_ghz / UNTHROTTLED_W_PER_SM_GHZ, exponent))
+def kernel_s(*, compute_s: float, memory_s: float, launch_s: float) -> float:
+    """A launch, and the smooth maximum of arithmetic and traffic; plain arithmetic, so that arrays do too."""
+    return launch_s + math.sqrt(compute_s * compute_s + memory_s * memory_s)
 
 
 def can_predict(gpu: Gpu) -> bool:

@@ -24,7 +24,8 @@ class Gpu:
         aliases: other names it answers to.
         compute_capability: `7.5`.
         sm_count: streaming multiprocessors.
-        boost_mhz: boost clock.
+        boost_mhz: boost clock, at which the peaks are.
+        sustained_mhz: clock that the power limit leaves under load, where somebody saw it.
         memory_gb: memory size.
         memory_bandwidth_gb_s: peak memory bandwidth, 1e9 bytes a second.
         l2_mb: level-2 cache.
@@ -42,6 +43,7 @@ class Gpu:
     compute_capability: str | None = None
     sm_count: float | None = None
     boost_mhz: float | None = None
+    sustained_mhz: float | None = None
     memory_gb: float | None = None
     memory_bandwidth_gb_s: float | None = None
     l2_mb: float | None = None

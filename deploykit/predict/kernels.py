@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from deploykit.architecture.graph import (
     INPUT,
@@ -26,7 +26,10 @@ from deploykit.architecture.graph import (
     Shape,
 )
 
-KernelKind = Literal["dense", "pointwise", "depthwise", "linear", "pool", "scale", "elementwise"]
+KernelKind = Literal[
+    "dense", "pointwise", "grouped", "depthwise", "linear", "pool", "scale", "activation", "elementwise"
+]
+KERNEL_KINDS: tuple[KernelKind, ...] = get_args(KernelKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,8 @@ class Kernel:
 
     Attributes:
         name: the layer it starts with.
-        kind: `dense` (convolution over a window), `pointwise` (1x1), `depthwise`, `linear`, `pool`,
-            `scale` (squeeze-excite's product), `elementwise`.
+        kind: `dense` (convolution over a window), `pointwise` (1x1), `grouped`, `depthwise`, `linear`,
+            `pool`, `scale` (squeeze-excite's product), `activation` (one not fused), `elementwise`.
         macs: multiply-accumulates.
         read_elements: activation elements read; a residual sum reads its shortcut too.
         written_elements: activation elements written.
@@ -136,11 +139,14 @@ def _kind(layer: Layer) -> KernelKind:
     if isinstance(layer, Convolution):
         if layer.is_depthwise:
             return "depthwise"
+        if layer.groups > 1:
+            return "grouped"
         return "pointwise" if layer.is_pointwise else "dense"
     kinds: dict[type[Layer], KernelKind] = {
         Linear: "linear",
         GlobalAveragePool: "pool",
         MaxPool: "pool",
         ChannelScale: "scale",
+        Activation: "activation",
     }
     return kinds.get(type(layer), "elementwise")
