@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deploykit.errors import DeployError
     from deploykit.evaluate import evaluate_model
     from deploykit.export import export_onnx
-    from deploykit.fit import fit_phi
+    from deploykit.fit.run import fit_phi
     from deploykit.pipeline import build_engine, quantize_model
     from deploykit.predict.gpus import known_gpus
     from deploykit.quantize.calibration import calibrate_to_file
@@ -54,7 +54,7 @@ _HOMES = {
     "compare": "deploykit.bench.compare",
     "diagnose": "deploykit.doctor",
     "export_onnx": "deploykit.export",
-    "fit_phi": "deploykit.fit",
+    "fit_phi": "deploykit.fit.run",
     "known_gpus": "deploykit.predict.gpus",
     "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",

@@ -55,6 +55,18 @@ def _seal(fields: Mapping[str, object]) -> str:
     return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
 
+def from_builtins(fields: Mapping[str, object], kind: type[T]) -> T:
+    """The dataclass whose fields are given as plain values, as TOML has them.
+
+    Raises:
+        ValueError: they don't describe it; says where.
+    """
+    try:
+        return msgspec.convert(dict(fields), kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from error
+
+
 def from_texts(fields: Mapping[str, object], kind: type[T]) -> T:
     """The dataclass whose fields are given as texts, as metadata has them.
 

@@ -1,13 +1,27 @@
 """The largest phi for a target: decided, predicted, measured."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import MACHINE, engine, latency
 
+from deploykit.architecture.builder import NetworkBuilder
+from deploykit.architecture.families import find_family
+from deploykit.architecture.member import choose_member
+from deploykit.bench.record import Record
+from deploykit.bench.record_file import write_record
 from deploykit.errors import DeployError
-from deploykit.fit import Goal, bisect_largest, fit_phi, phi_grid
+from deploykit.fit import evidence
+from deploykit.fit.evidence import Measured
+from deploykit.fit.goal import Goal
+from deploykit.fit.grid import at_the_edge, bisect_largest, phi_grid
+from deploykit.fit.memory import estimated_bytes
+from deploykit.fit.run import fit_phi
+from deploykit.scaling import axis_of
 
 GPUS = ("T4", "A100", "V100", "RTX 4090")
 
@@ -54,8 +68,8 @@ def test_a_phi_that_only_may_fit_is_named_as_such():
 
 
 def test_every_prediction_says_that_it_is_one():
-    fit = fit_phi("A100", max_latency_ms=5, phi_step=0.5)
-    assert [each.phi for each in fit.candidates] == [index / 2 for index in range(15)]
+    fit = fit_phi("A100", max_latency_ms=5)
+    assert [each.phi for each in fit.candidates] == list(range(8))
     assert {each.latency.evidence for each in fit.candidates} == {"predicted"}
 
 
@@ -71,7 +85,24 @@ def test_both_targets_must_be_met():
     [(1, (0, 1, 2, 3, 4, 5, 6, 7)), (3, (0, 3, 6, 7)), (7, (0, 7)), (2.5, (0, 2.5, 5, 7))],
 )
 def test_the_grid_has_both_ends(step, grid):
-    assert phi_grid(step) == grid
+    assert phi_grid(step, (0.0, 7.0)) == grid
+
+
+def test_fractions_are_looked_at_around_the_edge_alone():
+    fit = fit_phi("T4", max_latency_ms=10, phi_step=0.25)
+    assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 4.25, 4.5, 4.75, 5, 6, 7]
+    assert 4 < fit.chosen.phi < 5
+    everywhere = [
+        fit_phi("T4", max_latency_ms=10, phi_step=0.25, optimistic=True).chosen.phi,
+        fit_phi("T4", max_latency_ms=10, optimistic=True).chosen.phi,
+    ]
+    assert everywhere[0] >= everywhere[1]
+
+
+def test_there_is_no_edge_where_all_or_nothing_fits():
+    assert at_the_edge((0, 0.5, 1, 1.5, 2), (0, 1, 2), 1) == [1.5]
+    assert at_the_edge((0, 0.5, 1), (0, 1), 1) == []
+    assert at_the_edge((0, 0.5, 1), (0, 1), None) == []
 
 
 @given(count=st.integers(1, 200), largest=st.integers(-1, 199))
@@ -111,7 +142,7 @@ def test_a_gpu_of_which_too_little_is_known_is_refused():
         fit_phi("RTX 5090", max_latency_ms=10)
 
 
-def test_the_cpu_is_measured():
+def test_the_cpu_is_measured(workplace):
     fit = fit_phi("cpu", max_latency_ms=1e-3, phi_step=7)  # nothing is that fast: one measurement tells
     assert fit.chosen is None
     assert [(each.phi, each.latency.evidence) for each in fit.candidates] == [(0, "measured")]
@@ -119,10 +150,186 @@ def test_the_cpu_is_measured():
     assert fit.precision == "fp32"
 
 
-def test_a_local_gpu_that_is_not_there_is_refused():
+def test_a_local_gpu_that_is_not_there_is_refused(workplace):
     from deploykit.local_gpu import local_gpu
 
     if local_gpu() is not None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(DeployError, match="no NVIDIA GPU"):
         fit_phi("local", max_latency_ms=10)
+
+
+@pytest.fixture
+def tiny(workplace):
+    """A family whose members take milliseconds, and differ well in that."""
+    text = (Path(__file__).parents[1] / "docs" / "families.md").read_text("utf-8")
+    Path("tiny.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    return "tiny.py"
+
+
+# ---------------------------------------------------------------- more targets
+
+
+def test_memory_is_weights_and_what_is_alive_at_once():
+    # Two convolutions of 8x8: the image (3 channels), 4, then 5 channels; bias-free of norms.
+    net = NetworkBuilder(8)
+    net.conv("a", 4)
+    net.activation("relu")  # in place
+    net.conv("b", 5)
+    network = net.network("tiny")
+    weights = (3 * 4 + 4) + (4 * 5 + 5)
+    assert estimated_bytes(network, precision="fp32", batch=1) == 4 * (weights + (4 + 5) * 64)
+    assert estimated_bytes(network, precision="fp16", batch=3) == 2 * (weights + 3 * (4 + 5) * 64)
+
+
+def test_a_shortcut_stays_alive_until_it_is_added():
+    net = NetworkBuilder(8)
+    shortcut = net.conv("a", 4)
+    net.conv("b", 16)
+    main = net.conv("c", 4)
+    net.add("add", main, shortcut)
+    weights = 16 + 4 * 16 + 16 + 16 * 4 + 4
+    assert estimated_bytes(net.network("tiny"), precision="int8", batch=1) == weights + (4 + 16 + 4) * 64
+
+
+def test_a_memory_limit_leaves_out_what_is_larger():
+    free = fit_phi("A100", max_latency_ms=1000, batch=64)
+    limit = free.candidates[3].memory_bytes
+    tight = fit_phi("A100", max_latency_ms=1000, batch=64, max_memory_bytes=limit)
+    assert (free.chosen.phi, tight.chosen.phi) == (7, 3)
+    assert tight.candidates[4].misses == ("memory",)
+
+
+def test_an_accuracy_that_the_budget_does_not_buy_fits_nothing():
+    """B6 and B7 have 84.0 and 84.3 %: tensorflow/tpu, efficientnet/README.md."""
+    fit = fit_phi("T4", max_latency_ms=10, min_top1=0.84)
+    assert fit.chosen is None
+    assert (fit.nearest_miss.phi, fit.nearest_miss.misses) == (6, ("latency",))
+    assert any("--precision int8" in sentence for sentence in fit.advice)
+    assert fit_phi("T4", max_latency_ms=20, min_top1=0.84).chosen.phi == 6
+
+
+def test_between_published_members_accuracy_is_that_of_the_one_below():
+    fit = fit_phi("T4", max_latency_ms=10, phi_step=0.5)
+    top1 = {each.phi: each.top1 for each in fit.candidates}
+    assert top1[4.5] == top1[4] < top1[5]
+
+
+def test_an_accuracy_nobody_published_is_refused(tiny):
+    with pytest.raises(DeployError, match="No accuracy of"):
+        fit_phi("T4", max_latency_ms=10, min_top1=0.7, family=tiny)
+
+
+# ---------------------------------------------------------------- batch, precision, axis, several GPUs
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_free_batch_meets_both_targets_and_is_no_larger_than_it_takes(gpu):
+    fit = fit_phi(gpu, max_latency_ms=10, min_images_per_s=800, batch=None)
+    assert fit.chosen is not None
+    for each in fit.candidates:
+        if each.fits:
+            assert each.latency.high_ms <= 10
+            assert 1000 * each.batch / each.latency.high_ms >= 800
+            if each.batch > 1:
+                half = fit_phi(gpu, max_latency_ms=10, min_images_per_s=800, batch=each.batch // 2)
+                assert not next(other for other in half.candidates if other.phi == each.phi).fits
+    one = fit_phi(gpu, max_latency_ms=10, min_images_per_s=800)
+    assert (one.chosen.phi if one.chosen else -1) <= fit.chosen.phi
+
+
+def test_a_free_batch_under_a_latency_alone_is_the_largest_that_holds_it():
+    fit = fit_phi("T4", max_latency_ms=20, batch=None)
+    for each in fit.candidates:
+        if each.fits and each.batch < 256:
+            double = fit_phi("T4", max_latency_ms=20, batch=2 * each.batch)
+            assert not next(other for other in double.candidates if other.phi == each.phi).fits
+
+
+def test_the_better_precision_is_named_with_the_reason():
+    on_t4, on_v100 = (fit_phi(gpu, max_latency_ms=10, precision="best") for gpu in ("T4", "V100"))
+    assert (on_t4.precision, on_t4.rival.precision) == ("int8", "fp16")
+    assert on_t4.chosen.phi > on_t4.rival.chosen.phi
+    assert on_v100.precision == "fp16"  # whose tensor cores have no INT8
+
+
+@pytest.mark.parametrize("axis", ["depth", "width", "side"])
+def test_one_axis_alone_has_as_much_work_as_the_compound(axis):
+    compound = fit_phi("A100", max_latency_ms=3, phi_step=1)
+    alone = fit_phi("A100", max_latency_ms=3, phi_step=1, axis=axis)
+    family = find_family("efficientnet")
+    assert alone.axis == axis
+    for one, other in zip(alone.candidates, compound.candidates, strict=False):
+        assert family.network(one.scale).macs == pytest.approx(family.network(other.scale).macs, rel=0.05)
+        assert one.phi == 0 or axis_of(one.scale) == axis
+
+
+def test_an_axis_that_can_not_follow_says_so():
+    fit = fit_phi("A100", max_latency_ms=30, axis="depth", family="efficientnet")
+    assert len(fit.candidates) == 8 or "No depth alone" in fit.remarks[0]
+
+
+def test_where_nothing_fits_it_says_what_would():
+    *others, faster = fit_phi("T4", max_latency_ms=3, batch=8).advice
+    assert others == ["--batch 1 is predicted to, for phi 0.", "--precision int8 is predicted to, for phi 0."]
+    assert fit_phi("T4", max_latency_ms=3, batch=1).chosen.phi >= 0
+    assert fit_phi("T4", max_latency_ms=3, batch=8, precision="int8").chosen.phi >= 0
+    named = faster.removeprefix("Predicted to, for phi 0: ").removesuffix(" and others.").split(", ")
+    assert len(named) == 3
+    for gpu in named:
+        assert fit_phi(gpu, max_latency_ms=3, batch=8).chosen.phi >= 0
+    assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to.",)
+
+
+# ---------------------------------------------------------------- recorded and measured
+
+
+def recorded(on: str) -> Record:
+    """B4 at 7 ms, on a GPU of that name."""
+    machine = replace(MACHINE, kind="gpu", name=on)
+    return latency(engine(phi=4, precision="fp16"), 7.0, machine=machine)
+
+
+def test_a_record_counts_more_than_a_prediction(tmp_path):
+    write_record(recorded("NVIDIA T4"), tmp_path)
+    fit = fit_phi("T4", max_latency_ms=10, records=[tmp_path])
+    fourth = fit.candidates[4]
+    assert fourth.latency.evidence == "recorded"
+    assert fourth.latency.high_ms == recorded("NVIDIA T4").percentile_ms(90).value
+    assert {each.latency.evidence for each in fit.candidates if each.phi != 4} == {"predicted"}
+
+
+def test_a_record_of_another_machine_is_refused(tmp_path):
+    path = write_record(recorded("NVIDIA A100-SXM4-40GB"), tmp_path)
+    with pytest.raises(DeployError, match="was measured on NVIDIA A100-SXM4-40GB, which is no T4"):
+        fit_phi("T4", max_latency_ms=10, records=[path])
+    alone = fit_phi("T4", max_latency_ms=10, records=[tmp_path])  # of a folder, those of that GPU
+    assert {each.latency.evidence for each in alone.candidates} == {"predicted"}
+    with pytest.raises(DeployError, match="records of others say nothing"):
+        fit_phi("cpu", max_latency_ms=10, records=[path])
+
+
+def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
+    monkeypatch.setattr(evidence, "SECONDS", 0.1)
+    family = find_family(tiny)
+    clock = Measured("cpu", percentile=50, folder=Path("all"))
+    everything = {
+        phi: clock.latency(choose_member(family, phi=phi), precision="fp32", batch=1).expected_ms
+        for phi in phi_grid(1, family.phi_range)
+    }
+    for path in Path("all").glob("*.json"):  # the same evidence for both, so that noise decides nothing
+        Path("records").mkdir(exist_ok=True)
+        (Path("records") / path.name).write_bytes(path.read_bytes())
+    for target_ms in (min(everything.values()) / 2, *(value * 1.001 for value in everything.values())):
+        fit = fit_phi("cpu", max_latency_ms=target_ms, family=tiny, percentile=50)
+        fitting = [phi for phi, found in everything.items() if found <= target_ms]
+        assert (fit.chosen.phi if fit.chosen else None) == max(fitting, default=None)
+        assert len(fit.candidates) <= math.log2(len(everything)) + 2
+
+
+def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
+    monkeypatch.setattr(evidence, "SECONDS", 0.1)
+    first = fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5)
+    assert len(list(Path("records").glob("*.json"))) == len(first.candidates) == 2
+    assert fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5) == first
+    assert len(list(Path("records").glob("*.json"))) == 2

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deploykit.architecture.family import Family
+from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.scaling import MAX_SIDE_PX, SIDE_STEP_PX, Axis, Scale
 
@@ -34,6 +35,20 @@ def single_axis_scale(family: Family, axis: Axis, *, macs: int) -> Scale:
         )
     at = bisect_left(scales, macs, key=macs_of)
     return min(scales[max(at - 1, 0) : at + 1], key=lambda scale: abs(macs_of(scale) - macs))
+
+
+def single_axis_member(family: Family, axis: Axis, *, macs: int) -> Member:
+    """The same, under a name that says what was stretched.
+
+    Raises:
+        DeployError: see single_axis_scale.
+    """
+    return axis_member(family, single_axis_scale(family, axis, macs=macs), axis)
+
+
+def axis_member(family: Family, scale: Scale, axis: Axis) -> Member:
+    value = scale.side_px if axis == "side" else getattr(scale, axis)
+    return Member(family=family, name=f"{family.name}-{axis}{value:g}", scale=scale)
 
 
 def _scales(base: Scale, axis: Axis) -> Sequence[Scale]:

@@ -1,117 +1,207 @@
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 
 from deploykit.cli.network_options import family_option
-from deploykit.cli.output import json_option, note, phases, print_json, print_table
-from deploykit.cli.units import duration_ms, images_per_s
-from deploykit.fit import DEFAULT_PERCENTILE, Candidate, Fit, fit_phi
-from deploykit.model_file import Precision
-from deploykit.scaling import phi_label
+from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.cli.print_fit import print_fit, print_fits
+from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
+from deploykit.errors import DeployError
+from deploykit.fit.answer import Fit
+from deploykit.fit.run import DEFAULT_FOLDER, DEFAULT_PERCENTILE, fit_phi
+from deploykit.predict.gpu_file import read_gpu_file
+from deploykit.predict.gpus import Gpu, key_of
+from deploykit.scaling import AXES
 
-NOTHING_FITS = 3
+NOTHING_FITS, STOPPED = 3, 130
+TERMINAL = "-"
 
 
 @click.command(name="fit")
-@click.option("--gpu", required=True, help="GPU (T4, A100, ...); `local` and `cpu` measure.")
+@click.option(
+    "--gpu", required=True, help="GPU (T4, A100, ...), or several: T4,L4; `local` and `cpu` measure."
+)
+@click.option("--gpu-file", type=click.Path(path_type=Path), help="TOML file with facts of another GPU.")
 @family_option
 @click.option("--max-latency", help="Of one batch, with a unit: 10ms.")
 @click.option("--min-throughput", help="Images a second: 500.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Images at once.")
+@click.option("--max-memory", help="Of weights and activations: 4GB.")
+@click.option("--min-accuracy", help="Published top-1: 80%.")
+@click.option("--batch", default="1", show_default=True, help="Images at once; `auto` finds what suits.")
 @click.option(
-    "--precision", type=click.Choice(["fp16", "int8", "fp32"]), help="Default: fp16; fp32 on the CPU."
+    "--precision",
+    type=click.Choice(["fp16", "int8", "fp32", "best"]),
+    help="Default: fp16; fp32 on the CPU. `best` compares that with int8.",
 )
-@click.option("--phi-step", type=float, default=1.0, show_default=True, help="Distance of the phis tried.")
 @click.option(
-    "--percentile", type=float, default=DEFAULT_PERCENTILE, show_default=True, help="Of measured latencies."
+    "--phi-step",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Distance of the phis tried; below 1 around the edge.",
 )
+@click.option(
+    "--axis",
+    type=click.Choice(["compound", *AXES]),
+    default="compound",
+    show_default=True,
+    help="Scale one alone, to as much work as phi.",
+)
+@click.option(
+    "--percentile",
+    type=float,
+    default=DEFAULT_PERCENTILE,
+    show_default=True,
+    help="Of measured latencies.",
+)
+@click.option("--optimistic", is_flag=True, help="Let the middle of an interval decide, not its bad end.")
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Measurements on that GPU, a file or folder; they count more than predictions.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="Keeps what is measured on this machine; what is there is not measured again.",
+)
+@click.option(
+    "--plot",
+    is_flag=False,
+    flag_value=TERMINAL,
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Draw it: in the terminal, or into a .png, .svg or .html file.",
+)
+@click.option("--export", "exports", is_flag=True, help="Go on: export the chosen phi and build its engine.")
 @json_option
 def command(
     gpu: str,
-    family: str,
+    gpu_file: Path | None,
     max_latency: str | None,
     min_throughput: str | None,
-    batch: int,
-    precision: Precision | None,
-    phi_step: float,
-    percentile: float,
+    max_memory: str | None,
+    min_accuracy: str | None,
+    batch: str,
+    axis: str,
+    records: tuple[Path, ...],
+    folder: Path,
+    plot: Path | None,
+    exports: bool,
     as_json: bool,
+    **others: Any,
 ) -> None:
-    """Find the largest phi that meets a target. Exit status 3 where none does.
+    """Find the largest phi that meets the targets. Exit status 3 where none does.
 
     A GPU that isn't here is predicted, and the unfavourable end of the interval decides.
 
     \b
     Example:
-      deploykit fit --gpu T4 --max-latency 10ms --precision int8
+      deploykit fit --gpu T4 --max-latency 10ms --precision best
+      deploykit fit --gpu T4,L4,A100 --min-throughput 500 --batch auto
+      deploykit fit --gpu cpu --max-latency 50ms --phi-step 0.5 --export
     """
-    with phases("fitting") as progress:
-        fit = fit_phi(
-            gpu,
-            max_latency_ms=duration_ms(max_latency),
-            min_images_per_s=images_per_s(min_throughput),
-            family=family,
-            batch=batch,
-            precision=precision,
-            phi_step=phi_step,
-            percentile=percentile,
-            progress=progress,
+    gpus = _gpus(gpu, gpu_file)
+    if len(gpus) > 1 and (plot is not None or exports or records):
+        raise DeployError(
+            "--plot, --export and --records are about one GPU.", fix="name one with --gpu, or leave them out"
         )
-    if as_json:
-        chosen, hoped_for = (each.phi if each else None for each in (fit.chosen, fit.hoped_for))
-        print_json({"chosen_phi": chosen, "may_fit_phi": hoped_for, "fit": fit})
-    else:
-        _print(fit, percentile)
-    if fit.chosen is None:
+    drawn = plot if plot is not None and str(plot) != TERMINAL else None
+    if drawn is not None:
+        from deploykit.fit.picture import require_drawable
+
+        require_drawable(drawn)
+    targets: dict[str, Any] = {
+        "max_latency_ms": duration_ms(max_latency),
+        "min_images_per_s": images_per_s(min_throughput),
+        "max_memory_bytes": size_bytes(max_memory),
+        "min_top1": fraction(min_accuracy),
+    }
+    one_axis = next((each for each in AXES if each == axis), None)
+    others |= {"batch": _batch(batch), "axis": one_axis, "records": records, "folder": folder}
+    try:
+        with phases("fitting") as progress:
+            fits = [fit_phi(each, **targets, **others, progress=progress) for each in gpus]
+    except KeyboardInterrupt:
+        print(f"stopped; what was measured is in {folder}, and the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED)
+    _show(fits, drawn=drawn, in_terminal=plot is not None and drawn is None, as_json=as_json)
+    if all(each.chosen is None for each in fits):
         sys.exit(NOTHING_FITS)
+    if exports:
+        _export(fits[0], gpu, others["family"])
 
 
-def _print(fit: Fit, percentile: float) -> None:
-    measured = fit.candidates[0].latency.evidence == "measured"
-    how = f"measured here, p{percentile:g}" if measured else "predicted for TensorRT, with a 90 % interval"
-    print(f"{fit.family} {fit.precision.upper()} on {fit.gpu}, batch {fit.candidates[0].batch}, {how}")
-    print_table(
-        ("phi", "side", "latency", *(() if measured else ("interval",)), "throughput", "evidence", "fits"),
-        [
-            (
-                phi_label(each.phi),
-                f"{each.side_px} px",
-                f"{each.latency.expected_ms:.2f} ms",
-                *(() if measured else (f"{each.latency.low_ms:.2f}-{each.latency.high_ms:.2f} ms",)),
-                f"{each.images_per_s:.0f} images/s",
-                each.latency.evidence,
-                "yes" if each.fits else "no",
-            )
-            for each in fit.candidates
-        ],
+def _show(fits: list[Fit], *, drawn: Path | None, in_terminal: bool, as_json: bool) -> None:
+    from deploykit.fit.picture import draw, in_the_terminal
+
+    if drawn is not None:
+        draw(fits[0], drawn)
+    if as_json:
+        plain = [_fields(each) for each in fits]
+        print_json(plain[0] if len(plain) == 1 else plain)
+        return
+    if len(fits) > 1:
+        print_fits(fits)
+        return
+    print_fit(fits[0])
+    if in_terminal:
+        print(in_the_terminal(fits[0]))
+    if drawn is not None:
+        print(drawn)
+
+
+def _fields(fit: Fit) -> dict[str, object]:
+    chosen, hoped_for = (each.phi if each else None for each in (fit.chosen, fit.hoped_for))
+    return {"chosen_phi": chosen, "may_fit_phi": hoped_for, "fit": fit}
+
+
+def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
+    own = {} if file is None else {key_of(each.name): each for each in _read(file)}
+    return [own.get(key_of(name), name) for name in names.split(",")]
+
+
+def _read(file: Path) -> tuple[Gpu, ...]:
+    gpus, warnings = read_gpu_file(file)
+    for warning in warnings:
+        note(warning)
+    return gpus
+
+
+def _batch(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise DeployError(f"{text!r} is no batch.", fix="write --batch 8, or --batch auto") from error
+
+
+def _export(fit: Fit, gpu: str, family: str) -> None:
+    from deploykit.architecture.member import choose_member
+    from deploykit.architecture.single_axis import axis_member
+    from deploykit.engine.shapes import BatchRange
+    from deploykit.export import export_onnx
+    from deploykit.pipeline import build_engine
+
+    chosen = fit.chosen
+    if chosen is None:
+        return
+    member = choose_member(family, phi=chosen.phi)
+    if fit.axis is not None:
+        member = axis_member(member.family, chosen.scale, fit.axis)
+    with phases("exporting"):
+        exported = export_onnx(member)
+    print(exported.path)
+    only = BatchRange(min=chosen.batch, opt=chosen.batch, max=chosen.batch)
+    with phases("building"):
+        built = build_engine(onnx=exported.path, precision=chosen.precision, gpu=gpu, batches=[only])
+    print(built.path)
+    note(
+        "Random weights: right for building and timing engines, useless for accuracy; export with --weights."
     )
-    print(_answer(fit))
-    if fit.precision == "int8" and not measured:
-        note(
-            "INT8 is predicted for TensorRT with every layer in INT8, as published; "
-            "the pointwise placement built here gains less."
-        )
-    if fit.hoped_for is not None:
-        maybe, latency = phi_label(fit.hoped_for.phi), fit.hoped_for.latency
-        print(
-            f"phi {maybe} may fit too: {latency.expected_ms:.2f} ms expected, up to {latency.high_ms:.2f} ms "
-            "possible; measure it there with deploykit bench."
-        )
-
-
-def _answer(fit: Fit) -> str:
-    if fit.chosen is not None:
-        return f"largest phi that fits: {phi_label(fit.chosen.phi)}"
-    miss = fit.candidates[0]
-    return f"nothing fits; the nearest miss is phi {phi_label(miss.phi)}: {_shortfall(miss, fit)}"
-
-
-def _shortfall(miss: Candidate, fit: Fit) -> str:
-    wanted = []
-    if fit.goal.max_latency_ms is not None and not fit.goal.is_fast_enough(miss.latency.high_ms):
-        wanted.append(f"{miss.latency.high_ms:.2f} ms where {fit.goal.max_latency_ms:g} ms are wanted")
-    productive = fit.goal.is_productive_enough(miss.latency.high_ms, miss.batch)
-    if fit.goal.min_images_per_s is not None and not productive:
-        rate = 1000 * miss.batch / miss.latency.high_ms
-        wanted.append(f"{rate:.0f} images/s where {fit.goal.min_images_per_s:g} are wanted")
-    return ", ".join(wanted)

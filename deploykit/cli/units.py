@@ -10,6 +10,9 @@ T = TypeVar("T")
 _NUMBER = r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*"
 _DURATION = re.compile(_NUMBER + r"(us|ms|s)\s*")
 _RATE = re.compile(_NUMBER + r"(?:images|img|fps)?\s*(?:/s)?\s*")
+_SIZE = re.compile(_NUMBER + r"(kb|mb|gb|kib|mib|gib)\s*")
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+_PERCENT = re.compile(_NUMBER + r"(%?)\s*")
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _MICRO = str.maketrans("\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}", "uu")
 
@@ -44,6 +47,36 @@ def images_per_s(text: str | None) -> float | None:
     if number is None:
         raise DeployError(f"{text!r} is not a throughput.", fix="write --min-throughput 500, images a second")
     return number
+
+
+def size_bytes(text: str | None) -> float | None:
+    """`4GB`, `512MiB` -> bytes.
+
+    Raises:
+        DeployError: no number, or no unit.
+    """
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(text.lower())
+    number = _float(match[1]) if match else None
+    if match is None or number is None:
+        raise DeployError(f"{text!r} is not a size.", fix="write --max-memory 4GB, or 512MiB")
+    return number * _BYTES[match[2]]
+
+
+def fraction(text: str | None) -> float | None:
+    """`80%`, `80` or `0.8` -> 0.8.
+
+    Raises:
+        DeployError: no such number.
+    """
+    if text is None:
+        return None
+    match = _PERCENT.fullmatch(text)
+    number = _float(match[1]) if match else None
+    if match is None or number is None:
+        raise DeployError(f"{text!r} is not an accuracy.", fix="write --min-accuracy 80%")
+    return number / 100 if match[2] or number > 1 else number
 
 
 def numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -> tuple[T, ...]:

@@ -74,7 +74,7 @@ def find_gpu(name: str) -> Gpu:
     Raises:
         DeployError: none is called that.
     """
-    gpu = _by_key().get(_key(name))
+    gpu = _by_key().get(key_of(name))
     if gpu is None:
         raise DeployError(
             f"No GPU named {name!r} is known.",
@@ -106,15 +106,16 @@ def _from_table(name: str, table: dict[str, Any]) -> Gpu:
 
 @cache
 def _by_key() -> dict[str, Gpu]:
-    return {_key(name): gpu for gpu in known_gpus() for name in (gpu.name, *gpu.aliases)}
+    return {key_of(name): gpu for gpu in known_gpus() for name in (gpu.name, *gpu.aliases)}
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """What is alike in the names that people give a GPU."""
     return re.sub(r"[^a-z0-9]", "", _BRANDS.sub("", name.lower()))
 
 
 def _nearest(name: str) -> list[str]:
-    keys = difflib.get_close_matches(_key(name), _by_key(), n=6, cutoff=0.3)
+    keys = difflib.get_close_matches(key_of(name), _by_key(), n=6, cutoff=0.3)
     names = dict.fromkeys(_by_key()[key].name for key in keys)
     return list(names)[:3] or [gpu.name for gpu in known_gpus()[:3]]
 

@@ -1,0 +1,153 @@
+"""A fit as text."""
+
+from deploykit.cli.output import note, print_table
+from deploykit.fit.answer import Candidate, Fit
+from deploykit.scaling import phi_label
+
+
+def print_fit(fit: Fit) -> None:
+    """One GPU's: a line a phi, the edge marked, and the answer."""
+    predicted = any(each.latency.evidence == "predicted" for each in fit.candidates)
+    axis = "" if fit.axis is None else f", {fit.axis} alone"
+    how = "predicted for TensorRT, with a 90 % interval" if predicted else fit.candidates[0].latency.evidence
+    print(f"{fit.family}{axis} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {how}")
+    _print_candidates(fit, predicted=predicted)
+    print(_answer(fit))
+    if fit.rival is not None:
+        print(_why(fit, fit.rival))
+    for sentence in fit.advice:
+        print(sentence)
+    for sentence in fit.remarks:
+        note(sentence)
+    if fit.precision == "int8" and predicted:
+        note(
+            "INT8 is predicted for TensorRT with every layer in INT8, as published; "
+            "the pointwise placement built here gains less."
+        )
+    if fit.hoped_for is not None and not fit.optimistic:
+        maybe, latency = phi_label(fit.hoped_for.phi), fit.hoped_for.latency
+        print(
+            f"phi {maybe} may fit too: {latency.expected_ms:.2f} ms expected, up to {latency.high_ms:.2f} ms "
+            "possible; measure it there with deploykit bench."
+        )
+
+
+def print_fits(fits: list[Fit]) -> None:
+    """Several GPUs': a line each."""
+    print(f"{fits[0].family}: the largest phi that fits")
+    rows = []
+    for fit in fits:
+        shown = fit.chosen or fit.nearest_miss
+        answer = phi_label(shown.phi) if fit.chosen else "none"
+        rows.append((fit.gpu, answer, fit.precision.upper(), shown.batch, *_figures(shown, predicted=True)))
+    print_table(
+        (
+            "GPU",
+            "phi",
+            "precision",
+            "batch",
+            "latency",
+            "interval",
+            "throughput",
+            "memory",
+            "top-1",
+            "evidence",
+        ),
+        rows,
+    )
+    if any(fit.chosen is None for fit in fits):
+        note("Where none fits, the figures are the nearest miss's.")
+
+
+def _print_candidates(fit: Fit, *, predicted: bool) -> None:
+    free = len({each.batch for each in fit.candidates}) > 1
+    print_table(
+        (
+            "phi",
+            "side",
+            *(("batch",) if free else ()),
+            "latency",
+            *(("interval",) if predicted else ()),
+            "throughput",
+            "memory",
+            "top-1",
+            "evidence",
+            "fits",
+        ),
+        [
+            (
+                phi_label(each.phi),
+                f"{each.scale.side_px} px",
+                *((each.batch,) if free else ()),
+                *_figures(each, predicted=predicted),
+                _verdict(each, fit),
+            )
+            for each in fit.candidates
+        ],
+    )
+
+
+def _verdict(each: Candidate, fit: Fit) -> str:
+    if each is fit.chosen:
+        return "yes, the largest"
+    return "yes" if each.fits else f"no: {', '.join(each.misses)}"
+
+
+def _figures(each: Candidate, *, predicted: bool) -> tuple[str, ...]:
+    latency = each.latency
+    interval = f"{latency.low_ms:.2f}-{latency.high_ms:.2f} ms" if latency.evidence == "predicted" else ""
+    return (
+        f"{latency.expected_ms:.2f} ms",
+        *((interval,) if predicted else ()),
+        f"{each.images_per_s:.0f} images/s",
+        f"{each.memory_bytes / 2**20:.0f} MiB",
+        "" if each.top1 is None else f"{100 * each.top1:.1f} %",
+        latency.evidence,
+    )
+
+
+def _batches(fit: Fit) -> str:
+    sizes = sorted({each.batch for each in fit.candidates})
+    return f"batch {sizes[0]}" if len(sizes) == 1 else f"batch {sizes[0]} to {sizes[-1]}"
+
+
+def _answer(fit: Fit) -> str:
+    if fit.chosen is not None:
+        at = "" if len({each.batch for each in fit.candidates}) == 1 else f", at batch {fit.chosen.batch}"
+        return f"largest phi that fits: {phi_label(fit.chosen.phi)}{at}"
+    miss = fit.nearest_miss
+    return f"nothing fits; the nearest miss is phi {phi_label(miss.phi)}: {_shortfall(miss, fit)}"
+
+
+def _shortfall(miss: Candidate, fit: Fit) -> str:
+    goal, latency = fit.goal, miss.latency
+    decisive_ms = latency.expected_ms if fit.optimistic else latency.high_ms
+    allowed_mib = (goal.max_memory_bytes or 0) / 2**20
+    rate = 1000 * miss.batch / decisive_ms
+    words = {
+        "latency": f"{decisive_ms:.2f} ms where {goal.max_latency_ms or 0:g} ms are wanted",
+        "throughput": f"{rate:.0f} images/s where {goal.min_images_per_s or 0:g} are wanted",
+        "memory": f"{miss.memory_bytes / 2**20:.0f} MiB where {allowed_mib:.0f} are allowed",
+        "accuracy": f"top-1 of {_percent(miss.top1)} where {_percent(goal.min_top1)} are wanted",
+    }
+    return ", ".join(words[target] for target in miss.misses)
+
+
+def _percent(value: float | None) -> str:
+    return "nobody knows what" if value is None else f"{100 * value:.1f} %"
+
+
+def _why(fit: Fit, rival: Fit) -> str:
+    better, other = fit.precision.upper(), rival.precision.upper()
+    if fit.chosen is None:
+        return f"{other} doesn't fit either."
+    if rival.chosen is None:
+        return f"{better}, because nothing fits in {other}."
+    if fit.chosen.phi > rival.chosen.phi:
+        return f"{better}, because {other} ends at phi {phi_label(rival.chosen.phi)}."
+    rates = _rates(fit.chosen, rival.chosen)
+    return f"{better}, because phi {phi_label(fit.chosen.phi)} is faster in it: {rates}."
+
+
+def _rates(one: Candidate, other: Candidate) -> str:
+    return f"{one.images_per_s:.0f} images/s, against {other.images_per_s:.0f}"

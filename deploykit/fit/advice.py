@@ -1,0 +1,55 @@
+"""What would make something fit where nothing does."""
+
+import math
+from collections.abc import Iterator
+
+from deploykit.architecture.member import Member
+from deploykit.errors import DeployError
+from deploykit.fit.answer import Candidate
+from deploykit.fit.goal import Goal
+from deploykit.model_file import Precision
+from deploykit.predict.cost_model import predict_latency
+from deploykit.predict.gpus import Gpu, known_gpus
+from deploykit.scaling import phi_label
+
+_NAMED = 3  # GPUs
+
+
+def advise(
+    miss: Candidate, member: Member, goal: Goal, gpu: Gpu | None, *, optimistic: bool
+) -> Iterator[str]:
+    """Sentences; of a GPU that was predicted for they are predictions themselves, of this machine untried."""
+    if "accuracy" in miss.misses:
+        yield "A family of more accurate networks, or a lower --min-accuracy, would."
+        return
+    if "memory" in miss.misses and miss.batch == 1:
+        yield "A family of smaller networks, or a larger --max-memory, would."
+        return
+    if gpu is None:
+        yield "A smaller --batch, --precision int8 or a faster machine may: they were not tried."
+        return
+
+    network, wanted = member.network(), f"for phi {phi_label(miss.phi)}"
+
+    def latency_ms(where: Gpu, precision: Precision, batch: int) -> float:
+        try:
+            found = predict_latency(network, where, precision=precision, batch=batch)
+        except DeployError:  # too little is known of it
+            return math.inf
+        return found.latency_ms if optimistic else found.high_ms
+
+    def meets(where: Gpu, precision: Precision, batch: int) -> bool:
+        return goal.is_met(latency_ms=latency_ms(where, precision, batch), batch=batch)
+
+    batches = [size for size in (1, 8, 32, 128) if size != miss.batch and meets(gpu, miss.precision, size)]
+    if batches:
+        yield f"--batch {batches[0]} is predicted to, {wanted}."
+    if miss.precision != "int8" and meets(gpu, "int8", miss.batch):
+        yield f"--precision int8 is predicted to, {wanted}."
+    faster = [other for other in known_gpus() if other != gpu and meets(other, miss.precision, miss.batch)]
+    faster.sort(key=lambda other: -latency_ms(other, miss.precision, miss.batch))  # what just suffices
+    if faster:
+        names = ", ".join(other.name for other in faster[:_NAMED])
+        yield f"Predicted to, {wanted}: {names}{' and others' if len(faster) > _NAMED else ''}."
+    else:
+        yield "No GPU that is known is predicted to."

@@ -1,0 +1,185 @@
+"""Where latencies come from: measured here, recorded there, or predicted; in this order of trust."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from deploykit.architecture.member import Member
+from deploykit.errors import DeployError
+from deploykit.fit.answer import Latency
+from deploykit.model_file import Precision
+from deploykit.predict.cost_model import predict_latency
+from deploykit.predict.gpus import Gpu, find_gpu
+from deploykit.scaling import Scale
+
+if TYPE_CHECKING:
+    from deploykit.bench.record import Record
+
+SECONDS = 2.0  # of a measurement, at least
+
+
+class Clock(Protocol):
+    """Says how long a batch takes."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def measures(self) -> bool:
+        """Whether asking takes seconds."""
+        ...
+
+    def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """What a record has to be of, to stand for a network."""
+
+    family: str
+    scale: Scale | None
+    precision: Precision | None
+    batch: int
+
+
+class Predicted:
+    """A GPU that isn't here: what was recorded on one, and else the cost model."""
+
+    measures = False
+
+    def __init__(self, gpu: Gpu, *, percentile: float, records: Iterable[Path] = ()) -> None:
+        """Args: records: files or folders; of a folder, those of this GPU.
+
+        Raises:
+            DeployError: a file is no record, or of another machine.
+        """
+        self._gpu, self.title = gpu, gpu.name
+        self._recorded: dict[Key, float] = {}
+        for path in records:
+            self._add(path, percentile)
+
+    def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency:
+        key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
+        if (recorded := self._recorded.get(key)) is not None:
+            return Latency(expected_ms=recorded, low_ms=recorded, high_ms=recorded, evidence="recorded")
+        found = predict_latency(member.network(), self._gpu, precision=precision, batch=batch)
+        return Latency(
+            expected_ms=found.latency_ms,
+            low_ms=found.low_ms,
+            high_ms=found.high_ms,
+            evidence="predicted",
+        )
+
+    def _add(self, path: Path, percentile: float) -> None:
+        from deploykit.bench.record_file import read_record
+
+        if path.is_dir():
+            mine = [record for record in _latencies(path) if self._is_mine(record)]
+        else:
+            mine = [read_record(path)]
+            if not self._is_mine(mine[0]):
+                raise DeployError(
+                    f"{path} was measured on {mine[0].machine.name}, which is no {self.title}.",
+                    fix="leave it out, or name that machine with --gpu",
+                )
+        for record in mine:
+            self._recorded[key_of(record)] = record.percentile_ms(percentile).value
+
+    def _is_mine(self, record: "Record") -> bool:
+        try:
+            return find_gpu(record.machine.name) == self._gpu
+        except DeployError:  # a CPU, or a GPU nobody told us of
+            return False
+
+
+class Measured:
+    """On this machine: what its folder of records has, and else a measurement, which goes there."""
+
+    measures = True
+
+    def __init__(
+        self,
+        gpu: str,
+        *,
+        percentile: float,
+        folder: Path,
+        progress: Callable[[str], None] = lambda phase: None,
+    ) -> None:
+        """Raises: DeployError: no such GPU is here, or the folder holds a damaged record."""
+        from deploykit.bench.machine import this_machine
+        from deploykit.bench.record import cpu_threads
+        from deploykit.engine.compilers import COMPILERS
+        from deploykit.engine.targets import target_for
+        from deploykit.extras import require
+        from deploykit.files import require_writable
+
+        self._target = target_for(gpu)
+        version = require(COMPILERS[self._target.compiler].module).__version__
+        self._compiler = f"{self._target.compiler_title} {version}"
+        self._machine = this_machine(on_cpu=self._target.on_cpu).name
+        self._gpu, self._percentile, self._folder, self._progress = gpu, percentile, folder, progress
+        self.title = self._target.name
+        self._threads = cpu_threads(None) if self._target.on_cpu else None
+        self.measurements = 0
+        require_writable(folder / "record.json")
+        self._known = self._read()
+
+    @property
+    def on_cpu(self) -> bool:
+        return self._target.on_cpu
+
+    def precision_for(self, asked: Precision | None) -> Precision:
+        """That, or what suits this machine best.
+
+        Raises:
+            DeployError: this machine has no such precision.
+        """
+        from deploykit.engine.targets import precision_for
+
+        return precision_for(self._target, asked)
+
+    def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency:
+        from deploykit.bench.record_file import write_record
+        from deploykit.measure import measure_latency
+
+        key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
+        if key not in self._known:
+            self._progress(f"measuring {member.name}, batch {batch}")
+            record = measure_latency(member, gpu=self._gpu, precision=precision, batch=batch, seconds=SECONDS)
+            self.measurements += 1
+            write_record(record, self._folder)
+            self._known[key] = record
+        found = self._known[key].percentile_ms(self._percentile).value
+        return Latency(expected_ms=found, low_ms=found, high_ms=found, evidence="measured")
+
+    def _read(self) -> dict[Key, "Record"]:
+        return {
+            key_of(record): record
+            for record in _latencies(self._folder)
+            if (record.machine.name, record.engine.compiler, record.method.threads)
+            == (self._machine, self._compiler, self._threads)
+        }
+
+
+def _latencies(folder: Path) -> "Iterator[Record]":
+    """Records of one request after another, as a client sees them."""
+    from deploykit.bench.record import Record
+    from deploykit.bench.record_file import read_any
+
+    for path in sorted(folder.glob("*.json")):
+        record = read_any(path)
+        if isinstance(record, Record) and (record.method.scenario, record.method.scope) == (
+            "single-stream",
+            "end-to-end",
+        ):
+            yield record
+
+
+def key_of(record: "Record") -> Key:
+    return Key(
+        family=record.engine.family,
+        scale=record.engine.scale,
+        precision=record.engine.precision,
+        batch=record.method.batch,
+    )

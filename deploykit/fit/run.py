@@ -1,0 +1,298 @@
+"""Finds the largest phi that meets its targets."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from deploykit.architecture.families import DEFAULT_FAMILY, find_family
+from deploykit.architecture.family import Family
+from deploykit.architecture.member import Member, choose_member
+from deploykit.architecture.single_axis import single_axis_member
+from deploykit.errors import DeployError
+from deploykit.fit.advice import advise
+from deploykit.fit.answer import Candidate, Fit, Latency
+from deploykit.fit.evidence import Clock, Measured, Predicted
+from deploykit.fit.goal import Goal
+from deploykit.fit.grid import BATCHES, MAX_BATCH, at_the_edge, bisect_largest, phi_grid
+from deploykit.fit.memory import estimated_bytes
+from deploykit.local_gpu import local_gpu
+from deploykit.model_file import Precision
+from deploykit.predict.gpus import Gpu, find_gpu
+from deploykit.scaling import Axis, phi_label
+
+DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
+DEFAULT_FOLDER = Path("records")
+COMPARED: tuple[Precision, Precision] = ("fp16", "int8")
+COMPARED_ON_CPU: tuple[Precision, Precision] = ("fp32", "int8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of each network.
+
+    Attributes:
+        clock: says how long a batch takes.
+        gpu: that is predicted for; None where this machine is measured.
+        batch: None where it is free.
+        optimistic: the middle of an interval decides, not its unfavourable end.
+    """
+
+    clock: Clock
+    gpu: Gpu | None
+    precision: Precision
+    family: Family
+    axis: Axis | None
+    goal: Goal
+    batch: int | None
+    phi_step: float
+    optimistic: bool
+
+    def decisive_ms(self, latency: Latency) -> float:
+        return latency.expected_ms if self.optimistic else latency.high_ms
+
+
+def fit_phi(
+    gpu: str | Gpu,
+    *,
+    max_latency_ms: float | None = None,
+    min_images_per_s: float | None = None,
+    max_memory_bytes: float | None = None,
+    min_top1: float | None = None,
+    family: str = DEFAULT_FAMILY,
+    axis: Axis | None = None,
+    batch: int | None = 1,
+    precision: Precision | Literal["best"] | None = None,
+    phi_step: float = 1.0,
+    percentile: float = DEFAULT_PERCENTILE,
+    optimistic: bool = False,
+    records: Sequence[str | Path] = (),
+    folder: str | Path = DEFAULT_FOLDER,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Fit:
+    """The largest phi of a family that meets the targets.
+
+    Args:
+        gpu: a GPU, its name, `local` or `cpu`. What is here is measured, with bisection over phi; a GPU
+            that isn't is predicted for TensorRT.
+        max_latency_ms, min_images_per_s: targets; at least one.
+        max_memory_bytes: of weights and activations, see fit.memory.
+        min_top1: published accuracy, as a fraction.
+        family: see architecture.families; EfficientNet's phis go from 0 to 7.
+        axis: scale it alone, to as much work as phi has; default depth, width and side together.
+        batch: images at once; None tries powers of two up to 256.
+        precision: default FP16, and FP32 on the CPU; `best` compares that with INT8.
+        phi_step: distance of the phis looked at, at least 0.05; below 1, between the largest published member
+            that fits and the next.
+        percentile: of measured and recorded latencies, which decides.
+        optimistic: let the middle of predicted intervals decide, not the unfavourable end.
+        records: files or folders of measurements on that GPU, which count more than predictions.
+        folder: keeps what is measured here, and is looked into first.
+        progress: told what is going on.
+
+    Raises:
+        DeployError: unknown GPU, or a target, batch, step or percentile that makes no sense.
+    """
+    goal = Goal(
+        max_latency_ms=max_latency_ms,
+        min_images_per_s=min_images_per_s,
+        max_memory_bytes=max_memory_bytes,
+        min_top1=min_top1,
+    )
+    if batch is not None and not 1 <= batch <= MAX_BATCH:
+        raise DeployError(f"A batch of {batch} is not between 1 and {MAX_BATCH}.", fix="give --batch 1")
+    if not 0 < percentile <= 100:
+        raise DeployError(f"There is no percentile {percentile:g}.", fix="give --percentile 90 or 99")
+    found = find_family(family)
+    if min_top1 is not None and not found.top1:
+        raise DeployError(f"No accuracy of {found.title} was published.", fix="leave out --min-accuracy")
+    phi_grid(phi_step, found.phi_range)  # refuses a step that makes none, before anything is measured
+    absent = gpu if isinstance(gpu, Gpu) else _absent_gpu(gpu)
+    clock: Clock
+    if absent is not None:
+        clock = Predicted(absent, percentile=percentile, records=[Path(each) for each in records])
+    elif records:
+        raise DeployError(
+            "This machine is measured: records of others say nothing of it.",
+            fix="leave out --records; --folder says where its own are kept",
+        )
+    else:
+        clock = Measured(str(gpu), percentile=percentile, folder=Path(folder), progress=progress)
+    fits = [
+        _fit(
+            Question(
+                clock=clock,
+                gpu=absent,
+                precision=each,
+                family=found,
+                axis=axis,
+                goal=goal,
+                batch=batch,
+                phi_step=phi_step,
+                optimistic=optimistic,
+            )
+        )
+        for each in _precisions(precision, clock)
+    ]
+    fits.sort(key=_merit)
+    return fits[0] if len(fits) == 1 else replace(fits[-1], rival=fits[0])
+
+
+def _merit(fit: Fit) -> tuple[float, float]:
+    if fit.chosen is None:
+        return (float("-inf"), -fit.nearest_miss.latency.expected_ms)
+    return (fit.chosen.phi, fit.chosen.images_per_s)
+
+
+def _fit(question: Question) -> Fit:
+    members: dict[float, Member] = {}
+    found: dict[float, Candidate] = {}
+
+    def fits(phi: float) -> bool:
+        if phi not in found:
+            members[phi] = _member(question, phi)
+            found[phi] = _candidate(question, phi, members[phi])
+        return not {"latency", "throughput", "memory"} & set(found[phi].misses)
+
+    grid = phi_grid(question.phi_step, question.family.phi_range)
+    reachable, cut = _reachable(question, grid)
+    if question.clock.measures:
+        bisect_largest(reachable, fits)
+    else:
+        coarse = reachable if question.phi_step >= 1 else [phi for phi in reachable if phi == int(phi)]
+        fitting = max((phi for phi in coarse if fits(phi)), default=None)
+        for phi in at_the_edge(reachable, coarse, fitting):
+            fits(phi)
+    candidates = tuple(found[phi] for phi in sorted(found))
+    fit = Fit(
+        family=question.family.title,
+        gpu=question.clock.title,
+        axis=question.axis,
+        goal=question.goal,
+        candidates=candidates,
+        optimistic=question.optimistic,
+        remarks=(*cut, *_falls(candidates)),
+    )
+    if fit.chosen is not None:
+        return fit
+    miss = fit.nearest_miss
+    advice = advise(miss, members[miss.phi], question.goal, question.gpu, optimistic=question.optimistic)
+    return replace(fit, advice=tuple(advice))
+
+
+def _member(question: Question, phi: float) -> Member:
+    compound = choose_member(question.family, phi=phi)
+    if question.axis is None:
+        return compound
+    return single_axis_member(question.family, question.axis, macs=compound.network().macs)
+
+
+def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[float], tuple[str, ...]]:
+    """The phis that one axis alone can match in work, with a sentence where these are not all."""
+    if question.axis is None:
+        return grid, ()
+
+    def can(phi: float) -> bool:
+        try:
+            _member(question, phi)
+        except DeployError:
+            return False
+        return True
+
+    count = bisect_right(range(len(grid)), False, key=lambda at: not can(grid[at]))
+    if count == len(grid):
+        return grid, ()
+    return grid[:count], (
+        f"No {question.axis} alone has as much work as phi {phi_label(grid[count])}: it and those above were "
+        "left out.",
+    )
+
+
+def _candidate(question: Question, phi: float, member: Member) -> Candidate:
+    """The network at the batch asked for; where it is free, at the one that suits best.
+
+    With a throughput to reach that is the smallest batch that meets all, else the largest; and where none
+    does, a single image.
+    """
+    if question.batch is not None:
+        return _at(question, phi, member, question.batch)
+    best = first = _at(question, phi, member, BATCHES[0])
+    for batch in BATCHES[1:]:
+        if best.fits and question.goal.min_images_per_s is not None:
+            break
+        one = _at(question, phi, member, batch)
+        if one.fits:
+            best = one
+        elif not question.goal.is_fast_enough(question.decisive_ms(one.latency)):
+            break
+    return best if best.fits else first
+
+
+def _at(question: Question, phi: float, member: Member, batch: int) -> Candidate:
+    goal, precision = question.goal, question.precision
+    latency = question.clock.latency(member, precision=precision, batch=batch)
+    decisive_ms = question.decisive_ms(latency)
+    memory_bytes = estimated_bytes(member.network(), precision=precision, batch=batch)
+    top1 = _published_top1(question.family, phi, member)
+    met = {
+        "latency": goal.is_fast_enough(decisive_ms),
+        "throughput": goal.is_productive_enough(decisive_ms, batch),
+        "memory": goal.is_small_enough(memory_bytes),
+        "accuracy": goal.is_accurate_enough(top1),
+    }
+    return Candidate(
+        phi=phi,
+        scale=member.scale,
+        precision=precision,
+        batch=batch,
+        latency=latency,
+        memory_bytes=memory_bytes,
+        top1=top1,
+        misses=tuple(target for target, is_met in met.items() if not is_met),
+    )
+
+
+def _published_top1(family: Family, phi: float, member: Member) -> float | None:
+    """Of that very network; between published members that of the one below."""
+    scale = member.scale
+    if member.phi is not None and member.rule == "published":
+        scale = family.ladder[int(phi)]
+    found = family.top1.get(scale)
+    return None if found is None else found.value
+
+
+def _falls(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Where latency did not rise with phi at one batch, as the search takes for granted."""
+    return tuple(
+        f"Latency fell from phi {phi_label(small.phi)} to {phi_label(large.phi)}: measured again, another "
+        "phi may be the largest that fits."
+        for small, large in pairwise(candidates)
+        if small.batch == large.batch
+        and small.latency.evidence == large.latency.evidence == "measured"
+        and large.latency.expected_ms < small.latency.expected_ms
+    )
+
+
+def _precisions(precision: Precision | Literal["best"] | None, clock: Clock) -> tuple[Precision, ...]:
+    if isinstance(clock, Measured):
+        on_cpu = clock.on_cpu
+        if precision == "best":
+            return COMPARED_ON_CPU if on_cpu else COMPARED
+        return (clock.precision_for(precision),)
+    if precision == "best":
+        return COMPARED
+    return (precision or "fp16",)
+
+
+def _absent_gpu(name: str) -> Gpu | None:
+    """The GPU to predict for; None where this machine itself is meant."""
+    if name.lower() in ("cpu", "local"):
+        return None
+    known, here = find_gpu(name), local_gpu()
+    try:
+        is_here = here is not None and find_gpu(here.name) == known
+    except DeployError:  # the local one is not in the list
+        is_here = False
+    return None if is_here else known

@@ -1,0 +1,97 @@
+"""`deploykit fit` as its users meet it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+TARGET = ("fit", "--gpu", "T4", "--max-latency", "10ms")
+
+
+def test_the_edge_is_marked(run):
+    lines = run(*TARGET).out.splitlines()
+    marked = [line for line in lines if line.endswith("yes, the largest")]
+    chosen = re.search(r"largest phi that fits: (\d)", "\n".join(lines))[1]
+    assert [line.split()[0] for line in marked] == [chosen]
+
+
+def test_several_gpus_make_a_line_each(run):
+    result = run(
+        "fit", "--gpu", "T4,L4,A100", "--max-latency", "5ms", "--batch", "auto", "--precision", "best"
+    )
+    assert result.status == 0
+    assert [line.split()[0] for line in result.out.splitlines()[2:]] == ["T4", "L4", "A100"]
+    plain = json.loads(run("fit", "--gpu", "T4,L4", "--max-latency", "5ms", "--json").out)
+    assert [each["fit"]["gpu"] for each in plain] == ["T4", "L4"]
+
+
+@pytest.mark.parametrize(
+    ("file", "head"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.html", b"<!doctype html>")]
+)
+def test_the_picture_is_of_the_kind_that_was_named(run, tmp_path, file, head):
+    assert run(*TARGET, "--plot", file).status == 0
+    assert (tmp_path / file).read_bytes().startswith(head)
+
+
+def test_the_picture_in_the_terminal_has_a_line_a_phi_and_the_target(run):
+    out = run(*TARGET, "--plot").out
+    drawn = [line for line in out.splitlines() if "├" in line]
+    assert [line.split()[0] for line in drawn] == list("01234567")
+    filled = [line.split()[0] for line in drawn if "●" in line]
+    assert filled == list("0123456789")[: len(filled)]
+    assert {line.index("┊") for line in drawn if "┊" in line} == {drawn[0].index("┊")}
+
+
+def test_nothing_fits_with_status_3_and_advice(run):
+    result = run("fit", "--gpu", "T4", "--max-latency", "1.2ms")
+    assert result.status == 3
+    assert "nothing fits; the nearest miss is phi 0" in result.out
+    assert "Predicted to, for phi 0:" in result.out
+
+
+def test_export_goes_on_to_the_engine(run, tmp_path):
+    result = run(
+        "fit", "--gpu", "T4", "--max-latency", "3ms", "--optimistic", "--precision", "best", "--export"
+    )
+    assert result.status == 0
+    chosen = re.search(r"largest phi that fits: (\d)", result.out)[1]
+    folder = tmp_path / "engines" / f"efficientnet-phi{chosen}"
+    assert (folder / "model.onnx").is_file()
+    assert list(folder.glob("*.engine"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--gpu", "T4"), "no target to fit"),
+        (("--gpu", "T4", "--max-latency", "10"), "A latency has a unit"),
+        (("--gpu", "T4", "--max-latency", "0ms"), "above zero"),
+        (("--gpu", "T4", "--max-latency", "-1ms"), "not a latency"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--min-accuracy", "most"), "not an accuracy"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--min-accuracy", "100%"), "not between 0 and 1"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--max-memory", "4"), "not a size"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--batch", "some"), "is no batch"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--phi-step", "0"), "phi step"),
+        (("--gpu", "T4,", "--max-latency", "1ms"), "No GPU named ''"),
+        (("--gpu", "T4,L4", "--max-latency", "1ms", "--export"), "about one GPU"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "no kind of picture"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--records", "none.json"), "none.json"),
+        (("--gpu", "cpu", "--max-latency", "1ms", "--records", "a.json"), "records of others"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(run, options, sentence):
+    result = run("fit", *options)
+    assert result.status == 2
+    assert sentence in result.err
+    assert "Traceback" not in result.err
+
+
+def test_predicting_imports_nothing_heavy():
+    code = (
+        "import sys; from deploykit.cli.main import cli; "
+        "cli(['fit', '--gpu', 'T4', '--max-latency', '10ms'], standalone_mode=False); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "onnx", "onnxruntime", "matplotlib", "plotly"} & set(done.stdout.split())
