@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 
 def test_scenarios_are_measured_recorded_and_compared(run):
     run("export", "--phi", "0", "--side", "64")
@@ -18,7 +20,7 @@ def test_scenarios_are_measured_recorded_and_compared(run):
     refused = run(*bench, "--batch", "1,65")
     assert (refused.status, set(Path("records").iterdir())) == (2, before)
     Path("file").write_text("in the way")
-    assert "can't be written" in run(*bench[:-1], "file", "--scenario", "offline").err
+    assert "file is a file; records go into a folder" in run(*bench[:-1], "file").err
     one, eight = sorted(map(str, Path("records").glob("*single-stream.b*.json")))
     refused = run("compare", one, eight)
     assert refused.status == 2
@@ -30,6 +32,8 @@ def test_scenarios_are_measured_recorded_and_compared(run):
     fields = json.loads(run("compare", one, eight, "--ignore", "batch", "--json").out)
     assert fields["clear"]
     assert fields["comparison"]["ignored"] == ["batch"]
+    assert set(fields["remarks"]) == {"first", "second"}
+    assert any("is rough" in remark for remark in fields["remarks"]["first"])
 
 
 def test_layers_are_recorded(run):
@@ -73,11 +77,33 @@ def test_a_study_tells_what_it_measures_and_goes_on(run):
         assert (refused.status, refused.out) == (2, "")
 
 
-def test_a_percentile_of_too_few_calls_is_printed_without_an_interval(run):
+def test_a_percentile_of_too_few_calls_is_printed_and_kept_with_an_open_interval(run):
     run("export", "--phi", "0", "--side", "32")
     run("build-engine", "--gpu", "cpu")
     engine = "engines/efficientnet-phi0/model.fp32.cpu.onnx"
     shown = run("bench", engine, "--seconds", "0.01", "--samples", "100").out
     number = r"[\d.]+ ms"
     interval = rf"{number} \([\d.]+ to [\d.]+\)"
-    assert re.search(rf"^\d+ +{interval} +{interval} +~{number} ", shown, re.MULTILINE)
+    assert re.search(rf"^\d+ +{interval} +{interval} +~{number} \([\d.]+ or more\) ", shown, re.MULTILINE)
+    record = json.loads(run("bench", engine, "--seconds", "0.01", "--json").out)["records"][0]
+    assert record["p99_ms"]["high"] is None
+    assert record["p50_ms"]["high"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        (("--layers", "--seconds", "3"), "--layers times 50 runs"),
+        (("--layers", "--samples", "3"), "--layers times 50 runs"),
+        (("--search-seconds", "3"), "searches for nothing"),
+        (("--scenario", "server", "--max-latency", "9ms", "--search-seconds", "0"), "A search of 0 seconds"),
+        (("--scenario", "server", "--max-latency", "9ms", "--samples", "0"), "0 samples are not between"),
+        (("--scenario", "server", "--max-latency", "1us"), "No rate holds 0.001 ms: an image alone takes"),
+    ],
+)
+def test_options_work_or_are_refused(run, options, about):
+    run("export", "--phi", "0", "--side", "32")
+    run("build-engine", "--gpu", "cpu")
+    refused = run("bench", "engines/efficientnet-phi0/model.fp32.cpu.onnx", *options)
+    assert (refused.status, refused.out) == (2, "")
+    assert about in refused.err

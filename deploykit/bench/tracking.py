@@ -71,5 +71,6 @@ def _figures(record: Record | LayerProfile) -> dict[str, Any]:
         f"{name}{end}": value
         for name, each in estimates.items()
         for end, value in (("", each.value), ("_low", each.low), ("_high", each.high))
+        if value is not None  # an end that is open has no figure
     }
     return {**ends, "remarks": list(record.remarks)}

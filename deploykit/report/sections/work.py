@@ -79,8 +79,8 @@ def _measured(records: Sequence[Record], title: str, index: int) -> Trace:
         "y": [each.value for each in medians],
         "error_y": {
             "type": "data",
-            "array": [each.high - each.value for each in medians],
-            "arrayminus": [each.value - each.low for each in medians],
+            "array": [None if each.high is None else each.high - each.value for each in medians],
+            "arrayminus": [None if each.low is None else each.value - each.low for each in medians],
             "thickness": 1,
         },
         "line": {"color": COLOURS[index % len(COLOURS)]},
