@@ -19,6 +19,7 @@ from deploykit.bench.statistics import (
     modes,
     percentile,
     percentile_of_rows,
+    ratio_of,
     resampled,
     samples_for,
 )
@@ -144,6 +145,21 @@ def test_intervals_with_an_open_end_are_not_apart_there():
     assert are_apart(high, low)
     assert not are_apart(open_above, high)
     assert not are_apart(low, low)
+
+
+def test_the_ratio_of_two_estimates_holds_the_truth_as_often_as_it_says():
+    random, held = generator(5), 0
+    for _ in range(TRIALS):
+        estimates = (estimate_percentile(scale * random.exponential(1, 400), 50) for scale in (1, 2))
+        held += ratio_of(*estimates).may_be(2.0)
+    assert 0.93 <= held / TRIALS <= 0.97
+
+
+def test_a_ratio_is_open_where_its_parts_are():
+    closed, above = (Estimate(value=4, low=2, high=end) for end in (8, None))
+    assert ratio_of(closed, closed).interval != ""
+    assert (ratio_of(closed, above).low is None, ratio_of(closed, above).high) == (False, None)
+    assert (ratio_of(above, closed).low, ratio_of(above, closed).high is None) == (None, False)
 
 
 def test_the_ratio_of_too_few_samples_has_no_interval():

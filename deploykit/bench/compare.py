@@ -65,17 +65,17 @@ def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Com
         figure="p50 ms" if latencies else "images/s",
         first=figures[0].value,
         second=figures[1].value,
-        ratio=median_ratio(first, second) if latencies else rate_ratio(first, second),
+        ratio=_of_medians(first, second) if latencies else _of_rates(first, second),
         ignored=unlike,
     )
 
 
-def median_ratio(first: Record, second: Record) -> Estimate:
+def _of_medians(first: Record, second: Record) -> Estimate:
     """The second's median latency over the first's, by the bootstrap of both."""
     return estimate_ratio(first.samples, second.samples, percentile_of_rows(50), least=samples_for(50))
 
 
-def rate_ratio(first: Record, second: Record) -> Estimate:
+def _of_rates(first: Record, second: Record) -> Estimate:
     """The second's throughput over the first's; in `server` by the rates that enclose each."""
     if first.method.scenario == "server":
         below, above = first.images_per_s, second.images_per_s

@@ -40,16 +40,19 @@ class Estimate:
 
     @property
     def interval(self) -> str:
+        return self.ends()
+
+    def ends(self, digits: int = 4) -> str:
         """`4.83 to 4.89`, `4.83 or more`, or nothing where both ends are open."""
         match self.low, self.high:
             case None, None:
                 return ""
             case low, None:
-                return f"{low:.4g} or more"
+                return f"{low:.{digits}g} or more"
             case None, high:
-                return f"{high:.4g} or less"
+                return f"{high:.{digits}g} or less"
             case low, high:
-                return f"{low:.4g} to {high:.4g}"
+                return f"{low:.{digits}g} to {high:.{digits}g}"
 
     def __str__(self) -> str:
         """`4.861 (4.83 to 4.89)`."""
@@ -233,6 +236,30 @@ def _has_valley(low: Array, high: Array) -> bool:
     both, third = np.concatenate([low, high]), (right - left) / 3
     middle = int(((both > left + third) & (both < right - third)).sum())
     return middle < _VALLEY * min(len(low), len(high))
+
+
+def ratio_of(first: Estimate, second: Estimate) -> Estimate:
+    """The second over the first, of which neither says anything of the other; as open as they are.
+
+    References:
+        Zou and Donner 2008, "Construction of confidence limits about effect measures", Stat. Med. 27:1693, of
+        a difference; here of logarithms.
+    """
+
+    def distance(one: float | None, other: float | None) -> float | None:
+        return None if not one or not other else math.log(one / other)
+
+    def end(towards_first: float | None, towards_second: float | None, sign: int) -> float | None:
+        if towards_first is None or towards_second is None:
+            return None
+        return value * math.exp(sign * math.hypot(towards_first, towards_second))
+
+    value = second.value / first.value
+    return Estimate(
+        value=value,
+        low=end(distance(first.high, first.value), distance(second.value, second.low), -1),
+        high=end(distance(first.value, first.low), distance(second.high, second.value), 1),
+    )
 
 
 def _estimate(samples: Array, value: float, statistic: Statistic, *, seed: int) -> Estimate:

@@ -1,0 +1,121 @@
+"""What rate of requests holds a bound on latency?"""
+
+from collections.abc import Sequence
+
+from deploykit.bench.record import Record
+from deploykit.bench.server import SERVER_PERCENT
+from deploykit.bench.statistics import Estimate, ratio_of
+from deploykit.report.careful import cautions
+from deploykit.report.gather import Gathered, Setup, network_name, setup_of
+from deploykit.report.section import Column, Section, Table, Trace
+from deploykit.report.traces import COLOURS, SYMBOLS, log_axis, scatter, shade
+
+Series = tuple[str, Setup, int]
+
+
+def section(gathered: Gathered) -> Section | None:
+    """The highest rate over the bound it holds, beside the throughput of the same engine without one."""
+    records = gathered.of_scenario("server")
+    if not records:
+        return None
+    series: dict[Series, list[Record]] = {}
+    for each in sorted(records, key=_bound_ms):
+        key = (network_name(each.engine), setup_of(each), each.method.batch)
+        series.setdefault(key, []).append(each)
+    networks = list(dict.fromkeys(network_name(each.engine) for each in records))
+    traces = tuple(_trace(key, own, gathered.setups, networks) for key, own in series.items())
+    return Section(
+        name="serving",
+        title="What rate of requests holds a bound on latency?",
+        findings=tuple(_finding(each, gathered) for own in series.values() for each in own),
+        traces=traces,
+        layout={
+            "xaxis": log_axis(f"bound on the {SERVER_PERCENT}th percentile of latency, ms", traces, "x"),
+            "yaxis": log_axis("images/s that hold it", traces, "y"),
+        },
+        table=Table(
+            columns=(
+                Column(title="network"),
+                Column(title="runs on"),
+                Column(title="bound, ms"),
+                Column(title="at once"),
+                Column(title="holds, images/s", evidence="measured"),
+                Column(title="does not hold", evidence="measured"),
+                Column(title=f"p{SERVER_PERCENT} there, ms", evidence="measured"),
+                Column(title="offline, images/s", evidence="measured"),
+                Column(title="of that", evidence="measured"),
+            ),
+            rows=tuple(_row(each, gathered) for own in series.values() for each in own),
+        ),
+        notes=(
+            "MLPerf's server scenario: images arrive at random, and each one's latency counts from then. The "
+            "whisker goes up to the lowest rate that was found not to hold. Offline: the most that the same "
+            "engine was measured to answer at batches up to that, when nothing waits for an arrival.",
+        ),
+    )
+
+
+def _trace(key: Series, records: Sequence[Record], setups: Sequence[Setup], networks: Sequence[str]) -> Trace:
+    network, setup, batch = key
+    at = networks.index(network)
+    rates = [each.images_per_s for each in records]
+    return scatter(
+        (network, *setup.parts(setups), *(() if batch == 1 else (f"up to {batch} at once",))),
+        [_bound_ms(each) for each in records],
+        [rate.value for rate in rates],
+        colour=COLOURS[setups.index(setup) % len(COLOURS)],
+        symbol=SYMBOLS[at % len(SYMBOLS)],
+        opacity=shade(at, len(networks)),
+        errors_y=rates,
+        told=[
+            (
+                f"{network}, {setup.title(setups)}, up to {batch} at once",
+                f"{rate.value:.4g} images/s hold {_bound_ms(each):g} ms, measured",
+            )
+            for each, rate in zip(records, rates, strict=True)
+        ],
+    )
+
+
+def _bound_ms(record: Record) -> float:
+    return record.method.max_latency_ms or 0.0
+
+
+def _offline(record: Record, gathered: Gathered) -> Estimate | None:
+    """The best throughput of that engine, at batches as large as the server may make."""
+    rates = [
+        each.images_per_s
+        for each in gathered.of_scenario("offline")
+        if each.engine.sha256 == record.engine.sha256
+        and setup_of(each) == setup_of(record)
+        and each.method.batch <= record.method.batch
+    ]
+    return max(rates, key=lambda each: each.value, default=None)
+
+
+def _finding(record: Record, gathered: Gathered) -> str:
+    rate, offline = record.images_per_s, _offline(record, gathered)
+    beside = ""
+    if offline is not None:
+        beside = f", {100 * ratio_of(offline, rate).value:.0f} % of its {offline.value:.4g} offline"
+    fails = "" if rate.high is None else f" ({rate.high:.4g} don't)"
+    runs = f"{network_name(record.engine)}, {setup_of(record).title(gathered.setups)}"
+    return (
+        f"{runs}: {rate.value:.4g} images/s hold a p{SERVER_PERCENT} of "
+        f"{_bound_ms(record):g} ms{fails}{beside}.{cautions([record])}"
+    )
+
+
+def _row(record: Record, gathered: Gathered) -> tuple[str, ...]:
+    rate, offline = record.images_per_s, _offline(record, gathered)
+    return (
+        network_name(record.engine),
+        setup_of(record).title(gathered.setups),
+        f"{_bound_ms(record):g}",
+        f"up to {record.method.batch}",
+        f"{rate.value:.4g}",
+        "" if rate.high is None else f"{rate.high:.4g}",
+        str(record.percentile_ms(SERVER_PERCENT)),
+        "" if offline is None else str(offline),
+        "" if offline is None else f"{100 * rate.value / offline.value:.0f} %",
+    )
