@@ -37,7 +37,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "triangle-down", "star")
 MOST_SHOWN = 20  # series: of more, one setup's are shown at first
 
-_FAINTEST = 0.45
+_FAINTEST = 0.6
 
 
 def scatter(

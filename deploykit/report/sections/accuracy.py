@@ -46,12 +46,23 @@ class Point:
     def contest(self) -> tuple[str, str]:
         return self.place, self.data
 
+    @property
+    def own_latency_ms(self) -> Estimate:
+        """Without what it shares with its rivals: predictions for one GPU err together."""
+        if self.latency_evidence == "predicted":
+            return Estimate(value=self.latency_ms.value, low=None, high=None)
+        return self.latency_ms
+
     def may_be_beaten_by(self, other: "Point") -> bool:
         """Whether it is possible, as far as the intervals tell."""
-        return _least(other.latency_ms) <= _most(self.latency_ms) and _most(other.top1) >= _least(self.top1)
+        return _least(other.own_latency_ms) <= _most(self.own_latency_ms) and _most(other.top1) >= _least(
+            self.top1
+        )
 
     def is_clearly_beaten_by(self, other: "Point") -> bool:
-        return _most(other.latency_ms) < _least(self.latency_ms) and _least(other.top1) >= _most(self.top1)
+        return _most(other.own_latency_ms) < _least(self.own_latency_ms) and _least(other.top1) >= _most(
+            self.top1
+        )
 
 
 def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | None:
@@ -75,7 +86,9 @@ def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | Non
         layout={
             "xaxis": log_axis("median latency at batch 1, ms", traces, "x"),
             "yaxis": {
-                "title": {"text": "top-1, %" if len(data) == 1 else "top-1, %, each symbol on other images"}
+                "title": {
+                    "text": "top-1, %" if len(data) == 1 else "top-1, %, a symbol for each set of images"
+                }
             },
         },
         table=Table(
@@ -107,7 +120,8 @@ def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | Non
             "Published accuracies are of FP32 networks trained as in their paper, and come without an "
             "interval; measured ones with Wilson's, 95 %. INT8 is shown where it was evaluated: deploykit "
             "eval MODEL --data labelled/ -o records.",
-            "On the front perhaps: the intervals leave it open.",
+            "On the front perhaps: the intervals leave it open. Predictions for one GPU err together: of "
+            "those the values decide.",
             *(
                 ("Accuracies on different images say nothing about each other: fronts are of one set each.",)
                 if len(data) > 1
@@ -240,8 +254,7 @@ def _front_trace(contest: tuple[str, str], points: Sequence[Point], index: int) 
         mode="lines",
         colour=colours.pop() if len(colours) == 1 else GREY,
         dash=DASHES[1 + index % (len(DASHES) - 1)],
-        width=1,
-        opacity=0.8,
+        width=1.5,
         step=True,
     )
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from deploykit.bench.record import Record
 from deploykit.bench.server import SERVER_PERCENT
-from deploykit.bench.statistics import Estimate, ratio_of
+from deploykit.bench.statistics import Estimate
 from deploykit.report.careful import cautions
 from deploykit.report.gather import Gathered, Setup, network_name, setup_of
-from deploykit.report.section import Column, Section, Table, Trace
+from deploykit.report.section import Column, Section, Table, Trace, joined
 from deploykit.report.traces import COLOURS, SYMBOLS, log_axis, scatter, shade
 
 Series = tuple[str, Setup, int]
@@ -19,18 +19,19 @@ def section(gathered: Gathered) -> Section | None:
     if not records:
         return None
     series: dict[Series, list[Record]] = {}
-    for each in sorted(records, key=_bound_ms):
+    for each in records:
         key = (network_name(each.engine), setup_of(each), each.method.batch)
         series.setdefault(key, []).append(each)
+    series = {key: sorted(own, key=_bound_ms) for key, own in series.items()}
     networks = list(dict.fromkeys(network_name(each.engine) for each in records))
     traces = tuple(_trace(key, own, gathered.setups, networks) for key, own in series.items())
     return Section(
         name="serving",
         title="What rate of requests holds a bound on latency?",
-        findings=tuple(_finding(each, gathered) for own in series.values() for each in own),
+        findings=tuple(_finding(key, own, gathered) for key, own in series.items()),
         traces=traces,
         layout={
-            "xaxis": log_axis(f"bound on the {SERVER_PERCENT}th percentile of latency, ms", traces, "x"),
+            "xaxis": log_axis(f"bound on p{SERVER_PERCENT} of latency, ms", traces, "x"),
             "yaxis": log_axis("images/s that hold it", traces, "y"),
         },
         table=Table(
@@ -93,17 +94,24 @@ def _offline(record: Record, gathered: Gathered) -> Estimate | None:
     return max(rates, key=lambda each: each.value, default=None)
 
 
-def _finding(record: Record, gathered: Gathered) -> str:
+def _finding(key: Series, records: Sequence[Record], gathered: Gathered) -> str:
+    network, setup, batch = key
+    told = [
+        f"{each.images_per_s.value:.4g} images/s hold a p{SERVER_PERCENT} of {_bound_ms(each):g} ms"
+        f"{_aside(each, gathered)}"
+        for each in records
+    ]
+    at_once = "" if batch == 1 else f", up to {batch} at once"
+    return f"{network}, {setup.title(gathered.setups)}{at_once}: {joined(told)}.{cautions(records)}"
+
+
+def _aside(record: Record, gathered: Gathered) -> str:
+    """` (104 don't; 66 % of offline)`."""
     rate, offline = record.images_per_s, _offline(record, gathered)
-    beside = ""
+    said = [] if rate.high is None else [f"{rate.high:.4g} don't"]
     if offline is not None:
-        beside = f", {100 * ratio_of(offline, rate).value:.0f} % of its {offline.value:.4g} offline"
-    fails = "" if rate.high is None else f" ({rate.high:.4g} don't)"
-    runs = f"{network_name(record.engine)}, {setup_of(record).title(gathered.setups)}"
-    return (
-        f"{runs}: {rate.value:.4g} images/s hold a p{SERVER_PERCENT} of "
-        f"{_bound_ms(record):g} ms{fails}{beside}.{cautions([record])}"
-    )
+        said.append(f"{100 * rate.value / offline.value:.0f} % of offline")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _row(record: Record, gathered: Gathered) -> tuple[str, ...]:
