@@ -63,15 +63,22 @@ def test_a_study_tells_what_it_measures_and_goes_on(run):
     first = run(*study)
     assert first.status == 0
     assert re.search(
-        r"^records/efficientnet-phi0\.fp32\.cpu\.onnx\.single-stream\.b1\.\S+: p50 [\d.]+ ms",
+        r"^\[1/3\] records/efficientnet-phi0\.fp32\.cpu\.onnx\.single-stream\.b1\.\S+: p50 [\d.]+ ms",
         first.out,
         re.MULTILINE,
     )
-    assert len(first.out.splitlines()) == 3
+    assert [line[:5] for line in first.out.splitlines() if line.startswith("[")] == [
+        "[1/3]",
+        "[2/3]",
+        "[3/3]",
+    ]
+    assert first.out.splitlines()[-1] == "3 of 3 records are in records, 3 of them new"
     again = run(*study)
     assert (again.status, again.out) == (0, "")
-    assert "records has all of it already" in again.err
-    assert json.loads(run(*study, "--json").out) == {"folder": "records", "records": []}
+    assert "records has all 3 records already" in again.err
+    told = json.loads(run(*study, "--json").out)
+    assert sorted(told["records"]) == sorted(map(str, Path("records").iterdir()))
+    assert told["written"] == []
     for wrong in (("--phi", "0,b"), ("--precision", "fp8"), ("--batch", ""), ("--gpu", "T4")):
         refused = run(*study, *wrong)
         assert (refused.status, refused.out) == (2, "")

@@ -129,4 +129,7 @@ def test_bench_and_study_log_what_they_measure(run, workplace):
         "0.01",
     )
     assert run(*study, "--wandb", "efficientnets").out.count("wandb: ") == 3
+    again = run(*study, "--wandb", "efficientnets")
+    assert again.out.count("wandb: ") == 0
+    assert "note: 3 of 3 records were there before and are not logged to Weights & Biases now." in again.err
     assert len(list((workplace / "wandb").glob("offline-run-*"))) == 6
