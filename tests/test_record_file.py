@@ -197,7 +197,8 @@ def test_a_record_of_another_format_is_refused_and_told_which(measured, tmp_path
 
 
 @pytest.mark.parametrize(
-    "absurd", [{"phi": 1e300}, {"phi": -1}, {"side_px": 0}, {"macs": 10**30}, {"depth": 0}, {"width": 1e300}]
+    "absurd",
+    [{"phi": 1e300}, {"classes": 0}, {"side_px": 0}, {"macs": 10**30}, {"depth": 0}, {"width": 1e300}],
 )
 def test_an_engine_without_sense_is_refused(measured, tmp_path, absurd):
     path = tmp_path / "record.json"

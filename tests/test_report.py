@@ -65,6 +65,8 @@ def test_what_ran_otherwise_is_another_series_named_by_what_differs():
         (engine(phi=3), "phi 3"),
         (engine(phi=2.5), "phi 2.5"),
         (engine(phi=0, side_px=64), "phi 0, 64 px"),
+        (replace(engine(), phi=-2.0, rule="formula", side_px=168), "phi -2"),
+        (replace(engine(), phi=50.0), "phi 50, 224 px"),  # which no rule leads to
         (engine(phi=1, family="resnet18", rule="formula", side_px=256), "resnet18 phi 1"),
         (engine(phi=1, family="mine", rule="formula"), "mine phi 1, 240 px"),
         (engine(scale=Scale(depth=4.0, width=1.0, side_px=224)), "depth 4"),

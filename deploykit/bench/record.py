@@ -35,7 +35,7 @@ Cores = Annotated[int, Meta(ge=1, le=1_000_000)]
 Batch = Annotated[int, Meta(ge=1, le=1_000_000)]
 Macs = Annotated[int, Meta(ge=0, le=10**18)]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
-_Phi = Annotated[float, Meta(ge=0, le=100)]
+_Phi = Annotated[float, Meta(ge=-100, le=100)]
 _Side = Annotated[int, Meta(ge=1, le=100_000)]
 
 
@@ -88,7 +88,7 @@ class Measured:
     macs: Macs
     compiler: str
     target: str
-    classes: int | None = None
+    classes: Annotated[int, Meta(ge=1)] | None = None
 
     @property
     def scale(self) -> Scale | None:

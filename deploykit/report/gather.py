@@ -212,7 +212,10 @@ def _has_own_side(engine: Measured) -> bool:
     family = FAMILIES.get(engine.family)
     if family is None or engine.phi is None or engine.rule is None:
         return False
-    return family.scale_for(engine.phi, rule=engine.rule).side_px == engine.side_px
+    try:
+        return family.scale_for(engine.phi, rule=engine.rule).side_px == engine.side_px
+    except DeployError:  # a phi that the rule does not reach
+        return False
 
 
 def _told_apart(records: Sequence[Record | LayerProfile]) -> list[Record | LayerProfile]:
