@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from deploykit.bench.benchmark import benchmark
+from deploykit.bench.estimate import are_apart
 from deploykit.bench.profiling import profile_layers
 from deploykit.bench.record import Scope
-from deploykit.bench.statistics import are_apart
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.errors import DeployError

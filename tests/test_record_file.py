@@ -182,6 +182,10 @@ def test_a_profile_says_what_was_timed_where(profile, engine, measured):
     assert profile.engine == measured.engine
     assert profile.machine == measured.machine
     assert (profile.batch, profile.threads, profile.kind) == (2, 1, "layers")
+    assert profile.before.moment_s < profile.after.moment_s
+    assert profile.before.own_s < profile.after.own_s
+    assert all(layer.low_ms <= layer.ms <= layer.high_ms for layer in profile.layers if layer.low_ms)
+    assert sum(layer.low_ms is not None for layer in profile.layers) > len(profile.layers) / 2
     assert sum(layer.macs for layer in profile.layers) == 2 * profile.engine.macs
 
 

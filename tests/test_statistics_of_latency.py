@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploykit.bench.estimate import Estimate, are_apart, ratio_of
 from deploykit.bench.statistics import (
-    Estimate,
-    are_apart,
     block_length,
     drift,
     estimate_mean,
@@ -19,7 +18,6 @@ from deploykit.bench.statistics import (
     modes,
     percentile,
     percentile_of_rows,
-    ratio_of,
     resampled,
     samples_for,
 )

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deploykit.bench.estimate import Estimate
 from deploykit.bench.record import Record, stamp
-from deploykit.bench.statistics import Estimate, estimate_ratio, percentile_of_rows, samples_for
+from deploykit.bench.statistics import estimate_ratio, percentile_of_rows, samples_for
 from deploykit.errors import DeployError
 
 IGNORABLE = (

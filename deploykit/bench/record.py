@@ -10,12 +10,12 @@ import numpy as np
 from msgspec import Meta
 
 from deploykit import __version__
+from deploykit.bench.estimate import Estimate
 from deploykit.bench.machine import Machine, State, remarks
 from deploykit.bench.scenarios import Scenario
 from deploykit.bench.server import CLOSE, Trial
 from deploykit.bench.statistics import (
     Array,
-    Estimate,
     drift,
     estimate_mean,
     estimate_percentile,

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from deploykit.bench.estimate import Estimate
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Record
-from deploykit.bench.statistics import Estimate
 from deploykit.report.gather import network_name
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploykit.architecture.family import Family
-from deploykit.bench.statistics import Estimate
+from deploykit.bench.estimate import Estimate
 from deploykit.predict.cost_model import Prediction, predict_latency
 from deploykit.predict.gpus import find_gpu
 from deploykit.scaling import Scale

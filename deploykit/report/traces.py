@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from deploykit.bench.statistics import Estimate
+from deploykit.bench.estimate import Estimate
 from deploykit.report.section import Trace, hover, label
 
 # Okabe and Ito 2008: told apart by every kind of colour vision; the darker and lighter are left out, so that

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from deploykit.bench.estimate import Estimate, ratio_of
 from deploykit.bench.record import Record
-from deploykit.bench.statistics import Estimate, ratio_of
 from deploykit.report.careful import cautions, in_brackets
 from deploykit.report.gather import (
     Gathered,

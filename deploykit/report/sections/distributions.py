@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deploykit.bench.estimate import ratio_of
 from deploykit.bench.record import PERCENTILES, Record
-from deploykit.bench.statistics import ratio_of, samples_for
+from deploykit.bench.statistics import samples_for
 from deploykit.report.careful import cautions, in_brackets
 from deploykit.report.gather import Gathered, Setup, axis_of_engine, network_name, setup_of
 from deploykit.report.section import Column, Section, Table, Trace

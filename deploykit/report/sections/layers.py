@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from deploykit.bench.estimate import Estimate
 from deploykit.bench.layer_profile import LayerProfile, why_beaten
 from deploykit.bench.layers import LayerTime, total
-from deploykit.bench.statistics import Estimate
 from deploykit.report.careful import cautions, in_brackets
 from deploykit.report.gather import Gathered, Setup, network_name, setup_of
 from deploykit.report.section import Column, Section, Table, Trace

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from deploykit.bench.estimate import Estimate
 from deploykit.bench.record import Record
 from deploykit.bench.server import SERVER_PERCENT
-from deploykit.bench.statistics import Estimate
 from deploykit.report.careful import cautions
 from deploykit.report.gather import Gathered, Setup, network_name, setup_of
 from deploykit.report.section import Column, Section, Table, Trace, joined

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 
+from deploykit.bench.estimate import Estimate, ratio_of
 from deploykit.bench.record import Record
-from deploykit.bench.statistics import Estimate, ratio_of
 from deploykit.report.careful import cautions, in_brackets, not_clearly
 from deploykit.report.gather import Gathered, Setup, is_compound, network_name, setup_of
 from deploykit.report.predicted import Predicted
