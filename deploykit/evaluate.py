@@ -35,27 +35,29 @@ class Evaluation:
         reference: the FP32 model it was compared with.
         images: what it was evaluated on.
         started: UTC, ISO 8601.
-        count: how many the scores are from: less than images.count where some could not be read.
+        indices: which of them the scores are from: not those that could not be read.
     """
 
     model: AnyModel
     reference: Path | None
     images: Images
-    count: int
+    indices: npt.NDArray[np.int64]
     scores: Scores
     started: str
 
+    @property
+    def count(self) -> int:
+        """How many images the scores are from."""
+        return len(self.indices)
+
     def record(self) -> Accuracy:
-        """Of its top-1, which a report weighs latency against.
+        """Of its top-1, which a report weighs latency against; reads the images again, for their digest.
 
         Raises:
-            DeployError: the images had no labels.
+            DeployError: the images had no labels, or can't be read any more.
         """
         if self.scores.top1 is None:
-            raise DeployError(
-                f"{self.images.source} has no labels, so that there is no top-1 to record.",
-                fix="give labelled images, one folder a class",
-            )
+            raise _no_top1(self.images)
         info, digest = self.model.info, sha256_of(self.model.path)
         return Accuracy(
             model=self.model.path.name,
@@ -65,13 +67,13 @@ class Evaluation:
             data=self.images.source,
             images=self.count,
             data_sha256=self._data_sha256(),
+            images_sha256=self.images.subset(self.indices).sha256,
             top1=self.scores.top1,
             ran_by=self.model.ran_by,
             started=self.started,
         )
 
     def _data_sha256(self) -> str:
-        """Of labels and preprocessing: what tells, without reading images again, that others were meant."""
         digest = hashlib.sha256(to_json(self.images.preprocessing).encode())
         digest.update(np.ascontiguousarray(self.images.labels, np.int64).tobytes())
         digest.update(str(self.count).encode())
@@ -108,6 +110,7 @@ def evaluate_model(
     reference: str | Path | None = None,
     arithmetic: Arithmetic | None = None,
     overrides: Overrides = NO_OVERRIDES,
+    require_labels: bool = False,
     skipped: OnSkipped | None = None,
     note: Callable[[str], None] = lambda sentence: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -121,6 +124,7 @@ def evaluate_model(
         reference: the FP32 model; default found by its digest, see find_reference.
         arithmetic: of INT8, see any_model.open_any.
         overrides: of the preprocessing that the model asks for, see open_images.
+        require_labels: refuse images without any, of which there is no top-1 to record.
         skipped: told of unreadable images, which are then left out; None raises instead.
 
     Raises:
@@ -132,6 +136,8 @@ def evaluate_model(
         judged = opened.enter_context(open_any(Path(model), arithmetic))
         limit = images if images is not None or str(data) == GENERATED else MAX_IMAGES
         drawn = open_images(data, judged.info.preprocessing, limit=limit, overrides=overrides)
+        if require_labels and drawn.labels is None:
+            raise _no_top1(drawn)
         compared, sentence = find_reference(judged, Path(reference) if reference is not None else None)
         models = [judged]
         if compared is not None:
@@ -159,9 +165,16 @@ def evaluate_model(
         model=judged,
         reference=compared,
         images=drawn,
-        count=len(indices),
+        indices=indices,
         scores=scores,
         started=started,
+    )
+
+
+def _no_top1(images: Images) -> DeployError:
+    return DeployError(
+        f"{images.source} has no labels, so that there is no top-1 to record.",
+        fix="give labelled images, one folder a class",
     )
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
-_SEAL = "seal_sha256"
+SEAL = "seal_sha256"
 
 
 def to_json(value: object, *, indent: int = 1) -> str:
@@ -31,7 +31,7 @@ def from_json(text: str | bytes, kind: type[T]) -> T:
 def to_sealed_json(value: object) -> str:
     """As to_json, with a digest of everything beside it, which shows what was altered since."""
     fields = msgspec.to_builtins(value)
-    return msgspec.json.format(msgspec.json.encode({**fields, _SEAL: _seal(fields)}), indent=1).decode()
+    return msgspec.json.format(msgspec.json.encode({**fields, SEAL: _seal(fields)}), indent=1).decode()
 
 
 def from_sealed_json(text: str | bytes, kind: type[T]) -> T:
@@ -42,7 +42,7 @@ def from_sealed_json(text: str | bytes, kind: type[T]) -> T:
     """
     try:
         fields = msgspec.json.decode(text, type=dict[str, object])
-        seal = fields.pop(_SEAL, None)
+        seal = fields.pop(SEAL, None)
         value = msgspec.convert(fields, kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise ValueError(str(error)) from error

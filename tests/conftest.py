@@ -110,8 +110,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     def run_command(*arguments: str) -> Outcome:
         monkeypatch.setattr("sys.argv", ["deploykit", *arguments])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_info:
-            main()
+        handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with pytest.raises(SystemExit) as exit_info:
+                main()
+        finally:  # a process of its own would end with them
+            for each, handler in handlers.items():
+                signal.signal(each, handler)
         printed = capsys.readouterr()
         code = exit_info.value.code
         return Outcome(status=code if isinstance(code, int) else 0, out=printed.out, err=printed.err)

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 
 def test_scenarios_are_measured_recorded_and_compared(run):
     run("export", "--phi", "0", "--side", "64")
@@ -18,7 +20,7 @@ def test_scenarios_are_measured_recorded_and_compared(run):
     refused = run(*bench, "--batch", "1,65")
     assert (refused.status, set(Path("records").iterdir())) == (2, before)
     Path("file").write_text("in the way")
-    assert "can't be written" in run(*bench[:-1], "file", "--scenario", "offline").err
+    assert "file is a file; records go into a folder" in run(*bench[:-1], "file").err
     one, eight = sorted(map(str, Path("records").glob("*single-stream.b*.json")))
     refused = run("compare", one, eight)
     assert refused.status == 2
@@ -30,6 +32,8 @@ def test_scenarios_are_measured_recorded_and_compared(run):
     fields = json.loads(run("compare", one, eight, "--ignore", "batch", "--json").out)
     assert fields["clear"]
     assert fields["comparison"]["ignored"] == ["batch"]
+    assert set(fields["remarks"]) == {"first", "second"}
+    assert any("is rough" in remark for remark in fields["remarks"]["first"])
 
 
 def test_layers_are_recorded(run):
@@ -59,25 +63,54 @@ def test_a_study_tells_what_it_measures_and_goes_on(run):
     first = run(*study)
     assert first.status == 0
     assert re.search(
-        r"^records/efficientnet-phi0\.fp32\.cpu\.onnx\.single-stream\.b1\.\S+: p50 [\d.]+ ms",
+        r"^\[1/3\] records/efficientnet-phi0\.fp32\.cpu\.onnx\.single-stream\.b1\.\S+: p50 [\d.]+ ms",
         first.out,
         re.MULTILINE,
     )
-    assert len(first.out.splitlines()) == 3
+    assert [line[:5] for line in first.out.splitlines() if line.startswith("[")] == [
+        "[1/3]",
+        "[2/3]",
+        "[3/3]",
+    ]
+    assert first.out.splitlines()[-1] == "3 of 3 records are in records, 3 of them new"
     again = run(*study)
     assert (again.status, again.out) == (0, "")
-    assert "records has all of it already" in again.err
-    assert json.loads(run(*study, "--json").out) == {"folder": "records", "records": []}
+    assert "records has all 3 records already" in again.err
+    told = json.loads(run(*study, "--json").out)
+    assert sorted(told["records"]) == sorted(map(str, Path("records").iterdir()))
+    assert told["written"] == []
     for wrong in (("--phi", "0,b"), ("--precision", "fp8"), ("--batch", ""), ("--gpu", "T4")):
         refused = run(*study, *wrong)
         assert (refused.status, refused.out) == (2, "")
 
 
-def test_a_percentile_of_too_few_calls_is_printed_without_an_interval(run):
+def test_a_percentile_of_too_few_calls_is_printed_and_kept_with_an_open_interval(run):
     run("export", "--phi", "0", "--side", "32")
     run("build-engine", "--gpu", "cpu")
     engine = "engines/efficientnet-phi0/model.fp32.cpu.onnx"
     shown = run("bench", engine, "--seconds", "0.01", "--samples", "100").out
     number = r"[\d.]+ ms"
     interval = rf"{number} \([\d.]+ to [\d.]+\)"
-    assert re.search(rf"^\d+ +{interval} +{interval} +~{number} ", shown, re.MULTILINE)
+    assert re.search(rf"^\d+ +{interval} +{interval} +~{number} \([\d.]+ or more\) ", shown, re.MULTILINE)
+    record = json.loads(run("bench", engine, "--seconds", "0.01", "--json").out)["records"][0]
+    assert record["p99_ms"]["high"] is None
+    assert record["p50_ms"]["high"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        (("--layers", "--seconds", "3"), "--layers times 50 runs"),
+        (("--layers", "--samples", "3"), "--layers times 50 runs"),
+        (("--search-seconds", "3"), "searches for nothing"),
+        (("--scenario", "server", "--max-latency", "9ms", "--search-seconds", "0"), "A search of 0 seconds"),
+        (("--scenario", "server", "--max-latency", "9ms", "--samples", "0"), "0 samples are not between"),
+        (("--scenario", "server", "--max-latency", "1us"), "No rate holds 0.001 ms: an image alone takes"),
+    ],
+)
+def test_options_work_or_are_refused(run, options, about):
+    run("export", "--phi", "0", "--side", "32")
+    run("build-engine", "--gpu", "cpu")
+    refused = run("bench", "engines/efficientnet-phi0/model.fp32.cpu.onnx", *options)
+    assert (refused.status, refused.out) == (2, "")
+    assert about in refused.err

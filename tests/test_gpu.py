@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deploykit.bench.benchmark import benchmark
+from deploykit.bench.estimate import are_apart
 from deploykit.bench.profiling import profile_layers
 from deploykit.bench.record import Scope
 from deploykit.engine.shapes import BatchRange
@@ -231,7 +232,9 @@ def test_launching_a_graph_takes_the_host_less_than_launching_each_kernel(fp16):
     graph, kernels = (
         benchmark(fp16.path, batch=1, scope="host", seconds=1, cuda_graphs=each) for each in (True, False)
     )
-    assert graph.percentile_ms(50).high < kernels.percentile_ms(50).low
+    whole = (graph.percentile_ms(50), kernels.percentile_ms(50))
+    assert are_apart(*whole)
+    assert whole[0].value < whole[1].value
 
 
 @needs_target
@@ -253,7 +256,8 @@ def test_layers_are_timed_and_add_up_to_what_the_gpu_takes(build, precision, cud
 def test_two_calls_at_once_answer_more_than_one_after_another(fp16):
     one, two = (benchmark(fp16.path, batch=32, scenario=each) for each in ("single-stream", "offline"))
     assert two.method.in_flight == 2
-    assert two.images_per_s.high > one.images_per_s.low
+    slower, faster = one.images_per_s, two.images_per_s
+    assert faster.value > slower.value or not are_apart(slower, faster)
 
 
 @needs_target

@@ -9,7 +9,7 @@ from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layer_profile import LayerProfile, profile_engine
 from deploykit.bench.record import Record
-from deploykit.bench.record_file import read_any, read_record, write_record
+from deploykit.bench.record_file import read_any, read_folder, read_record, write_record
 from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.metrics import Estimate
@@ -96,6 +96,8 @@ def test_a_record_that_was_damaged_is_refused(measured, tmp_path, spoil, about):
         {"latency_ms": [-1.0]},
         {"seconds": 0},
         {"method": {"scenario": "multi-stream", "batch": 1}},
+        {"method": {"scenario": "server", "batch": 1, "max_latency_ms": 5}},
+        {"seconds": 1e300},
     ],
 )
 def test_a_record_without_sense_is_refused(measured, tmp_path, changes):
@@ -114,6 +116,48 @@ def test_a_huge_file_is_refused_without_being_read(tmp_path):
         file.truncate(200 * 2**20)
     with pytest.raises(DeployError, match="200 MiB; records have 64 at most"):
         read_record(path)
+
+
+def test_a_record_too_large_to_be_read_is_not_written(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploykit.bench.record_file.LARGEST_BYTES", 2**10)
+    with pytest.raises(DeployError, match="is not written: 0 are read at most"):
+        write_record(measured, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_the_system_does_not_let_read_is_told_as_such():
+    with pytest.raises(DeployError, match=r"/proc/self/mem can't be read: Input/output error\."):
+        read_record("/proc/self/mem")
+
+
+def test_json_that_is_no_record_is_set_aside_in_a_folder_and_a_damaged_record_is_not(measured, tmp_path):
+    path = write_record(measured, tmp_path)
+    stray = tmp_path / "package.json"
+    stray.write_text('{"name": "mine"}')
+    found = read_folder(tmp_path)
+    assert (found.records, found.strays) == ({path: measured}, (stray,))
+    for damaged in ('{"format": 2, "kind": "latency"}', "{"):
+        stray.write_text(damaged)
+        with pytest.raises(DeployError, match=r"package\.json is no record"):
+            read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("format_of", ["profile", "accuracy"])
+def test_a_record_from_before_more_was_recorded_is_read(profile, tmp_path, format_of):
+    record = profile if format_of == "profile" else ACCURACY
+    fields = json.loads(to_json(record))
+    for since in ("before", "after", "images_sha256"):
+        fields.pop(since, None)
+    path = tmp_path / "record.json"
+    path.write_text(to_sealed_json(fields))
+    assert read_any(path).doubts == () if format_of == "profile" else read_any(path) == ACCURACY
+
+
+def test_the_committed_records_are_read():
+    folder = Path(__file__).parents[1] / "engines" / "results" / "cpu"
+    if not folder.is_dir():
+        pytest.skip("the committed records are not beside the tests")
+    assert len(read_folder(folder).records) >= 100
 
 
 def test_what_is_no_file_is_refused(tmp_path):
@@ -138,6 +182,10 @@ def test_a_profile_says_what_was_timed_where(profile, engine, measured):
     assert profile.engine == measured.engine
     assert profile.machine == measured.machine
     assert (profile.batch, profile.threads, profile.kind) == (2, 1, "layers")
+    assert profile.before.moment_s < profile.after.moment_s
+    assert profile.before.own_s < profile.after.own_s
+    assert all(layer.low_ms <= layer.ms <= layer.high_ms for layer in profile.layers if layer.low_ms)
+    assert sum(layer.low_ms is not None for layer in profile.layers) > len(profile.layers) / 2
     assert sum(layer.macs for layer in profile.layers) == 2 * profile.engine.macs
 
 
@@ -149,6 +197,17 @@ def test_a_record_of_another_format_is_refused_and_told_which(measured, tmp_path
         del fields["kind"]  # which format 1 did not have
     path.write_text(to_sealed_json(fields))
     with pytest.raises(DeployError, match=f"of format {older['format']}; this deploykit reads format 2"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [{"phi": 1e300}, {"classes": 0}, {"side_px": 0}, {"macs": 10**30}, {"depth": 0}, {"width": 1e300}],
+)
+def test_an_engine_without_sense_is_refused(measured, tmp_path, absurd):
+    path = tmp_path / "record.json"
+    path.write_text(altered(measured, engine={**json.loads(to_json(measured.engine)), **absurd}))
+    with pytest.raises(DeployError, match="is no record"):
         read_record(path)
 
 

@@ -1,19 +1,24 @@
 """What a report says of records, as data."""
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from records import MACHINE, STRETCHED, accuracy, engine, latency, layer, profile
+from records import MACHINE, QUIET, STRETCHED, accuracy, engine, latency, layer, profile
 
 from deploykit.architecture.families import FAMILIES
+from deploykit.bench.record import Record
 from deploykit.bench.record_file import write_record
+from deploykit.bench.server import Trial
 from deploykit.report import write_report
 from deploykit.report.gather import arrange, gather, network_name, setup_of, short_machine
-from deploykit.report.page import figure_json, sections_of
+from deploykit.report.page import figure_json, page, sections_of
 from deploykit.report.predicted import predict_families
-from deploykit.report.section import Section, hover, log_axis
+from deploykit.report.section import Section, hover, label
 from deploykit.report.sections import accuracy as accuracy_section
-from deploykit.report.sections import axes, batches, distributions, layers, work
+from deploykit.report.sections import axes, batches, distributions, layers, serving, work
+from deploykit.report.traces import COLOURS, log_axis
 from deploykit.scaling import Scale
 
 
@@ -60,6 +65,8 @@ def test_what_ran_otherwise_is_another_series_named_by_what_differs():
         (engine(phi=3), "phi 3"),
         (engine(phi=2.5), "phi 2.5"),
         (engine(phi=0, side_px=64), "phi 0, 64 px"),
+        (replace(engine(), phi=-2.0, rule="formula", side_px=168), "phi -2"),
+        (replace(engine(), phi=50.0), "phi 50, 224 px"),  # which no rule leads to
         (engine(phi=1, family="resnet18", rule="formula", side_px=256), "resnet18 phi 1"),
         (engine(phi=1, family="mine", rule="formula"), "mine phi 1, 240 px"),
         (engine(scale=Scale(depth=4.0, width=1.0, side_px=224)), "depth 4"),
@@ -114,13 +121,26 @@ def test_latency_is_set_beside_work_and_its_cost_beside_the_first_members():
     assert column(found, "network") == ["phi 0", "phi 3"]
     assert column(found, "MACs") == ["0.386 G", "1.83 G"]  # as timm's models have, in G
     assert column(found, "ms per G MACs") == ["10.00", "20.00"]
-    assert column(found, "of the first's") == ["1.00", "2.00"]
-    assert found.findings == (
-        "FP32: from phi 0 to phi 3 the work grows 4.74-fold and the median latency 9.47-fold. A "
-        "multiply-accumulate is cheapest at phi 0 and dearest at phi 3, by a factor of 2.00.",
+    assert column(found, "over the smallest's") == ["1.00", "2.00"]
+    (said,) = found.findings
+    bracket = r"\([\d.]+ to [\d.]+\)"
+    assert re.fullmatch(
+        rf"FP32: from phi 0 to phi 3 the work grows 4\.74-fold and the median latency 9\.47-fold {bracket}\. "
+        rf"They part most from phi 0 to phi 3: 4\.74 times the work takes 9\.47 times the time {bracket}\. "
+        rf"A multiply-accumulate is cheapest at phi 0 and dearest at phi 3, by a factor of 2\.00 {bracket}\.",
+        said,
     )
     line = series(found)["as the MACs, from phi 0, FP32"]
     assert line["y"] == pytest.approx([10 * mac for mac in line["x"]])
+
+
+def test_what_is_not_clearly_dearer_and_what_its_runs_say_is_told():
+    members = [latency(engine(phi=phi), (10 + phi / 5000) * engine(phi=phi).macs / 1e9) for phi in (0, 1)]
+    drifting = np.linspace(2, 2.6, 300) * 10 * engine(phi=3).macs / 1e9
+    members.append(replace(latency(engine(phi=3), 1.0), latency_ms=tuple(map(float, drifting))))
+    (said,) = work.section(arrange(members), ()).findings
+    assert "cheapest at phi 0 (phi 1 not clearly dearer)" in said
+    assert said.endswith("Careful: phi 3: the run drifts: latency rose by 19 % over it.")
 
 
 def test_members_at_other_sides_are_no_members_of_the_curve():
@@ -134,7 +154,7 @@ def test_predictions_stand_beside_and_are_called_that():
     )
     assert column(found, "evidence") == ["measured"] + ["predicted"] * 8
     assert found.evidence == ("measured", "predicted")
-    assert "EfficientNet on T4, FP16, TensorRT, predicted" in series(found)
+    assert "EfficientNet on T4, FP16, TensorRT,<br>predicted" in series(found)
 
 
 # ---------------------------------------------------------------- accuracy
@@ -159,12 +179,19 @@ def test_int8_is_shown_where_it_was_evaluated_and_competes_on_those_images_alone
     records = [latency(engine(), 4.0), latency(int8, 3.0)]
     assert column(accuracy_section.section(arrange(records), ()), "runs on") == ["FP32"]
     found = accuracy_section.section(arrange([*records, accuracy(int8, 0.5)]), ())
-    assert dict(zip(column(found, "runs on"), column(found, "top-1"), strict=True)) == {
-        "FP32": "77.10 %",
-        "INT8": "50.00 %",
+    assert dict(zip(column(found, "runs on"), column(found, "top-1, % (interval)"), strict=True)) == {
+        "FP32": "77.10",
+        "INT8": "50.00 (49.00 to 51.00)",
     }
     assert column(found, "on the front") == ["yes", "yes"]
     assert len(found.findings) == 2
+    # Told apart by symbol, name and title, and drawn with their intervals.
+    points = [trace for trace in found.traces if trace["mode"] == "markers"]
+    assert len({trace["marker"]["symbol"] for trace in points}) == 2
+    assert {trace["marker"]["color"] for trace in points} == set(COLOURS[:2])
+    assert "500 images of photos" in points[1]["name"]
+    assert points[1]["error_y"]["array"] == pytest.approx([1.0])
+    assert "a symbol for each set of images" in found.layout["yaxis"]["title"]["text"]
 
 
 def test_accuracies_on_other_images_do_not_compete():
@@ -175,6 +202,40 @@ def test_accuracies_on_other_images_do_not_compete():
     assert column(found, "on the front") == ["yes", "yes"]
     alike = accuracy_section.section(arrange([*records, accuracy(int8, 0.9)]), ())
     assert sorted(column(alike, "on the front")) == ["", "yes"]
+    others = accuracy(int8, 0.9, images_sha256="other images of the same labels")
+    apart = accuracy_section.section(arrange([*records, others]), ())
+    assert column(apart, "on the front") == ["yes", "yes"]
+
+
+def test_where_intervals_leave_it_open_a_network_is_on_the_front_perhaps():
+    int8 = engine(precision="int8")
+    records = [latency(engine(), 4.0), latency(int8, 3.0), accuracy(engine(), 0.8), accuracy(int8, 0.805)]
+    found = accuracy_section.section(arrange(records), ())
+    assert dict(zip(column(found, "runs on"), column(found, "on the front"), strict=True)) == {
+        "INT8": "yes",
+        "FP32": "perhaps",
+    }
+    assert "The intervals leave open whether phi 0 (FP32) can be." in found.findings[0]
+
+
+def test_fronts_of_different_machines_are_drawn_differently():
+    elsewhere = replace(MACHINE, name="Quipu")
+    records = [latency(engine(), 4.0), latency(engine(), 2.0, machine=elsewhere)]
+    fronts = [
+        trace for trace in accuracy_section.section(arrange(records), ()).traces if trace["mode"] == "lines"
+    ]
+    assert len({(trace["line"]["color"], trace["line"]["dash"]) for trace in fronts}) == 2
+    assert [trace["name"].startswith("front on ") for trace in fronts] == [True, True]
+
+
+def test_predicted_accuracies_stand_at_latencies_with_intervals():
+    predicted = predict_families([FAMILIES["efficientnet"]], ["T4"])
+    found = accuracy_section.section(arrange([latency(engine(), 4.0)]), predicted)
+    (points,) = [trace for trace in found.traces if trace.get("marker", {}).get("symbol") == "circle-open"]
+    for value, above, below, each in zip(
+        points["x"], points["error_x"]["array"], points["error_x"]["arrayminus"], predicted, strict=True
+    ):
+        assert (value + above, value - below) == pytest.approx((each.latency.high_ms, each.latency.low_ms))
 
 
 def test_the_accuracy_on_the_most_images_counts():
@@ -204,20 +265,91 @@ def test_throughput_is_shown_by_batch_with_the_best():
 
     found = batches.section(arrange([offline(1, 100), offline(8, 180), offline(4, 200)]))
     assert column(found, "best batch") == ["4"]
-    assert found.findings == ("FP32: the best batch is 4 for phi 0 (2.00 times batch 1).",)
+    assert found.findings == (
+        "FP32: a larger batch gives more images/s: 2.00 times (2 to 2) for phi 0 at batch 4.",
+    )
     assert series(found)["phi 0, FP32"]["y"] == pytest.approx([100, 200, 180])
     assert batches.section(arrange([offline(1, 100)])) is None
+
+
+def test_a_batch_that_is_not_clearly_better_is_not_called_that():
+    made = [latency(engine(), ms, scenario="offline", batch=batch) for batch, ms in ((1, 10), (2, 19.99))]
+    found = batches.section(arrange(made))
+    assert found.findings == ("FP32: no batch is clearly better than the smallest for phi 0.",)
+    assert column(found, "best batch") == ["2 (1)"]
+
+
+def test_of_many_series_one_setups_are_shown_at_first_and_that_is_said():
+    precisions = ("fp32", "fp16", "int8")
+    made = [
+        latency(engine(phi=phi, precision=precision), batch * 10.0, scenario="offline", batch=batch)
+        for phi in range(8)
+        for precision in precisions
+        for batch in (1, 2)
+    ]
+    found = batches.section(arrange(made))
+    shown = {trace["name"] for trace in found.traces if trace["visible"] is True}
+    assert shown == {f"phi {phi}, FP32" for phi in range(8)}
+    assert "Shown at first: FP32. A click in the legend shows the others." in found.notes
+    fewer = batches.section(arrange([each for each in made if each.engine.precision != "int8"]))
+    assert all(trace["visible"] is True for trace in fewer.traces)
+    assert not any("Shown at first" in note for note in fewer.notes)
+
+
+# ---------------------------------------------------------------- serving
+
+
+def served(bound_ms: float, holds: float, fails: float, batch: int = 4) -> Record:
+    trials = tuple(
+        Trial(rate_per_s=rate, requests=1000, late=0, holds=held)
+        for rate, held in ((holds, True), (fails, False))
+    )
+    record = latency(engine(), bound_ms / 2, batch=batch)
+    return replace(
+        record,
+        method=replace(record.method, scenario="server", max_latency_ms=bound_ms),
+        trials=trials,
+    )
+
+
+def test_rates_that_hold_a_bound_are_shown_beside_the_throughput_without_one():
+    made = [
+        served(10, 100, 104),
+        served(50, 160, 166),
+        *(latency(engine(), 20.0, scenario="offline", batch=batch) for batch in (1, 4, 8)),
+    ]
+    found = serving.section(arrange(made))
+    assert column(found, "bound, ms") == ["10", "50"]
+    assert column(found, "holds, images/s") == ["100", "160"]
+    assert column(found, "does not hold") == ["104", "166"]
+    assert all(cell.startswith("19") for cell in column(found, "offline, images/s"))  # of 4 in 20 ms
+    assert re.fullmatch(
+        r"phi 0, FP32, up to 4 at once: 100 images/s hold a p99 of 10 ms \(104 don't; 5\d % of offline\) and "
+        r"160 images/s hold a p99 of 50 ms \(166 don't; 8\d % of offline\)\.",
+        found.findings[0],
+    )
+    (points,) = found.traces
+    assert (points["x"], points["y"]) == ([10, 50], [100, 160])
+    assert points["error_y"]["array"] == pytest.approx([4, 6])
+    assert serving.section(arrange(made[2:])) is None
+
+
+def test_a_search_that_was_cut_short_is_told():
+    assert served(10, 100, 104).doubts == ()
+    (said,) = serving.section(arrange([served(10, 100, 200)])).findings
+    assert said.endswith("the search ran out of time: 100 images/s hold, 200 don't, between is not known.")
 
 
 # ---------------------------------------------------------------- distributions
 
 
-def test_a_curve_rises_to_the_slowest_call_and_is_one_at_the_median():
+def test_a_curve_rises_as_far_as_there_are_calls_enough_and_is_one_at_the_median():
     record = latency(engine(), 10.0)
     found = distributions.section(arrange([record]))
     curve = series(found)["phi 0, FP32"]
     assert curve["y"] == sorted(curve["y"])
-    assert curve["y"][-1] == pytest.approx(max(record.latency_ms) / 10)
+    assert max(curve["x"]) <= len(record.latency_ms) / 10  # 1 of 20: the 95th percentile of 201 calls
+    assert max(curve["x"]) > 18
     nearest = min(range(len(curve["x"])), key=lambda at: abs(curve["x"][at] - 2))  # 1 of 2: the median
     assert curve["y"][nearest] == pytest.approx(1, abs=0.01)
     assert column(found, "p99, ms")[0].startswith("~")
@@ -255,13 +387,43 @@ def test_time_by_role_is_set_beside_its_bound():
     ]
     (found,) = layers.sections(arrange([profile(engine(), own)]))
     assert column(found, "layers") == ["depthwise", "pointwise"]
-    assert column(found, "of all") == ["40.0 %", "60.0 %"]
+    assert column(found, "of all, %") == ["40.0", "60.0"]
     assert column(found, "time / bound") == ["4.0", "2.0"]
     assert found.findings == (
         "phi 0: pointwise 60 % of the time for 90 % of the MACs, 2.0 times its bound; "
         "depthwise 40 % of the time for 10 % of the MACs, 4.0 times its bound.",
     )
     assert series(found)["depthwise"]["y"] == pytest.approx([40, 10])
+
+
+def test_what_beats_its_bound_is_marked_and_why_it_can():
+    own = [
+        layer("blocks.1.0.conv_dw", "Conv", 4, macs=10, bound_ms=5),
+        layer("blocks.1.0.conv_pw", "Conv", 6, macs=10, bound_ms=5),
+    ]
+    (found,) = layers.sections(arrange([profile(engine(), own)]))
+    assert column(found, "time / bound") == ["0.8 *", "1.2"]
+    (said,) = [note for note in found.notes if note.startswith("*")]
+    assert "of single layers 1 of 2 do" in said
+    assert "finds in a cache what the one before wrote" in said
+
+
+def test_shares_of_layers_have_the_intervals_of_their_times():
+    own = [
+        replace(layer(f"blocks.1.0.{node}", "Conv", ms), low_ms=ms - 1, high_ms=ms + 1)
+        for node, ms in (("conv_dw", 4), ("conv_pw", 16))
+    ]
+    (found,) = layers.sections(arrange([profile(engine(), own)]))
+    assert column(found, "time, ms") == ["4.000 (3 to 5)", "16.000 (15 to 17)"]
+    assert column(found, "of all, %") == ["20.0 (15 to 25)", "80.0 (75 to 85)"]  # 3 of 3 + 17, 5 of 5 + 15
+    assert found.findings[0].startswith("phi 0: pointwise 80 % of the time (75 to 85)")
+
+
+def test_a_profile_that_was_disturbed_says_so():
+    after = replace(QUIET, moment_s=10, busy_s=10)
+    disturbed = profile(engine(), [layer("conv_stem", "Conv", 1.0)], before=QUIET, after=after)
+    (found,) = layers.sections(arrange([disturbed]))
+    assert found.findings[0].endswith("Careful: phi 0: other processes used 50 % of the 2 cores meanwhile.")
 
 
 def test_what_has_no_bound_is_shown_without():
@@ -287,11 +449,11 @@ def test_one_axis_alone_is_compared_with_the_member_of_as_much_work():
     ]
     (found,) = axes.sections(arrange(records))
     assert found.findings == (
-        "With the work of phi 3 (81.6 % top-1), a multiply-accumulate takes 1.50 times for depth 4 "
-        "(79.0 % top-1).",
+        "Beside phi 3 (81.6 % top-1), of about the same work, a multiply-accumulate takes 1.50 times as long "
+        "(1.5 to 1.5) in depth 4 (79.0 % top-1).",
     )
     assert column(found, "work as") == ["", "", "phi 3"]
-    assert column(found, "of compound's") == ["", "", "1.50"]
+    assert column(found, "over compound's") == ["", "", "1.50 (1.5 to 1.5)"]
     assert set(series(found)) == {"compound", "depth alone"}
     assert axes.sections(arrange(records[:2])) == ()
 
@@ -299,7 +461,7 @@ def test_one_axis_alone_is_compared_with_the_member_of_as_much_work():
 def test_a_network_without_a_member_like_it_is_shown_and_not_compared():
     (found,) = axes.sections(arrange([latency(engine(scale=STRETCHED[1]), 4.0)]))
     assert found.findings == ()
-    assert column(found, "of compound's") == [""]
+    assert column(found, "over compound's") == [""]
 
 
 # ---------------------------------------------------------------- axes with numbers
@@ -324,10 +486,43 @@ def test_a_logarithmic_axis_has_numbers_however_little_it_spans(values, ticks):
 
 
 def test_texts_from_outside_stay_texts_in_plots():
-    assert hover("<a href='x'>", "b") == "&lt;a href=&#x27;x&#x27;&gt;<br>b"
+    assert hover("<a href='x'>", "b") == "&lt;a href='x'&gt;<br>b"  # quotes are no danger there
     hostile = engine(family="unknown", phi=None, depth=None, width=None, name="</script><b>")
     for section in sections_of(arrange([latency(hostile, 4.0)])):
         assert "<" not in figure_json(section)
+
+
+def test_long_names_are_cut_in_their_middle_and_set_in_lines():
+    assert label("phi 0", "FP32") == "phi 0, FP32"
+    assert label("phi 0", "FP32", "Abacus 9000, the second of its kind") == (
+        "phi 0,<br>FP32,<br>Abacus 9000, the second of its kind"
+    )
+    assert label("a" * 40 + "b" * 1000) == "a" * 28 + "…" + "b" * 15
+
+
+def test_what_was_measured_where_has_profiles_too_and_the_top_names_machines():
+    gathered = arrange([latency(engine(), 4.0), profile(engine(), [layer("conv_stem", "Conv", 1.0)])])
+    shown = page("Mine", gathered, sections_of(gathered))
+    assert "layers, 2 threads" in shown
+    assert "On Abacus 9000 (2 cores)" in shown
+    assert "1 measurement of latency or throughput, 1 profile by layer and 0 evaluations of" in shown
+
+
+def test_colours_are_a_setups_own_in_every_plot():
+    made = []
+    for precision, macs_ms in (("fp32", 10), ("int8", 6)):
+        for phi in (0, 1):
+            of = engine(phi=phi, precision=precision)
+            made.append(latency(of, macs_ms * of.macs / 1e9))
+            made += [latency(of, 9.0 * batch, scenario="offline", batch=batch) for batch in (1, 2)]
+    gathered = arrange([*made, *(accuracy(each.engine, 0.7) for each in made)])
+    found: dict[str, set[str]] = {"FP32": set(), "INT8": set()}
+    for section in sections_of(gathered):
+        for trace in section.traces:
+            for name, colours in found.items():
+                if name in trace["name"] and "as the MACs" not in trace["name"]:
+                    colours.add((trace.get("line") or trace["marker"])["color"])
+    assert found == {"FP32": {COLOURS[0]}, "INT8": {COLOURS[1]}}
 
 
 def test_what_was_not_measured_is_no_section():
@@ -345,6 +540,7 @@ def test_what_was_not_measured_is_no_section():
         (("bad",), "is no record"),
         (("good", "-o", "other.json"), "is there, and is no HTML page"),
         (("accuracies",), "answer none of a report's questions"),
+        (("good", "--title", " "), "A page without a title"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_leaves_nothing(run, workplace, arguments, about):
@@ -371,6 +567,15 @@ def test_it_prints_what_it_found_and_where(run, workplace):
     )
     assert "out/r.html: " in shown.out
     assert "<title>A &amp; B</title>" in (workplace / "out" / "r.html").read_text()
+
+
+def test_json_in_a_folder_that_is_no_record_is_left_out_and_named(run, workplace):
+    write_record(latency(engine(), 4.0), workplace / "records")
+    (workplace / "records" / "package.json").write_text("{}")
+    shown = run("report", "records")
+    assert (shown.status, shown.err) == (0, "note: Left out, as no records: records/package.json.\n")
+    assert "1 file beside them, no records, left out." in (workplace / "report.html").read_text()
+    assert "is no record" in run("report", "records/package.json").err
 
 
 def test_from_python_the_sections_come_back(workplace):

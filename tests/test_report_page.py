@@ -10,7 +10,9 @@ import pytest
 from records import MACHINE, STRETCHED, accuracy, engine, latency, layer, profile
 
 from deploykit.architecture.families import FAMILIES
+from deploykit.bench.record import Method
 from deploykit.bench.record_file import AnyRecord
+from deploykit.bench.server import Trial
 from deploykit.report.gather import arrange
 from deploykit.report.page import page as page_of
 from deploykit.report.page import sections_of
@@ -78,16 +80,23 @@ def records() -> list[AnyRecord]:
         made += [latency(member, ms * batch, scenario="offline", batch=batch) for batch in (1, 2, 8)]
         pointwise = layer("blocks.1.0.conv_pw", "Conv", ms / 2, macs=member.macs, bound_ms=ms / 3)
         made.append(profile(member, [pointwise, layer(None, "QuickGelu", ms / 2, bound_ms=ms / 4)]))
-    return [*made, *(latency(engine(scale=scale), 30.0) for scale in STRETCHED)]
+    return [*made, *(latency(engine(scale=scale), 30.0) for scale in STRETCHED), served()]
 
 
-def write(folder: Path, made: list[AnyRecord]) -> Path:
+def served() -> AnyRecord:
+    trials = tuple(
+        Trial(rate_per_s=rate, requests=1000, late=0, holds=holds)
+        for rate, holds in ((100.0, True), (104.0, False))
+    )
+    method = Method(scenario="server", batch=4, threads=2, max_latency_ms=50.0)
+    return replace(latency(engine(), 20.0), method=method, trials=trials)
+
+
+def write(folder: Path, made: list[AnyRecord], title: str = "Report") -> Path:
     gathered = arrange(made)
     path = folder / "report.html"
     path.write_text(
-        page_of(
-            "Report", gathered, sections_of(gathered, predict_families([FAMILIES["efficientnet"]], ["T4"]))
-        )
+        page_of(title, gathered, sections_of(gathered, predict_families([FAMILIES["efficientnet"]], ["T4"])))
     )
     return path
 
@@ -106,6 +115,7 @@ def test_it_draws_every_plot_says_nothing_and_asks_for_nothing(browser, report, 
         "work",
         "accuracy",
         "batches",
+        "serving",
         "distributions",
         "layers-fp32",
         "layers-int8",
@@ -166,6 +176,7 @@ HOSTILE = (
     "<img src=x onerror=alert(2)>",
     "<a href='javascript:alert(3)'>%{y}</a>",
     "{{ 7 * 7 }}${8 * 8}",
+    'a "quoted" name & more',
 )
 
 
@@ -179,6 +190,20 @@ def hostile_records(name: str) -> list[AnyRecord]:
         profile(of, [layer(name, name, 1.0)]),
         accuracy(of, 0.5, data=name, model=name),
     ]
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_very_long_names_make_the_page_no_wider(browser, tmp_path, width):
+    name = "efficientnet" * 200
+    opened = Opened(browser, write(tmp_path, hostile_records(name), title=name), width=width)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    widths = opened.evaluate("[...document.querySelectorAll('td, th')].map((each) => each.offsetWidth)")
+    assert max(widths) < 600
+    plots = opened.evaluate(
+        "[...document.querySelectorAll('.plot .cartesianlayer')].map((e) => e.getBBox().width)"
+    )
+    assert min(plots) > 0.4 * min(width, 1000)
+    opened.page.close()
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -7,12 +7,14 @@ import onnxruntime
 import pytest
 
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
+from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.export import export_onnx
 from deploykit.local_gpu import local_gpu
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle import write_bundle
+from deploykit.runtime.engine import require_cpu
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +205,9 @@ def test_an_engine_for_a_gpu_is_refused_on_a_machine_without_one(random_b0, tmp_
     with pytest.raises(DeployError, match=rf"is for {title}.*this machine has no NVIDIA GPU") as caught:
         Engine.load(engine)
     assert "--gpu cpu" in caught.value.fix
+
+
+def test_threads_of_the_cpu_are_refused_where_they_would_be_ignored():
+    with pytest.raises(DeployError, match=r"2 threads are of the CPU, and this engine is for T4 \(SM75\)"):
+        require_cpu(Target(name="T4", compiler="tensorrt-rtx", sm=75), 2)
+    require_cpu(Target(name="CPU", compiler="onnxruntime"), 2)

@@ -160,4 +160,13 @@ def test_an_error_in_one_of_the_calls_ends_all():
             raise DeployError("It broke.", fix="mend it")
 
     with pytest.raises(DeployError, match="It broke"):
-        offline(fail_later, batch=1, in_flight=3, seconds=60)
+        offline(fail_later, batch=1, in_flight=3, seconds=0.1)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_what_would_fill_more_than_a_record_is_refused_after_warming_up(in_flight):
+    stage = Stage(itertools.repeat(0.05 * in_flight))
+    with pytest.raises(DeployError, match=r"make 1,200,000 samples; a record keeps 1,000,000") as caught:
+        offline(stage.call, batch=1, in_flight=in_flight, seconds=60, clock=stage.clock)
+    assert stage.calls == 10
+    assert "--seconds 25" in caught.value.fix  # 50 s are full

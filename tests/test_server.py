@@ -24,7 +24,12 @@ def serve(service_ms: Callable[[int], float], *, batch: int = 1, max_latency_ms:
         stage.now_s += service_ms(images) / 1000
 
     found, trials = server(
-        call, batch=batch, max_latency_ms=max_latency_ms, seconds=seconds, clock=stage.clock
+        call,
+        batch=batch,
+        max_latency_ms=max_latency_ms,
+        seconds=seconds,
+        search_seconds=100_000,
+        clock=stage.clock,
     )
     return found, trials, stage.sizes
 
@@ -113,11 +118,60 @@ def test_arrivals_are_poissons_at_the_rate_that_is_told():
     assert len(found.latency_ms) / found.seconds == pytest.approx(best_rate(trials), rel=0.03)
 
 
-def test_a_bound_that_one_image_alone_breaks_is_told_as_such():
-    with pytest.raises(
-        DeployError, match="No rate from 10 images/s on holds 5 ms: an image alone takes 10 ms"
-    ):
-        serve(lambda _: 10.0, max_latency_ms=5)
+def test_a_bound_that_one_image_alone_breaks_is_told_right_after_warming_up():
+    stage = Stage(itertools.repeat(10.0))
+    with pytest.raises(DeployError, match="No rate holds 5 ms: an image alone takes 10 ms"):
+        server(stage.call, batch=1, max_latency_ms=5, clock=stage.clock)
+    assert stage.calls == 20
+
+
+def test_a_bound_that_only_queues_break_is_told_with_the_lowest_rate():
+    calls = itertools.count()
+    with pytest.raises(DeployError, match="No rate from 10 images/s on holds 12 ms"):
+        serve(lambda _: 10.0 + 10 * (next(calls) % 10 == 0), max_latency_ms=12)
+
+
+def searched(search_seconds: float, **changes):
+    """Of an engine that takes 100 ms, where a run of 1,000 images takes 140 s or more."""
+    stage, told = Stage(itertools.repeat(100.0)), []
+    _, trials = server(
+        stage.call,
+        batch=1,
+        max_latency_ms=1000,
+        search_seconds=search_seconds,
+        clock=stage.clock,
+        progress=lambda phase, fraction: told.append((phase, fraction)),
+        **changes,
+    )
+    return trials, told, stage.now_s
+
+
+def test_a_search_ends_in_time_with_what_it_found():
+    whole, _, _ = searched(100_000)
+    cut, _, seconds = searched(1000)
+    assert seconds <= 1010  # with its warm-up
+    assert cut == whole[: len(cut)]
+    assert 1 < len(cut) < len(whole)
+
+
+def test_where_no_rate_can_be_tried_in_time_that_is_told_right_after_warming_up():
+    with pytest.raises(DeployError, match=r"No rate is known to hold.*1,000 images up to 3 times, 429 s"):
+        searched(400)
+
+
+def test_more_samples_are_tried_where_they_are_wanted():
+    trials, _, _ = searched(100_000, samples=1500)
+    assert min(each.requests for each in trials if each.holds) >= 3000
+
+
+def test_it_tells_which_rate_is_tried_and_how_far_it_is():
+    _, told, _ = searched(1000)
+    assert told[0] == ("warming up", None)
+    assert told[1][0] == "try 1: 7 images/s (10 don't hold), run 1 of 2 or 3"
+    fractions = [fraction for phase, fraction in told if phase == told[1][0]]
+    assert fractions == sorted(fractions)
+    assert 90 <= len(fractions) <= 101
+    assert any("hold, 10 don't)" in phase for phase, _ in told)
 
 
 @pytest.mark.parametrize("bound", [0, -1, float("nan"), float("inf")])

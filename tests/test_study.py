@@ -55,8 +55,9 @@ SMALL = {"gpu": "cpu", "phis": [0], "precisions": ["fp32"], "seconds": 0.01, "th
 def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path):
     seen = []
 
-    def stop(path, record):
-        seen.append(path)
+    def stop(each):
+        seen.append(each.path)
+        assert (each.number, each.count) == (len(seen), 4)
         if len(seen) == 2:
             raise KeyboardInterrupt
 
@@ -64,24 +65,35 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path):
         run_study(tmp_path, batches=[1, 2], finished=stop, **SMALL)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == set(seen)
-    progress = []
-    written = run_study(
-        tmp_path, batches=[1, 2], progress=lambda done, total: progress.append((done, total)), **SMALL
+    progress, numbers, there = [], [], []
+    (tmp_path / "package.json").write_text("{}")
+    study = run_study(
+        tmp_path,
+        batches=[1, 2],
+        begun=lambda had, count: there.append((had, count)),
+        progress=lambda done, total: progress.append((done, total)),
+        finished=lambda each: numbers.append((each.number, each.count)),
+        **SMALL,
     )
     assert {path: path.read_bytes() for path in seen} == before
-    assert len(written) == 2
+    assert (there, numbers) == ([(2, 4)], [(3, 4), (4, 4)])
+    assert study.records[:2] == tuple(seen)
+    assert study.records[2:] == study.written
+    assert study.strays == (tmp_path / "package.json",)
+    study.strays[0].unlink()
     assert progress[0][0] > 0  # of what was there
     assert progress[-1][0] == progress[-1][1]
     records = [read_any(path) for path in sorted(tmp_path.iterdir())]
     assert {record.engine.scale for record in records} == {scale_for(0)}
     assert {record.engine.phi for record in records} == {0}
     assert sum(isinstance(record, LayerProfile) for record in records) == 1
-    assert run_study(tmp_path, batches=[1, 2], **SMALL) == ()
+    again = run_study(tmp_path, batches=[1, 2], **SMALL)
+    assert (again.records, again.written) == (study.records, ())
 
 
 def test_what_was_measured_otherwise_is_measured_again(tmp_path):
     run_study(tmp_path, batches=[1], **SMALL)
-    assert len(run_study(tmp_path, batches=[1], **{**SMALL, "threads": 2})) == 3
+    assert len(run_study(tmp_path, batches=[1], **{**SMALL, "threads": 2}).written) == 3
 
 
 @pytest.mark.parametrize(

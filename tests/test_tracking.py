@@ -114,7 +114,7 @@ def test_bench_and_study_log_what_they_measure(run, workplace):
     shown = run(*bench, "--batch", "1,2", "--wandb", "efficientnets")
     assert shown.status == 0
     assert shown.out.count("wandb: ") == 2
-    assert run(*bench, "--layers", "--wandb", "efficientnets").out.count("wandb: ") == 1
+    assert run(*bench[:2], "--layers", "--wandb", "efficientnets").out.count("wandb: ") == 1
     study = (
         "study",
         "--gpu",
@@ -129,4 +129,7 @@ def test_bench_and_study_log_what_they_measure(run, workplace):
         "0.01",
     )
     assert run(*study, "--wandb", "efficientnets").out.count("wandb: ") == 3
+    again = run(*study, "--wandb", "efficientnets")
+    assert again.out.count("wandb: ") == 0
+    assert "note: 3 of 3 records were there before and are not logged to Weights & Biases now." in again.err
     assert len(list((workplace / "wandb").glob("offline-run-*"))) == 6

@@ -16,7 +16,7 @@ from deploykit.bench.scenarios import (
     one_after_another,
 )
 from deploykit.bench.scopes import sampling
-from deploykit.bench.server import Trial, server
+from deploykit.bench.server import DEFAULT_SEARCH_SECONDS, Trial, server
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest
 from deploykit.engine.shapes import filled_up
@@ -39,6 +39,7 @@ def benchmark(
     max_latency_ms: float | None = None,
     seconds: float = DEFAULT_SECONDS,
     samples: int = DEFAULT_SAMPLES,
+    search_seconds: float | None = None,
     threads: int | None = None,
     cuda_graphs: bool = True,
     progress: Report = lambda phase, fraction: None,
@@ -50,7 +51,8 @@ def benchmark(
         scope: what is timed of a call; `device` and `host` for TensorRT on a GPU, in `single-stream`.
         batch: images a call, in `server` at most; default what the engine is tuned for.
         max_latency_ms: what `server` holds at the 99th percentile.
-        seconds, samples: how long at least, and how many calls; see bench.scenarios.
+        seconds, samples: how long at least, and how many calls; in `server` of each run of a rate, images.
+        search_seconds: how long `server` searches at most.
         threads: CPU threads; default one a core.
         cuda_graphs: see runtime.Engine.load.
 
@@ -62,6 +64,10 @@ def benchmark(
         raise DeployError(
             "A bound on latency is what the server scenario is about, and no other.",
             fix="give both --scenario server and --max-latency 10ms, or neither",
+        )
+    if search_seconds is not None and scenario != "server":
+        raise DeployError(
+            f"{scenario} searches for nothing, whose time could be limited.", fix="leave out --search-seconds"
         )
     if scope != "end-to-end" and scenario != "single-stream":
         raise DeployError(
@@ -83,7 +89,14 @@ def benchmark(
             max_latency_ms=max_latency_ms,
         )
         started, before = now(), state(on_cpu=on_cpu)
-        found, trials = _run(loaded, method, seconds=seconds, samples=samples, progress=progress)
+        found, trials = _run(
+            loaded,
+            method,
+            seconds=seconds,
+            samples=samples,
+            search_seconds=DEFAULT_SEARCH_SECONDS if search_seconds is None else search_seconds,
+            progress=progress,
+        )
         after = state(on_cpu=on_cpu)
         method = replace(method, cuda_graph=loaded.cuda_graphs)  # not every shape can be captured
     return Record(
@@ -102,7 +115,13 @@ def benchmark(
 
 
 def _run(
-    engine: Engine, method: Method, *, seconds: float, samples: int, progress: Report
+    engine: Engine,
+    method: Method,
+    *,
+    seconds: float,
+    samples: int,
+    search_seconds: float,
+    progress: Report,
 ) -> tuple[Samples, tuple[Trial, ...]]:
     manifest = engine.manifest
     images = random_images((method.batch, *manifest.input.shape), manifest.input.dtype)
@@ -113,7 +132,9 @@ def _run(
             batch=method.batch,
             max_latency_ms=method.max_latency_ms,
             seconds=seconds,
-            progress=lambda phase: progress(phase, None),
+            samples=samples,
+            search_seconds=search_seconds,
+            progress=progress,
         )
 
     def tell(fraction: float) -> None:

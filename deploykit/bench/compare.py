@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from deploykit.bench.estimate import Estimate
 from deploykit.bench.record import Record, stamp
-from deploykit.bench.statistics import CONFIDENCE, Array, Estimate, percentile, resampled
+from deploykit.bench.statistics import estimate_ratio, percentile_of_rows, samples_for
 from deploykit.errors import DeployError
 
 IGNORABLE = (
@@ -34,8 +33,8 @@ class Comparison:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out that they are equal."""
-        return not self.ratio.low <= 1 <= self.ratio.high
+        """Whether the interval leaves out that they are equal; an open end leaves nothing out."""
+        return not self.ratio.may_be(1)
 
 
 def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Comparison:
@@ -61,55 +60,30 @@ def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Com
         )
     if first.method.scenario != second.method.scenario:
         raise DeployError("Latency and throughput have no ratio.", fix="give two records of one scenario")
-    if first.method.scenario == "single-stream":
-        return _medians(first, second, unlike)
-    return _rates(first, second, unlike)
-
-
-def _medians(first: Record, second: Record, ignored: tuple[str, ...]) -> Comparison:
-    """Of latency a call, by the bootstrap of both."""
-    medians = [percentile(each.samples, 50) for each in (first, second)]
+    latencies = first.method.scenario == "single-stream"
+    figures = [each.percentile_ms(50) if latencies else each.images_per_s for each in (first, second)]
     return Comparison(
-        figure="p50 ms",
-        first=medians[0],
-        second=medians[1],
-        ratio=_ratio(
-            medians, [resampled(each.samples, _median, seed=at) for at, each in enumerate((first, second))]
-        ),
-        ignored=ignored,
+        figure="p50 ms" if latencies else "images/s",
+        first=figures[0].value,
+        second=figures[1].value,
+        ratio=_of_medians(first, second) if latencies else _of_rates(first, second),
+        ignored=unlike,
     )
 
 
-def _rates(first: Record, second: Record, ignored: tuple[str, ...]) -> Comparison:
-    rates = [each.images_per_s for each in (first, second)]
+def _of_medians(first: Record, second: Record) -> Estimate:
+    """The second's median latency over the first's, by the bootstrap of both."""
+    return estimate_ratio(first.samples, second.samples, percentile_of_rows(50), least=samples_for(50))
+
+
+def _of_rates(first: Record, second: Record) -> Estimate:
+    """The second's throughput over the first's; in `server` by the rates that enclose each."""
     if first.method.scenario == "server":
-        ratio = Estimate(
-            value=rates[1].value / rates[0].value,
-            low=rates[1].low / rates[0].high,
-            high=rates[1].high / rates[0].low,
+        below, above = first.images_per_s, second.images_per_s
+        return Estimate(
+            value=above.value / below.value,
+            low=None if above.low is None or below.high is None else above.low / below.high,
+            high=None if above.high is None or below.low is None else above.high / below.low,
         )
-    else:
-        found = [
-            each.method.batch / resampled(each.samples, _mean, seed=at)
-            for at, each in enumerate((first, second))
-        ]
-        ratio = _ratio([each.value for each in rates], found)
-    return Comparison(
-        figure="images/s", first=rates[0].value, second=rates[1].value, ratio=ratio, ignored=ignored
-    )
-
-
-def _ratio(values: Sequence[float], found: Sequence[Array]) -> Estimate:
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(found[1] / found[0], [tail, 100 - tail])
-    return Estimate(value=values[1] / values[0], low=float(low), high=float(high))
-
-
-def _median(rows: Array) -> Array:
-    middle: Array = np.median(rows, axis=1)
-    return middle
-
-
-def _mean(rows: Array) -> Array:
-    mean: Array = rows.mean(axis=1)
-    return mean
+    found = estimate_ratio(first.samples, second.samples, lambda rows: 1 / rows.mean(axis=1), least=0)
+    return found.times(second.method.batch / first.method.batch)

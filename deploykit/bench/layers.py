@@ -1,14 +1,17 @@
 """Time by layer, mapped back to the network's blocks, beside work, bytes and the roofline's bound."""
 
 import re
+import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
+import numpy as np
 from msgspec import Meta
 
 from deploykit.bench.roofline import Roofline
+from deploykit.bench.statistics import estimate_percentile
 from deploykit.engine.audit import CompiledLayer
 from deploykit.model_file import Precision
 
@@ -29,6 +32,8 @@ class LayerTime:
         block: of the network; OUTSIDE for what none of its nodes went into.
         node: the first of the graph's that it computes, if it is one layer that computes any.
         ms: median over the runs.
+        low_ms, high_ms: its 95 % interval, of several the ends added up, which is wider than need be; None
+            where it is open or was not recorded.
         macs: multiply-accumulates of the whole batch.
         size_bytes: of what it reads and writes, weights among it; None where that is not known.
         bound_ms: the least it could take here, see bench.roofline; None where that is not known.
@@ -39,10 +44,17 @@ class LayerTime:
     block: str
     node: str | None
     precision: Precision | None
-    ms: Annotated[float, Meta(ge=0)]
-    macs: Annotated[int, Meta(ge=0)]
-    size_bytes: int | None
-    bound_ms: float | None
+    ms: Annotated[float, Meta(ge=0, le=1e9)]
+    macs: Annotated[int, Meta(ge=0, le=10**18)]
+    size_bytes: Annotated[int, Meta(ge=0, le=10**18)] | None
+    bound_ms: Annotated[float, Meta(ge=0, le=1e9)] | None
+    low_ms: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    high_ms: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+
+    @property
+    def beats_bound(self) -> bool:
+        """Whether it is faster than its bound, which then is none."""
+        return self.bound_ms is not None and self.ms < self.bound_ms
 
 
 def layer_time(
@@ -52,7 +64,7 @@ def layer_time(
     node: str | None,
     known: CompiledLayer | None,
     batch: int,
-    ms: float,
+    runs_ms: Sequence[float],
     size_bytes: int | None,
     roofline: Roofline | None,
 ) -> LayerTime:
@@ -60,22 +72,26 @@ def layer_time(
 
     Args:
         node: of the graph's, that it computes; None for none.
+        runs_ms: what it took in each run.
         roofline: None where nothing is known of this machine.
     """
     macs = known.macs * batch if known else 0
     precision = known.precision if known else None
+    interval = estimate_percentile(np.array(runs_ms), 50)
     return LayerTime(
         name=name,
         kind=kind,
         block=_block(node) if node else OUTSIDE,
         node=node,
         precision=precision,
-        ms=ms,
+        ms=statistics.median(runs_ms),
         macs=macs,
         size_bytes=size_bytes,
         bound_ms=None
         if roofline is None
         else roofline.bound_ms(macs=macs, size_bytes=size_bytes, precision=precision),
+        low_ms=interval.low,
+        high_ms=interval.high,
     )
 
 
@@ -110,6 +126,8 @@ def _added(layers: Iterable[LayerTime], key: Callable[[LayerTime], str]) -> list
             macs=sum(layer.macs for layer in group),
             size_bytes=total([layer.size_bytes for layer in group]),
             bound_ms=total([layer.bound_ms for layer in group]),
+            low_ms=total([layer.low_ms for layer in group]),
+            high_ms=total([layer.high_ms for layer in group]),
         )
         for name, group in groups.items()
     ]

@@ -1,6 +1,5 @@
 """Time by layer on the CPU, by ONNX Runtime's profiler."""
 
-import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -67,7 +66,7 @@ def _layer(
         node=known.nodes[0] if known and known.nodes else name,
         known=known,
         batch=batch,
-        ms=statistics.median(event.dur for event in events) / 1000,
+        runs_ms=[event.dur / 1000 for event in events],
         size_bytes=size_bytes,
         roofline=roofline,
     )

@@ -3,7 +3,7 @@
 Not yet run on a GPU: none has been at hand.
 """
 
-import statistics
+from collections.abc import Sequence
 
 from deploykit.bench.images import random_images
 from deploykit.bench.layers import RUNS, WARM_UP, LayerTime, layer_time
@@ -28,13 +28,13 @@ def gpu_layers(engine: Engine, *, batch: int) -> list[LayerTime]:
     gpu = local_gpu()
     roofline = gpu_roofline(gpu.name) if gpu else None
     return [
-        _layer(name, statistics.median(run.get(name, 0.0) for run in runs), known.get(name), batch, roofline)
+        _layer(name, [run.get(name, 0.0) for run in runs], known.get(name), batch, roofline)
         for name in dict.fromkeys(name for run in runs for name in run)
     ]
 
 
 def _layer(
-    name: str, ms: float, known: CompiledLayer | None, batch: int, roofline: Roofline | None
+    name: str, runs_ms: Sequence[float], known: CompiledLayer | None, batch: int, roofline: Roofline | None
 ) -> LayerTime:
     traffic = known.traffic if known else None
     return layer_time(
@@ -43,7 +43,7 @@ def _layer(
         node=known.nodes[0] if known and known.nodes else None,
         known=known,
         batch=batch,
-        ms=ms,
+        runs_ms=runs_ms,
         size_bytes=traffic.size_bytes(batch) if traffic else None,
         roofline=roofline,
     )

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import Meta
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
@@ -41,7 +43,7 @@ class Machine:
 
     kind: Literal["cpu", "gpu"]
     name: str
-    cores: int
+    cores: Annotated[int, Meta(ge=1, le=1_000_000)]
     system: str
     driver: str | None = None
     governor: str | None = None

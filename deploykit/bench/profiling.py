@@ -7,6 +7,7 @@ from deploykit.bench.layers_cpu import cpu_layers
 from deploykit.bench.layers_gpu import gpu_layers
 from deploykit.engine.manifest import read_manifest
 from deploykit.runtime import Engine
+from deploykit.runtime.engine import require_cpu
 from deploykit.runtime.preflight import preflight
 
 
@@ -30,5 +31,7 @@ def profile_layers(
     if manifest.target.on_cpu:
         preflight(path).require()
         return cpu_layers(path, manifest, batch=size, threads=threads)
+    if threads is not None:
+        require_cpu(manifest.target, threads)
     with Engine.load(path, cuda_graphs=cuda_graphs) as loaded:
         return gpu_layers(loaded, batch=size)

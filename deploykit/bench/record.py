@@ -1,6 +1,5 @@
 """A measurement with its method, its machine and every sample."""
 
-import math
 import os
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -11,12 +10,12 @@ import numpy as np
 from msgspec import Meta
 
 from deploykit import __version__
+from deploykit.bench.estimate import Estimate
 from deploykit.bench.machine import Machine, State, remarks
 from deploykit.bench.scenarios import Scenario
-from deploykit.bench.server import Trial
+from deploykit.bench.server import CLOSE, Trial
 from deploykit.bench.statistics import (
     Array,
-    Estimate,
     drift,
     estimate_mean,
     estimate_percentile,
@@ -31,7 +30,13 @@ FORMAT = 2
 PERCENTILES = (50, 90, 99)
 
 Scope = Literal["end-to-end", "device", "host"]
-_Positive = Annotated[float, Meta(gt=0)]
+# What a file may hold: a record that claims more is no measurement, and would break what is made of it.
+Cores = Annotated[int, Meta(ge=1, le=1_000_000)]
+Batch = Annotated[int, Meta(ge=1, le=1_000_000)]
+Macs = Annotated[int, Meta(ge=0, le=10**18)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+_Phi = Annotated[float, Meta(ge=-100, le=100)]
+_Side = Annotated[int, Meta(ge=1, le=100_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +54,12 @@ class Method:
     """
 
     scenario: Scenario
-    batch: Annotated[int, Meta(ge=1)]
+    batch: Batch
     scope: Scope = "end-to-end"
-    in_flight: int = 1
+    in_flight: Cores = 1
     cuda_graph: bool | None = None
-    threads: int | None = None
-    max_latency_ms: float | None = None
+    threads: Cores | None = None
+    max_latency_ms: Positive | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +79,16 @@ class Measured:
     sha256: str
     onnx_sha256: str | None
     family: str
-    phi: float | None
+    phi: _Phi | None
     rule: Rule | None
-    depth: float | None
-    width: float | None
-    side_px: int
+    depth: Positive | None
+    width: Positive | None
+    side_px: _Side
     precision: Precision
-    macs: int
+    macs: Macs
     compiler: str
     target: str
-    classes: int | None = None
+    classes: Annotated[int, Meta(ge=1)] | None = None
 
     @property
     def scale(self) -> Scale | None:
@@ -132,13 +137,17 @@ class Record:
     after: State
     runtime: str
     started: str
-    latency_ms: Annotated[tuple[_Positive, ...], Meta(min_length=1)]
+    latency_ms: Annotated[tuple[Positive, ...], Meta(min_length=1)]
     warm_up_ms: tuple[float, ...]
-    seconds: _Positive
+    seconds: Positive
     trials: tuple[Trial, ...] = ()
     deploykit_version: str = __version__
     kind: Literal["latency"] = "latency"
     format: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        if self.method.scenario == "server" and not any(each.holds for each in self.trials):
+            raise ValueError("no rate that it tried holds")
 
     @property
     def name(self) -> str:
@@ -162,24 +171,40 @@ class Record:
         if self.method.scenario == "server":
             rates = [each.rate_per_s for each in self.trials if each.holds]
             failing = [each.rate_per_s for each in self.trials if not each.holds]
-            return Estimate(value=max(rates), low=max(rates), high=min(failing, default=math.inf))
+            return Estimate(value=max(rates), low=max(rates), high=min(failing, default=None))
         images, mean = 1000 * self.method.batch, estimate_mean(self.samples)
-        return Estimate(value=images / mean.value, low=images / mean.high, high=images / mean.low)
+        low, high = (None if end is None else images / end for end in (mean.high, mean.low))
+        return Estimate(value=images / mean.value, low=low, high=high)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to know before relying on it, a sentence each."""
-        found = list(remarks(self.machine, self.before, self.after))
         count = len(self.latency_ms)
-        if self.method.scenario != "offline":  # which is about none
-            found += [
-                f"p{percent} of {count} samples is rough: {least:,} are wanted."
-                for percent in PERCENTILES
-                if count < (least := samples_for(percent))
-            ]
-        if self.method.scenario != "server":  # whose samples depend on what arrives
+        if self.method.scenario == "offline":  # which is about no percentile
+            return self.doubts
+        return self.doubts + tuple(
+            f"p{percent} of {count} samples is rough: {least:,} are wanted."
+            for percent in PERCENTILES
+            if count < (least := samples_for(percent))
+        )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Those of the remarks that concern all its figures: what disturbed it, whether it is of a piece."""
+        found = list(remarks(self.machine, self.before, self.after))
+        if self.method.scenario == "server":  # whose samples depend on what arrives
+            found += self._search()
+        else:
             found += _shape(self.samples)
         return tuple(found)
+
+    def _search(self) -> list[str]:
+        holds, fails = self.images_per_s.value, self.images_per_s.high
+        if fails is None or fails <= holds * CLOSE * (1 + 1e-9):
+            return []
+        return [
+            f"The search ran out of time: {holds:.4g} images/s hold, {fails:.4g} don't, between is not known."
+        ]
 
 
 def stamp(record: Record) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Records on disk: written once, never changed, and read back whole or refused."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -9,7 +11,7 @@ from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import FORMAT, Record
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, write_atomically
-from deploykit.serial import from_json, from_sealed_json, to_sealed_json
+from deploykit.serial import SEAL, from_json, from_sealed_json, to_sealed_json
 
 LARGEST_BYTES = 64 * 2**20
 
@@ -28,8 +30,14 @@ def write_record(record: AnyRecord, folder: Path) -> Path:
     """Writes it under a name of its own, which tells what was measured, and when.
 
     Raises:
-        DeployError: the folder can't be written, or the file is there.
+        DeployError: the folder can't be written, the file is there, or it would be too large to be read.
     """
+    content = to_sealed_json(record)
+    if (size := len(content.encode())) > LARGEST_BYTES:
+        raise DeployError(
+            f"A record of {size / 2**20:.0f} MiB is not written: {LARGEST_BYTES // 2**20} are read at most.",
+            fix="measure for fewer --seconds, or with fewer --samples",
+        )
     moment = record.started.replace("-", "").replace(":", "").partition("+")[0]
     path = folder / f"{record.name}.{moment}.json"
     require_writable(path)
@@ -37,8 +45,50 @@ def write_record(record: AnyRecord, folder: Path) -> Path:
         raise DeployError(
             f"{path} is there, and records are not replaced.", fix="name another folder with -o"
         )
-    write_atomically(path, to_sealed_json(record))
+    write_atomically(path, content)
     return path
+
+
+def require_folder(folder: Path) -> None:
+    """Fails now rather than after measuring.
+
+    Raises:
+        DeployError: it is a file, or can't be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DeployError(f"{folder} is a file; records go into a folder.", fix="name a folder with -o")
+    require_writable(folder / "record.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """Attributes:
+    records: by their files, in order of these.
+    strays: files of JSON that is no record's.
+    """
+
+    records: dict[Path, AnyRecord]
+    strays: tuple[Path, ...]
+
+
+def read_folder(folder: Path) -> Folder:
+    """The records in a folder, not in folders of it.
+
+    Raises:
+        DeployError: one is damaged, see read_any. What is whole and claims to be no record is none.
+    """
+    files = sorted(folder.glob("*.json"))
+    strays = tuple(path for path in files if _is_stray(path))
+    return Folder(records={path: read_any(path) for path in files if path not in strays}, strays=strays)
+
+
+def _is_stray(path: Path) -> bool:
+    """Whether it is JSON that has neither a record's format nor its seal."""
+    try:
+        fields = from_json(path.read_bytes(), Any) if path.stat().st_size <= LARGEST_BYTES else {SEAL: ""}
+    except (OSError, ValueError):
+        return False  # it may have been a record, before it was cut short
+    return not (isinstance(fields, dict) and (SEAL in fields or "format" in fields))
 
 
 def read_record(path: str | Path) -> Record:
@@ -73,6 +123,11 @@ def read_any(path: str | Path) -> AnyRecord:
                 fix="give a record that deploykit bench wrote",
             )
         data = path.read_bytes()
+    except OSError as error:
+        raise DeployError(
+            f"{path} can't be read: {error.strerror}.", fix="ask for the right to read it"
+        ) from error
+    try:
         heading = from_json(data, _Heading)
         if heading.format != FORMAT and heading.kind in _KINDS:
             raise DeployError(
@@ -82,7 +137,7 @@ def read_any(path: str | Path) -> AnyRecord:
         if heading.kind not in _KINDS:
             raise ValueError(f"of no kind that is known: {heading.kind!r}")
         return from_sealed_json(data, _KINDS[heading.kind])
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DeployError(
             f"{path} is no record, or was cut short or altered ({error}).",
             fix="copy it again, measure again, or leave it out of what is read",

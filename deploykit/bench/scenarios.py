@@ -117,7 +117,9 @@ def one_after_another(
         clock: tells how long measuring lasts.
     """
     require_time(seconds, samples)
+    began = clock.now_s()
     warmed = warm_up(sample, clock)
+    require_room(seconds, (clock.now_s() - began) / len(warmed))
     latency: list[float] = []
     start, elapsed = clock.now_s(), 0.0
     while elapsed < seconds or len(latency) < samples:
@@ -152,7 +154,9 @@ def offline(
             call, batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
         )
     require_time(seconds, samples)
+    began = clock.now_s()
     warmed = warm_up(clock.timing(call), clock)
+    require_room(seconds, (clock.now_s() - began) / len(warmed) / in_flight)
     ends: list[float] = []
     stop, lock = threading.Event(), threading.Lock()
     start = clock.now_s()
@@ -193,6 +197,16 @@ def warm_up(sample: Sample, clock: Clock) -> list[float]:
             break
         samples += [sample() for _ in range(WINDOW)]
     return samples
+
+
+def require_room(seconds: float, each_s: float) -> None:
+    """Fails where samples of so long fill a record before that time is over: now rather than then."""
+    if seconds > MAX_SAMPLES * each_s:
+        raise DeployError(
+            f"So fast an engine would make {seconds / max(each_s, 1e-9):,.0f} samples; a record keeps "
+            f"{MAX_SAMPLES:,}.",
+            fix=f"give --seconds {max(MAX_SAMPLES * each_s / 2, 0.01):.2g}, or a larger --batch",
+        )
 
 
 def require_time(seconds: float, samples: int) -> None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.bench.estimate import Estimate, are_apart
 from deploykit.errors import DeployError
 
 CONFIDENCE = 0.95
 _Z, _Z_SURE = 1.96, 2.58  # of a normal distribution, standard deviations that hold 95 and 99 %
 _RESAMPLES = 1000
 _BEYOND = 10  # samples that lie beyond a percentile, so that it is one
+_LEAST_RESAMPLED = 10  # samples: fewer hardly differ between resamples, whatever they come from
 
 # A run is said to drift, or to have two modes, from here on: less is what a quiet machine shows too.
 _DRIFT = 0.03
@@ -24,15 +26,6 @@ _VALLEY = 0.25
 Array = npt.NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 """Of each row of samples."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A number and the interval it lies in with 95 % confidence."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +47,29 @@ def percentile(samples: Array, percent: float) -> float:
     return float(np.percentile(samples, percent, method="inverted_cdf"))
 
 
+def percentile_of_rows(percent: float) -> Statistic:
+    """That of each row, as percentile() has it."""
+
+    def found(rows: Array) -> Array:
+        at = max(0, math.ceil(rows.shape[1] * percent / 100) - 1)
+        ordered: Array = np.partition(rows, at, axis=1)[:, at]
+        return ordered
+
+    return found
+
+
 def samples_for(percent: float) -> int:
-    """How many samples a percentile takes: 1,000 for the 99th."""
-    return math.ceil(round(_BEYOND / (1 - percent / 100), 6))
+    """How many samples a percentile takes: 1,000 for the 99th, and for the first."""
+    beyond = min(percent, 100 - percent) / 100
+    return math.ceil(round(_BEYOND / beyond, 6)) if beyond else _BEYOND
 
 
 def estimate_percentile(samples: Array, percent: float) -> Estimate:
     """A percentile with its interval: order statistics that it lies between, whatever the distribution.
 
-    Their ranks are the binomial's, spread as far as neighbours that are alike make samples count for less.
+    Their ranks are the binomial's, spread as far as neighbours that are alike make samples count for less. An
+    end is open where its rank lies beyond the samples, and on the tail's side of a percentile that takes more
+    of them than there are, see samples_for.
 
     Raises:
         DeployError: there are no samples, or they aren't numbers.
@@ -74,8 +81,13 @@ def _order_statistics(samples: Array, percent: float, *, z: float) -> Estimate:
     count, part, value = len(samples), percent / 100, percentile(samples, percent)
     spread = z * math.sqrt(count * part * (1 - part) * _inflation(samples <= value, block_length(samples)))
     ranks = count * part + 0.5 + np.array([-spread, spread])
-    low, high = np.interp(ranks, np.arange(1, count + 1), np.sort(samples))
-    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
+    low, high = map(float, np.interp(ranks, np.arange(1, count + 1), np.sort(samples)))
+    is_rough = count < samples_for(percent)
+    return Estimate(
+        value=value,
+        low=None if ranks[0] < 1 or (is_rough and percent <= 50) else min(low, value),
+        high=None if ranks[1] > count or (is_rough and percent >= 50) else max(high, value),
+    )
 
 
 def _inflation(is_under: npt.NDArray[np.bool_], block: int) -> float:
@@ -89,7 +101,7 @@ def _inflation(is_under: npt.NDArray[np.bool_], block: int) -> float:
 
 
 def estimate_mean(samples: Array, *, seed: int = 0) -> Estimate:
-    """The mean with its interval.
+    """The mean with its interval, which fewer than ten samples leave open.
 
     Raises:
         DeployError: there are no samples, or they aren't numbers.
@@ -138,8 +150,7 @@ def drift(samples: Array) -> float | None:
     third = len(samples) // 3
     first, last = (_order_statistics(part, 50, z=_Z_SURE) for part in (samples[:third], samples[-third:]))
     change = last.value / first.value - 1
-    are_apart = first.high < last.low or last.high < first.low
-    return change if are_apart and abs(change) >= _DRIFT else None
+    return change if are_apart(first, last) and abs(change) >= _DRIFT else None
 
 
 def modes(samples: Array) -> Modes | None:
@@ -182,10 +193,29 @@ def _has_valley(low: Array, high: Array) -> bool:
 
 
 def _estimate(samples: Array, value: float, statistic: Statistic, *, seed: int) -> Estimate:
-    found = resampled(samples, statistic, seed=seed)
+    if len(samples) < _LEAST_RESAMPLED:
+        return Estimate(value=value, low=None, high=None)
+    return within(resampled(samples, statistic, seed=seed), value)
+
+
+def within(found: Array, value: float) -> Estimate:
+    """The value, and what 95 % of those found lie between."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(found, [tail, 100 - tail])
     return Estimate(value=value, low=float(low), high=float(high))
+
+
+def estimate_ratio(first: Array, second: Array, statistic: Statistic, *, least: int) -> Estimate:
+    """The statistic of the second samples over that of the first, by resampling both.
+
+    Args:
+        least: samples of each that it takes; with fewer both ends are open.
+    """
+    value = float(statistic(second[None, :])[0] / statistic(first[None, :])[0])
+    if min(len(first), len(second)) < max(least, _LEAST_RESAMPLED):
+        return Estimate(value=value, low=None, high=None)
+    of_first, of_second = (resampled(each, statistic, seed=at) for at, each in enumerate((first, second)))
+    return within(of_second / of_first, value)
 
 
 def _checked(samples: Array) -> Array:

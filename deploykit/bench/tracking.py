@@ -64,12 +64,13 @@ def _series(wandb: Any, record: Record | LayerProfile) -> dict[str, Any]:
 
 def _figures(record: Record | LayerProfile) -> dict[str, Any]:
     if not isinstance(record, Record):
-        return {"layers_ms": sum(layer.ms for layer in record.layers)}
+        return {"layers_ms": sum(layer.ms for layer in record.layers), "remarks": list(record.doubts)}
     estimates = {f"p{percent}_ms": record.percentile_ms(percent) for percent in PERCENTILES}
     estimates["images_per_s"] = record.images_per_s
     ends = {
         f"{name}{end}": value
         for name, each in estimates.items()
         for end, value in (("", each.value), ("_low", each.low), ("_high", each.high))
+        if value is not None  # an end that is open has no figure
     }
     return {**ends, "remarks": list(record.remarks)}

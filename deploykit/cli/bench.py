@@ -5,12 +5,13 @@ from typing import Any, get_args
 import click
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.layer_profile import LayerProfile, profile_engine
-from deploykit.bench.layers import LayerTime, by_block, by_kind
+from deploykit.bench.estimate import Estimate
+from deploykit.bench.layer_profile import LayerProfile, profile_engine, why_beaten
+from deploykit.bench.layers import RUNS, LayerTime, by_block, by_kind
 from deploykit.bench.record import PERCENTILES, Record, Scope, how_it_ran
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
-from deploykit.bench.server import SERVER_PERCENT
-from deploykit.bench.statistics import Estimate, samples_for
+from deploykit.bench.server import DEFAULT_SEARCH_SECONDS, SERVER_PERCENT
+from deploykit.bench.statistics import samples_for
 from deploykit.cli.keeping import Keeper, Kept, wandb_option
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, numbers
@@ -38,11 +39,12 @@ _SLOWEST = 10
 )
 @click.option("--batch", metavar="N,N", help="Images a call, one record each; default: what it is tuned for.")
 @click.option("--max-latency", metavar="10ms", help="What `server` holds at the 99th percentile.")
+@click.option("--seconds", type=float, help=f"Measure so long at least; default: {DEFAULT_SECONDS:g}.")
+@click.option("--samples", type=int, help=f"Measure so many calls at least; default: {DEFAULT_SAMPLES}.")
 @click.option(
-    "--seconds", type=float, default=DEFAULT_SECONDS, show_default=True, help="Measure so long at least."
-)
-@click.option(
-    "--samples", type=int, default=DEFAULT_SAMPLES, show_default=True, help="Measure so many calls at least."
+    "--search-seconds",
+    type=float,
+    help=f"How long `server` searches at most; default: {DEFAULT_SEARCH_SECONDS:g}.",
 )
 @click.option("--threads", type=int, help="CPU threads; default: one a core.")
 @click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="On a GPU.")
@@ -56,8 +58,9 @@ def command(
     scope: Scope,
     batch: str | None,
     max_latency: str | None,
-    seconds: float,
-    samples: int,
+    seconds: float | None,
+    samples: int | None,
+    search_seconds: float | None,
     threads: int | None,
     cuda_graph: bool,
     layers: bool,
@@ -79,6 +82,11 @@ def command(
                 "--layers times layers, one run after another, and has no scenario.",
                 fix="leave out --scenario, --scope and --max-latency, or --layers",
             )
+        if (seconds, samples, search_seconds) != (None, None, None):
+            raise DeployError(
+                f"--layers times {RUNS} runs, however long they take.",
+                fix="leave out --seconds, --samples and --search-seconds, or --layers",
+            )
         _profile(engine, _batches(batch), threads, keeper, cuda_graphs=cuda_graph, as_json=as_json)
         return
     bound_ms, records = duration_ms(max_latency), []
@@ -91,8 +99,9 @@ def command(
                 scope=scope,
                 batch=size,
                 max_latency_ms=bound_ms,
-                seconds=seconds,
-                samples=samples,
+                seconds=DEFAULT_SECONDS if seconds is None else seconds,
+                samples=DEFAULT_SAMPLES if samples is None else samples,
+                search_seconds=search_seconds,
                 threads=threads,
                 cuda_graphs=cuda_graph,
                 progress=lambda phase, fraction: progress(
@@ -128,7 +137,14 @@ def _profile(
             profile = profile_engine(engine, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
         found.append((profile, keeper.keep(profile)))
     if as_json:
-        print_json({"profiles": [{**_values(kept), **_values(profile)} for profile, kept in found]})
+        print_json(
+            {
+                "profiles": [
+                    {**_values(kept), "remarks": profile.doubts, **_values(profile)}
+                    for profile, kept in found
+                ]
+            }
+        )
         return
     for profile, kept in found:
         _print_profile(profile)
@@ -136,6 +152,9 @@ def _profile(
     print(
         "bound: the least that so many MACs and bytes take, on a CPU as measured, on a GPU by its datasheet"
     )
+    layers = [layer for profile, _ in found for layer in profile.layers]
+    if beating := sum(layer.beats_bound for layer in layers):
+        print(f"*: faster than that, as {beating} of {len(layers)} layers are. {why_beaten(found[0][0])}")
 
 
 def _print_profile(profile: LayerProfile) -> None:
@@ -149,6 +168,8 @@ def _print_profile(profile: LayerProfile) -> None:
     ):
         _print_layers(title, rows, total_ms=total_ms)
         print()
+    for doubt in profile.doubts:
+        print(f"batch {profile.batch}: {doubt}")
 
 
 def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None:
@@ -162,7 +183,7 @@ def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None
                 f"{row.macs / 1e6:.1f} M" if row.macs else "",
                 "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f} MB",
                 "" if row.bound_ms is None else f"{row.bound_ms:.3f} ms",
-                f"{row.ms / row.bound_ms:.1f}" if row.bound_ms else "",
+                f"{row.ms / row.bound_ms:.1f}{' *' if row.beats_bound else ''}" if row.bound_ms else "",
             )
             for row in rows
         ],
@@ -208,7 +229,7 @@ def _print_figures(records: list[Record]) -> None:
             (
                 f"up to {record.method.batch}",
                 f"{record.images_per_s.value:.4g} images/s",
-                f"{record.images_per_s.high:.4g} images/s",
+                "" if record.images_per_s.high is None else f"{record.images_per_s.high:.4g} images/s",
                 _interval(record.percentile_ms(SERVER_PERCENT), "ms"),
                 len(record.latency_ms),
             )
@@ -218,15 +239,13 @@ def _print_figures(records: list[Record]) -> None:
 
 
 def _percentile(record: Record, percent: float) -> str:
-    """With its interval, where there are calls enough for one."""
-    estimate = record.percentile_ms(percent)
-    if len(record.latency_ms) < samples_for(percent):
-        return f"~{estimate.value:.4g} ms"
-    return _interval(estimate, "ms")
+    """Marked where it is of fewer calls than it takes."""
+    mark = "~" if len(record.latency_ms) < samples_for(percent) else ""
+    return f"{mark}{_interval(record.percentile_ms(percent), 'ms')}"
 
 
 def _interval(estimate: Estimate, unit: str) -> str:
-    return f"{estimate.value:.4g} {unit} ({estimate.low:.4g} to {estimate.high:.4g})"
+    return f"{estimate.value:.4g} {unit}{f' ({estimate.interval})' if estimate.interval else ''}"
 
 
 def _method(record: Record) -> str:

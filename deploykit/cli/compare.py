@@ -22,13 +22,21 @@ def command(first: Path, second: Path, ignore: str | None, as_json: bool) -> Non
     records = read_record(first), read_record(second)
     found = compare(*records, ignore=ignore.split(",") if ignore else ())
     if as_json:
-        print_json({"first": first, "second": second, "comparison": found, "clear": found.is_clear})
+        print_json(
+            {
+                "first": first,
+                "second": second,
+                "comparison": found,
+                "clear": found.is_clear,
+                "remarks": {"first": records[0].remarks, "second": records[1].remarks},
+            }
+        )
         return
     for path, record, value in zip((first, second), records, (found.first, found.second), strict=True):
         print(f"{path}: {value:.4g} {found.figure}, {record.engine.name} on {record.machine.name}")
     ratio = found.ratio
     verdict = "" if found.is_clear else "; which is greater is not clear"
-    print(f"second / first: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}){verdict}")
+    print(f"second / first: {ratio}{verdict}")
     if found.ignored:
         print(f"unlike, and ignored: {', '.join(found.ignored)}")
     for path, record in zip((first, second), records, strict=True):

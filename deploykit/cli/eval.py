@@ -4,12 +4,11 @@ from pathlib import Path
 import click
 
 from deploykit.any_model import ARITHMETICS
-from deploykit.bench.record_file import write_record
+from deploykit.bench.record_file import require_folder, write_record
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
 from deploykit.errors import DeployError
 from deploykit.evaluate import Evaluation, evaluate_model
-from deploykit.files import require_writable
 from deploykit.metrics import Estimate
 
 _AUTO = "auto"
@@ -59,7 +58,7 @@ def command(
         note(f"{error.problem} Skipped.")
 
     if output is not None:
-        require_writable(output / "record.json")  # now rather than after evaluating
+        require_folder(output)  # now rather than after evaluating
     with progress_bar("evaluating", "images") as progress:
         evaluation = evaluate_model(
             model,
@@ -68,20 +67,18 @@ def command(
             reference=reference,
             arithmetic=next((each for each in ARITHMETICS if each == arithmetic), None),
             overrides=image_options.overrides,
+            require_labels=output is not None,
             skipped=skipped if image_options.skip_bad else None,
             note=note,
             progress=progress,
         )
-    has_top1 = evaluation.scores.top1 is not None
-    path = write_record(evaluation.record(), output) if output is not None and has_top1 else None
+    path = None if output is None else write_record(evaluation.record(), output)
     if as_json:
         print_json({**evaluation.summary(), "record": path})
     else:
         _print(evaluation)
     if path is not None and not as_json:
         print(f"record: {path}")
-    if output is not None and path is None:
-        evaluation.record()  # which says what is missing
 
 
 def _print(evaluation: Evaluation) -> None:

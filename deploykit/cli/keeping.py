@@ -7,10 +7,9 @@ import click
 
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Record
-from deploykit.bench.record_file import write_record
+from deploykit.bench.record_file import require_folder, write_record
 from deploykit.bench.tracking import log_to_wandb
 from deploykit.extras import require
-from deploykit.files import require_writable
 
 wandb_option = click.option(
     "--wandb", metavar="PROJECT", help="Log to Weights & Biases too; WANDB_MODE=offline keeps it here."
@@ -45,7 +44,7 @@ class Keeper:
             DeployError: the folder can't be written, or wandb is not installed.
         """
         if self.folder is not None:
-            require_writable(self.folder / "record.json")
+            require_folder(self.folder)
         if self.project is not None:
             require("wandb", extra="wandb")
 

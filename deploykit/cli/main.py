@@ -3,15 +3,15 @@
 import importlib
 import io
 import os
-import signal
 import sys
 import warnings
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 from deploykit import __version__
+from deploykit.cli.interrupts import ignore_interrupts, prepare_interrupts
+from deploykit.cli.terminal import visibly
 from deploykit.errors import DeployError
 
 # In the order a newcomer meets them; each module has a `command`, imported when it is called.
@@ -81,9 +81,14 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Runs the command line and exits."""
-    signal.signal(signal.SIGTERM, _stop)
+    prepare_interrupts()
     debugging = "DEPLOYKIT_DEBUG" in os.environ
     _prepare_streams()
+    with visibly():
+        _run(debugging=debugging)
+
+
+def _run(*, debugging: bool) -> NoReturn:
     if not debugging:
         warnings.simplefilter("ignore")  # libraries' hints to programmers; what matters is raised
     try:
@@ -95,6 +100,7 @@ def main() -> NoReturn:
         command = error.ctx.command_path if error.ctx else "deploykit"
         _fail(error.format_message(), f"{command} --help shows what it takes", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        ignore_interrupts()
         print("stopped; no result was written", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
@@ -121,6 +127,8 @@ def main() -> NoReturn:
 def _prepare_streams() -> None:
     if sys.stdout is None:  # the caller closed it
         sys.stdout = io.TextIOWrapper(io.BytesIO())
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.BytesIO())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name the terminal can't show is no failure
@@ -134,8 +142,3 @@ def _fail(problem: str, fix: str, status: int) -> NoReturn:
 def _discard_output() -> None:
     """Lets the interpreter's last flush of standard output succeed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM ends it as Ctrl-C does, so that temporary files go."""
-    raise KeyboardInterrupt

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploykit.cli.terminal import raw, visible, visibly
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
 
 _WIDEST = 1000  # columns of any table here, and more
@@ -32,9 +35,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(visible(str(cell)) for cell in row))
     width = Console(width=_WIDEST).measure(table).maximum
-    Console(markup=False, highlight=False, width=width).print(table)
+    Console(file=raw(sys.stdout), markup=False, highlight=False, width=width).print(table)
 
 
 def note(sentence: str) -> None:
@@ -45,22 +48,20 @@ def note(sentence: str) -> None:
 @contextlib.contextmanager
 def phases(label: str) -> Iterator[Callable[[str], None]]:
     """A spinner whose text is the current phase; nothing where standard error is no terminal."""
-    from rich.console import Console
-
-    with Console(stderr=True, markup=False).status(label) as status:
-        yield lambda phase: status.update(f"{label}: {phase}")
+    with _console().status(label) as status, visibly():
+        yield lambda phase: status.update(visible(f"{label}: {phase}"))
 
 
 @contextlib.contextmanager
 def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
     """A bar fed with (done, total); nothing where standard error is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, markup=False)
+    console = _console()
     count = (MofNCompleteColumn(), TextColumn(unit)) if unit else ()
     columns = (TextColumn("{task.description}"), BarColumn(), *count, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar as progress, visibly():
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -68,10 +69,9 @@ def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float]
 @contextlib.contextmanager
 def stages() -> Iterator[Callable[[str, float, float], None]]:
     """A bar a stage with its pace, fed with (stage, done, total); nothing where stderr is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, markup=False)
+    console = _console()
     pace = TextColumn("{task.fields[pace]}")
     columns = (
         TextColumn("{task.description}"),
@@ -81,16 +81,24 @@ def stages() -> Iterator[Callable[[str, float, float], None]]:
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar as progress, visibly():
 
         def update(stage: str, done: float, total: float) -> None:
             if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, pace="")
+                tasks[stage] = progress.add_task(visible(stage), pace="")
             task = progress.tasks[tasks[stage]]
             pace = f"{task.speed:.1f}/s" if task.speed else ""
             progress.update(tasks[stage], completed=done, total=total, pace=pace)
 
         yield update
+
+
+def _console() -> "Console":
+    """Of standard error, on which progress is shown."""
+    from rich.console import Console
+
+    return Console(file=raw(sys.stderr), markup=False)
 
 
 def _plain(value: object) -> object:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, phases, print_json
+from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.report import write_report
 from deploykit.report.page import DEFAULT_TITLE
 
@@ -26,7 +26,11 @@ def command(records: tuple[Path, ...], output: Path, title: str, predict: str | 
     """
     with phases("writing the report"):
         sections = write_report(
-            records, output, title=title, predict=tuple(predict.split(",")) if predict else ()
+            records,
+            output,
+            title=title,
+            predict=tuple(predict.split(",")) if predict else (),
+            note=note,
         )
     if as_json:
         print_json({"path": output, "sections": sections})

@@ -6,6 +6,7 @@ import click
 
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Record
+from deploykit.cli.interrupts import ignore_interrupts
 from deploykit.cli.keeping import Keeper, Kept, wandb_option
 from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, print_json, progress_bar
@@ -13,7 +14,7 @@ from deploykit.cli.units import numbers
 from deploykit.errors import DeployError
 from deploykit.model_file import Precision
 from deploykit.scaling import AXES
-from deploykit.study.run import SECONDS, run_study
+from deploykit.study.run import SECONDS, Finished, run_study
 
 STOPPED = 130
 
@@ -63,16 +64,27 @@ def command(
     """
     keeper = Keeper(folder=output, project=wandb)
     keeper.prepare()
+    measured = count = 0
 
-    def finished(path: Path, record: Record | LayerProfile) -> None:
-        run = keeper.log(record, path)
+    def begun(there: int, of: int) -> None:
+        nonlocal measured, count
+        measured, count = there, of
+        if there and wandb is not None:
+            note(f"{there} of {of} records were there before and are not logged to Weights & Biases now.")
+
+    def finished(each: Finished) -> None:
+        nonlocal measured
+        measured = each.number
+        run = keeper.log(each.record, each.path)
         if not as_json:
-            print(f"{path}: {_words(record)}")
+            print(f"[{each.number}/{each.count}] {each.path}: {_words(each.record)}")
+            for doubt in each.record.doubts:
+                print(f"  {doubt}")
             Kept(path=None, run=run).print()
 
     try:
         with progress_bar("measuring") as progress:
-            written = run_study(
+            study = run_study(
                 output,
                 gpu=gpu,
                 family=family,
@@ -82,16 +94,25 @@ def command(
                 axes=AXES if axes else (),
                 threads=threads,
                 seconds=seconds,
+                begun=begun,
                 progress=progress,
                 finished=finished,
             )
     except KeyboardInterrupt:
-        print(f"stopped; what was measured is in {output}, and the same command goes on", file=sys.stderr)
+        ignore_interrupts()
+        print(
+            f"stopped; {measured} of {count} measurements are in {output}, and the same command goes on",
+            file=sys.stderr,
+        )
         sys.exit(STOPPED)
+    if study.strays:
+        note(f"No records, and left alone: {', '.join(map(str, study.strays))}.")
     if as_json:
-        print_json({"folder": output, "records": written})
-    elif not written:
-        note(f"{output} has all of it already.")
+        print_json({"folder": output, "records": study.records, "written": study.written})
+    elif not study.written:
+        note(f"{output} has all {count} records already.")
+    else:
+        print(f"{len(study.records)} of {count} records are in {output}, {len(study.written)} of them new")
 
 
 def _precisions(text: str | None) -> tuple[Precision, ...]:

@@ -11,8 +11,10 @@ from deploykit.architecture.family import DEFAULT_CLASSES, Family, Top1
 from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Measured, Record, how_it_ran
-from deploykit.bench.record_file import AnyRecord, read_any
+from deploykit.bench.record_file import AnyRecord, read_any, read_folder
+from deploykit.bench.scenarios import Scenario
 from deploykit.errors import DeployError
+from deploykit.report.section import counted
 from deploykit.scaling import Axis, axis_of, phi_label
 
 _PRECISIONS = ("fp32", "fp16", "int8")
@@ -41,6 +43,9 @@ class Setup:
         return _PRECISIONS[self.precision_rank].upper()
 
     def title(self, among: "Sequence[Setup]") -> str:
+        return ", ".join(self.parts(among))
+
+    def parts(self, among: "Sequence[Setup]") -> tuple[str, ...]:
         """Its precision, and what else it differs in from the others."""
         parts = [self.precision]
         if len({each.family for each in among}) > 1:
@@ -53,7 +58,7 @@ class Setup:
             parts.append(f"{self.cores} cores")
         if len({each.how for each in among if each.machine == self.machine}) > 1:
             parts.append(self.how)
-        return ", ".join(parts)
+        return tuple(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +67,14 @@ class Gathered:
 
     Attributes:
         superseded: how many were left out since the same was measured again later.
+        strays: files of their folders that are no records, and were left out.
     """
 
     latencies: tuple[Record, ...] = ()
     profiles: tuple[LayerProfile, ...] = ()
     accuracies: tuple[Accuracy, ...] = ()
     superseded: int = 0
+    strays: tuple[Path, ...] = ()
 
     @property
     def setups(self) -> tuple[Setup, ...]:
@@ -75,10 +82,19 @@ class Gathered:
         return tuple(sorted(found))
 
     @property
+    def machines(self) -> tuple[str, ...]:
+        """In words, each once: `AMD EPYC (2 cores)`."""
+        found = {(each.machine, each.cores) for each in self.setups}
+        return tuple(f"{short_machine(name)} ({counted(cores, 'core')})" for name, cores in sorted(found))
+
+    @property
     def families(self) -> tuple[Family, ...]:
         """Those that networks were measured of."""
         names = {each.engine.family for each in self.latencies}
         return tuple(family for name, family in FAMILIES.items() if name in names)
+
+    def of_scenario(self, scenario: Scenario) -> tuple[Record, ...]:
+        return tuple(record for record in self.latencies if record.method.scenario == scenario)
 
     def single_stream(self, batch: int = 1) -> tuple[Record, ...]:
         return tuple(
@@ -106,12 +122,20 @@ def gather(paths: Iterable[str | Path]) -> Gathered:
     Raises:
         DeployError: there are none, or one is damaged.
     """
-    files = [file for path in paths for file in _files(Path(path))]
-    if not files:
+    found: dict[Path, AnyRecord] = {}
+    strays: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            folder = read_folder(path)
+            found |= folder.records
+            strays += folder.strays
+        else:
+            found[path] = read_any(path)
+    if not found:
         raise DeployError(
             "There are no records to report on.", fix="deploykit study --gpu cpu -o records makes some"
         )
-    return arrange([read_any(file) for file in dict.fromkeys(files)])
+    return replace(arrange(list(found.values())), strays=tuple(dict.fromkeys(strays)))
 
 
 def arrange(records: Sequence[AnyRecord]) -> Gathered:
@@ -188,11 +212,10 @@ def _has_own_side(engine: Measured) -> bool:
     family = FAMILIES.get(engine.family)
     if family is None or engine.phi is None or engine.rule is None:
         return False
-    return family.scale_for(engine.phi, rule=engine.rule).side_px == engine.side_px
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.json")) if path.is_dir() else [path]
+    try:
+        return family.scale_for(engine.phi, rule=engine.rule).side_px == engine.side_px
+    except DeployError:  # a phi that the rule does not reach
+        return False
 
 
 def _told_apart(records: Sequence[Record | LayerProfile]) -> list[Record | LayerProfile]:

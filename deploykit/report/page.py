@@ -2,20 +2,21 @@
 
 import base64
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from deploykit import __version__
-from deploykit.bench.record import how_it_ran, now
+from deploykit.bench.layer_profile import LayerProfile
+from deploykit.bench.record import Record, how_it_ran, now
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
 from deploykit.report.gather import Gathered, gather, short_machine
 from deploykit.report.predicted import Predicted, predict_families
-from deploykit.report.section import Section
-from deploykit.report.sections import accuracy, axes, batches, distributions, layers, work
+from deploykit.report.section import Section, counted, joined
+from deploykit.report.sections import accuracy, axes, batches, distributions, layers, serving, work
 
 DEFAULT_TITLE = "How efficient is EfficientNet here?"
 _EXTRA = "report"
@@ -27,25 +28,32 @@ def write_report(
     *,
     title: str = DEFAULT_TITLE,
     predict: Sequence[str] = (),
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[Section, ...]:
     """Writes one HTML file of what records show: plots, with the table under each.
 
     Args:
         records: files that bench, study and eval wrote, or folders of them.
         predict: GPUs whose predicted latencies are shown beside.
+        note: told of files that are no records.
 
     Returns:
         What it shows.
 
     Raises:
-        DeployError: no records, a damaged one, a GPU that is not known, or a file that can't be written.
+        DeployError: no records, a damaged one, a GPU that is not known, no title, or a file that can't be
+            written.
     """
     path = Path(output)
+    if not title.strip():
+        raise DeployError("A page without a title can't be told from others.", fix="give --title a few words")
     require_writable(path, inputs=tuple(map(Path, records)))
     _require_no_other_file(path)
     for module in ("plotly", "jinja2"):
         require(module, extra=_EXTRA)
     gathered = gather(records)
+    if gathered.strays:
+        note(f"Left out, as no records: {', '.join(map(str, gathered.strays))}.")
     predicted = predict_families(gathered.families, predict)
     shown = sections_of(gathered, predicted)
     if not shown:
@@ -69,6 +77,7 @@ def sections_of(gathered: Gathered, predicted: Sequence[Predicted] = ()) -> tupl
         work.section(gathered, predicted),
         accuracy.section(gathered, predicted),
         batches.section(gathered),
+        serving.section(gathered),
         distributions.section(gathered),
     )
     return (
@@ -91,7 +100,8 @@ def page(title: str, gathered: Gathered, sections: Sequence[Section]) -> str:
         title=title,
         sections=sections,
         figures={each.name: figure_json(each) for each in sections},
-        gathered=gathered,
+        summary=_summary(gathered),
+        own_machines=joined(gathered.machines) if gathered.machines else "",
         machines=_machines(gathered),
         remarks=_remarks(gathered),
         written=now(),
@@ -113,30 +123,54 @@ def figure_json(section: Section) -> str:
     return str(figure.to_json()).replace("<", "\\u003c")
 
 
+def _runs(gathered: Gathered) -> tuple[Record | LayerProfile, ...]:
+    return (*gathered.latencies, *gathered.profiles)
+
+
 def _machines(gathered: Gathered) -> list[dict[str, Any]]:
     """What ran what, and how it was measured: a row for each that differs."""
     rows: dict[Hashable, dict[str, Any]] = {}
-    for record in gathered.latencies:
-        method = record.method
-        how = how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph)
+    for record in _runs(gathered):
         row = {
             "machine": short_machine(record.machine.name),
             "cores": record.machine.cores,
             "system": record.machine.system,
-            "runtime": record.runtime,
-            "method": f"{method.scenario}, {method.scope}, {how}",
+            "runtime": _runtime(record),
+            "method": _method(record),
         }
         rows.setdefault(tuple(row.values()), {**row, "count": 0})["count"] += 1
     return list(rows.values())
 
 
-def _remarks(gathered: Gathered) -> list[tuple[str, str]]:
-    return [
-        (record.name, remark)
-        for record in gathered.latencies
-        for remark in record.remarks
-        if "is rough" not in remark  # the table of percentiles marks those
+def _runtime(record: Record | LayerProfile) -> str:
+    return record.runtime if isinstance(record, Record) else record.engine.compiler.partition(", ")[0]
+
+
+def _method(record: Record | LayerProfile) -> str:
+    if isinstance(record, Record):
+        method = record.method
+        how = how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph)
+        return f"{method.scenario}, {method.scope}, {how}"
+    return f"layers, {how_it_ran(threads=record.threads, cuda_graph=record.cuda_graph)}"
+
+
+def _summary(gathered: Gathered) -> str:
+    """What the page is made of, in a sentence."""
+    parts = [
+        counted(len(gathered.latencies), "measurement") + " of latency or throughput",
+        counted(len(gathered.profiles), "profile") + " by layer",
+        counted(len(gathered.accuracies), "evaluation") + " of accuracy",
     ]
+    said = f"{joined(parts)}."
+    if count := gathered.superseded:
+        said += f" Of {counted(count, 'more record')} the same was measured again later: left out."
+    if gathered.strays:
+        said += f" {counted(len(gathered.strays), 'file')} beside them, no records, left out."
+    return said
+
+
+def _remarks(gathered: Gathered) -> list[tuple[str, str]]:
+    return [(record.name, doubt) for record in _runs(gathered) for doubt in record.doubts]
 
 
 def _plotly_js() -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploykit.architecture.family import Family
+from deploykit.bench.estimate import Estimate
 from deploykit.predict.cost_model import Prediction, predict_latency
 from deploykit.predict.gpus import find_gpu
 from deploykit.scaling import Scale
@@ -19,6 +20,12 @@ class Predicted:
     scale: Scale
     macs: int
     latency: Prediction
+
+    @property
+    def estimate(self) -> Estimate:
+        """Its latency, in ms, with the cost model's interval."""
+        latency = self.latency
+        return Estimate(value=latency.latency_ms, low=latency.low_ms, high=latency.high_ms)
 
     @property
     def series(self) -> str:

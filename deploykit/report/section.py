@@ -1,6 +1,5 @@
 """A question, a figure that answers it, and the table under it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,23 +8,10 @@ from typing import Any, Literal, get_args
 Evidence = Literal["measured", "recorded", "predicted"]
 EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
 Trace = dict[str, Any]
-"""A series, and the layout beside it, as Plotly's JSON schema has them."""
+"""A series, see report.traces."""
 
-# Okabe and Ito 2008: told apart by every kind of colour vision; the darker and lighter are left out, so that
-# all of them stand on white and on black.
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#8c6bb1",
-    "#7f7f7f",
-    "#a6761d",
-)
-GREY = "#8a8a8a"
-DASHES = ("solid", "dash", "dot", "dashdot")
+_LONGEST = 44  # characters of a name in a plot
+_LINE = 34
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +34,8 @@ class Table:
 class Section:
     """Attributes:
     name: of its place in the page.
-    findings: what the figure shows, in sentences with its numbers.
+    findings: what the figure shows, in sentences with its numbers, how sure they are, and what to know of
+        the runs that they are of.
     notes: what to know of how it was made.
     """
 
@@ -70,42 +57,30 @@ class Section:
 
 def plain(text: str) -> str:
     """Text that stays text in a plot, where labels may have tags and links, and formulas between dollars."""
-    return escape(text).replace("$", "&#36;")
+    return escape(text, quote=False).replace("$", "&#36;")
+
+
+def label(*parts: str) -> str:
+    """A name in a plot: of parts that are cut in their middle where they are long, over several lines."""
+    cut = [each if len(each) <= _LONGEST else f"{each[:28]}…{each[-15:]}" for each in parts]
+    between = ", " if sum(map(len, cut)) <= _LINE else ",<br>"
+    return between.join(map(plain, cut))
 
 
 def hover(*lines: str) -> str:
     """What is shown beside the pointer."""
-    return "<br>".join(map(plain, lines))
-
-
-def log_axis(title: str, traces: Sequence[Trace], letter: Literal["x", "y"]) -> dict[str, Any]:
-    """A logarithmic axis with numbers on it, however little the traces' values span."""
-    ticks = _ticks([value for trace in traces for value in trace[letter]])
-    return {
-        "title": {"text": title},
-        "type": "log",
-        "tickvals": ticks,
-        "ticktext": [f"{each:.4g}" for each in ticks],
-    }
-
-
-def _ticks(values: Sequence[float]) -> list[float]:
-    """1, 2, 5, 10, ... around the values; closer together where that makes less than three."""
-    low, high = min(values) / 1.3, max(values) * 1.3
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
-    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(each / 10 for each in range(10, 100))):
-        found = [digit * 10.0**decade for decade in decades for digit in digits]
-        found = [each for each in found if low <= each <= high]
-        if len(found) >= 3:
-            break
-    return found
+    return "<br>".join(label(line) if len(line) > 2 * _LONGEST else plain(line) for line in lines)
 
 
 def joined(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def milliseconds(value: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest, is_bundle
+from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
@@ -23,6 +24,19 @@ from deploykit.runtime.timed import TimedCall
 MAX_THREADS = 1024
 _SUBMITTED = "deploykit-submitted"
 _MOST_PROFILES = 1000  # shapes that are remembered
+
+
+def require_cpu(target: Target, threads: int) -> None:
+    """Fails where so many CPU threads would be ignored.
+
+    Raises:
+        DeployError: the engine is for a GPU.
+    """
+    if not target.on_cpu:
+        raise DeployError(
+            f"{threads} threads are of the CPU, and this engine is for {target.title}.",
+            fix="leave out --threads",
+        )
 
 
 class Engine:
@@ -55,7 +69,7 @@ class Engine:
         Args:
             path: the engine file, its manifest beside it; or a bundle, of which the plan that runs here is
                 taken, or one built and kept in the user's cache folder.
-            threads: for the CPU; default one a core.
+            threads: of the CPU, for an engine on it; default one a core.
             cuda_graphs: on a GPU, replay what was recorded of each shape instead of launching it kernel by
                 kernel.
             progress: told what is being built.
@@ -75,6 +89,8 @@ class Engine:
         checked = preflight(path)
         checked.require()
         manifest = checked.manifest
+        if threads is not None:
+            require_cpu(manifest.target, threads)
         if manifest.target.compiler == "onnxruntime":
             from deploykit.runtime.onnxruntime import CpuRunner, CudaRunner
 

@@ -1,5 +1,5 @@
 """The measurements that a report's questions take, made in one go on one machine."""
 
-from deploykit.study.run import run_study
+from deploykit.study.run import Finished, Study, run_study
 
-__all__ = ["run_study"]
+__all__ = ["Finished", "Study", "run_study"]

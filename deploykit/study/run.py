@@ -12,10 +12,10 @@ from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layer_profile import LayerProfile, profile_engine
 from deploykit.bench.machine import this_machine
 from deploykit.bench.record import Record, cpu_threads
-from deploykit.bench.record_file import read_any, write_record
+from deploykit.bench.record_file import read_folder, write_record
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.shapes import MAX_BATCH, BatchRange
-from deploykit.engine.targets import Target, precision_for, target_for
+from deploykit.engine.targets import LOCAL, Target, precision_for, target_for
 from deploykit.errors import DeployError
 from deploykit.export import prepare
 from deploykit.extras import require
@@ -29,6 +29,29 @@ from deploykit.study.plan import CALLS, Step, plan_study
 
 CPU_BATCHES, GPU_BATCHES = (1, 2, 4, 8), (1, 8, 32, 128)
 SECONDS = 3.0  # of each measurement, at least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A record that was written: which of the study's it is, of how many, those there before among them."""
+
+    path: Path
+    record: Record | LayerProfile
+    number: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Attributes:
+    records: all of it, from the least work to the most.
+    written: those that were not there before.
+    strays: JSON in the folder that is no record.
+    """
+
+    records: tuple[Path, ...]
+    written: tuple[Path, ...]
+    strays: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +76,10 @@ def run_study(
     axes: Sequence[Axis] = AXES,
     threads: int | None = None,
     seconds: float = SECONDS,
+    begun: Callable[[int, int], None] = lambda there, count: None,
     progress: Callable[[float, float], None] = lambda done, total: None,
-    finished: Callable[[Path, Record | LayerProfile], None] = lambda path, record: None,
-) -> tuple[Path, ...]:
+    finished: Callable[[Finished], None] = lambda record: None,
+) -> Study:
     """Builds each network with random weights, which is right for latency, and measures it.
 
     Args:
@@ -68,17 +92,17 @@ def run_study(
         axes: to stretch alone, besides.
         threads: CPU threads; default one a core.
         seconds: of each measurement, at least.
+        begun: told how many of the records are there already, of how many.
         progress: told how much of the work is done, of how much.
         finished: told of each record that is written.
-
-    Returns:
-        The records it wrote.
 
     Raises:
         DeployError: a GPU that isn't here, a phi, precision or batch there is not, or a folder that can't be
             written or holds a damaged record.
     """
     target = _here(gpu)
+    if threads is not None and not target.on_cpu:
+        raise DeployError(f"{target.title} has no CPU threads to set.", fix="leave out --threads")
     chosen = tuple(precisions) or (("fp32", "int8") if target.on_cpu else ("fp16", "int8"))
     for precision in chosen:
         precision_for(target, precision)
@@ -101,11 +125,18 @@ def run_study(
         )
     steps = plan_study(of_family, phis=phis or of_family.phis, precisions=chosen, batches=sizes, axes=axes)
     require_writable(settings.folder / "record.json")
-    there = _measured_before(settings)
-    missing = [step for step in steps if _key(step, settings) not in there]
+    folder_now = read_folder(settings.folder)
+    there = {
+        _key_of(record): path
+        for path, record in folder_now.records.items()
+        if not isinstance(record, Accuracy)
+    }
+    paths = {step: there.get(_key(step, settings)) for step in steps}
+    missing = [step for step, path in paths.items() if path is None]
+    begun(len(steps) - len(missing), len(steps))
     total = sum(step.macs for step in steps)
     done = total - sum(step.macs for step in missing)
-    written = []
+    written: list[Path] = []
     progress(done, total)
     for _, of_one in groupby(missing, key=lambda step: (step.member.name, step.precision)):
         group = tuple(of_one)
@@ -113,22 +144,34 @@ def run_study(
             engine = _built(group[0], Path(scratch), settings)
             for step in group:
                 record = _measured(step, engine, threads=threads, seconds=seconds)
-                written.append(write_record(record, settings.folder))
-                finished(written[-1], record)
+                paths[step] = path = write_record(record, settings.folder)
+                written.append(path)
+                number = len(steps) - len(missing) + len(written)
+                finished(Finished(path=path, record=record, number=number, count=len(steps)))
                 done += step.macs
                 progress(done, total)
-    return tuple(written)
+    return Study(
+        records=tuple(path for path in paths.values() if path is not None),
+        written=tuple(written),
+        strays=folder_now.strays,
+    )
 
 
 def _here(gpu: str) -> Target:
     """The target that gpu names, if it is on this machine."""
-    target = target_for(gpu)
     here = local_gpu()
+    if gpu.lower() == LOCAL and here is None:
+        raise DeployError(
+            "A study measures on this machine, which shows no NVIDIA GPU.",
+            fix="give --gpu cpu, or see what is missing with deploykit doctor",
+        )
+    target = target_for(gpu)
     if target.on_cpu or (here is not None and target.runs_on(here)):
         return target
+    other = "--gpu cpu" if here is None else "--gpu local"
     raise DeployError(
         f"A study measures on this machine, which is not {target.title}.",
-        fix="give --gpu cpu or --gpu local, or run it on that machine",
+        fix=f"give {other}, or run it on that machine",
     )
 
 
@@ -153,13 +196,8 @@ def _measured(step: Step, engine: Path, *, threads: int | None, seconds: float) 
     )
 
 
-def _measured_before(settings: Settings) -> set[Hashable]:
-    """Keys of what the folder has."""
-    records = (read_any(path) for path in sorted(settings.folder.glob("*.json")))
-    return {_key_of(record) for record in records if not isinstance(record, Accuracy)}
-
-
 def _key_of(record: Record | LayerProfile) -> Hashable:
+    """What of it tells whether it is one of the study's."""
     if isinstance(record, Record):
         how: Hashable = (record.method.scenario, record.method.batch, record.method.threads)
     else:

@@ -4,7 +4,7 @@
 const root = document.documentElement;
 const darkly = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 40rem)");
-const PRINTED = { autosize: false, width: 680, height: 440 }; // pixels, on A4 and on letter
+const PRINTED = { autosize: false, width: 680, height: 400 }; // pixels, on A4 and on letter
 const BAR = { displaylogo: false, modeBarButtons: [["toImage", "pan2d", "zoom2d", "resetScale2d"]] };
 const plots = Array.from(document.querySelectorAll("script.figure"), (data) => ({
   place: document.getElementById(data.dataset.plot),

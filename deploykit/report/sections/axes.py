@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from deploykit.bench.estimate import Estimate, ratio_of
 from deploykit.bench.record import Record
+from deploykit.report.careful import cautions, in_brackets
 from deploykit.report.gather import (
     Gathered,
     Setup,
@@ -12,28 +14,18 @@ from deploykit.report.gather import (
     published_top1,
     setup_of,
 )
-from deploykit.report.section import (
-    COLOURS,
-    Column,
-    Section,
-    Table,
-    Trace,
-    giga,
-    hover,
-    joined,
-    log_axis,
-    milliseconds,
-    plain,
-)
+from deploykit.report.section import Column, Section, Table, Trace, giga, joined
+from deploykit.report.traces import COLOURS, PALE, SYMBOLS, log_axis, scatter
 from deploykit.scaling import AXES
 
 _ALIKE = 1.3  # times as much work is near enough for the cost of a multiply-accumulate to be compared
+_AXIS_COLOURS = (PALE[1], PALE[5], PALE[8])
 
 
 def sections(gathered: Gathered) -> tuple[Section, ...]:
     """Latency over work by scaling axis, for each setup where one was stretched alone."""
     records = gathered.single_stream()
-    stretched = [each for each in records if axis_of_engine(each.engine) is not None]
+    stretched = [each for each in records if axis_of_engine(each.engine) is not None and each.engine.macs]
     return tuple(
         _section(
             setup,
@@ -51,15 +43,20 @@ def _section(
     title = setup.title(setups)
     by_axis = {axis: [each for each in stretched if axis_of_engine(each.engine) == axis] for axis in AXES}
     largest = max(each.engine.macs for each in stretched) * _ALIKE
-    shown = [each for each in compound if each.engine.macs <= largest]
+    shown = [each for each in compound if 0 < each.engine.macs <= largest]
+    own_colour = COLOURS[setups.index(setup) % len(COLOURS)]
     series = {"compound": shown, **{f"{axis} alone": records for axis, records in by_axis.items()}}
     traces = tuple(
-        _trace(name, records, index) for index, (name, records) in enumerate(series.items()) if records
+        _trace(name, records, colour, symbol)
+        for (name, records), colour, symbol in zip(
+            series.items(), (own_colour, *_AXIS_COLOURS), SYMBOLS, strict=False
+        )
+        if records
     )
     return Section(
         name=f"axes-{setup.precision.lower()}-{setups.index(setup)}",
         title=f"What does compound scaling cost, against one axis alone? {title}",
-        findings=_findings(compound, [each for records in by_axis.values() for each in records]),
+        findings=_findings(shown, [each for records in by_axis.values() for each in records]),
         traces=traces,
         layout={
             "xaxis": log_axis("multiply-accumulates an image, G", traces, "x"),
@@ -72,12 +69,12 @@ def _section(
                 Column(title="MACs"),
                 Column(title="latency, ms", evidence="measured"),
                 Column(title="ms per G MACs", evidence="measured"),
-                Column(title="of compound's", evidence="measured"),
+                Column(title="over compound's", evidence="measured"),
                 Column(title="top-1", evidence="recorded"),
             ),
             rows=(
                 *(_row(each, None) for each in shown),
-                *(_row(each, _like(each, compound)) for records in by_axis.values() for each in records),
+                *(_row(each, _like(each, shown)) for records in by_axis.values() for each in records),
             ),
         ),
         notes=(
@@ -90,25 +87,24 @@ def _section(
     )
 
 
-def _trace(name: str, records: Sequence[Record], index: int) -> Trace:
-    medians = [each.percentile_ms(50).value for each in records]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": plain(name),
-        "x": [each.engine.macs / 1e9 for each in records],
-        "y": medians,
-        "line": {"color": COLOURS[index]},
-        "hoverinfo": "text",
-        "hovertext": [
-            hover(
+def _trace(name: str, records: Sequence[Record], colour: str, symbol: str) -> Trace:
+    medians = [each.percentile_ms(50) for each in records]
+    return scatter(
+        (name,),
+        [each.engine.macs / 1e9 for each in records],
+        [each.value for each in medians],
+        colour=colour,
+        symbol=symbol,
+        errors_y=medians,
+        told=[
+            (
                 network_name(each.engine),
                 f"{giga(each.engine.macs)} MACs",
-                f"p50 {milliseconds(median)}, measured",
+                f"p50 {median} ms, measured",
             )
             for each, median in zip(records, medians, strict=True)
         ],
-    }
+    )
 
 
 def _like(record: Record, compound: Sequence[Record]) -> Record | None:
@@ -126,18 +122,26 @@ def _cost(record: Record) -> float:
     return record.percentile_ms(50).value / (record.engine.macs / 1e9)
 
 
+def _over(record: Record, like: Record) -> Estimate:
+    """What a multiply-accumulate takes, over what one of the other network does."""
+    work = like.engine.macs / record.engine.macs
+    return ratio_of(like.percentile_ms(50), record.percentile_ms(50)).times(work)
+
+
 def _findings(compound: Sequence[Record], stretched: Sequence[Record]) -> tuple[str, ...]:
     found = []
     for member in compound:
         rivals = [each for each in stretched if _like(each, compound) == member]
         if rivals:
             told = [
-                f"{_cost(each) / _cost(member):.2f} times for {network_name(each.engine)}{_percent(each)}"
+                f"{over.value:.2f} times as long{in_brackets(over)} in {network_name(each.engine)}"
+                f"{_percent(each)}"
                 for each in rivals
+                for over in (_over(each, member),)
             ]
             found.append(
-                f"With the work of {network_name(member.engine)}{_percent(member)}, a multiply-accumulate "
-                f"takes {joined(told)}."
+                f"Beside {network_name(member.engine)}{_percent(member)}, of about the same work, a "
+                f"multiply-accumulate takes {joined(told)}.{cautions([member, *rivals])}"
             )
     return tuple(found)
 
@@ -148,12 +152,13 @@ def _percent(record: Record) -> str:
 
 
 def _row(record: Record, like: Record | None) -> tuple[str, ...]:
+    over = None if like is None else _over(record, like)
     return (
         network_name(record.engine),
         network_name(like.engine) if like is not None else "",
         giga(record.engine.macs),
-        f"{record.percentile_ms(50).value:.4g}",
+        str(record.percentile_ms(50)),
         f"{_cost(record):.2f}",
-        f"{_cost(record) / _cost(like):.2f}" if like is not None else "",
+        "" if over is None else f"{over.value:.2f}{in_brackets(over)}",
         _percent(record).strip(" ()").removesuffix(" top-1"),
     )

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deploykit.bench.estimate import ratio_of
 from deploykit.bench.record import PERCENTILES, Record
 from deploykit.bench.statistics import samples_for
+from deploykit.report.careful import cautions, in_brackets
 from deploykit.report.gather import Gathered, Setup, axis_of_engine, network_name, setup_of
-from deploykit.report.section import COLOURS, DASHES, Column, Section, Table, Trace, hover, plain
+from deploykit.report.section import Column, Section, Table, Trace
+from deploykit.report.sections.batches import hidden_note
+from deploykit.report.traces import COLOURS, DASHES, MOST_SHOWN, scatter, shade
 
 _POINTS = 60  # of a curve
-_TICKS = {"50 %": 2, "90 %": 10, "99 %": 100, "99.9 %": 1000, "99.99 %": 10_000}
+_TICKS = {"50 %": 2, "75 %": 4, "90 %": 10, "95 %": 20, "99 %": 100, "99.9 %": 1000, "99.99 %": 10_000}
 
 
 def section(gathered: Gathered) -> Section | None:
@@ -18,14 +22,15 @@ def section(gathered: Gathered) -> Section | None:
     records = gathered.single_stream()
     if not records:
         return None
-    setups = sorted({setup_of(each) for each in records})
-    drawn = [each for each in records if axis_of_engine(each.engine) is None] or records
+    setups = gathered.setups
+    drawn = [each for each in records if axis_of_engine(each.engine) is None] or list(records)
     networks = list(dict.fromkeys(network_name(each.engine) for each in drawn))
+    first = min(map(setup_of, drawn)) if len(drawn) > MOST_SHOWN else None
     return Section(
         name="distributions",
         title="How even is the latency?",
         findings=_findings(records, setups),
-        traces=tuple(_trace(each, setups, networks) for each in drawn),
+        traces=tuple(_trace(each, setups, networks, shown=first in (None, setup_of(each))) for each in drawn),
         layout={
             "xaxis": {
                 "title": {"text": "percentile"},
@@ -47,58 +52,70 @@ def section(gathered: Gathered) -> Section | None:
             rows=tuple(_row(each, setups) for each in records),
         ),
         notes=(
+            "A curve ends where fewer than ten calls took longer: at 90 % of 100 calls, at 99 % of 1,000.",
             f"~ marks a percentile of fewer calls than it takes: {samples_for(90)} for p90, "
             f"{samples_for(99):,} for p99.",
+            *(
+                ("Networks stretched along one axis are in the table alone.",)
+                if len(drawn) < len(records)
+                else ()
+            ),
+            *hidden_note(first, setups),
         ),
     )
 
 
-def _trace(record: Record, setups: Sequence[Setup], networks: Sequence[str]) -> Trace:
+def _trace(record: Record, setups: Sequence[Setup], networks: Sequence[str], *, shown: bool) -> Trace:
     network, setup = network_name(record.engine), setup_of(record)
-    title = f"{network}, {setup.title(setups)}"
+    at = networks.index(network)
     one_in, latency_ms = _curve(record)
     median_ms = record.percentile_ms(50).value
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": plain(title),
-        "visible": True if setup == setups[0] else "legendonly",
-        "x": one_in,
-        "y": [each / median_ms for each in latency_ms],
-        "line": {
-            "color": COLOURS[networks.index(network) % len(COLOURS)],
-            "dash": DASHES[(setups.index(setup) + networks.index(network) // len(COLOURS)) % len(DASHES)],
-        },
-        "hoverinfo": "text",
-        "hovertext": [
-            hover(title, f"{100 * (1 - 1 / one):.4g} % within {each:.4g} ms, measured")
+    return scatter(
+        (network, *setup.parts(setups)),
+        one_in,
+        [each / median_ms for each in latency_ms],
+        colour=COLOURS[setups.index(setup) % len(COLOURS)],
+        mode="lines",
+        dash=DASHES[at % len(DASHES)],
+        opacity=shade(at, len(networks)),
+        shown=shown,
+        told=[
+            (
+                f"{network}, {setup.title(setups)}",
+                f"{100 * (1 - 1 / one):.4g} % within {each:.4g} ms, measured",
+            )
             for one, each in zip(one_in, latency_ms, strict=True)
         ],
-    }
+    )
 
 
 def _curve(record: Record) -> tuple[list[float], list[float]]:
-    """Of N calls, one takes longer than so many milliseconds; at even distances on a logarithmic axis."""
+    """Of N calls, one takes longer than so many milliseconds; at even distances on a logarithmic axis.
+
+    As far as there are calls enough beyond, and to the median at least.
+    """
     ordered = np.sort(record.samples)
     one_in = len(ordered) / (len(ordered) - np.arange(len(ordered)) - 0.5)
-    wanted = np.geomspace(one_in[0], one_in[-1], _POINTS)
-    at = np.unique(np.searchsorted(one_in, wanted).clip(0, len(ordered) - 1))
+    enough = max(int(np.searchsorted(one_in, max(2.0, len(ordered) / 10), side="right")), 1)
+    wanted = np.geomspace(one_in[0], one_in[enough - 1], _POINTS)
+    at = np.unique(np.searchsorted(one_in, wanted).clip(0, enough - 1))
     return [float(each) for each in one_in[at]], [float(each) for each in ordered[at]]
 
 
 def _findings(records: Sequence[Record], setups: Sequence[Setup]) -> tuple[str, ...]:
     found = []
-    for setup in setups:
+    for setup in sorted({setup_of(each) for each in records}):
         own = [each for each in records if setup_of(each) == setup]
         ratios = {
-            network_name(each.engine): each.percentile_ms(90).value / each.percentile_ms(50).value
+            network_name(each.engine): ratio_of(each.percentile_ms(50), each.percentile_ms(90))
             for each in own
         }
-        least, most = (extreme(ratios, key=lambda name: ratios[name]) for extreme in (min, max))
-        found.append(
-            f"{setup.title(setups)}: p90 is {ratios[least]:.2f} ({least}) to {ratios[most]:.2f} ({most}) "
-            "times the median."
+        least, most = (extreme(ratios, key=lambda name: ratios[name].value) for extreme in (min, max))
+        said = " to ".join(
+            f"{ratios[name].value:.2f}{in_brackets(ratios[name])}, {name},"
+            for name in dict.fromkeys((least, most))
         )
+        found.append(f"{setup.title(setups)}: p90 is {said} times the median.{cautions(own)}")
     return tuple(found)
 
 
@@ -108,10 +125,10 @@ def _row(record: Record, setups: Sequence[Setup]) -> tuple[str, ...]:
         network_name(record.engine),
         setup_of(record).title(setups),
         *(
-            f"{'~' if count < samples_for(percent) else ''}{record.percentile_ms(percent).value:.4g}"
+            f"{'~' if count < samples_for(percent) else ''}{record.percentile_ms(percent)}"
             for percent in PERCENTILES
         ),
         f"{max(record.latency_ms):.4g}",
         str(count),
-        " ".join(each for each in record.remarks if "is rough" not in each),
+        " ".join(record.doubts),
     )

@@ -1,0 +1,75 @@
+"""Numbers with the interval they lie in, and what can be said of two."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A number and the interval it lies in with 95 % confidence.
+
+    Attributes: low, high: None for an end that is open: so few samples say nothing of how far it goes.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def interval(self) -> str:
+        return self.ends()
+
+    def ends(self, digits: int = 4) -> str:
+        """`4.83 to 4.89`, `4.83 or more`, or nothing where both ends are open."""
+        match self.low, self.high:
+            case None, None:
+                return ""
+            case low, None:
+                return f"{low:.{digits}g} or more"
+            case None, high:
+                return f"{high:.{digits}g} or less"
+            case low, high:
+                return f"{low:.{digits}g} to {high:.{digits}g}"
+
+    def __str__(self) -> str:
+        """`4.861 (4.83 to 4.89)`."""
+        return f"{self.value:.4g} ({self.interval})" if self.interval else f"{self.value:.4g}"
+
+    def times(self, factor: float) -> "Estimate":
+        """In another unit."""
+        low, high = (None if end is None else end * factor for end in (self.low, self.high))
+        return Estimate(value=self.value * factor, low=low, high=high)
+
+    def may_be(self, value: float) -> bool:
+        """Whether the interval leaves that possible."""
+        return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
+
+
+def are_apart(one: Estimate, other: Estimate) -> bool:
+    """Whether their intervals have nothing in common."""
+    below, above = sorted((one, other), key=lambda each: each.value)
+    return below.high is not None and above.low is not None and below.high < above.low
+
+
+def ratio_of(first: Estimate, second: Estimate) -> Estimate:
+    """The second over the first, of which neither says anything of the other; as open as they are.
+
+    References:
+        Zou and Donner 2008, "Construction of confidence limits about effect measures", Stat. Med. 27:1693, of
+        a difference; here of logarithms.
+    """
+
+    def distance(one: float | None, other: float | None) -> float | None:
+        return None if not one or not other else math.log(one / other)
+
+    def end(towards_first: float | None, towards_second: float | None, sign: int) -> float | None:
+        if towards_first is None or towards_second is None:
+            return None
+        return value * math.exp(sign * math.hypot(towards_first, towards_second))
+
+    value = second.value / first.value
+    return Estimate(
+        value=value,
+        low=end(distance(first.high, first.value), distance(second.value, second.low), -1),
+        high=end(distance(first.value, first.low), distance(second.high, second.value), 1),
+    )

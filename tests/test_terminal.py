@@ -1,0 +1,96 @@
+"""What reaches the terminal, and what does not."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from records import engine, latency
+
+from deploykit.bench.record_file import write_record
+from deploykit.cli.output import phases, print_table
+from deploykit.cli.terminal import visible, visibly
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, ünïcode 图\tand\nlines", "plain, ünïcode 图\tand\nlines"),
+        ("\x1b[31m", r"\x1b[31m"),
+        ("a\rb\x08\x00\x7f", r"a\rb\x08\x00\x7f"),
+        ("\x9b\u202e\u2066", r"\x9b\u202e\u2066"),
+    ],
+)
+def test_control_characters_are_shown_and_not_sent(text, shown):
+    assert visible(text) == shown
+
+
+def test_whatever_prints_names_does_not_send_them(run, tmp_path):
+    paths = [
+        write_record(latency(engine(name=f"{HOSTILE}{at}", sha256=str(at)), 4.0), tmp_path / "records")
+        for at in range(2)
+    ]
+    for shown in (
+        run("compare", *map(str, paths)),
+        run("compare", *map(str, paths), "--json"),
+        run("compare", HOSTILE, HOSTILE),
+        run("compare", HOSTILE, HOSTILE, f"--{HOSTILE}"),
+        run("report", "records", "--title", HOSTILE),
+        run("bench", HOSTILE),
+    ):
+        assert shown.out + shown.err
+        assert not set("\x1b\x07\x9b\u202e") & set(shown.out + shown.err)
+    assert r"\x1b[2J" in run("compare", *map(str, paths)).out
+
+
+def test_tables_and_progress_do_not_either(capsys, monkeypatch):
+    with visibly():
+        print_table(("name",), [(HOSTILE,)])
+    assert capsys.readouterr().out.splitlines()[1].startswith(r"\x1b[2J")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with visibly(), phases("measuring") as progress:
+        progress(HOSTILE)
+        sys.stdout.write(f"{HOSTILE}\n")
+        time.sleep(0.2)  # until it is drawn
+    assert "\x1b]0" not in terminal.getvalue()
+    assert "\x1b[" in terminal.getvalue()  # the spinner's own
+    assert r"\x1b[2J" in terminal.getvalue()
+
+
+def test_several_interrupts_at_once_end_it_once_and_quietly(tmp_path):
+    command = ("study", "--gpu", "cpu", "--phi", "0", "--precision", "fp32", "--seconds", "30")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploykit", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not _measures(process.pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    for _ in range(5):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "stopped; 0 of 6 measurements are in records, and the same command goes on\n"
+
+
+def _measures(pid: int) -> bool:
+    """Whether ONNX Runtime is loaded there."""
+    maps = Path(f"/proc/{pid}/maps")
+    return maps.exists() and "onnxruntime" in maps.read_text()
