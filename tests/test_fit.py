@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import MACHINE, engine, latency
 
+from deploykit import latency as clocks
 from deploykit.architecture.builder import NetworkBuilder
 from deploykit.architecture.families import find_family
 from deploykit.architecture.member import choose_member
 from deploykit.bench.record import Record
 from deploykit.bench.record_file import write_record
 from deploykit.errors import DeployError
-from deploykit.fit import evidence
-from deploykit.fit.evidence import Measured
 from deploykit.fit.goal import Goal
 from deploykit.fit.grid import at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.memory import estimated_bytes
@@ -310,9 +309,9 @@ def test_a_record_of_another_machine_is_refused(tmp_path):
 
 
 def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
-    monkeypatch.setattr(evidence, "SECONDS", 0.1)
+    monkeypatch.setattr(clocks, "SECONDS", 0.1)
     family = find_family(tiny)
-    clock = Measured("cpu", percentile=50, folder=Path("all"))
+    clock = clocks.Measured("cpu", percentile=50, folder=Path("all"))
     everything = {
         phi: clock.latency(choose_member(family, phi=phi), precision="fp32", batch=1).expected_ms
         for phi in phi_grid(1, family.phi_range)
@@ -328,7 +327,7 @@ def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
-    monkeypatch.setattr(evidence, "SECONDS", 0.1)
+    monkeypatch.setattr(clocks, "SECONDS", 0.1)
     first = fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5)
     assert len(list(Path("records").glob("*.json"))) == len(first.candidates) == 2
     assert fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5) == first

@@ -93,6 +93,12 @@ def test_on_the_cpu_each_network_is_measured_once(family):
         latencies.setdefault(point.member.network(), set()).add(point.latency_ms)
     assert all(len(found) == 1 for found in latencies.values())
     assert all(point.latency_ms > 0 for point in search.points)
+    kept = sorted(Path("search").glob("*.json"))
+    again = search_scaling(
+        family, budget=2, step=0.5, tolerance=0.2, gpu="cpu", score_command=score_command()
+    )
+    assert {point.latency_ms for point in again.points} == {point.latency_ms for point in search.points}
+    assert sorted(Path("search").glob("*.json")) == kept
 
 
 def test_a_command_scores_every_network_once_and_is_not_asked_again(family, run):
@@ -109,7 +115,7 @@ def test_a_command_scores_every_network_once_and_is_not_asked_again(family, run)
     assert len(runs) == len(networks)
     again = run(*arguments, *command)
     assert json.loads(again.out) == json.loads(first.out)
-    next(Path("search").glob("*.json")).unlink()  # as if it had been stopped before that one
+    next(Path("search/scores").glob("*.json")).unlink()  # as if it had been stopped before that one
     assert json.loads(run(*arguments, *command).out) == json.loads(first.out)
     assert len(Path("runs.txt").read_text().splitlines()) == len(runs) + 1
 
@@ -156,7 +162,7 @@ def test_mistakes_are_told_in_a_sentence(family, run, options, sentence):
 def test_a_damaged_score_is_refused_by_name(family, run):
     arguments = ("search-scaling", "--family", family, "--step", "0.5", "--tolerance", "0.2", "--gpu", "T4")
     assert run(*arguments, "--score-command", score_command()).status == 0
-    score = next(Path("search").glob("*.json"))
+    score = next(Path("search/scores").glob("*.json"))
     score.write_text(score.read_text().replace('"value": ', '"value": 1'))
     result = run(*arguments, "--score-command", score_command())
     assert result.status == 2

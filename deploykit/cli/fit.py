@@ -11,7 +11,8 @@ from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.errors import DeployError
 from deploykit.fit.answer import Fit
-from deploykit.fit.run import DEFAULT_FOLDER, DEFAULT_PERCENTILE, fit_phi
+from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
+from deploykit.latency import DEFAULT_FOLDER
 from deploykit.predict.gpu_file import read_gpu_file
 from deploykit.predict.gpus import Gpu, key_of
 from deploykit.scaling import AXES

@@ -2,23 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from deploykit.fit.goal import Goal
+from deploykit.latency import Latency
 from deploykit.model_file import Precision
 from deploykit.scaling import Axis, Scale
-
-Evidence = Literal["measured", "recorded", "predicted"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Of one batch. Measured and recorded: all three are the percentile asked for. Predicted: an interval."""
-
-    expected_ms: float
-    low_ms: float
-    high_ms: float
-    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

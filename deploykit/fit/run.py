@@ -13,20 +13,16 @@ from deploykit.architecture.member import Member, choose_member
 from deploykit.architecture.single_axis import single_axis_member
 from deploykit.errors import DeployError
 from deploykit.fit.advice import advise
-from deploykit.fit.answer import Candidate, Fit, Latency
-from deploykit.fit.evidence import Clock, Measured, Predicted
+from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.goal import Goal
 from deploykit.fit.grid import BATCHES, MAX_BATCH, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.memory import estimated_bytes
-from deploykit.local_gpu import local_gpu
+from deploykit.latency import DEFAULT_FOLDER, Clock, Latency, Measured, Predicted, absent_gpu
 from deploykit.model_file import Precision
-from deploykit.predict.gpus import Gpu, find_gpu
+from deploykit.predict.gpus import Gpu
 from deploykit.scaling import Axis, phi_label
 
 DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
-DEFAULT_FOLDER = Path("records")
-COMPARED: tuple[Precision, Precision] = ("fp16", "int8")
-COMPARED_ON_CPU: tuple[Precision, Precision] = ("fp32", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +105,7 @@ def fit_phi(
     if min_top1 is not None and not found.top1:
         raise DeployError(f"No accuracy of {found.title} was published.", fix="leave out --min-accuracy")
     phi_grid(phi_step, found.phi_range)  # refuses a step that makes none, before anything is measured
-    absent = gpu if isinstance(gpu, Gpu) else _absent_gpu(gpu)
+    absent = gpu if isinstance(gpu, Gpu) else absent_gpu(gpu)
     clock: Clock
     if absent is not None:
         clock = Predicted(absent, percentile=percentile, records=[Path(each) for each in records])
@@ -134,7 +130,7 @@ def fit_phi(
                 optimistic=optimistic,
             )
         )
-        for each in _precisions(precision, clock)
+        for each in (clock.compared if precision == "best" else (clock.precision_for(precision),))
     ]
     fits.sort(key=_merit)
     return fits[0] if len(fits) == 1 else replace(fits[-1], rival=fits[0])
@@ -273,26 +269,3 @@ def _falls(candidates: Sequence[Candidate]) -> tuple[str, ...]:
         and small.latency.evidence == large.latency.evidence == "measured"
         and large.latency.expected_ms < small.latency.expected_ms
     )
-
-
-def _precisions(precision: Precision | Literal["best"] | None, clock: Clock) -> tuple[Precision, ...]:
-    if isinstance(clock, Measured):
-        on_cpu = clock.on_cpu
-        if precision == "best":
-            return COMPARED_ON_CPU if on_cpu else COMPARED
-        return (clock.precision_for(precision),)
-    if precision == "best":
-        return COMPARED
-    return (precision or "fp16",)
-
-
-def _absent_gpu(name: str) -> Gpu | None:
-    """The GPU to predict for; None where this machine itself is meant."""
-    if name.lower() in ("cpu", "local"):
-        return None
-    known, here = find_gpu(name), local_gpu()
-    try:
-        is_here = here is not None and find_gpu(here.name) == known
-    except DeployError:  # the local one is not in the list
-        is_here = False
-    return None if is_here else known

@@ -10,11 +10,9 @@ from deploykit.architecture.family import Family
 from deploykit.architecture.graph import Network
 from deploykit.architecture.member import Member, choose_member
 from deploykit.files import require_writable
+from deploykit.latency import Clock, Measured, Predicted, absent_gpu
 from deploykit.local_gpu import local_gpu
-from deploykit.measure import measure_latency
 from deploykit.model_file import Precision
-from deploykit.predict.cost_model import predict_latency
-from deploykit.predict.gpus import find_gpu
 from deploykit.scaling import Coefficients
 from deploykit.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE, coefficient_grid, work_factor
 from deploykit.search.score import Scorer
@@ -90,7 +88,7 @@ def search_scaling(
         precision: default FP16, and FP32 on the CPU.
         score_command: what scores a network, see score.Scorer.
         jobs: commands at once.
-        folder: keeps the scores; what is there from the same command is not asked again.
+        folder: keeps scores and measurements; what is there is not asked again.
         progress: told of a stage, how much of it is done, and of how much.
 
     Raises:
@@ -100,15 +98,23 @@ def search_scaling(
     grid = coefficient_grid(budget, step=step, tolerance=tolerance)
     scorer = None
     if score_command is not None:
-        require_writable(Path(folder) / "score.json")
-        scorer = Scorer(score_command, Path(folder), jobs=jobs)
-    clock = _Clock(gpu, precision)
+        require_writable(Path(folder) / "scores" / "score.json")
+        scorer = Scorer(score_command, Path(folder) / "scores", jobs=jobs)
+    clock = _clock(gpu, Path(folder))
+    chosen = clock.precision_for(precision)
+    stage = "measuring" if clock.measures else "predicting"
     budget_macs = budget * found.network(found.base).macs
+    latencies: dict[Network, float] = {}
     points = []
     for at, coefficients in enumerate(grid):
-        progress("measuring" if clock.measures else "predicting", at, len(grid))
-        points.append(_point(found, coefficients, clock, budget_macs))
-    progress("measuring" if clock.measures else "predicting", len(grid), len(grid))
+        progress(stage, at, len(grid))
+        member = choose_member(found, phi=1, rule="formula", coefficients=coefficients)
+        network = member.network()
+        if network not in latencies:
+            latency = clock.latency(member, precision=chosen, batch=1)
+            latencies[network] = latency.expected_ms
+        points.append(_point(coefficients, member, network, latencies[network], budget_macs))
+    progress(stage, len(grid), len(grid))
     if scorer is not None:
         points = _scored(points, scorer, progress)
     return Search(
@@ -120,35 +126,17 @@ def search_scaling(
     )
 
 
-class _Clock:
-    """Says how long a network takes; each one is measured or predicted once."""
-
-    def __init__(self, gpu: str | None, precision: Precision | None) -> None:
-        here = local_gpu()
-        name = gpu or ("local" if here else DEFAULT_GPU)
-        self.measures = name.lower() in ("cpu", "local")
-        self._gpu = None if self.measures else find_gpu(name)
-        self._name, self._precision = name, precision
-        self._known: dict[Network, float] = {}
-        self.title = name if self._gpu is None else self._gpu.name
-
-    def latency_ms(self, member: Member, network: Network) -> float:
-        if network not in self._known:
-            self._known[network] = self._ask(member, network)
-        return self._known[network]
-
-    def _ask(self, member: Member, network: Network) -> float:
-        if self._gpu is not None:
-            precision = self._precision or "fp16"
-            return predict_latency(network, self._gpu, precision=precision, batch=1).latency_ms
-        record = measure_latency(member, gpu=self._name, precision=self._precision)
-        return record.percentile_ms(PERCENTILE).value
+def _clock(gpu: str | None, folder: Path) -> Clock:
+    name = gpu or ("local" if local_gpu() else DEFAULT_GPU)
+    absent = absent_gpu(name)
+    if absent is not None:
+        return Predicted(absent, percentile=PERCENTILE)
+    return Measured(name, percentile=PERCENTILE, folder=folder)
 
 
-def _point(family: Family, coefficients: Coefficients, clock: _Clock, budget_macs: float) -> Point:
-    member = choose_member(family, phi=1, rule="formula", coefficients=coefficients)
-    network = member.network()
-    latency_ms = clock.latency_ms(member, network)
+def _point(
+    coefficients: Coefficients, member: Member, network: Network, latency_ms: float, budget_macs: float
+) -> Point:
     return Point(
         coefficients=coefficients,
         member=member,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from deploykit.architecture.family import Family
 from deploykit.architecture.member import Member, choose_member
-from deploykit.architecture.single_axis import single_axis_scale
+from deploykit.architecture.single_axis import axis_member, single_axis_scale
 from deploykit.model_file import Precision
 from deploykit.scaling import AXES, Axis, Scale, axis_of
 
@@ -75,5 +75,5 @@ def _stretched(family: Family, compound: Sequence[Member], axes: Sequence[Axis])
         scales |= dict.fromkeys(scale for scale in family.top1 if axis_of(scale, family.base) in axes)
     for scale in scales:
         axis = axis_of(scale, family.base)
-        value = scale.side_px if axis == "side" else getattr(scale, str(axis))
-        yield Member(family=family, name=f"{family.name}-{axis}{value:g}", scale=scale)
+        if axis is not None:
+            yield axis_member(family, scale, axis)

@@ -1,6 +1,5 @@
 """Runs a study; started again, it goes on where it was stopped."""
 
-import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,13 +16,11 @@ from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.shapes import MAX_BATCH, BatchRange
 from deploykit.engine.targets import LOCAL, Target, precision_for, target_for
 from deploykit.errors import DeployError
-from deploykit.export import prepare
 from deploykit.extras import require
 from deploykit.files import require_writable
 from deploykit.local_gpu import local_gpu
-from deploykit.model_file import Precision, to_bytes
-from deploykit.models.onnx_graph import onnx_model
-from deploykit.pipeline import build_engine
+from deploykit.measure import built
+from deploykit.model_file import Precision
 from deploykit.scaling import AXES, Axis
 from deploykit.study.plan import CALLS, Step, plan_study
 
@@ -59,7 +56,6 @@ class Settings:
     """Where a study measures, and what it builds for that."""
 
     folder: Path
-    gpu: str
     target: Target
     batches: tuple[BatchRange, ...]
     threads: int | None
@@ -111,7 +107,6 @@ def run_study(
         raise DeployError(f"A batch of {wrong[0]} is not between 1 and {MAX_BATCH}.", fix="give --batch 1,8")
     settings = Settings(
         folder=Path(folder),
-        gpu=gpu,
         target=target,
         batches=tuple(BatchRange(min=size, opt=size, max=size) for size in sorted({1, *sizes})),
         threads=threads,
@@ -140,8 +135,8 @@ def run_study(
     progress(done, total)
     for _, of_one in groupby(missing, key=lambda step: (step.member.name, step.precision)):
         group = tuple(of_one)
-        with tempfile.TemporaryDirectory() as scratch:
-            engine = _built(group[0], Path(scratch), settings)
+        first = group[0]
+        with built(first.member, gpu=gpu, precision=first.precision, batches=settings.batches) as engine:
             for step in group:
                 record = _measured(step, engine, threads=threads, seconds=seconds)
                 paths[step] = path = write_record(record, settings.folder)
@@ -173,14 +168,6 @@ def _here(gpu: str) -> Target:
         f"A study measures on this machine, which is not {target.title}.",
         fix=f"give {other}, or run it on that machine",
     )
-
-
-def _built(step: Step, scratch: Path, settings: Settings) -> Path:
-    """The engine to measure, named for its network."""
-    model = scratch / f"{step.member.name}.onnx"
-    model.write_bytes(to_bytes(onnx_model(*prepare(step.member))))
-    built = build_engine(onnx=model, precision=step.precision, gpu=settings.gpu, batches=settings.batches)
-    return built.path
 
 
 def _measured(step: Step, engine: Path, *, threads: int | None, seconds: float) -> Record | LayerProfile:

@@ -1,13 +1,13 @@
-"""Where latencies come from: measured here, recorded there, or predicted; in this order of trust."""
+"""How long a batch takes: measured here, recorded there, or predicted; in this order of trust."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
-from deploykit.fit.answer import Latency
+from deploykit.local_gpu import local_gpu
 from deploykit.model_file import Precision
 from deploykit.predict.cost_model import predict_latency
 from deploykit.predict.gpus import Gpu, find_gpu
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from deploykit.bench.record import Record
 
 SECONDS = 2.0  # of a measurement, at least
+DEFAULT_FOLDER = Path("records")
+
+Evidence = Literal["measured", "recorded", "predicted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Of one batch. Measured and recorded: all three are the percentile asked for. Predicted: an interval."""
+
+    expected_ms: float
+    low_ms: float
+    high_ms: float
+    evidence: Evidence
 
 
 class Clock(Protocol):
@@ -28,6 +41,19 @@ class Clock(Protocol):
     @property
     def measures(self) -> bool:
         """Whether asking takes seconds."""
+        ...
+
+    def precision_for(self, asked: Precision | None) -> Precision:
+        """That, or what suits best.
+
+        Raises:
+            DeployError: there is no such precision there.
+        """
+        ...
+
+    @property
+    def compared(self) -> tuple[Precision, Precision]:
+        """The precisions between which one would choose."""
         ...
 
     def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency: ...
@@ -58,6 +84,11 @@ class Predicted:
         self._recorded: dict[Key, float] = {}
         for path in records:
             self._add(path, percentile)
+
+    compared: tuple[Precision, Precision] = ("fp16", "int8")
+
+    def precision_for(self, asked: Precision | None) -> Precision:
+        return asked or "fp16"
 
     def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency:
         key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
@@ -126,15 +157,10 @@ class Measured:
         self._known = self._read()
 
     @property
-    def on_cpu(self) -> bool:
-        return self._target.on_cpu
+    def compared(self) -> tuple[Precision, Precision]:
+        return ("fp32", "int8") if self._target.on_cpu else ("fp16", "int8")
 
     def precision_for(self, asked: Precision | None) -> Precision:
-        """That, or what suits this machine best.
-
-        Raises:
-            DeployError: this machine has no such precision.
-        """
         from deploykit.engine.targets import precision_for
 
         return precision_for(self._target, asked)
@@ -165,10 +191,9 @@ class Measured:
 def _latencies(folder: Path) -> "Iterator[Record]":
     """Records of one request after another, as a client sees them."""
     from deploykit.bench.record import Record
-    from deploykit.bench.record_file import read_any
+    from deploykit.bench.record_file import read_folder
 
-    for path in sorted(folder.glob("*.json")):
-        record = read_any(path)
+    for record in read_folder(folder).records.values():
         if isinstance(record, Record) and (record.method.scenario, record.method.scope) == (
             "single-stream",
             "end-to-end",
@@ -183,3 +208,19 @@ def key_of(record: "Record") -> Key:
         precision=record.engine.precision,
         batch=record.method.batch,
     )
+
+
+def absent_gpu(name: str) -> Gpu | None:
+    """The GPU to predict for; None where this machine itself is meant.
+
+    Raises:
+        DeployError: no GPU is called that.
+    """
+    if name.lower() in ("cpu", "local"):
+        return None
+    known, here = find_gpu(name), local_gpu()
+    try:
+        is_here = here is not None and find_gpu(here.name) == known
+    except DeployError:  # the local one is not in the list
+        is_here = False
+    return None if is_here else known
