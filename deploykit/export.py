@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from deploykit.architecture.family import DEFAULT_CLASSES
 from deploykit.architecture.graph import Network
 from deploykit.architecture.member import Member, choose_member
 from deploykit.errors import DeployError
@@ -28,7 +28,10 @@ _CHECKED_IMAGES = 2  # more than one, so that a batch fixed by mistake shows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Between two outputs: the largest absolute one, and that over the reference's largest magnitude."""
+    """Between two outputs: the largest absolute one, and that over the reference's largest magnitude.
+
+    Of a network with several outputs, that of the output with the largest relative one.
+    """
 
     absolute: float
     relative: float
@@ -134,7 +137,7 @@ def prepare(
 ) -> tuple[Network, Weights, ModelInfo]:
     """The network, its weights and its description: all that goes into an export."""
     member = _member(which, rule, side_px)
-    network = member.network(num_classes=num_classes or DEFAULT_CLASSES)
+    network = member.network(num_classes=num_classes)
     if weights is None:
         if source is not None or ema:
             raise DeployError("There are no weights that --source or --ema are about.", fix="add --weights F")
@@ -142,7 +145,7 @@ def prepare(
     else:
         loaded, whose = translate(load_weights(weights, ema=ema), network, source)
         if num_classes is None:
-            network = member.network(num_classes=_classes_of(loaded, network))
+            network = member.network(num_classes=_classes_of(loaded, member))
         network = SCHEMES[whose].adapt(network)
     require_match(loaded, network)
     info = ModelInfo(
@@ -166,8 +169,15 @@ def difference_from_torch(model: bytes, network: Network, weights: Weights) -> D
 
     images = np.random.default_rng(0).standard_normal((_CHECKED_IMAGES, *network.input), np.float32)
     with torch.inference_mode():
-        expected = module_for(network, weights)(torch.from_numpy(images)).numpy()
-    (actual,) = cpu_session(model).run(None, {INPUT_NAME: images})
+        expected = module_for(network, weights).answers(torch.from_numpy(images))
+    actual = cpu_session(model).run(list(expected), {INPUT_NAME: images})
+    return max(
+        (_difference(given, wanted.numpy()) for given, wanted in zip(actual, expected.values(), strict=True)),
+        key=lambda each: each.relative,
+    )
+
+
+def _difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> Difference:
     absolute, magnitude = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
     return Difference(absolute=absolute, relative=absolute / magnitude if magnitude else absolute)
 
@@ -176,8 +186,12 @@ def _member(which: float | Member, rule: Rule | None, side_px: int | None) -> Me
     return which if isinstance(which, Member) else choose_member(phi=which, rule=rule, side_px=side_px)
 
 
-def _classes_of(checkpoint: Weights, network: Network) -> int:
-    match checkpoint.state.get(f"{network.layers[-1].name}.weight"):
-        case np.ndarray(shape=(classes, _)):
-            return int(classes)
-    return DEFAULT_CLASSES
+def _classes_of(checkpoint: Weights, member: Member) -> int | None:
+    """By the parameter that grows with the classes; None where the checkpoint has none that fits."""
+    one, two = (member.network(num_classes=classes).state for classes in (1, 2))
+    for name, shape in one.items():
+        for_each = two[name][0] - shape[0]
+        if for_each and (found := checkpoint.state.get(name)) is not None:
+            classes, rest = divmod(found.shape[0] if found.ndim else 0, for_each)
+            return classes if not rest and classes else None
+    return None

@@ -14,13 +14,14 @@ from deploykit.scaling import FORMULA_PHI_RANGE, Rule, Scale
 from deploykit.serial import from_json, from_texts, to_json
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 Precision = Literal["fp32", "fp16", "int8"]
-INPUT_NAME, OUTPUT_NAME, BATCH_NAME = "input", "logits", "batch"
+INPUT_NAME, BATCH_NAME = "input", "batch"
 
 FAMILY_NAME = r"^[a-z0-9_-]+$"
 _PREFIX = "deploykit."
+_FP32_KEY = f"{_PREFIX}precision"  # of a node
 _Multiple = Annotated[float, Meta(gt=0)]
 _Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
 
@@ -75,6 +76,16 @@ class ModelInfo:
         values["preprocessing"] = to_json(self.preprocessing, indent=0)
         values["labels"] = to_json(self.labels, indent=0) if self.labels else None
         return {_PREFIX + key: str(value) for key, value in values.items() if value is not None}
+
+
+def keep_in_fp32(node: "NodeProto") -> "NodeProto":
+    """Marks a node that needs FP32 in whatever precision the model is built; the same node."""
+    node.metadata_props.add(key=_FP32_KEY, value="fp32")
+    return node
+
+
+def is_kept_in_fp32(node: "NodeProto") -> bool:
+    return any((each.key, each.value) == (_FP32_KEY, "fp32") for each in node.metadata_props)
 
 
 def stamp(model: "ModelProto", info: ModelInfo) -> None:

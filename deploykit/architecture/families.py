@@ -5,7 +5,14 @@ import runpy
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploykit.architecture import efficientnet, efficientnet_lite, efficientnet_v2, mobilenet_v2, resnet
+from deploykit.architecture import (
+    efficientdet,
+    efficientnet,
+    efficientnet_lite,
+    efficientnet_v2,
+    mobilenet_v2,
+    resnet,
+)
 from deploykit.architecture.family import Family
 from deploykit.errors import DeployError
 from deploykit.model_file import FAMILY_NAME
@@ -18,6 +25,7 @@ FAMILIES: Mapping[str, Family] = {
         *efficientnet_v2.FAMILIES,
         *mobilenet_v2.FAMILIES,
         *resnet.FAMILIES,
+        efficientdet.FAMILY,
     )
 }
 DEFAULT_FAMILY = efficientnet.FAMILY.name

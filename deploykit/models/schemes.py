@@ -4,6 +4,7 @@ References:
     torchvision/models/efficientnet.py and mobilenetv2.py.
     lukemelas/EfficientNet-PyTorch, efficientnet_pytorch/model.py, which has TensorFlow's weights.
     NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/image_classification/models/efficientnet.py.
+    rwightman/efficientdet-pytorch, effdet/config/model_config.py.
 """
 
 import re
@@ -12,11 +13,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal, get_args
 
+from deploykit.architecture import efficientdet
 from deploykit.architecture.graph import Convolution, Linear, Network
 from deploykit.architecture.tensorflow import NORM_EPSILON, as_tensorflow
+from deploykit.models.redundant_bias import absorbed, redundant_biases
 from deploykit.models.weights import State, Weights
 
-Source = Literal["timm", "tf-port", "torchvision", "lukemelas", "nvidia"]
+Source = Literal["timm", "tf-port", "torchvision", "lukemelas", "nvidia", "effdet", "effdet-tf"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 
 Names = Mapping[str, str]
@@ -32,10 +35,12 @@ class Scheme:
     """Attributes:
     names: of a network's layers and norms; {} for networks that they don't have.
     adapt: the network as theirs computes it.
+    has_redundant_biases: whether convolutions before a batch norm have a bias all the same.
     """
 
     names: Callable[[Network], Names]
     adapt: Callable[[Network], Network]
+    has_redundant_biases: bool = False
 
 
 def translate(weights: Weights, network: Network, source: Source | None = None) -> tuple[Weights, Source]:
@@ -55,11 +60,17 @@ def translate(weights: Weights, network: Network, source: Source | None = None) 
         name: value[:, :, None, None] if len(network.state.get(name, ())) == value.ndim + 2 == 4 else value
         for name, value in state.items()
     }
-    return replace(weights, state=shaped), chosen
+    return replace(weights, state=absorbed(shaped, network)), chosen
 
 
 def _fitting(state: State, network: Network, source: Source) -> int:
-    return len(state.keys() & _parameter_names(network, source).keys())
+    wanted = (
+        {**network.state, **redundant_biases(network)}
+        if SCHEMES[source].has_redundant_biases
+        else network.state
+    )
+    names = _parameter_names(network, source)
+    return sum(names.get(name) in wanted for name in state)
 
 
 def _parameter_names(network: Network, source: Source) -> dict[str, str]:
@@ -71,13 +82,21 @@ def _parameter_names(network: Network, source: Source) -> dict[str, str]:
     }
 
 
+def _timm(network: Network) -> Names:
+    return {} if network.family == efficientdet.NAME else _own(network)
+
+
+def _effdet(network: Network) -> Names:
+    return _own(network) if network.family == efficientdet.NAME else {}
+
+
 def _own(network: Network) -> Names:
     return {name: name for layer in network.layers for name in _prefixes(layer)}
 
 
 def _prefixes(layer: object) -> Iterator[str]:
     if isinstance(layer, Convolution | Linear):
-        yield layer.name
+        yield layer.prefix if isinstance(layer, Convolution) else layer.name
     if isinstance(layer, Convolution) and layer.norm is not None:
         yield layer.norm
 
@@ -219,9 +238,11 @@ def _as_torchvision(network: Network) -> Network:
 
 
 SCHEMES: Mapping[Source, Scheme] = {
-    "timm": Scheme(names=_own, adapt=_unchanged),
-    "tf-port": Scheme(names=_own, adapt=as_tensorflow),
+    "timm": Scheme(names=_timm, adapt=_unchanged),
+    "tf-port": Scheme(names=_timm, adapt=as_tensorflow),
     "torchvision": Scheme(names=_torchvision, adapt=_as_torchvision),
     "lukemelas": Scheme(names=_lukemelas, adapt=as_tensorflow),
     "nvidia": Scheme(names=_nvidia, adapt=_with_tensorflows_epsilon),
+    "effdet": Scheme(names=_effdet, adapt=_unchanged),
+    "effdet-tf": Scheme(names=_effdet, adapt=as_tensorflow, has_redundant_biases=True),
 }
