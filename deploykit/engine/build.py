@@ -92,6 +92,7 @@ def compile_engine(
         side=side,
         input=_tensor(graph.graph.input[0], side),
         output=_tensor(graph.graph.output[0]),
+        more_outputs=tuple(map(_tensor, graph.graph.output[1:])),
         model=info,
         audit=compiled.audit,
         build_seconds=compiled.build_seconds,
