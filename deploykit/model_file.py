@@ -1,5 +1,6 @@
 """ONNX files: reading them safely, and the metadata by which each says what it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -134,6 +135,22 @@ def classes_of(model: "ModelProto") -> int | None:
     """How many outputs an image has; None where the graph doesn't say."""
     dims = model.graph.output[0].type.tensor_type.shape.dim
     return dims[1].dim_value or None if len(dims) == 2 else None
+
+
+def require_classifier(path: Path, model: "ModelProto", *, fix: str) -> None:
+    """Fails where a model has more outputs than one, of logits.
+
+    Raises:
+        DeployError: it has; with that fix.
+    """
+    names = [value.name for value in model.graph.output]
+    if len(names) > 1:
+        raise no_top1(path, names, fix=fix)
+
+
+def no_top1(path: Path, outputs: Sequence[str], *, fix: str) -> DeployError:
+    """What is said of a model that answers with something else than logits."""
+    return DeployError(f"{path} answers with {' and '.join(outputs)}, of which there is no top-1.", fix=fix)
 
 
 def require_fp32(path: Path, info: ModelInfo) -> None:
