@@ -145,7 +145,9 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
         arithmetic=("runtime" if fuse_int8 else "tensorrt") if has_qdq else None,
         ran_by=_by_onnxruntime(fuse_int8=fuse_int8 if has_qdq else None),
         call=_session_call(
-            path if info.input_type == "float32" else to_bytes(model), path, fuse_int8=fuse_int8
+            path if info.input_type == "float32" and info.nms is None else to_bytes(model),
+            path,
+            fuse_int8=fuse_int8,
         ),
     )
 

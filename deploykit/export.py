@@ -16,6 +16,7 @@ from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
 from deploykit.models.schemes import SCHEMES, Source, translate
 from deploykit.models.weights import Weights, load_weights, require_match
+from deploykit.nms import BOXES, SCORES, Nms, with_nms
 from deploykit.pixels import with_pixels
 from deploykit.preprocessing import Preprocessing
 from deploykit.scaling import Rule
@@ -57,6 +58,7 @@ def export_onnx(
     ema: bool = False,
     num_classes: int | None = None,
     preprocess: bool = False,
+    nms: Nms | None = None,
     labels: str | Path | None = None,
     output: str | Path | None = None,
 ) -> Export:
@@ -70,6 +72,7 @@ def export_onnx(
         ema: take the moving average of the weights, where the checkpoint has both.
         num_classes: default what the checkpoint has, else 1000.
         preprocess: take uint8 images, (n, side, side, 3), and normalize them in the graph.
+        nms: of a detector, suppress overlapping boxes in the graph, see nms.with_nms.
         labels: a text file with the name of each class, a line each, in the order of the outputs.
         output: a folder or a .onnx file; default engines/NAME/.
 
@@ -86,6 +89,8 @@ def export_onnx(
         ema=ema,
         num_classes=num_classes,
     )
+    if nms is not None:
+        _require_detector(network, member)
     if labels is not None:
         info = replace(info, labels=read_labels(Path(labels), network.num_classes))
     graph = onnx_model(network, loaded, info)
@@ -99,9 +104,20 @@ def export_onnx(
     if preprocess:
         info = replace(info, input_type="uint8")
         graph = with_pixels(graph, info.preprocessing)
-        stamp(graph, info)
+    if nms is not None:
+        info = replace(info, nms=nms)
+        graph = with_nms(graph, nms)
+    stamp(graph, info)
     write_atomically(path, to_bytes(graph))
     return Export(path=path, info=info, network=network, difference=difference)
+
+
+def _require_detector(network: Network, member: Member) -> None:
+    if set(network.answer_shapes) != {BOXES, SCORES}:
+        raise DeployError(
+            f"{member.name} answers with {', '.join(network.answer_shapes)}: there are no boxes to suppress.",
+            fix="leave out --nms, or give --family efficientdet",
+        )
 
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import Meta
 
 from deploykit.errors import DeployError
+from deploykit.nms import Nms, without_nms
 from deploykit.pixels import without_pixels
 from deploykit.preprocessing import Preprocessing
 from deploykit.scaling import FORMULA_PHI_RANGE, Rule, Scale
@@ -39,6 +40,7 @@ class ModelInfo:
         precision: arithmetic the graph itself spells out.
         preprocessing: what the network expects to have been done to its images.
         input_type: `uint8` where the graph does the last of that itself, see pixels.
+        nms: where the graph suppresses overlapping boxes itself.
         labels: what the classes are called, in the order of the outputs; () where nobody said.
         weights: `random`, `trained`, or `unknown`.
         weights_sha256: digest of the arrays the model was exported from.
@@ -53,6 +55,7 @@ class ModelInfo:
     preprocessing: Preprocessing
     weights: Literal["random", "trained", "unknown"]
     input_type: Literal["float32", "uint8"] = "float32"
+    nms: Nms | None = None
     depth: _Multiple | None = None
     width: _Multiple | None = None
     labels: tuple[str, ...] = ()
@@ -75,6 +78,7 @@ class ModelInfo:
     def to_metadata(self) -> dict[str, str]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["preprocessing"] = to_json(self.preprocessing, indent=0)
+        values["nms"] = to_json(self.nms, indent=0) if self.nms else None
         values["labels"] = to_json(self.labels, indent=0) if self.labels else None
         return {_PREFIX + key: str(value) for key, value in values.items() if value is not None}
 
@@ -119,6 +123,8 @@ def info_of(model: "ModelProto") -> ModelInfo:
         )
     try:
         texts["preprocessing"] = from_json(str(texts["preprocessing"]), Preprocessing)
+        if "nms" in texts:
+            texts["nms"] = from_json(str(texts["nms"]), Nms)
         if "labels" in texts:
             texts["labels"] = from_json(str(texts["labels"]), list[str])
         info = from_texts({"phi": None, "rule": None, **texts}, ModelInfo)
@@ -196,6 +202,8 @@ def image_side_px(model: "ModelProto") -> int:
 def read_model(path: Path) -> "ModelProto":
     """Reads and checks an ONNX file; one that takes uint8 images is given as the float model behind that.
 
+    One that answers with detections is given as the one before that, of boxes and scores.
+
     Raises:
         DeployError: there is none, it is not ONNX, is cut short, is not whole by itself, or holds NaN.
     """
@@ -226,7 +234,7 @@ def read_model(path: Path) -> "ModelProto":
             fix="export it again: deploykit export --phi 3",
         ) from error
     _require_finite(model, path)
-    return without_pixels(model)
+    return without_nms(without_pixels(model))
 
 
 def to_bytes(model: "ModelProto") -> bytes:

@@ -153,6 +153,12 @@ def test_answers_are_boxes_and_scores_of_each_anchor():
     assert network.num_classes == 3
 
 
+def test_a_single_class_keeps_its_dimension():
+    network = efficientdet(Scale(width=1, depth=1, side_px=128), num_classes=1)
+    assert network.answer_shapes["scores"] == (3069, 1)
+    assert network.num_classes == 1
+
+
 def test_the_two_largest_have_no_weights_of_fusion():
     assert any("edge_weights" in name for name in choose_member("efficientdet", named="d5").network().state)
     assert not any(

@@ -168,9 +168,14 @@ class NetworkBuilder:
             DecodeBoxes(name=name, block=self.block, inputs=(x,), output=self._shapes[x], anchors=anchors)
         )
 
-    def network(self, family: str, outputs: Mapping[str, str] | None = None) -> Network:
-        """Args: outputs: the layer that makes each; default the latest one, which makes logits."""
-        named = tuple(Output(name=name, layer=layer) for name, layer in (outputs or {}).items())
+    def network(self, family: str, outputs: Mapping[str, str] | None = None, *, rank: int = 1) -> Network:
+        """What was built.
+
+        Args:
+            outputs: the layer that makes each; default the latest one, which makes logits.
+            rank: of an output's tensor of one image: 1 for (classes,), 2 for (anchors, values).
+        """
+        named = tuple(Output(name=name, layer=layer, rank=rank) for name, layer in (outputs or {}).items())
         return Network(family=family, input=self.input, layers=tuple(self._layers), outputs=named)
 
     def _append(self, layer: Layer) -> str:

@@ -107,7 +107,7 @@ def efficientdet(scale: Scale, *, num_classes: int = CLASSES) -> Network:
     scores = net.activation("sigmoid")
     _head(net, "box_net", pyramid, sizes, anchors, values=4)
     boxes = net.decode_boxes("box_net.boxes", anchors)
-    return net.network(NAME, {"boxes": boxes, "scores": scores})
+    return net.network(NAME, {"boxes": boxes, "scores": scores}, rank=2)
 
 
 def _sizes(scale: Scale) -> _Sizes:

@@ -200,10 +200,11 @@ class DecodeBoxes(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Attributes: name: what users know it by; layer: the one that makes it."""
+    """Attributes: name: what users know it by; layer: the one that makes it; rank: of one image's tensor."""
 
     name: str
     layer: str
+    rank: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +237,7 @@ class Network:
     @property
     def answer_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of each output by name, one image's: (classes,), (anchors, 4), ..."""
-        return {each.name: _without_last_ones(self.shapes[each.layer]) for each in self.answers}
+        return {each.name: self.shapes[each.layer][: each.rank] for each in self.answers}
 
     @property
     def num_classes(self) -> int:
@@ -275,10 +276,3 @@ class Network:
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and linear layers, one image."""
         return sum(layer.macs for layer in self.layers)
-
-
-def _without_last_ones(shape: Shape) -> tuple[int, ...]:
-    channels, *sides = shape
-    while sides and sides[-1] == 1:
-        sides.pop()
-    return (channels, *sides)

@@ -5,9 +5,11 @@ from typing import Any
 import click
 
 from deploykit.cli.network_options import chosen, network_options
+from deploykit.cli.nms_options import nms_options
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.export import export_onnx
 from deploykit.models.schemes import SOURCES
+from deploykit.nms import Nms
 
 
 @click.command(name="export")
@@ -23,6 +25,7 @@ from deploykit.models.schemes import SOURCES
 @click.option("--ema", is_flag=True, help="Take the weights' moving average from the checkpoint.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Default: the checkpoint's, else 1000.")
 @click.option("--preprocess", is_flag=True, help="Take uint8 images and normalize them in the graph.")
+@nms_options
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Text file with each class's name, a line each."
 )
@@ -34,6 +37,7 @@ def command(
     ema: bool,
     num_classes: int | None,
     preprocess: bool,
+    nms: Nms | None,
     labels: Path | None,
     output: Path | None,
     as_json: bool,
@@ -45,6 +49,7 @@ def command(
     Example:
       deploykit export --phi 3 --weights b3.safetensors
       deploykit export --family resnet18 --depth 2
+      deploykit export --family efficientdet --phi 1 --nms
     """
     member = chosen(**network)
     with phases("exporting"):
@@ -55,6 +60,7 @@ def command(
             ema=ema,
             num_classes=num_classes,
             preprocess=preprocess,
+            nms=nms,
             labels=labels,
             output=output,
         )

@@ -73,8 +73,9 @@ class Manifest:
         return (self.output, *self.more_outputs)
 
     @property
-    def classes(self) -> int:
-        return self.outputs[-1].shape[-1]
+    def classes(self) -> int | None:
+        """None where detections name them, and nothing says how many there are."""
+        return self.outputs[-1].shape[-1] if self.model.nms is None else None
 
     @property
     def takes(self) -> str:

@@ -59,7 +59,7 @@ def random_weights(network: Network, *, seed: int = 0) -> Weights:
 _ACTIVATION_MEAN_SQUARE = {"silu": 0.356, "sigmoid": 0.25, "relu": 0.5, "relu6": 0.5}
 _SILU_EXPONENT = 1.16  # its mean square over that of x ~ N(0, s), from s of 0.3 to 3
 _QUIET_GAIN = 0.2
-_PREDICTED_GAIN = 0.05
+_PREDICTED_GAIN = 0.002  # photographs make a hundred times the activations that noise does
 _PRIOR = 0.01
 _POOLED_MEAN_SQUARE = 0.043  # the square of silu's mean: pooling leaves little else
 
