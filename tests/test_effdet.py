@@ -182,3 +182,14 @@ def test_an_image_of_too_few_pixels_is_refused_with_a_side_that_does():
     with pytest.raises(DeployError, match="96 px are too few") as caught:
         choose_member("efficientdet", phi=0, side_px=96).network()
     assert "128" in caught.value.fix
+
+
+@pytest.mark.parametrize("phi", [0, 4])
+def test_random_weights_make_boxes_about_the_image(phi):
+    network, weights, info = prepare(choose_member("efficientdet", phi=phi, side_px=256), num_classes=2)
+    images = np.random.default_rng(0).standard_normal((1, *network.input), np.float32)
+    session = cpu_session(to_bytes(onnx_model(network, weights, info)))
+    boxes, scores = session.run(["boxes", "scores"], {INPUT_NAME: images})
+    assert np.abs(boxes).max() < 10 * 256
+    assert scores.mean() == pytest.approx(0.01, abs=0.005)  # the prior of Lin et al.
+    assert scores.std() > 1e-7

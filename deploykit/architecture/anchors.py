@@ -7,9 +7,11 @@ References:
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +40,15 @@ class Anchors:
     def count(self) -> int:
         return self.per_place * sum(side * side for side in self.map_sides)
 
-    def boxes(self) -> npt.NDArray[np.float64]:
+    def boxes(self) -> "npt.NDArray[np.float64]":
         """Centre and size of each, (count, 4: x, y, width, height), pixels; sizes first, then aspects."""
+        import numpy as np
+
         return np.concatenate([self._level(side) for side in self.map_sides])
 
-    def _level(self, map_side: int) -> npt.NDArray[np.float64]:
+    def _level(self, map_side: int) -> "npt.NDArray[np.float64]":
+        import numpy as np
+
         stride = self.side_px / map_side
         sizes = [
             (width * side, height * side)
