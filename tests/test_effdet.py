@@ -82,6 +82,13 @@ def test_whose_checkpoint_it_is_is_told_by_its_biases(name, source):
     assert translated.state.keys() == network.state.keys()
 
 
+def test_a_source_without_detectors_is_refused_rather_than_run_with_its_padding():
+    network = choose_member("efficientdet", phi=0).network()
+    with pytest.raises(DeployError, match="timm has no efficientdet") as caught:
+        translate(Weights(state={}, origin="w.pth"), network, "timm")
+    assert "effdet or effdet-tf" in caught.value.fix
+
+
 @pytest.mark.parametrize("phi", range(8))
 def test_every_member_has_effdets_parameters(phi):
     from timm_models import _timm

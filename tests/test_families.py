@@ -83,6 +83,13 @@ def test_every_family_is_whole(family):
     assert larger == sorted(set(larger))
 
 
+def test_scale_tells_the_accuracy_by_what_it_is(run):
+    detectors, classifiers = run("scale", "--family", "efficientdet"), run("scale", "--phi", "0")
+    assert detectors.out.splitlines()[0].endswith("AP")
+    assert detectors.out.splitlines()[1].endswith("34.6 %")  # google/automl, efficientdet/README.md
+    assert classifiers.out.splitlines()[0].endswith("top-1")
+
+
 def test_an_unknown_family_is_refused_with_those_there_are():
     with pytest.raises(DeployError, match="no family 'lenet'") as caught:
         find_family("lenet")

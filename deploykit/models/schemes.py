@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from deploykit.architecture import efficientdet
 from deploykit.architecture.graph import Convolution, Linear, Network
 from deploykit.architecture.tensorflow import NORM_EPSILON, as_tensorflow
+from deploykit.errors import DeployError
 from deploykit.models.redundant_bias import absorbed, redundant_biases
 from deploykit.models.weights import State, Weights
 
@@ -51,7 +52,15 @@ def translate(weights: Weights, network: Network, source: Source | None = None) 
 
     Args:
         source: whose names; default those that fit best.
+
+    Raises:
+        DeployError: the source has no such network.
     """
+    if source is not None and not SCHEMES[source].names(network):
+        fitting = [each for each in SOURCES if SCHEMES[each].names(network)]
+        raise DeployError(
+            f"{source} has no {network.family}.", fix=f"leave out --source, or give {' or '.join(fitting)}"
+        )
     fits: dict[Source, int] = {each: _fitting(weights.state, network, each) for each in SOURCES}
     chosen = source if source is not None else max(fits, key=lambda each: fits[each])
     names = _parameter_names(network, chosen)
