@@ -13,7 +13,15 @@ from deploykit.engine.manifest import Manifest, is_bundle, manifest_path, read_m
 from deploykit.engine.shapes import MAX_BATCH, BatchRange, filled_up
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
-from deploykit.model_file import ModelInfo, Precision, info_of, read_model, to_bytes
+from deploykit.model_file import (
+    ModelInfo,
+    Precision,
+    info_of,
+    no_top1,
+    read_model,
+    require_classifier,
+    to_bytes,
+)
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle import Bundle
 from deploykit.runtime.preflight import preflight
@@ -27,6 +35,7 @@ Arithmetic = Literal["tensorrt", "runtime"]
 ARITHMETICS: tuple[Arithmetic, ...] = ("tensorrt", "runtime")
 
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_INSTEAD = "give a classifier; deploykit sensitivity compares a detector in INT8 with FP32"
 _ENGINE_SUFFIXES = frozenset({".engine", ".plan"})
 _ONNX_BATCH = BatchRange(min=1, opt=8, max=MAX_BATCH)
 
@@ -105,6 +114,8 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
     except DeployError as error:
         model = f"the {manifest.precision.upper()} ONNX model it was compiled from"
         raise DeployError(error.problem, fix=f"{error.fix}; or evaluate {model}, here on the CPU") from error
+    if manifest.more_outputs:
+        raise no_top1(path, [each.name for each in manifest.outputs], fix=_INSTEAD)
     with Engine.load(path) as engine:
         yield replace(_from_engine(engine), path=given)
 
@@ -124,11 +135,7 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
     info = info_of(model)
     has_qdq = any(node.op_type in _QDQ for node in model.graph.node)
     precision = _spelled_out(model, info)
-    if len(model.graph.output) != 1:
-        raise DeployError(
-            f"{path} has {len(model.graph.output)} outputs.",
-            fix="give a classifier with one output of logits",
-        )
+    require_classifier(path, model, fix=_INSTEAD)
     return AnyModel(
         path=path,
         info=info,
@@ -138,7 +145,9 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
         arithmetic=("runtime" if fuse_int8 else "tensorrt") if has_qdq else None,
         ran_by=_by_onnxruntime(fuse_int8=fuse_int8 if has_qdq else None),
         call=_session_call(
-            path if info.input_type == "float32" else to_bytes(model), path, fuse_int8=fuse_int8
+            path if info.input_type == "float32" and info.nms is None else to_bytes(model),
+            path,
+            fuse_int8=fuse_int8,
         ),
     )
 

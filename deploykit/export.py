@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from deploykit.architecture.family import DEFAULT_CLASSES
 from deploykit.architecture.graph import Network
 from deploykit.architecture.member import Member, choose_member
 from deploykit.errors import DeployError
@@ -17,6 +17,7 @@ from deploykit.models.random_weights import random_weights
 from deploykit.models.recognize import compare, require_whole
 from deploykit.models.schemes import Source
 from deploykit.models.weights import Weights, load_weights, require_match
+from deploykit.nms import BOXES, SCORES, Nms, with_nms
 from deploykit.pixels import with_pixels
 from deploykit.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from deploykit.scaling import Rule
@@ -29,7 +30,10 @@ _CHECKED_IMAGES = 2  # more than one, so that a batch fixed by mistake shows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Between two outputs: the largest absolute one, and that over the reference's largest magnitude."""
+    """Between two outputs: the largest absolute one, and that over the reference's largest magnitude.
+
+    Of a network with several outputs, that of the output with the largest relative one.
+    """
 
     absolute: float
     relative: float
@@ -56,6 +60,7 @@ def export_onnx(
     num_classes: int | None = None,
     normalization: Normalization | None = None,
     preprocess: bool = False,
+    nms: Nms | None = None,
     labels: str | Path | None = None,
     output: str | Path | None = None,
 ) -> Export:
@@ -70,6 +75,7 @@ def export_onnx(
         num_classes: default what the checkpoint has, else 1000.
         normalization: of the images it was trained on; default what its source and file name tell.
         preprocess: take uint8 images, (n, side, side, 3), and normalize them in the graph.
+        nms: of a detector, suppress overlapping boxes in the graph, see nms.with_nms.
         labels: a text file with the name of each class, a line each, in the order of the outputs.
         output: a folder or a .onnx file; default engines/NAME/.
 
@@ -87,6 +93,8 @@ def export_onnx(
         num_classes=num_classes,
         normalization=normalization,
     )
+    if nms is not None:
+        _require_detector(network, member)
     if labels is not None:
         info = replace(info, labels=read_labels(Path(labels), network.num_classes))
     graph = onnx_model(network, loaded, info)
@@ -100,9 +108,20 @@ def export_onnx(
     if preprocess:
         info = replace(info, input_type="uint8")
         graph = with_pixels(graph, info.preprocessing)
-        stamp(graph, info)
+    if nms is not None:
+        info = replace(info, nms=nms)
+        graph = with_nms(graph, nms)
+    stamp(graph, info)
     write_atomically(path, to_bytes(graph))
     return Export(path=path, info=info, network=network, difference=difference)
+
+
+def _require_detector(network: Network, member: Member) -> None:
+    if set(network.answer_shapes) != {BOXES, SCORES}:
+        raise DeployError(
+            f"{member.name} answers with {', '.join(network.answer_shapes)}: there are no boxes to suppress.",
+            fix="leave out --nms, or give --family efficientdet",
+        )
 
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:
@@ -144,7 +163,7 @@ def prepare(
     elif source is not None or ema:
         raise DeployError("There are no weights that --source or --ema are about.", fix="add --weights F")
     else:
-        network, trained_on = member.network(num_classes=num_classes or DEFAULT_CLASSES), "imagenet"
+        network, trained_on = member.network(num_classes=num_classes), "imagenet"
         loaded = random_weights(network)
     mean, std = NORMALIZATIONS[normalization or trained_on]
     info = ModelInfo(
@@ -168,8 +187,15 @@ def difference_from_torch(model: bytes, network: Network, weights: Weights) -> D
 
     images = np.random.default_rng(0).standard_normal((_CHECKED_IMAGES, *network.input), np.float32)
     with torch.inference_mode():
-        expected = module_for(network, weights)(torch.from_numpy(images)).numpy()
-    (actual,) = cpu_session(model).run(None, {INPUT_NAME: images})
+        expected = module_for(network, weights).answers(torch.from_numpy(images))
+    actual = cpu_session(model).run(list(expected), {INPUT_NAME: images})
+    return max(
+        (_difference(given, wanted.numpy()) for given, wanted in zip(actual, expected.values(), strict=True)),
+        key=lambda each: each.relative,
+    )
+
+
+def _difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> Difference:
     absolute, magnitude = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
     return Difference(absolute=absolute, relative=absolute / magnitude if magnitude else absolute)
 

@@ -1,5 +1,6 @@
 """ONNX files: reading them safely, and the metadata by which each says what it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,19 +9,21 @@ import numpy as np
 from msgspec import Meta
 
 from deploykit.errors import DeployError
+from deploykit.nms import Nms, without_nms
 from deploykit.pixels import without_pixels
 from deploykit.preprocessing import Preprocessing
 from deploykit.scaling import FORMULA_PHI_RANGE, Rule, Scale
 from deploykit.serial import from_json, from_texts, to_json
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 Precision = Literal["fp32", "fp16", "int8"]
-INPUT_NAME, OUTPUT_NAME, BATCH_NAME = "input", "logits", "batch"
+INPUT_NAME, BATCH_NAME = "input", "batch"
 
 FAMILY_NAME = r"^[a-z0-9_-]+$"
 _PREFIX = "deploykit."
+_FP32_KEY = f"{_PREFIX}precision"  # of a node
 _Multiple = Annotated[float, Meta(gt=0)]
 _Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
 
@@ -37,6 +40,7 @@ class ModelInfo:
         precision: arithmetic the graph itself spells out.
         preprocessing: what the network expects to have been done to its images.
         input_type: `uint8` where the graph does the last of that itself, see pixels.
+        nms: where the graph suppresses overlapping boxes itself.
         labels: what the classes are called, in the order of the outputs; () where nobody said.
         weights: `random`, `trained`, or `unknown`.
         weights_sha256: digest of the arrays the model was exported from.
@@ -51,6 +55,7 @@ class ModelInfo:
     preprocessing: Preprocessing
     weights: Literal["random", "trained", "unknown"]
     input_type: Literal["float32", "uint8"] = "float32"
+    nms: Nms | None = None
     depth: _Multiple | None = None
     width: _Multiple | None = None
     labels: tuple[str, ...] = ()
@@ -73,8 +78,19 @@ class ModelInfo:
     def to_metadata(self) -> dict[str, str]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["preprocessing"] = to_json(self.preprocessing, indent=0)
+        values["nms"] = to_json(self.nms, indent=0) if self.nms else None
         values["labels"] = to_json(self.labels, indent=0) if self.labels else None
         return {_PREFIX + key: str(value) for key, value in values.items() if value is not None}
+
+
+def keep_in_fp32(node: "NodeProto") -> "NodeProto":
+    """Marks a node that needs FP32 in whatever precision the model is built; the same node."""
+    node.metadata_props.add(key=_FP32_KEY, value="fp32")
+    return node
+
+
+def is_kept_in_fp32(node: "NodeProto") -> bool:
+    return any((each.key, each.value) == (_FP32_KEY, "fp32") for each in node.metadata_props)
 
 
 def stamp(model: "ModelProto", info: ModelInfo) -> None:
@@ -107,6 +123,8 @@ def info_of(model: "ModelProto") -> ModelInfo:
         )
     try:
         texts["preprocessing"] = from_json(str(texts["preprocessing"]), Preprocessing)
+        if "nms" in texts:
+            texts["nms"] = from_json(str(texts["nms"]), Nms)
         if "labels" in texts:
             texts["labels"] = from_json(str(texts["labels"]), list[str])
         info = from_texts({"phi": None, "rule": None, **texts}, ModelInfo)
@@ -123,6 +141,22 @@ def classes_of(model: "ModelProto") -> int | None:
     """How many outputs an image has; None where the graph doesn't say."""
     dims = model.graph.output[0].type.tensor_type.shape.dim
     return dims[1].dim_value or None if len(dims) == 2 else None
+
+
+def require_classifier(path: Path, model: "ModelProto", *, fix: str) -> None:
+    """Fails where a model has more outputs than one, of logits.
+
+    Raises:
+        DeployError: it has; with that fix.
+    """
+    names = [value.name for value in model.graph.output]
+    if len(names) > 1:
+        raise no_top1(path, names, fix=fix)
+
+
+def no_top1(path: Path, outputs: Sequence[str], *, fix: str) -> DeployError:
+    """What is said of a model that answers with something else than logits."""
+    return DeployError(f"{path} answers with {' and '.join(outputs)}, of which there is no top-1.", fix=fix)
 
 
 def require_fp32(path: Path, info: ModelInfo) -> None:
@@ -168,6 +202,8 @@ def image_side_px(model: "ModelProto") -> int:
 def read_model(path: Path) -> "ModelProto":
     """Reads and checks an ONNX file; one that takes uint8 images is given as the float model behind that.
 
+    One that answers with detections is given as the one before that, of boxes and scores.
+
     Raises:
         DeployError: there is none, it is not ONNX, is cut short, is not whole by itself, or holds NaN.
     """
@@ -198,7 +234,7 @@ def read_model(path: Path) -> "ModelProto":
             fix="export it again: deploykit export --phi 3",
         ) from error
     _require_finite(model, path)
-    return without_pixels(model)
+    return without_nms(without_pixels(model))
 
 
 def to_bytes(model: "ModelProto") -> bytes:

@@ -73,7 +73,8 @@ def test_scale_prints_the_published_family(run):
             "side_px": 300,
             "parameters": 12233232,
             "macs": 1827141392,
-            "top1": 0.816,
+            "metric": "top-1",
+            "accuracy": 0.816,
         }
     ]
 

@@ -364,7 +364,7 @@ def test_a_model_with_two_outputs_is_refused(folder, images):
     second = onnx.helper.make_tensor_value_info("flat", onnx.TensorProto.FLOAT, ["batch", 3])
     model.graph.output.append(second)
     onnx.save(model, folder / "two.onnx")
-    assert "has 2 outputs" in refused(folder / "two.onnx", images).problem
+    assert "answers with logits and flat" in refused(folder / "two.onnx", images).problem
 
 
 def test_a_model_that_gives_maps_is_refused(folder, images):

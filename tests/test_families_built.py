@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from deploykit import Engine, build_engine, export_onnx
+from deploykit import Engine, build_engine, export_onnx, quantize_model
 from deploykit.architecture.member import choose_member
 from deploykit.errors import DeployError
+from deploykit.evaluate import evaluate_model
 from deploykit.export import prepare
+from deploykit.quantize.plan import Int8Options
 
 # The smallest published member of each family, and a larger network.
 NETWORKS = [
@@ -39,6 +41,57 @@ def test_it_is_exported_compiled_in_fp16_and_int8_and_runs(workplace, family, wh
     on_cpu = build_engine(onnx=exported.path, precision="int8", gpu="cpu")
     with Engine.load(on_cpu.path) as engine:
         assert engine(np.zeros((2, 3, 96, 96), np.float32)).shape == (2, 10)
+
+
+# The smallest, with maps of odd sides; a larger one; one as wide as D6, whose sums have no weights.
+DETECTORS = [({"named": "d0"}, 160), ({"named": "d1"}, 128), ({"width": 6.0, "depth": 0.2}, 128)]
+
+
+@pytest.mark.parametrize(("which", "side_px"), DETECTORS, ids=str)
+def test_a_detector_is_compiled_in_fp16_and_int8_and_answers_with_boxes_and_scores(workplace, which, side_px):
+    member = choose_member("efficientdet", **which, side_px=side_px)
+    exported = export_onnx(member, num_classes=4)
+    anchors = exported.network.answer_shapes["boxes"][0]
+    for precision in ("fp16", "int8"):
+        built = build_engine(onnx=exported.path, precision=precision, gpu="A10")
+        assert built.manifest.audit.products(precision) > 0
+        assert [(each.name, each.shape) for each in built.manifest.outputs] == [
+            ("boxes", (anchors, 4)),
+            ("scores", (anchors, 4)),
+        ]
+    images = np.random.default_rng(0).standard_normal((2, 3, side_px, side_px), np.float32)
+    answers = {}
+    for precision in ("fp32", "int8"):
+        on_cpu = build_engine(onnx=exported.path, precision=precision, gpu="cpu")
+        with Engine.load(on_cpu.path) as engine:
+            answers[precision] = engine(images)
+    assert {name: each.shape for name, each in answers["int8"].items()} == {
+        "boxes": (2, anchors, 4),
+        "scores": (2, anchors, 4),
+    }
+    moved_px = np.abs(answers["int8"]["boxes"] - answers["fp32"]["boxes"])
+    assert 0 < moved_px.mean() < 0.02 * side_px
+    assert np.abs(answers["int8"]["scores"] - answers["fp32"]["scores"]).max() < 0.02
+
+
+def test_a_detectors_weighted_sums_stay_in_float(workplace):
+    exported = export_onnx(choose_member("efficientdet", phi=0, side_px=128))
+    _, plan = quantize_model(onnx=exported.path, int8=Int8Options(policy="bandwidth"))
+    carried = {each.output for each in plan.placement.carried}
+    assert "backbone.blocks.1.1.add" in carried
+    assert not {name for name in carried if name.startswith("fpn")}
+
+
+def test_top1_of_a_detector_is_refused(workplace):
+    exported = export_onnx(choose_member("efficientdet", phi=0, side_px=128))
+    on_cpu = build_engine(onnx=exported.path, gpu="cpu")
+    for call in (
+        lambda: evaluate_model(exported.path, "generated"),
+        lambda: evaluate_model(on_cpu.path, "generated"),
+        lambda: quantize_model(onnx=exported.path, int8=Int8Options(eval_data="generated")),
+    ):
+        with pytest.raises(DeployError, match="answers with boxes and scores, of which there is no top-1"):
+            call()
 
 
 def test_weights_of_another_family_are_refused(workplace):

@@ -201,22 +201,22 @@ def test_a_memory_limit_leaves_out_what_is_larger():
 
 def test_an_accuracy_that_the_budget_does_not_buy_fits_nothing():
     """B6 and B7 have 84.0 and 84.3 %: tensorflow/tpu, efficientnet/README.md."""
-    fit = fit_phi("T4", max_latency_ms=10, min_top1=0.84)
+    fit = fit_phi("T4", max_latency_ms=10, min_accuracy=0.84)
     assert fit.chosen is None
     assert (fit.nearest_miss.phi, fit.nearest_miss.misses) == (6, ("latency",))
     assert any("--precision int8" in sentence for sentence in fit.advice)
-    assert fit_phi("T4", max_latency_ms=20, min_top1=0.84).chosen.phi == 6
+    assert fit_phi("T4", max_latency_ms=20, min_accuracy=0.84).chosen.phi == 6
 
 
 def test_between_published_members_accuracy_is_that_of_the_one_below():
     fit = fit_phi("T4", max_latency_ms=10, phi_step=0.5)
-    top1 = {each.phi: each.top1 for each in fit.candidates}
-    assert top1[4.5] == top1[4] < top1[5]
+    accuracy = {each.phi: each.accuracy for each in fit.candidates}
+    assert accuracy[4.5] == accuracy[4] < accuracy[5]
 
 
 def test_an_accuracy_nobody_published_is_refused(tiny):
     with pytest.raises(DeployError, match="No accuracy of"):
-        fit_phi("T4", max_latency_ms=10, min_top1=0.7, family=tiny)
+        fit_phi("T4", max_latency_ms=10, min_accuracy=0.7, family=tiny)
 
 
 # ---------------------------------------------------------------- batch, precision, axis, several GPUs
@@ -314,13 +314,13 @@ def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
     clock = clocks.Measured("cpu", percentile=50, folder=Path("all"))
     everything = {
         phi: clock.latency(choose_member(family, phi=phi), precision="fp32", batch=1).expected_ms
-        for phi in phi_grid(1, family.phi_range)
+        for phi in phi_grid(1.75, family.phi_range)  # each does three times the work of the one before
     }
     for path in Path("all").glob("*.json"):  # the same evidence for both, so that noise decides nothing
         Path("records").mkdir(exist_ok=True)
         (Path("records") / path.name).write_bytes(path.read_bytes())
     for target_ms in (min(everything.values()) / 2, *(value * 1.001 for value in everything.values())):
-        fit = fit_phi("cpu", max_latency_ms=target_ms, family=tiny, percentile=50)
+        fit = fit_phi("cpu", max_latency_ms=target_ms, family=tiny, percentile=50, phi_step=1.75)
         fitting = [phi for phi, found in everything.items() if found <= target_ms]
         assert (fit.chosen.phi if fit.chosen else None) == max(fitting, default=None)
         assert len(fit.candidates) <= math.log2(len(everything)) + 2

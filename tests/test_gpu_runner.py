@@ -17,6 +17,7 @@ from cuda_stub.loaded import (
     PIXELS,
     PROFILES,
     TENSORRT,
+    TWO_OUTPUTS,
     Loaded,
     expected,
     loaded,
@@ -51,6 +52,17 @@ def test_tensorrts_engines_are_answered_to_the_bit():
     with loaded(TENSORRT) as engine:
         engine.check(whole_numbers(2))
         assert count("launches") == 1
+
+
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+@over_the_stub
+def test_several_outputs_are_answered_by_name_to_the_bit(cuda_graphs):
+    with loaded(TWO_OUTPUTS, cuda_graphs=cuda_graphs) as engine:
+        for images in (whole_numbers(3), whole_numbers(1), whole_numbers(3, seed=1)):
+            answers = engine.run(images)
+            assert list(answers) == ["logits", "more"]
+            np.testing.assert_array_equal(answers["logits"], expected(images))
+            np.testing.assert_array_equal(answers["more"], expected(images, 4))
 
 
 @over_the_stub

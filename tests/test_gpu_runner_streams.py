@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from cuda_stub import driver
 from cuda_stub.driver import OnDevice, count
-from cuda_stub.loaded import CLASSES, expected, loaded, over_the_stub, whole_numbers
+from cuda_stub.loaded import CLASSES, TWO_OUTPUTS, expected, loaded, over_the_stub, whole_numbers
 
 from deploykit.errors import DeployError
 from deploykit.runtime.arrays import device_array
@@ -126,6 +126,29 @@ def test_arrays_of_a_library_are_answered_in_kind(by):
         there.free()
         answer.free()
         driver.destroy_stream(stream)
+
+
+@over_the_stub
+def test_several_outputs_of_images_on_the_gpu_stay_there_by_name():
+    from cuda.core import Device
+
+    library = types.ModuleType("cupy")
+    array = type("ndarray", (OnDevice,), {"__module__": "cupy"})
+    sys.modules["cupy"] = library
+
+    def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+        Device(0).set_current()
+        return array(shape, dtype, stream=1)
+
+    library.empty = empty
+    images = whole_numbers(3)
+    with loaded(TWO_OUTPUTS) as engine:
+        there = array.of(images, stream=1)
+        answers = engine.run(there)
+        for name, classes in (("logits", CLASSES), ("more", 4)):
+            np.testing.assert_array_equal(answers[name].numpy(), expected(images, classes))
+            answers[name].free()
+        there.free()
 
 
 @pytest.mark.parametrize("by", ["call", "submit", "submit with a stream"])

@@ -13,7 +13,8 @@ from deploykit.architecture.efficientnet import efficientnet
 from deploykit.architecture.graph import Network
 from deploykit.export import prepare
 from deploykit.model_file import ModelInfo, to_bytes
-from deploykit.models.onnx_graph import folded, onnx_model
+from deploykit.models.folding import folded
+from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.weights import Weights
 from deploykit.preprocessing import Preprocessing
 from deploykit.scaling import scale_for

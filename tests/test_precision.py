@@ -3,9 +3,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deploykit.architecture.member import choose_member
 from deploykit.errors import DeployError
+from deploykit.export import prepare
 from deploykit.metrics import agreement, sqnr_db
-from deploykit.model_file import info_of, read_model, to_bytes
+from deploykit.model_file import info_of, keep_in_fp32, read_model, to_bytes
+from deploykit.models.onnx_graph import onnx_model
 from deploykit.precision import to_fp16
 from deploykit.sessions import cpu_session
 
@@ -116,3 +119,32 @@ def test_qdq_pairs_stay_with_their_scales_in_fp16():
     images = np.array([0.7, -0.7, 100, 0], np.float32).reshape(1, 1, 2, 2).repeat(3, axis=1)
     (sums,) = cpu_session(to_bytes(half), fuse_int8=False).run(None, {"input": images})
     assert sums.ravel().tolist() == [1.5, -1.5, 190.5, 0]
+
+
+def test_what_needs_fp32_keeps_it_and_reads_the_rest_from_fp16():
+    model = onnx_model(*prepare(choose_member("efficientdet", phi=0, side_px=768), num_classes=1))
+    converted = to_fp16(model)
+    onnx.checker.check_model(converted, full_check=True)
+    assert [value.name for value in converted.graph.output] == ["boxes", "scores"]
+    images = np.random.default_rng(0).standard_normal((1, 3, 768, 768), np.float32)
+    exact, given = (
+        cpu_session(to_bytes(each)).run(["boxes"], {"input": images})[0] for each in (model, converted)
+    )
+    rounded = exact.astype(np.float16).astype(np.float32)  # as an FP16 engine would give them at best
+    assert np.abs(given - exact).mean() < np.abs(rounded - exact).mean() / 5
+
+
+def test_fp32_nodes_and_others_may_read_one_constant():
+    nodes = [
+        helper.make_node("Mul", ["input", "two"], ["double"], name="double"),
+        keep_in_fp32(helper.make_node("Mul", ["double", "two"], ["kept"], name="kept")),
+        helper.make_node("ReduceMean", ["kept", "axis"], ["logits"], name="after", keepdims=1),
+    ]
+    arrays = {"two": np.array(2, np.float32), "axis": np.array([1], np.int64)}
+    converted = to_fp16(model_of(nodes, arrays))
+    images = np.full((1, 3, 2, 2), 1 + 2**-10, np.float32)
+    (given,) = cpu_session(to_bytes(converted)).run(None, {"input": images})
+    np.testing.assert_array_equal(given, np.full((1, 1, 2, 2), 4 * (1 + 2**-10), np.float32))
+    kinds = {each.name: each.data_type for each in converted.graph.initializer}
+    assert kinds["two"] == TensorProto.FLOAT16
+    assert kinds["two.fp32"] == TensorProto.FLOAT

@@ -28,6 +28,7 @@ def saved(model: torch.nn.Module, path) -> Weights:
         ((timm_model, "efficientnet_b1"), "--family efficientnet --member b1", "timm"),
         ((timm_model, "tf_efficientnet_lite0"), "--family efficientnet-lite --member lite0", "timm"),
         ((timm_model, "mobilenetv2_050"), "--family mobilenet-v2 --member 0.50", "timm"),
+        ((timm_model, "regnety_002"), "--family regnety-200mf --member 200mf", "timm"),
         ((timm_model, "resnet34"), "--family resnet34 --member 34", "timm"),
         ((torchvision_model, "efficientnet_b0"), "--family efficientnet --member b0", "torchvision"),
         ((torchvision_model, "mobilenet_v2"), "--family mobilenet-v2 --member 1.00", "torchvision"),
@@ -49,7 +50,7 @@ def test_a_whole_checkpoint_is_recognized_whatever_its_classes(tmp_path, model, 
         ("convnext_atto", "a ConvNeXt"),
         ("densenet121", "a DenseNet"),
         ("mobilenetv3_small_050", "a MobileNetV3"),
-        ("regnety_002", "a RegNet"),
+        ("regnetx_002", "a RegNet"),
     ],
 )
 def test_a_stranger_is_called_what_it_looks_like(tmp_path, run, name, network):

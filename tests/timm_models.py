@@ -1,4 +1,4 @@
-"""Models of timm and torchvision, which know the networks here by their own code."""
+"""Models of timm, torchvision and effdet, which know the networks here by their own code."""
 
 from functools import cache
 from typing import Any
@@ -35,6 +35,26 @@ def torchvision_model(name: str, *, classes: int = 1000) -> torch.nn.Module:
 
     torch.manual_seed(0)
     return random_norms(getattr(torchvision.models, name)(num_classes=classes).eval())
+
+
+def effdet_model(name: str, *, side_px: int, classes: int = 90) -> torch.nn.Module:
+    """The same of efficientdet-pytorch's, with random weights of fusion and biases too."""
+    _timm()
+    import effdet
+
+    torch.manual_seed(0)
+    model = effdet.create_model(
+        name, pretrained_backbone=False, image_size=(side_px, side_px), num_classes=classes
+    )
+    random_norms(model.eval())
+    for path, parameter in model.named_parameters():
+        if path.endswith("edge_weights"):
+            torch.nn.init.uniform_(parameter, -0.3, 1.5)
+        elif path.endswith("predict.conv_pw.weight"):
+            parameter.data *= 4  # so that scores and sizes differ much
+        elif path.endswith("bias") and "conv" in path.split(".")[-2]:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
 
 
 def random_norms(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:

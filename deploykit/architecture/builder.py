@@ -1,18 +1,27 @@
 """Builds a Network layer by layer, inferring shapes; a family is a function that drives it."""
 
+from collections.abc import Mapping
+
+from deploykit.architecture.anchors import Anchors
 from deploykit.architecture.graph import (
     INPUT,
     Activation,
     ActivationKind,
     Add,
     ChannelScale,
+    Concat,
     Convolution,
+    DecodeBoxes,
     GlobalAveragePool,
     Layer,
     Linear,
     MaxPool,
     Network,
+    Output,
+    PerAnchor,
     Shape,
+    Upsample,
+    WeightedSum,
 )
 
 
@@ -45,6 +54,9 @@ class NetworkBuilder:
     def channels(self, x: str) -> int:
         return self._shapes[x][0]
 
+    def map_side(self, x: str) -> int:
+        return self._shapes[x][1]
+
     def conv(
         self,
         name: str,
@@ -55,6 +67,9 @@ class NetworkBuilder:
         stride: int = 1,
         groups: int = 1,
         norm: str | None = None,
+        norm_epsilon: float | None = None,
+        has_bias: bool = True,
+        shared: str | None = None,
     ) -> str:
         x = x or self.latest
         in_channels, height, width = self._shapes[x]
@@ -70,6 +85,9 @@ class NetworkBuilder:
                 groups=groups,
                 norm=norm,
                 padding=_centred(kernel),
+                has_bias=has_bias,
+                shared=shared,
+                norm_epsilon=norm_epsilon,
             )
         )
 
@@ -79,8 +97,8 @@ class NetworkBuilder:
             Activation(name=f"{x}.{kind}", block=self.block, inputs=(x,), output=self._shapes[x], kind=kind)
         )
 
-    def max_pool(self, name: str, *, kernel: int, stride: int) -> str:
-        x = self.latest
+    def max_pool(self, name: str, *, kernel: int, stride: int, x: str | None = None) -> str:
+        x = x or self.latest
         channels, height, width = self._shapes[x]
         output = (channels, -(-height // stride), -(-width // stride))
         return self._append(
@@ -121,8 +139,44 @@ class NetworkBuilder:
             )
         )
 
-    def network(self, family: str) -> Network:
-        return Network(family=family, input=self.input, layers=tuple(self._layers))
+    def upsample(self, name: str, x: str, side: int) -> str:
+        """To a map of that side, which is twice as large, or one less."""
+        output = (self.channels(x), side, side)
+        return self._append(Upsample(name=name, block=self.block, inputs=(x,), output=output))
+
+    def weighted_sum(self, name: str, inputs: tuple[str, ...], *, weights: str | None) -> str:
+        output = self._shapes[inputs[0]]
+        return self._append(
+            WeightedSum(name=name, block=self.block, inputs=inputs, output=output, weights=weights)
+        )
+
+    def per_anchor(self, name: str, values: int) -> str:
+        """So many values of each anchor, of a map that has them one after another."""
+        x = self.latest
+        channels, height, width = self._shapes[x]
+        output = (channels // values * height * width, values, 1)
+        return self._append(PerAnchor(name=name, block=self.block, inputs=(x,), output=output))
+
+    def concat(self, name: str, inputs: tuple[str, ...]) -> str:
+        _, *others = self._shapes[inputs[0]]
+        output = (sum(self._shapes[x][0] for x in inputs), others[0], others[1])
+        return self._append(Concat(name=name, block=self.block, inputs=inputs, output=output))
+
+    def decode_boxes(self, name: str, anchors: Anchors) -> str:
+        x = self.latest
+        return self._append(
+            DecodeBoxes(name=name, block=self.block, inputs=(x,), output=self._shapes[x], anchors=anchors)
+        )
+
+    def network(self, family: str, outputs: Mapping[str, str] | None = None, *, rank: int = 1) -> Network:
+        """What was built.
+
+        Args:
+            outputs: the layer that makes each; default the latest one, which makes logits.
+            rank: of an output's tensor of one image: 1 for (classes,), 2 for (anchors, values).
+        """
+        named = tuple(Output(name=name, layer=layer, rank=rank) for name, layer in (outputs or {}).items())
+        return Network(family=family, input=self.input, layers=tuple(self._layers), outputs=named)
 
     def _append(self, layer: Layer) -> str:
         self._layers.append(layer)

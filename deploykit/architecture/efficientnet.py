@@ -52,7 +52,7 @@ FAMILY = Family(
         "l2": Scale(width=4.3, depth=5.3, side_px=800),
     },
     source=_PAPER,
-    top1={
+    accuracy={
         **sourced(dict(zip(PUBLISHED, _TOP1_PERCENT, strict=True)), f"{_PAPER}, Table 2"),
         **sourced(_STRETCHED_TOP1_PERCENT, f"{_PAPER}, Table 7"),
     },

@@ -37,5 +37,5 @@ FAMILY = Family(
     ladder=_LADDER,
     members={f"lite{phi}": scale for phi, scale in enumerate(_LADDER)},
     source=_SOURCE,
-    top1=sourced(dict(zip(_LADDER, (75.1, 76.7, 77.6, 79.8, 81.5), strict=True)), _SOURCE),
+    accuracy=sourced(dict(zip(_LADDER, (75.1, 76.7, 77.6, 79.8, 81.5), strict=True)), _SOURCE),
 )

@@ -74,7 +74,7 @@ def _family(name: str, title: str, baseline: Baseline, members: dict[str, tuple[
         ladder=tuple(scale for scale, _ in members.values()),
         members={member: scale for member, (scale, _) in members.items()},
         source=_SOURCE,
-        top1=sourced(dict(members.values()), f"{_SOURCE}/README.md"),
+        accuracy=sourced(dict(members.values()), f"{_SOURCE}/README.md"),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploykit.architecture import (
+    efficientdet,
     efficientnet,
     efficientnet_lite,
     efficientnet_v2,
@@ -26,6 +27,7 @@ FAMILIES: Mapping[str, Family] = {
         *mobilenet_v2.FAMILIES,
         *resnet.FAMILIES,
         *regnet.FAMILIES,
+        efficientdet.FAMILY,
     )
 }
 DEFAULT_FAMILY = efficientnet.FAMILY.name

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from deploykit.architecture.graph import Network
 from deploykit.errors import DeployError
@@ -9,10 +10,13 @@ from deploykit.scaling import PUBLISHED, Coefficients, Rule, Scale, scale_for
 
 DEFAULT_CLASSES = 1000
 
+Metric = Literal["top-1", "AP"]
+"""Of classifiers on ImageNet's validation set; of detectors on COCO, averaged over IoU 0.50 to 0.95."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Top1:
-    """Attributes: value: on ImageNet's validation set, as a fraction, in FP32; source: who published it."""
+class Published:
+    """Attributes: value: by the family's metric, as a fraction, in FP32; source: who published it."""
 
     value: float
     source: str
@@ -28,8 +32,10 @@ class Family:
         build: makes the network at a scale, with so many classes.
         ladder: the published members that phi = 0, 1, 2, ... lead to; the first is the baseline.
         members: all published ones, by name.
-        top1: what was published of some scales.
+        accuracy: what was published of some scales.
         source: where baseline and members are from.
+        metric: what that accuracy is.
+        classes: how many a network has where nobody says.
     """
 
     name: str
@@ -38,7 +44,9 @@ class Family:
     ladder: tuple[Scale, ...]
     members: Mapping[str, Scale]
     source: str
-    top1: Mapping[Scale, Top1]
+    accuracy: Mapping[Scale, Published]
+    metric: Metric = "top-1"
+    classes: int = DEFAULT_CLASSES
 
     @property
     def base(self) -> Scale:
@@ -81,10 +89,10 @@ class Family:
             )
         return self.members[name.lower()]
 
-    def network(self, scale: Scale, *, num_classes: int = DEFAULT_CLASSES) -> Network:
-        return self.build(scale, num_classes)
+    def network(self, scale: Scale, *, num_classes: int | None = None) -> Network:
+        return self.build(scale, self.classes if num_classes is None else num_classes)
 
 
-def sourced(percents: Mapping[Scale, float], source: str) -> dict[Scale, Top1]:
+def sourced(percents: Mapping[Scale, float], source: str) -> dict[Scale, Published]:
     """Accuracies in percent, as one source has them."""
-    return {scale: Top1(value=percent / 100, source=source) for scale, percent in percents.items()}
+    return {scale: Published(value=percent / 100, source=source) for scale, percent in percents.items()}

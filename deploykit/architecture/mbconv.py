@@ -69,17 +69,7 @@ class Baseline:
 def mbconv_network(family: str, baseline: Baseline, scale: Scale, num_classes: int) -> Network:
     """The baseline at `scale`; its input is `scale.side_px` square, RGB."""
     net = NetworkBuilder(scale.side_px)
-    net.block = "stem"
-    stem = baseline.ends_channels(baseline.stem, scale.width)
-    net.conv("conv_stem", stem, kernel=3, stride=2, norm="bn1")
-    net.activation(baseline.activation)
-    for at, stage in enumerate(baseline.stages):
-        channels = baseline.channels(stage.channels, scale.width)
-        for repeat in range(baseline.repeats(at, scale.depth)):
-            stride = stage.stride if repeat == 0 else 1
-            _add_block(
-                net, f"blocks.{at}.{repeat}", stage._replace(channels=channels, stride=stride), baseline
-            )
+    add_stages(net, baseline, scale)
     net.block = "head"
     head = max(baseline.ends_channels(baseline.head, scale.width), baseline.least_head)
     net.conv("conv_head", head, norm="bn2")
@@ -87,6 +77,26 @@ def mbconv_network(family: str, baseline: Baseline, scale: Scale, num_classes: i
     net.global_average_pool("global_pool")
     net.linear("classifier", num_classes)
     return net.network(family)
+
+
+def add_stages(net: NetworkBuilder, baseline: Baseline, scale: Scale, *, prefix: str = "") -> tuple[str, ...]:
+    """Stem and stages; the last layer of each stage.
+
+    Args:
+        prefix: of every name.
+    """
+    net.block = f"{prefix}stem"
+    stem = baseline.ends_channels(baseline.stem, scale.width)
+    net.conv(f"{prefix}conv_stem", stem, kernel=3, stride=2, norm=f"{prefix}bn1")
+    net.activation(baseline.activation)
+    ends: list[str] = []
+    for at, stage in enumerate(baseline.stages):
+        channels = baseline.channels(stage.channels, scale.width)
+        for repeat in range(baseline.repeats(at, scale.depth)):
+            stretched = stage._replace(channels=channels, stride=stage.stride if repeat == 0 else 1)
+            _add_block(net, f"{prefix}blocks.{at}.{repeat}", stretched, baseline)
+        ends.append(net.latest)
+    return tuple(ends)
 
 
 def _add_block(net: NetworkBuilder, block: str, stage: Stage, baseline: Baseline) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from deploykit.architecture.families import DEFAULT_FAMILY, find_family
-from deploykit.architecture.family import DEFAULT_CLASSES, Family
+from deploykit.architecture.family import Family
 from deploykit.architecture.graph import Network
 from deploykit.errors import DeployError
 from deploykit.scaling import MAX_SIDE_PX, MIN_SIDE_PX, Coefficients, Rule, Scale
@@ -27,7 +27,7 @@ class Member:
     phi: float | None = None
     rule: Rule | None = None
 
-    def network(self, *, num_classes: int = DEFAULT_CLASSES) -> Network:
+    def network(self, *, num_classes: int | None = None) -> Network:
         return self.family.network(self.scale, num_classes=num_classes)
 
 

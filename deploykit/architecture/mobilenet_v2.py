@@ -47,7 +47,7 @@ FAMILIES = (
         ladder=(BASE,),
         members={f"{width:.2f}": replace(BASE, width=width) for width in (0.35, 0.5, 0.75, 1.0, 1.4)},
         source="Sandler et al. 2018, arXiv:1801.04381",
-        top1=sourced({BASE: 72.0, replace(BASE, width=1.4): 74.7}, _PAPER),
+        accuracy=sourced({BASE: 72.0, replace(BASE, width=1.4): 74.7}, _PAPER),
     ),
     Family(
         name=_FIXED_NAME,
@@ -59,6 +59,6 @@ FAMILIES = (
             "120d": replace(BASE, width=1.2, depth=1.4),
         },
         source="timm, mobilenetv2_110d and mobilenetv2_120d",
-        top1={},
+        accuracy={},
     ),
 )

@@ -85,7 +85,7 @@ def _family(mega_macs: int, top1_percent: float) -> Family:
         ladder=(BASE,),
         members={f"{mega_macs}mf": BASE},
         source="Radosavovic et al. 2020, arXiv:2003.13678",
-        top1=sourced({BASE: top1_percent}, "facebookresearch/pycls, MODEL_ZOO.md"),
+        accuracy=sourced({BASE: top1_percent}, "facebookresearch/pycls, MODEL_ZOO.md"),
     )
 
 

@@ -96,7 +96,7 @@ def _family(layers: int, top1_percent: float) -> Family:
         ladder=(BASE,),
         members={str(layers): BASE},
         source="He et al. 2016, arXiv:1512.03385",
-        top1=sourced({BASE: top1_percent}, "torchvision's model pages, IMAGENET1K_V1"),
+        accuracy=sourced({BASE: top1_percent}, "torchvision's model pages, IMAGENET1K_V1"),
     )
 
 

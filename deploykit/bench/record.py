@@ -114,7 +114,7 @@ class Measured:
             macs=sum(layer.macs for layer in manifest.audit.profiles[0].layers),
             compiler=f"{target.compiler_title} {manifest.compiler_version}",
             target=target.title,
-            classes=manifest.output.shape[-1],
+            classes=manifest.classes,
         )
 
 

@@ -6,9 +6,11 @@ import click
 
 from deploykit.cli.checkpoint_options import checkpoint_options
 from deploykit.cli.network_options import chosen, network_options
+from deploykit.cli.nms_options import nms_options
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.export import Export, export_onnx
 from deploykit.models.schemes import Source
+from deploykit.nms import Nms
 from deploykit.preprocessing import Normalization
 
 
@@ -17,6 +19,7 @@ from deploykit.preprocessing import Normalization
 @click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .pth or .pt checkpoint.")
 @checkpoint_options
 @click.option("--preprocess", is_flag=True, help="Take uint8 images and normalize them in the graph.")
+@nms_options
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Text file with each class's name, a line each."
 )
@@ -29,6 +32,7 @@ def command(
     num_classes: int | None,
     normalization: Normalization | None,
     preprocess: bool,
+    nms: Nms | None,
     labels: Path | None,
     output: Path | None,
     as_json: bool,
@@ -40,6 +44,7 @@ def command(
     Example:
       deploykit export --phi 3 --weights b3.safetensors
       deploykit export --family resnet18 --depth 2
+      deploykit export --family efficientdet --phi 1 --nms
     """
     member = chosen(**network)
     with phases("exporting"):
@@ -51,6 +56,7 @@ def command(
             num_classes=num_classes,
             normalization=normalization,
             preprocess=preprocess,
+            nms=nms,
             labels=labels,
             output=output,
         )

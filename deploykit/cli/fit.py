@@ -30,7 +30,7 @@ TERMINAL = "-"
 @click.option("--max-latency", help="Of one batch, with a unit: 10ms.")
 @click.option("--min-throughput", help="Images a second: 500.")
 @click.option("--max-memory", help="Of weights and activations: 4GB.")
-@click.option("--min-accuracy", help="Published top-1: 80%.")
+@click.option("--min-accuracy", help="Published top-1, of detectors AP: 80%.")
 @click.option("--batch", default="1", show_default=True, help="Images at once; `auto` finds what suits.")
 @click.option(
     "--precision",
@@ -121,7 +121,7 @@ def command(
         "max_latency_ms": duration_ms(max_latency),
         "min_images_per_s": images_per_s(min_throughput),
         "max_memory_bytes": size_bytes(max_memory),
-        "min_top1": fraction(min_accuracy),
+        "min_accuracy": fraction(min_accuracy),
     }
     one_axis = next((each for each in AXES if each == axis), None)
     others |= {"batch": _batch(batch), "axis": one_axis, "records": records, "folder": folder}

@@ -90,7 +90,11 @@ def _facts(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("model", f"{model.family}{phi}, {model.weights} weights"),
         ("input", f"{manifest.input.name}, {manifest.takes}"),
         ("preparation", _preparation(model)),
-        ("output", _tensor(manifest.output) + (f", {len(model.labels)} labels" if model.labels else "")),
+        (
+            "output",
+            ", ".join(map(_tensor, manifest.outputs))
+            + (f", {len(model.labels)} labels" if model.labels else ""),
+        ),
         ("SHA-256", f"engine {_short(manifest.engine_sha256)}, {', '.join(_origins(model))}"),
         ("audit", manifest.audit.summary()),
     ]

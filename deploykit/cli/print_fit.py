@@ -50,7 +50,7 @@ def print_fits(fits: list[Fit]) -> None:
             "interval",
             "throughput",
             "memory",
-            "top-1",
+            fit.metric,
             "evidence",
         ),
         rows,
@@ -70,7 +70,7 @@ def _print_candidates(fit: Fit, *, predicted: bool) -> None:
             *(("interval",) if predicted else ()),
             "throughput",
             "memory",
-            "top-1",
+            fit.metric,
             "evidence",
             "fits",
         ),
@@ -101,7 +101,7 @@ def _figures(each: Candidate, *, predicted: bool) -> tuple[str, ...]:
         *((interval,) if predicted else ()),
         f"{each.images_per_s:.0f} images/s",
         f"{each.memory_bytes / 2**20:.0f} MiB",
-        "" if each.top1 is None else f"{100 * each.top1:.1f} %",
+        "" if each.accuracy is None else f"{100 * each.accuracy:.1f} %",
         latency.evidence,
     )
 
@@ -124,11 +124,12 @@ def _shortfall(miss: Candidate, fit: Fit) -> str:
     decisive_ms = latency.expected_ms if fit.optimistic else latency.high_ms
     allowed_mib = (goal.max_memory_bytes or 0) / 2**20
     rate = 1000 * miss.batch / decisive_ms
+    accuracy, wanted = _percent(miss.accuracy), _percent(goal.min_accuracy)
     words = {
         "latency": f"{decisive_ms:.2f} ms where {goal.max_latency_ms or 0:g} ms are wanted",
         "throughput": f"{rate:.0f} images/s where {goal.min_images_per_s or 0:g} are wanted",
         "memory": f"{miss.memory_bytes / 2**20:.0f} MiB where {allowed_mib:.0f} are allowed",
-        "accuracy": f"top-1 of {_percent(miss.top1)} where {_percent(goal.min_top1)} are wanted",
+        "accuracy": f"{fit.metric} of {accuracy} where {wanted} are wanted",
     }
     return ", ".join(words[target] for target in miss.misses)
 

@@ -29,7 +29,7 @@ def command(as_json: bool, **network: Any) -> None:
         print_json(rows)
         return
     print_table(
-        ("member", "phi", "depth", "width", "side", "parameters", "MACs", "top-1"),
+        ("member", "phi", "depth", "width", "side", "parameters", "MACs", rows[0]["metric"]),
         [
             (
                 row["member"],
@@ -39,7 +39,7 @@ def command(as_json: bool, **network: Any) -> None:
                 f"{row['side_px']} px",
                 f"{row['parameters'] / 1e6:.2f} M",
                 f"{row['macs'] / 1e9:.3f} G",
-                "" if row["top1"] is None else f"{100 * row['top1']:.1f} %",
+                _percent(row["accuracy"]),
             )
             for row in rows
         ],
@@ -48,7 +48,7 @@ def command(as_json: bool, **network: Any) -> None:
 
 def _fields(name: str, member: Member) -> dict[str, Any]:
     built = member.network()
-    top1 = member.family.top1.get(member.scale)
+    published = member.family.accuracy.get(member.scale)
     return {
         "member": name,
         "phi": member.phi,
@@ -57,5 +57,10 @@ def _fields(name: str, member: Member) -> dict[str, Any]:
         "side_px": member.scale.side_px,
         "parameters": built.parameter_count,
         "macs": built.macs,
-        "top1": None if top1 is None else top1.value,
+        "metric": member.family.metric,
+        "accuracy": None if published is None else published.value,
     }
+
+
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{100 * accuracy:.1f} %"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.engine import onnxruntime, tensorrt
-from deploykit.engine.compilers import BuildOptions
+from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.cpu_int8 import respell_for_cpu
 from deploykit.engine.manifest import Manifest, Tensor
 from deploykit.engine.rtx_int8 import respell
@@ -15,6 +15,7 @@ from deploykit.engine.targets import Target
 from deploykit.engine.work import name_nodes
 from deploykit.errors import DeployError
 from deploykit.model_file import ModelInfo, Precision, stamp
+from deploykit.nms import with_nms
 from deploykit.pixels import with_pixels
 from deploykit.precision import to_fp16
 from deploykit.quantize.summary import Int8Summary
@@ -46,9 +47,11 @@ def graph_for(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelPro
 
 
 def complete(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
-    """As it is written: with its normalization, where it takes uint8, and what it says of itself."""
+    """As it is written: with normalization and suppression, where it has them, and what it says of itself."""
     if info.input_type == "uint8":
         graph = with_pixels(graph, info.preprocessing)
+    if info.nms is not None:
+        graph = with_nms(graph, info.nms)
     stamp(graph, info)
     return graph
 
@@ -92,6 +95,7 @@ def compile_engine(
         side=side,
         input=_tensor(graph.graph.input[0], side),
         output=_tensor(graph.graph.output[0]),
+        more_outputs=tuple(map(_tensor, graph.graph.output[1:])),
         model=info,
         audit=compiled.audit,
         build_seconds=compiled.build_seconds,
@@ -104,14 +108,21 @@ def compile_engine(
 
 
 def require_buildable(target: Target, info: ModelInfo, precision: Precision, side: SideRange | None) -> None:
-    """Fails where no engine takes these sides.
+    """Fails where no engine takes these sides, or is asked for detections that it can't make.
 
     Args:
         info: of the model it is made from.
 
     Raises:
-        DeployError: none of the precision does, or the model's own side is not among them.
+        DeployError: none of the precision does, or the model's own side is not among them; or none suppresses
+            boxes.
     """
+    if info.nms is not None and not COMPILERS[target.compiler].suppresses:
+        raise DeployError(
+            f"{target.compiler_title} has no kernel for non-maximum suppression.",
+            fix="export without --nms and suppress what the engine answers, or build with --gpu cpu or "
+            "--compiler tensorrt",
+        )
     if side is not None:
         require_own_side(info, side)
     if side is not None and target.on_cpu and precision == "int8":

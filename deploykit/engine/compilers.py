@@ -25,6 +25,7 @@ class Facts:
         portable_versions: what it writes runs with other versions of it.
         specializes_shapes: it compiles kernels for a shape when it runs it first, which has to be allowed for
             where executions are captured in CUDA graphs.
+        suppresses: it has kernels for ONNX's NonMaxSuppression.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Facts:
     timing_cache: bool = False
     portable_versions: bool = False
     specializes_shapes: bool = False
+    suppresses: bool = True
 
 
 _LARGEST_WORKSPACE_MB = 2**20
@@ -59,7 +61,8 @@ COMPILERS: dict[Compiler, Facts] = {
         timing_cache=True,
     ),
     # Its engines run with the release that built them alone; its timing cache has no effect and asks for a
-    # GPU (release notes of 1.1); stripping a plan asks for one too, seen with 1.7.
+    # GPU (release notes of 1.1); stripping a plan asks for one too, seen with 1.7. So was that it reads
+    # NonMaxSuppression, and then finds no kernel for it.
     "tensorrt-rtx": Facts(
         title="TensorRT-RTX",
         module="tensorrt_rtx",
@@ -68,6 +71,7 @@ COMPILERS: dict[Compiler, Facts] = {
         int8_policy=DEFAULT_POLICY,
         option_names=_KNOBS,
         specializes_shapes=True,
+        suppresses=False,
     ),
     "onnxruntime": Facts(
         title="ONNX Runtime",

@@ -36,6 +36,8 @@ class Manifest:
         compiler_version: engines run on exactly the version that built them.
         batches: what batches it takes, an optimization profile each.
         side: what sides it takes, where that is not the input's own alone.
+        output: what it answers; of several, the first.
+        more_outputs: the others, the scores of the classes last.
         model: the model it was compiled from; its onnx_sha256 is the exported FP32 file's.
         build_seconds: wall-clock, compiling alone.
         options: what was asked of the compiler besides.
@@ -58,11 +60,22 @@ class Manifest:
     timing_cache_sha256: str | None = None
     side: SideRange | None = None
     int8: Int8Summary | None = None
+    more_outputs: tuple[Tensor, ...] = ()
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        if len(self.input.shape) != 3 or not self.output.shape:
+        if len(self.input.shape) != 3 or not all(each.shape for each in self.outputs):
             raise ValueError("images have three dimensions, and answers one")
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """All of them, in the engine's order."""
+        return (self.output, *self.more_outputs)
+
+    @property
+    def classes(self) -> int | None:
+        """None where detections name them, and nothing says how many there are."""
+        return self.outputs[-1].shape[-1] if self.model.nms is None else None
 
     @property
     def takes(self) -> str:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from deploykit.architecture.family import Metric
 from deploykit.fit.goal import Goal
 from deploykit.latency import Latency
 from deploykit.model_file import Precision
@@ -17,7 +18,7 @@ class Candidate:
         phi: compound coefficient; of one axis alone, the compound one's of as much work.
         precision, batch: of the engine.
         memory_bytes: weights and activations, estimated.
-        top1: published, in FP32; between published members that of the one below; None where there is none.
+        accuracy: published, in FP32; between published members that of the one below; None if there is none.
         misses: which targets it does not meet: `latency`, `throughput`, `memory`, `accuracy`.
     """
 
@@ -27,7 +28,7 @@ class Candidate:
     batch: int
     latency: Latency
     memory_bytes: int
-    top1: float | None
+    accuracy: float | None
     misses: tuple[str, ...]
 
     @property
@@ -45,6 +46,7 @@ class Fit:
 
     Attributes:
         family, gpu: by their titles.
+        metric: what the family's accuracy is.
         axis: what was scaled; None for all three together.
         candidates: every phi that was looked at, rising.
         advice: where nothing fits, what would make it fit.
@@ -53,6 +55,7 @@ class Fit:
     """
 
     family: str
+    metric: Metric
     gpu: str
     axis: Axis | None
     goal: Goal

@@ -16,13 +16,13 @@ class Goal:
         max_latency_ms: a batch takes at most this.
         min_images_per_s: a stream of batches, one after another, makes at least this.
         max_memory_bytes: weights and activations take at most this.
-        min_top1: the published accuracy is at least this fraction.
+        min_accuracy: the published accuracy is at least this fraction.
     """
 
     max_latency_ms: float | None = None
     min_images_per_s: float | None = None
     max_memory_bytes: float | None = None
-    min_top1: float | None = None
+    min_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_latency_ms is None and self.min_images_per_s is None:
@@ -30,9 +30,10 @@ class Goal:
         targets = (self.max_latency_ms, self.min_images_per_s, self.max_memory_bytes)
         if not all(0 < value < math.inf for value in targets if value is not None):
             raise DeployError("A target must be above zero and finite.", fix=_EXAMPLE)
-        if self.min_top1 is not None and not 0 < self.min_top1 < 1:
+        if self.min_accuracy is not None and not 0 < self.min_accuracy < 1:
             raise DeployError(
-                f"An accuracy of {self.min_top1:.3g} is not between 0 and 1.", fix="give --min-accuracy 80%"
+                f"An accuracy of {self.min_accuracy:.3g} is not between 0 and 1.",
+                fix="give --min-accuracy 80%",
             )
 
     def is_met(self, *, latency_ms: float, batch: int) -> bool:
@@ -48,5 +49,5 @@ class Goal:
     def is_small_enough(self, memory_bytes: float) -> bool:
         return self.max_memory_bytes is None or memory_bytes <= self.max_memory_bytes
 
-    def is_accurate_enough(self, top1: float | None) -> bool:
-        return self.min_top1 is None or (top1 is not None and top1 >= self.min_top1)
+    def is_accurate_enough(self, accuracy: float | None) -> bool:
+        return self.min_accuracy is None or (accuracy is not None and accuracy >= self.min_accuracy)

@@ -56,7 +56,7 @@ def fit_phi(
     max_latency_ms: float | None = None,
     min_images_per_s: float | None = None,
     max_memory_bytes: float | None = None,
-    min_top1: float | None = None,
+    min_accuracy: float | None = None,
     family: str = DEFAULT_FAMILY,
     axis: Axis | None = None,
     batch: int | None = 1,
@@ -75,7 +75,7 @@ def fit_phi(
             that isn't is predicted for TensorRT.
         max_latency_ms, min_images_per_s: targets; at least one.
         max_memory_bytes: of weights and activations, see fit.memory.
-        min_top1: published accuracy, as a fraction.
+        min_accuracy: published accuracy, as a fraction.
         family: see architecture.families; EfficientNet's phis go from 0 to 7.
         axis: scale it alone, to as much work as phi has; default depth, width and side together.
         batch: images at once; None tries powers of two up to 256.
@@ -95,14 +95,14 @@ def fit_phi(
         max_latency_ms=max_latency_ms,
         min_images_per_s=min_images_per_s,
         max_memory_bytes=max_memory_bytes,
-        min_top1=min_top1,
+        min_accuracy=min_accuracy,
     )
     if batch is not None and not 1 <= batch <= MAX_BATCH:
         raise DeployError(f"A batch of {batch} is not between 1 and {MAX_BATCH}.", fix="give --batch 1")
     if not 0 < percentile <= 100:
         raise DeployError(f"There is no percentile {percentile:g}.", fix="give --percentile 90 or 99")
     found = find_family(family)
-    if min_top1 is not None and not found.top1:
+    if min_accuracy is not None and not found.accuracy:
         raise DeployError(f"No accuracy of {found.title} was published.", fix="leave out --min-accuracy")
     phi_grid(phi_step, found.phi_range)  # refuses a step that makes none, before anything is measured
     absent = gpu if isinstance(gpu, Gpu) else absent_gpu(gpu)
@@ -164,6 +164,7 @@ def _fit(question: Question) -> Fit:
     candidates = tuple(found[phi] for phi in sorted(found))
     fit = Fit(
         family=question.family.title,
+        metric=question.family.metric,
         gpu=question.clock.title,
         axis=question.axis,
         goal=question.goal,
@@ -231,12 +232,12 @@ def _at(question: Question, phi: float, member: Member, batch: int) -> Candidate
     latency = question.clock.latency(member, precision=precision, batch=batch)
     decisive_ms = question.decisive_ms(latency)
     memory_bytes = estimated_bytes(member.network(), precision=precision, batch=batch)
-    top1 = _published_top1(question.family, phi, member)
+    accuracy = _published(question.family, phi, member)
     met = {
         "latency": goal.is_fast_enough(decisive_ms),
         "throughput": goal.is_productive_enough(decisive_ms, batch),
         "memory": goal.is_small_enough(memory_bytes),
-        "accuracy": goal.is_accurate_enough(top1),
+        "accuracy": goal.is_accurate_enough(accuracy),
     }
     return Candidate(
         phi=phi,
@@ -245,17 +246,17 @@ def _at(question: Question, phi: float, member: Member, batch: int) -> Candidate
         batch=batch,
         latency=latency,
         memory_bytes=memory_bytes,
-        top1=top1,
+        accuracy=accuracy,
         misses=tuple(target for target, is_met in met.items() if not is_met),
     )
 
 
-def _published_top1(family: Family, phi: float, member: Member) -> float | None:
+def _published(family: Family, phi: float, member: Member) -> float | None:
     """Of that very network; between published members that of the one below."""
     scale = member.scale
     if member.phi is not None and member.rule == "published":
         scale = family.ladder[int(phi)]
-    found = family.top1.get(scale)
+    found = family.accuracy.get(scale)
     return None if found is None else found.value
 
 

@@ -7,7 +7,6 @@ names, equal weights give equal bytes, and nothing of the machine gets into the 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.architecture.graph import (
     INPUT,
@@ -21,7 +20,10 @@ from deploykit.architecture.graph import (
     MaxPool,
     Network,
 )
-from deploykit.model_file import BATCH_NAME, INPUT_NAME, OUTPUT_NAME, ModelInfo, stamp
+from deploykit.model_file import BATCH_NAME, INPUT_NAME, ModelInfo, stamp
+from deploykit.models.folding import epsilon_of, folded
+from deploykit.models.onnx_nodes import Array, LayerNodes
+from deploykit.models.onnx_pyramid import pyramid_nodes
 from deploykit.models.weights import State, Weights
 
 if TYPE_CHECKING:
@@ -30,11 +32,12 @@ if TYPE_CHECKING:
 OPSET = 20
 IR_VERSION = 10  # the oldest that has opset 20's types; newer ones shut out older runtimes
 
-Array = npt.NDArray[np.float32]
-
 
 def onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelProto":
-    """The network as ONNX: `input` (batch, 3, side, side) float32 -> `logits` (batch, classes)."""
+    """The network as ONNX: `input` (batch, 3, side, side) float32 -> `logits` (batch, classes), or others.
+
+    Layers that share a weight share its tensor, unless each has a batch norm of its own folded into it.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     arrays: dict[str, Array] = {}
@@ -43,7 +46,10 @@ def onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelPro
         nodes,
         info.family,
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [BATCH_NAME, *network.input])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [BATCH_NAME, network.num_classes])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH_NAME, *shape])
+            for name, shape in network.answer_shapes.items()
+        ],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -52,31 +58,13 @@ def onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelPro
     return model
 
 
-def folded(layer: Convolution, state: State, *, epsilon: float) -> tuple[Array, Array]:
-    """Weight and bias of the convolution with its batch norm folded in, (out, in, k, k) and (out,).
-
-    References:
-        Jacob et al., arXiv:1712.05877, section 3.2.
-    """
-    weight = state[f"{layer.name}.weight"]
-    if layer.norm is None:
-        return weight, state[f"{layer.name}.bias"]
-    gamma, beta, mean, variance = (
-        state[f"{layer.norm}.{part}"].astype(np.float64)
-        for part in ("weight", "bias", "running_mean", "running_var")
-    )
-    factor = gamma / np.sqrt(variance + epsilon)
-    return (weight * factor[:, None, None, None]).astype(np.float32), (beta - mean * factor).astype(
-        np.float32
-    )
-
-
 def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array]) -> list["NodeProto"]:
     """The nodes of one layer, named after it; its constants go into arrays."""
     from onnx import helper
 
-    output = OUTPUT_NAME if layer is network.layers[-1] else layer.name
-    inputs = [INPUT_NAME if name == INPUT else name for name in layer.inputs]
+    renamed = {each.layer: each.name for each in network.answers} | {INPUT: INPUT_NAME}
+    output = renamed.get(layer.name, layer.name)
+    inputs = [renamed.get(name, name) for name in layer.inputs]
     weight_name, bias_name = f"{layer.name}.weight", f"{layer.name}.bias"
 
     def node(op: str, reads: list[str], **attributes: Any) -> "NodeProto":
@@ -84,14 +72,20 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
 
     match layer:
         case Convolution():
-            arrays[weight_name], arrays[bias_name] = folded(layer, state, epsilon=network.norm_epsilon)
+            if layer.norm is None:
+                weight_name, bias_name = f"{layer.prefix}.weight", f"{layer.prefix}.bias"
+            arrays[weight_name], bias = folded(layer, state, epsilon=epsilon_of(layer, network))
+            reads = [*inputs, weight_name]
+            if bias is not None:
+                arrays[bias_name] = bias
+                reads.append(bias_name)
             geometry = {
                 "kernel_shape": [layer.kernel] * 2,
                 "strides": [layer.stride] * 2,
                 "pads": [layer.padding[0]] * 2 + [layer.padding[1]] * 2,
                 "group": layer.groups,
             }
-            return [node("Conv", [*inputs, weight_name, bias_name], **geometry)]
+            return [node("Conv", reads, **geometry)]
         case Linear():
             arrays[weight_name], arrays[bias_name] = state[weight_name], state[bias_name]
             flat = f"{layer.name}.flatten"
@@ -126,4 +120,6 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
             return [node("Add", inputs)]
         case ChannelScale():
             return [node("Mul", inputs)]
-    raise NotImplementedError(type(layer).__name__)
+    written = LayerNodes(layer.name, output, arrays)
+    pyramid_nodes(layer, inputs, network, state, written)
+    return written.nodes

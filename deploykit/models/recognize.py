@@ -30,7 +30,6 @@ _STRANGERS = {
     "conv_dw.bias": "a ConvNeXt",  # timm
     "layer_scale": "a ConvNeXt",  # torchvision
     "model.0.conv": "a YOLO",  # ultralytics
-    "bifpn": "an EfficientDet",  # effdet
     "Mixed_": "an Inception",  # torchvision
     "trunk_output": "a RegNet",  # torchvision
     "s1.b1.conv1": "a RegNet",  # timm
@@ -82,10 +81,8 @@ def compare(
     """A checkpoint beside one network; source and number of classes default what it tells itself."""
     plain = member.network()
     translated, whose = translate(weights, plain, source)
-    classes = classes_of(translated, plain) if num_classes is None else num_classes
-    if classes != plain.num_classes:
-        plain = member.network(num_classes=classes)
-    network = SCHEMES[whose].adapt(plain)
+    classes = classes_of(translated, member) if num_classes is None else num_classes
+    network = SCHEMES[whose].adapt(member.network(num_classes=classes))
     return Likeness(
         member=member,
         source=whose,
@@ -176,10 +173,15 @@ def described(member: Member) -> str:
     return f"--family {family.name} --member {named}{side}"
 
 
-def classes_of(weights: Weights, network: Network) -> int:
-    """What a checkpoint's last layer has; the network's own number where that isn't there."""
-    last = weights.state.get(f"{network.layers[-1].name}.weight")
-    return network.num_classes if last is None or last.ndim == 0 else int(last.shape[0])
+def classes_of(checkpoint: Weights, member: Member) -> int | None:
+    """By the parameter that grows with the classes; None where the checkpoint has none that fits."""
+    one, two = (member.network(num_classes=classes).state for classes in (1, 2))
+    for name, shape in one.items():
+        for_each = two[name][0] - shape[0]
+        if for_each and (found := checkpoint.state.get(name)) is not None:
+            classes, rest = divmod(found.shape[0] if found.ndim else 0, for_each)
+            return classes if not rest and classes else None
+    return None
 
 
 def _members(families: Iterable[Family]) -> Iterator[Member]:

@@ -9,7 +9,13 @@ import numpy.typing as npt
 
 from deploykit.quantize.choice import Choice, ErrorSum, Score
 from deploykit.quantize.methods import Method
-from deploykit.quantize.output_error import Array, image_amplitudes, image_errors, run_model, run_quantized
+from deploykit.quantize.output_error import (
+    Array,
+    amplitudes_of,
+    errors_of,
+    run_quantized,
+    run_reference,
+)
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.ranges import Ranges
 
@@ -52,11 +58,11 @@ def choose(
         progress: called with the steps done, and of all.
     """
     steps = len(CANDIDATES) + len(placement.tensors)
-    reference = run_model(model.SerializeToString(), held_out)
+    reference = run_reference(model, held_out)
     scores = []
     for method in CANDIDATES:
-        logits = run_quantized(model, placement, replace(ranges, method=method), held_out)
-        scores.append(Score(method=method, error=_sum(image_amplitudes(logits, reference))))
+        outputs = run_quantized(model, placement, replace(ranges, method=method), held_out, reference)
+        scores.append(Score(method=method, error=_sum(amplitudes_of(outputs, reference))))
         progress(len(scores), steps)
     best = min(scores, key=lambda score: score.error.mean).method
     chosen = replace(ranges, method=best)
@@ -79,11 +85,11 @@ def _noise(
     progress: Callable[[int], None],
 ) -> dict[str, ErrorSum]:
     """The output error with each tensor alone in INT8."""
-    reference = run_model(model.SerializeToString(), [batch])
+    reference = run_reference(model, [batch])
     noise = {}
     for done, name in enumerate(placement.tensors, 1):
-        logits = run_quantized(model, placement.reading(name), ranges, [batch])
-        noise[name] = _sum(image_errors(logits, reference))
+        outputs = run_quantized(model, placement.reading(name), ranges, [batch], reference)
+        noise[name] = _sum(errors_of(outputs, reference))
         progress(done)
     return noise
 

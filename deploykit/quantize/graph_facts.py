@@ -69,11 +69,24 @@ class GraphFacts:
         return frozenset(pooled)
 
     def is_residual(self, node: "NodeProto") -> bool:
-        """Whether it adds two feature maps, and not shapes, say."""
+        """Whether it adds two feature maps, and not shapes, say, nor maps that are weighted for it.
+
+        Weighted ones cost accuracy in INT8, and no convolution takes them into its epilogue.
+        """
         return node.op_type == "Add" and all(
-            len(self._shapes.get(name, ())) == 4 and name not in self._constants and name not in self.pooled
+            len(self._shapes.get(name, ())) == 4
+            and name not in self._constants
+            and name not in self.pooled
+            and not self._is_weighted(name)
             for name in node.input
         )
+
+    def _is_weighted(self, name: str) -> bool:
+        maker = self.makers.get(name)
+        return maker is not None and maker.op_type == "Mul" and any(map(self._is_number, maker.input))
+
+    def _is_number(self, name: str) -> bool:
+        return name in self.weights and math.prod(self.weights[name]) == 1
 
     def gated_input(self, node: "NodeProto") -> int | None:
         """Which input of a multiplication is a feature map, where the other is squeeze-excite's gate."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.errors import DeployError
 from deploykit.images.source import MAX_IMAGES, Images, open_images
-from deploykit.model_file import ModelInfo, classes_of
+from deploykit.model_file import ModelInfo, classes_of, require_classifier
 from deploykit.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.quantize.calibration import Settings
 from deploykit.quantize.find_ranges import ranges_for
@@ -162,6 +162,9 @@ def plan_int8(
 def _gate_images(path: Path, model: "ModelProto", info: ModelInfo, options: Int8Options) -> Images | None:
     if options.eval_data is None:
         return None
+    require_classifier(
+        path, model, fix="leave out --eval; deploykit sensitivity tells what INT8 does to boxes and scores"
+    )
     images = open_images(options.eval_data, info.preprocessing, limit=MAX_IMAGES, overrides=options.overrides)
     labels_of(images)
     if classes := classes_of(model):

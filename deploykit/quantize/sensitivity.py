@@ -18,7 +18,7 @@ from deploykit.quantize.blocks import by_block
 from deploykit.quantize.calibration import Progress, Settings
 from deploykit.quantize.find_ranges import given_or_measured
 from deploykit.quantize.observer import batch_size
-from deploykit.quantize.output_error import image_errors, run_model, run_quantized
+from deploykit.quantize.output_error import errors_of, run_quantized, run_reference
 from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place
 from deploykit.quantize.ranges import Ranges
 
@@ -35,8 +35,8 @@ class BlockCost:
     Attributes:
         block: its name; `all` for everything in INT8 at once.
         macs_share: part of the model's multiply-accumulates that it has in INT8.
-        sqnr_db: of the logits, over all images; None where they are the same.
-        error: mean over images of the logits' bounded relative error, see output_error.image_errors;
+        sqnr_db: of the logits, over all images, or the worst output's; None where they are the same.
+        error: mean over images of the outputs' bounded relative error, see output_error.errors_of;
             blocks are sorted by it, since one image with huge logits would decide the SQNR alone.
         top1_change: in points, against FP32; None without labels.
     """
@@ -129,32 +129,41 @@ def measure_sensitivity(
     """
     batches = list(images.batches(batch_size(images.preprocessing.side_px), skipped=skipped))
     inputs = [batch.inputs for batch in batches]
-    labels = (
-        images.labels[np.concatenate([b.indices for b in batches])] if images.labels is not None else None
-    )
-    reference = run_model(model.SerializeToString(), inputs)
-    images.require_classes(reference.shape[1], "the model")
+    reference = run_reference(model, inputs)
+    logits = reference.outputs[0] if reference.is_classifier else None
+    labels = None
+    if images.labels is not None and logits is not None:
+        labels = images.labels[np.concatenate([b.indices for b in batches])]
+        images.require_classes(logits.shape[1], "the model")
+    reference_top1 = None if labels is None or logits is None else top1(logits, labels)
     blocks = by_block(placement.outputs)
 
     def cost(block: str, outputs: tuple[str, ...]) -> BlockCost:
-        logits = run_quantized(model, placement.only(outputs), ranges, inputs)
+        made = run_quantized(model, placement.only(outputs), ranges, inputs, reference)
+        decibels = min(map(_sqnr_db, made, reference.outputs))
         macs = sum(node.macs for node in placement.products if node.output in outputs)
         return BlockCost(
             block=block,
             macs_share=macs / placement.macs,
-            sqnr_db=decibels if math.isfinite(decibels := sqnr_db(logits, reference)) else None,
-            error=float(image_errors(logits, reference).mean()),
-            top1_change=None if labels is None else 100 * (top1(logits, labels) - top1(reference, labels)),
+            sqnr_db=decibels if math.isfinite(decibels) else None,
+            error=float(errors_of(made, reference).mean()),
+            top1_change=None
+            if labels is None or reference_top1 is None
+            else 100 * (top1(made[0], labels) - reference_top1),
         )
 
     whole = cost("all", placement.outputs)
     costs = _counted((cost(*each) for each in blocks.items()), len(blocks), progress)
     return Sensitivity(
-        images=len(reference),
-        top1=None if labels is None else top1(reference, labels),
+        images=len(reference.outputs[0]),
+        top1=reference_top1,
         whole=whole,
         blocks=tuple(sorted(costs, key=lambda each: -each.error)),
     )
+
+
+def _sqnr_db(output: Array, reference: Array) -> float:
+    return sqnr_db(output.reshape(len(output), -1), reference.reshape(len(reference), -1))
 
 
 def _counted(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from deploykit.architecture.families import DEFAULT_FAMILY, FAMILIES
-from deploykit.architecture.family import DEFAULT_CLASSES, Family, Top1
+from deploykit.architecture.family import Family, Published
 from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.layer_profile import LayerProfile
 from deploykit.bench.record import Measured, Record, how_it_ran
@@ -200,12 +200,14 @@ def axis_of_engine(engine: Measured) -> Axis | None:
     return axis_of(engine.scale, family.base)
 
 
-def published_top1(engine: Measured) -> Top1 | None:
-    """Of the network at that scale; None where nobody published it."""
+def published_top1(engine: Measured) -> Published | None:
+    """Of the network at that scale; None where nobody published it, or it is no classifier."""
     family = FAMILIES.get(engine.family)
-    if family is None or engine.scale is None or engine.classes not in (None, DEFAULT_CLASSES):
+    if family is None or family.metric != "top-1" or engine.scale is None:
+        return None
+    if engine.classes not in (None, family.classes):
         return None  # which is about ImageNet's classes
-    return family.top1.get(engine.scale)
+    return family.accuracy.get(engine.scale)
 
 
 def _has_own_side(engine: Measured) -> bool:

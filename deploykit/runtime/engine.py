@@ -15,6 +15,7 @@ import numpy.typing as npt
 from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
+from deploykit.runtime.answers import answer_of
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.preflight import preflight
 from deploykit.runtime.profiled import ProfiledCall
@@ -104,7 +105,8 @@ class Engine:
     def __call__(self, images: Any) -> Any:
         """(n, 3, side, side) float32, or (n, side, side, 3) uint8 -> (n, classes) float32 logits.
 
-        Which of the two, and what sizes, its manifest says.
+        Which of the two, and what sizes, its manifest says. An engine with several outputs answers with a
+        dict: of a detector `boxes`, (n, anchors, 4), and `scores`, (n, anchors, classes).
 
         Args:
             images: a NumPy array, or one of a library that speaks DLPack, as torch; or, for an engine on
@@ -130,7 +132,10 @@ class Engine:
         if there is not None:
             return self._run_on_device(runner, images, there, stream=None)
         given = host_array(images)
-        return in_kind(images, runner.run(given, self._profile_for(given)))
+        made = runner.run(given, self._profile_for(given))
+        if isinstance(made, dict):
+            return {name: in_kind(images, each) for name, each in made.items()}
+        return in_kind(images, made)
 
     def _profile_for(self, images: npt.NDArray[Any]) -> int:
         """As the manifest says, which was asked before for most images."""
@@ -179,13 +184,15 @@ class Engine:
             )
         there = there.as_images(self.manifest.input.shape, self.manifest.input.dtype)
         profile = self.manifest.profile_for(there.shape, there.dtype)
-        output = self.manifest.output
-        answer = empty_in_kind(images, (there.shape[0], *output.shape))
-        place = device_array(answer)
-        assert place is not None  # noqa: S101  # it was made there
-        place = place.as_images(output.shape, output.dtype)
-        runner.run_on_device(there, place, profile, stream)
-        return answer
+        outputs = self.manifest.outputs
+        answers = {each.name: empty_in_kind(images, (there.shape[0], *each.shape)) for each in outputs}
+        places = []
+        for output, answer in zip(outputs, answers.values(), strict=True):
+            place = device_array(answer)
+            assert place is not None  # noqa: S101  # it was made there
+            places.append(place.as_images(output.shape, output.dtype))
+        runner.run_on_device(there, tuple(places), profile, stream)
+        return answer_of(answers)
 
     @property
     def cuda_graphs(self) -> bool | None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from deploykit.engine.compilers import COMPILERS
@@ -18,13 +17,12 @@ from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.local_gpu import ORDINAL
+from deploykit.runtime.answers import Answer
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.lane import Lane
 from deploykit.runtime.plan import deserialize, new_context
 from deploykit.runtime.profiled import ProfiledCall
 from deploykit.runtime.timed import TimedCall
-
-Array = npt.NDArray[np.float32]
 
 
 class GpuRunner:
@@ -46,21 +44,22 @@ class GpuRunner:
         self._idle: list[Lane] = []
         self._lock = threading.Lock()
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
         """Copies in, runs, copies out, and waits."""
         with self._lane() as lane:
             return lane.run(images, profile)
 
     def run_on_device(
-        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
+        self, images: DeviceArray, answers: tuple[DeviceArray, ...], profile: int, stream: int | None
     ) -> None:
         """Runs from memory of the GPU to memory of the GPU.
 
         Args:
+            answers: memory for each output.
             stream: a handle to enqueue on, without waiting; None for a stream of its own, and waiting.
         """
         with self._lane() as lane:
-            lane.run_on_device(images, answer, profile, stream)
+            lane.run_on_device(images, answers, profile, stream)
 
     @contextmanager
     def timed(self, images: npt.NDArray[Any], profile: int) -> Iterator[TimedCall]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
+from deploykit.runtime.answers import Answer, answer_of
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.plan import is_capturable
 
@@ -19,8 +20,6 @@ _log = logging.getLogger(__name__)
 MOST_GRAPHS = 8
 """CUDA graphs, and the buffers they run on, kept with each context: one for each shape it met last."""
 _FLOAT = np.dtype(np.float32)
-
-Array = npt.NDArray[np.float32]
 
 
 class Lane:
@@ -42,13 +41,16 @@ class Lane:
         self._profile = 0
         self._last: Any = None  # the event after what was given to a stream of the caller's
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
         slot = self.load(images, profile)
         self.bind(slot)
         self.launch(slot)
-        slot.output.copy_to(slot.host_output, stream=self.stream)
+        for output, host_output in zip(slot.outputs, slot.host_outputs, strict=True):
+            output.copy_to(host_output, stream=self.stream)
         self.stream.sync()
-        return slot.staged_output.copy()
+        names = (each.name for each in self._manifest.outputs)
+        staged = zip(names, slot.staged_outputs, strict=True)
+        return answer_of({name: each.copy() for name, each in staged})
 
     def load(self, images: npt.NDArray[Any], profile: int) -> "Slot":
         """Begins to bring images over; their slot has them when the stream is done."""
@@ -61,8 +63,8 @@ class Lane:
     def bind(self, slot: "Slot") -> None:
         """Points the context to the slot's memory; a graph knows it."""
         if slot.graph is None:
-            pointers = int(slot.input.handle), int(slot.output.handle)
-            self._bind(slot.shape, slot.profile, *pointers, self.stream)
+            answers = [int(each.handle) for each in slot.outputs]
+            self._bind(slot.shape, slot.profile, int(slot.input.handle), answers, self.stream)
 
     def launch(self, slot: "Slot") -> None:
         """Enqueues what computes the answers, of a slot that is bound."""
@@ -73,13 +75,13 @@ class Lane:
         self._execute(slot.shape, int(self.stream.handle))
 
     def run_on_device(
-        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
+        self, images: DeviceArray, answers: tuple[DeviceArray, ...], profile: int, stream: int | None
     ) -> None:
         given = self.stream if stream is None else self._core.Stream.from_handle(stream)
         if images.stream is not None:
             given.wait(self._core.Stream.from_handle(images.stream))
         self._wait_for_last(given)
-        self._bind(images.shape, profile, images.pointer, answer.pointer, given)
+        self._bind(images.shape, profile, images.pointer, [each.pointer for each in answers], given)
         self._execute(images.shape, int(given.handle))
         if stream is None:
             given.sync()
@@ -120,7 +122,7 @@ class Lane:
         while len(self._slots) >= MOST_GRAPHS:
             self.stream.sync()
             self._slots.popitem(last=False)[1].close()
-        answers = (shape[0], *self._manifest.output.shape)
+        answers = tuple((shape[0], *each.shape) for each in self._manifest.outputs)
         slot = Slot(
             self._core, self._device, self.stream, images=(shape, dtype), answers=answers, profile=profile
         )
@@ -157,8 +159,10 @@ class Lane:
             with suppress(Exception):  # it tells again of a capture that something else spoiled
                 recording.close()
 
-    def _bind(self, shape: tuple[int, ...], profile: int, source: int, answer: int, stream: Any) -> None:
-        context, taken, given = self._context, self._manifest.input.name, self._manifest.output.name
+    def _bind(
+        self, shape: tuple[int, ...], profile: int, source: int, answers: list[int], stream: Any
+    ) -> None:
+        context, taken, given = self._context, self._manifest.input.name, self._manifest.outputs
         if self._profile != profile:
             if not context.set_optimization_profile_async(profile, int(stream.handle)):
                 raise self._refusal(shape)
@@ -166,7 +170,10 @@ class Lane:
         if not (
             context.set_input_shape(taken, shape)
             and context.set_tensor_address(taken, source)
-            and context.set_tensor_address(given, answer)
+            and all(
+                context.set_tensor_address(each.name, answer)
+                for each, answer in zip(given, answers, strict=True)
+            )
         ):
             raise self._refusal(shape)
 
@@ -193,30 +200,36 @@ class Slot:
         stream: Any,
         *,
         images: tuple[tuple[int, ...], np.dtype[Any]],
-        answers: tuple[int, ...],
+        answers: tuple[tuple[int, ...], ...],
         profile: int,
     ) -> None:
         shape, dtype = images
         pinned = core.LegacyPinnedMemoryResource()
         self.shape, self.profile = shape, profile
         self.graph: Any = None
-        input_bytes, output_bytes = dtype.itemsize * math.prod(shape), _FLOAT.itemsize * math.prod(answers)
+        input_bytes = dtype.itemsize * math.prod(shape)
+        outputs_bytes = [_FLOAT.itemsize * math.prod(each) for each in answers]
         with ExitStack() as buffers:
             try:
                 self.host_input = buffers.enter_context(pinned.allocate(input_bytes))
-                self.host_output = buffers.enter_context(pinned.allocate(output_bytes))
+                self.host_outputs = [buffers.enter_context(pinned.allocate(size)) for size in outputs_bytes]
                 device_memory = device.memory_resource
                 self.input = buffers.enter_context(device_memory.allocate(input_bytes, stream=stream))
-                self.output = buffers.enter_context(device_memory.allocate(output_bytes, stream=stream))
+                self.outputs = [
+                    buffers.enter_context(device_memory.allocate(size, stream=stream))
+                    for size in outputs_bytes
+                ]
             except Exception as error:  # cuda-core's exceptions share no public base class
                 raise DeployError(
                     f"There is no room on the GPU for images of {shape}: "
-                    f"{(input_bytes + output_bytes) / 2**20:.0f} MiB were wanted ({error}).",
+                    f"{(input_bytes + sum(outputs_bytes)) / 2**20:.0f} MiB were wanted ({error}).",
                     fix="give smaller batches",
                 ) from error
             self._buffers = buffers.pop_all()
         self.staged_input = _as_array(self.host_input, shape, dtype)
-        self.staged_output = _as_array(self.host_output, answers, _FLOAT)
+        self.staged_outputs = [
+            _as_array(host, each, _FLOAT) for host, each in zip(self.host_outputs, answers, strict=True)
+        ]
 
     def close(self) -> None:
         if self.graph is not None:

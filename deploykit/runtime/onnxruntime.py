@@ -12,6 +12,7 @@ from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.local_gpu import ORDINAL
+from deploykit.runtime.answers import Answer, answer_of
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.sessions import cpu_session, cuda_session
 
@@ -24,7 +25,7 @@ class _Runner:
     def __init__(self, path: Path, manifest: Manifest, session: Any) -> None:
         self._session, self._manifest, self._name = session, manifest, manifest.input.name
         found = [*session.get_inputs(), *session.get_outputs()]
-        described = [(each.name, *each.shape) for each in (manifest.input, manifest.output)]
+        described = [(each.name, *each.shape) for each in (manifest.input, *manifest.outputs)]
         # A dynamic side is a name there.
         shapes = [(each.name, *map(_or_side(manifest), each.shape[1:])) for each in found]
         if shapes != described:
@@ -32,13 +33,13 @@ class _Runner:
                 f"{path} has other inputs and outputs than its manifest says.", fix="build the engine again"
             )
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> npt.NDArray[np.float32]:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
         try:
-            (logits,) = self._session.run(None, {self._name: images})
+            made = self._session.run(None, {self._name: images})
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise _refusal(images.shape, error) from error
-        result: npt.NDArray[np.float32] = logits
-        return result
+        names = (each.name for each in self._manifest.outputs)
+        return answer_of(dict(zip(names, made, strict=True)))
 
     def close(self) -> None:
         del self._session
@@ -63,14 +64,15 @@ class CudaRunner(_Runner):
         return False
 
     def run_on_device(
-        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
+        self, images: DeviceArray, answers: tuple[DeviceArray, ...], profile: int, stream: int | None
     ) -> None:
         """Runs from memory of the GPU to memory of the GPU, and waits: sessions take no stream a call."""
-        taken, given = self._manifest.input, self._manifest.output
+        taken = self._manifest.input
         binding = self._session.io_binding()
         dtype = np.dtype(images.dtype)
         binding.bind_input(taken.name, _PLACE, ORDINAL, dtype, images.shape, images.pointer)
-        binding.bind_output(given.name, _PLACE, ORDINAL, np.float32, answer.shape, answer.pointer)
+        for given, answer in zip(self._manifest.outputs, answers, strict=True):
+            binding.bind_output(given.name, _PLACE, ORDINAL, np.float32, answer.shape, answer.pointer)
         if stream is not None or images.stream is not None:  # what makes the images is still at it
             device = require("cuda.core", extra="gpu").Device(ORDINAL)
             device.set_current()

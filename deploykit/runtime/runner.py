@@ -3,20 +3,18 @@
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 
+from deploykit.runtime.answers import Answer
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.profiled import ProfiledCall
 from deploykit.runtime.timed import TimedCall
-
-Array = npt.NDArray[np.float32]
 
 
 class Runner(Protocol):
     """What runs an engine's own file."""
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Array:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
         """Args: profile: which of the manifest's batches the engine is to run by."""
 
     def used_graphs(self) -> bool | None:
@@ -30,8 +28,9 @@ class DeviceRunner(Runner, Protocol):
     """One whose images may be on the GPU already."""
 
     def run_on_device(
-        self, images: DeviceArray, answer: DeviceArray, profile: int, stream: int | None
-    ) -> None: ...
+        self, images: DeviceArray, answers: tuple[DeviceArray, ...], profile: int, stream: int | None
+    ) -> None:
+        """Args: answers: memory for each output."""
 
 
 @runtime_checkable

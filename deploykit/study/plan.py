@@ -72,7 +72,7 @@ def _stretched(family: Family, compound: Sequence[Member], axes: Sequence[Axis])
             macs = member.network().macs
             scales |= dict.fromkeys(single_axis_scale(family, axis, macs=macs) for axis in axes)
     if scales:
-        scales |= dict.fromkeys(scale for scale in family.top1 if axis_of(scale, family.base) in axes)
+        scales |= dict.fromkeys(scale for scale in family.accuracy if axis_of(scale, family.base) in axes)
     for scale in scales:
         axis = axis_of(scale, family.base)
         if axis is not None:

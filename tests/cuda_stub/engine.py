@@ -55,6 +55,10 @@ class Engine:
         self.executions = 0
         self.made = 0
 
+    @property
+    def names(self) -> set[str]:
+        return {self.manifest.input.name, *(each.name for each in self.manifest.outputs)}
+
     def create_runtime_config(self) -> SimpleNamespace:
         return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy=None)
 
@@ -110,7 +114,7 @@ class Context:
     def set_tensor_address(self, name: str, address: int) -> bool:
         with self._alone():
             _require_int(address)
-            assert name in {self._engine.manifest.input.name, self._engine.manifest.output.name}
+            assert name in self._engine.names
             is_live = library().stub_is_live(ctypes.c_void_p(address), ctypes.c_size_t(1))
             assert is_live, f"{name} has no live device memory"
             self._addresses[name] = address
@@ -119,7 +123,7 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         with self._alone():
             _require_int(stream)
-            assert len(self._addresses) == 2, "an address was not set"
+            assert len(self._addresses) == len(self._engine.names), "an address was not set"
             self._engine.before()
             is_captured = is_capturing(stream)
             if self._shape is None or self._engine.refuses(self._shape, is_captured):
@@ -151,10 +155,11 @@ class Context:
         shape = (self._shape or (0, *manifest.input.shape))[1:]
         channels = shape[-1 if is_uint8 else 0]
         pixels = int(np.prod(shape)) // channels
-        sizes = (images, channels, pixels, 1 if is_uint8 else 4, manifest.output.shape[0])
-        names = (manifest.input.name, manifest.output.name)
-        addresses = (ctypes.c_void_p(self._addresses.get(name)) for name in names)
-        call("stub_enqueue", ctypes.c_void_p(stream), self._id, *addresses, (ctypes.c_int * 5)(*sizes))
+        for output in manifest.outputs:
+            sizes = (images, channels, pixels, 1 if is_uint8 else 4, output.shape[0])
+            names = (manifest.input.name, output.name)
+            addresses = (ctypes.c_void_p(self._addresses.get(name)) for name in names)
+            call("stub_enqueue", ctypes.c_void_p(stream), self._id, *addresses, (ctypes.c_int * 5)(*sizes))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

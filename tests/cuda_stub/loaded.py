@@ -55,6 +55,7 @@ MANIFEST = Manifest(
 )
 TENSORRT = replace(MANIFEST, target=Target(name="RTX 4090", compiler="tensorrt", sm=89))
 PROFILES = replace(MANIFEST, batches=tuple(BatchRange(min=n, opt=n, max=n) for n in (1, 8, 64)))
+TWO_OUTPUTS = replace(MANIFEST, more_outputs=(Tensor(name="more", dtype="float32", shape=(4,)),))
 PIXELS = replace(MANIFEST, input=Tensor(name="input", dtype="uint8", shape=(SIDE_PX, SIDE_PX, 3)))
 
 ENVIRONMENT: dict[str, str] = {}
@@ -130,7 +131,7 @@ class Loaded:
         assert there is not None
         assert place is not None
         profile = self.engine.manifest.profile_for(there.shape)
-        self.runner.run_on_device(there, place, profile, stream)
+        self.runner.run_on_device(there, (place,), profile, stream)
 
 
 @contextmanager
@@ -155,7 +156,7 @@ def whole_numbers(images: int, *, seed: int = 0, manifest: Manifest = MANIFEST) 
     return np.random.default_rng(seed).integers(0, 256, shape).astype(dtype)
 
 
-def expected(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def expected(images: npt.NDArray[Any], classes: int = CLASSES) -> npt.NDArray[np.float32]:
     from cuda_stub.engine import expected
 
-    return expected(images, CLASSES)
+    return expected(images, classes)

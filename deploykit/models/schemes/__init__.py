@@ -6,6 +6,9 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from deploykit.architecture.graph import Network
+from deploykit.errors import DeployError
+from deploykit.models.redundant_bias import absorbed, redundant_biases
+from deploykit.models.schemes.effdet import EFFDET, EFFDET_TF
 from deploykit.models.schemes.lukemelas import LUKEMELAS
 from deploykit.models.schemes.nvidia import NVIDIA
 from deploykit.models.schemes.scheme import Scheme
@@ -14,7 +17,7 @@ from deploykit.models.schemes.torchvision import TORCHVISION
 from deploykit.models.weights import Weights
 from deploykit.preprocessing import Normalization
 
-Source = Literal["timm", "tf-port", "torchvision", "lukemelas", "nvidia"]
+Source = Literal["timm", "tf-port", "torchvision", "lukemelas", "nvidia", "effdet", "effdet-tf"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 SCHEMES: Mapping[Source, Scheme] = {
     "timm": TIMM,
@@ -22,6 +25,8 @@ SCHEMES: Mapping[Source, Scheme] = {
     "torchvision": TORCHVISION,
     "lukemelas": LUKEMELAS,
     "nvidia": NVIDIA,
+    "effdet": EFFDET,
+    "effdet-tf": EFFDET_TF,
 }
 
 _PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -36,7 +41,15 @@ def translate(weights: Weights, network: Network, source: Source | None = None) 
 
     Args:
         source: whose names; default those that fit best, and of timm's two what the file is called.
+
+    Raises:
+        DeployError: the source has no such network.
     """
+    if source is not None and not SCHEMES[source].names(network):
+        fitting = [each for each in SOURCES if SCHEMES[each].names(network)]
+        raise DeployError(
+            f"{source} has no {network.family}.", fix=f"leave out --source, or give {' or '.join(fitting)}"
+        )
     fits: dict[Source, int] = {each: _fitting(weights, network, each) for each in SOURCES}
     chosen = source if source is not None else max(fits, key=lambda each: fits[each])
     if source is None and chosen == "timm" and _PORT.match(weights.origin):
@@ -48,7 +61,7 @@ def translate(weights: Weights, network: Network, source: Source | None = None) 
         name: value[:, :, None, None] if len(wanted.get(name, ())) == value.ndim + 2 == 4 else value
         for name, value in state.items()
     }
-    return replace(weights, state=shaped), chosen
+    return replace(weights, state=absorbed(shaped, network)), chosen
 
 
 def normalization_of(weights: Weights, family: str, source: Source) -> Normalization:
@@ -61,8 +74,11 @@ def normalization_of(weights: Weights, family: str, source: Source) -> Normaliza
 
 
 def _fitting(weights: Weights, network: Network, source: Source) -> int:
-    today = SCHEMES[source].today
-    return len({today(name) for name in weights.state} & _parameter_names(network, source).keys())
+    scheme, wanted = SCHEMES[source], set(network.state)
+    if scheme.has_redundant_biases:
+        wanted |= set(redundant_biases(network))
+    names = _parameter_names(network, source)
+    return sum(names.get(scheme.today(name)) in wanted for name in weights.state)
 
 
 def _parameter_names(network: Network, source: Source) -> dict[str, str]:

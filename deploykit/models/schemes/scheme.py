@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from deploykit.architecture.graph import Convolution, Network
+from deploykit.architecture.graph import Convolution, Layer, Linear, Network
 from deploykit.preprocessing import Normalization
 
 Names = Mapping[str, str]
@@ -34,6 +34,7 @@ class Scheme:
         adapt: the network as theirs computes it.
         today: an older name of theirs -> what they call it now.
         normalization: of the images that a family of theirs was trained on.
+        has_redundant_biases: whether convolutions before a batch norm have a bias all the same.
     """
 
     title: str
@@ -41,6 +42,19 @@ class Scheme:
     adapt: Callable[[Network], Network] = as_it_is
     today: Callable[[str], str] = as_written
     normalization: Callable[[str], Normalization] = for_imagenet
+    has_redundant_biases: bool = False
+
+
+def own_names(network: Network) -> Names:
+    """Where theirs are ours."""
+    return {name: name for layer in network.layers for name in _prefixes(layer)}
+
+
+def _prefixes(layer: Layer) -> Iterator[str]:
+    if isinstance(layer, Convolution | Linear):
+        yield layer.prefix if isinstance(layer, Convolution) else layer.name
+    if isinstance(layer, Convolution) and layer.norm is not None:
+        yield layer.norm
 
 
 class Block(NamedTuple):

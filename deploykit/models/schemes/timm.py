@@ -4,32 +4,24 @@ References:
     timm/models/efficientnet.py: names; default_cfgs for mean and std of the ports, `tf_...`.
 """
 
-from collections.abc import Iterator
-
-from deploykit.architecture.graph import Convolution, Layer, Linear, Network
+from deploykit.architecture import efficientdet
+from deploykit.architecture.graph import Network
 from deploykit.architecture.tensorflow import as_tensorflow
-from deploykit.models.schemes.scheme import Names, Scheme
+from deploykit.models.schemes.scheme import Names, Scheme, own_names
 from deploykit.preprocessing import Normalization
 
 _INCEPTIONS = {"efficientnet-lite", "efficientnetv2-s", "efficientnetv2-m", "efficientnetv2-l"}
 
 
-def _own(network: Network) -> Names:
-    return {name: name for layer in network.layers for name in _prefixes(layer)}
-
-
-def _prefixes(layer: Layer) -> Iterator[str]:
-    if isinstance(layer, Convolution | Linear):
-        yield layer.name
-    if isinstance(layer, Convolution) and layer.norm is not None:
-        yield layer.norm
+def _names(network: Network) -> Names:
+    return {} if network.family == efficientdet.NAME else own_names(network)
 
 
 def _normalization(family: str) -> Normalization:
     return "inception" if family in _INCEPTIONS else "imagenet"
 
 
-TIMM = Scheme(title="timm", names=_own)
+TIMM = Scheme(title="timm", names=_names)
 TF_PORT = Scheme(
-    title="timm's port of TensorFlow", names=_own, adapt=as_tensorflow, normalization=_normalization
+    title="timm's port of TensorFlow", names=_names, adapt=as_tensorflow, normalization=_normalization
 )

@@ -152,7 +152,7 @@ def _predicted(predicted: Sequence[Predicted], setups: int) -> list[Point]:
             source=published.source,
         )
         for each in predicted
-        if (published := each.family.top1.get(each.scale)) is not None
+        if each.family.metric == "top-1" and (published := each.family.accuracy.get(each.scale)) is not None
     ]
 
 
