@@ -35,6 +35,7 @@ bench: $(INSTALLED)
 	-$(MAKE) $(PEERS)/.installed
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/gpu_runtime.py
 	$(BIN)/python benchmarks/fit_cost_model.py

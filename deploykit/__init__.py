@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deploykit.evaluate import evaluate_model
     from deploykit.export import export_onnx
     from deploykit.fit.run import fit_phi
+    from deploykit.models.recognize import recognize
+    from deploykit.models.weights import load_weights
     from deploykit.pipeline import build_engine, quantize_model
     from deploykit.predict.gpus import known_gpus
     from deploykit.quantize.calibration import calibrate_to_file
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from deploykit.runtime.bundle import Bundle, write_bundle
     from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
+    from deploykit.search.run import search_scaling
     from deploykit.study.run import run_study
 
 _HOMES = {
@@ -56,11 +59,14 @@ _HOMES = {
     "export_onnx": "deploykit.export",
     "fit_phi": "deploykit.fit.run",
     "known_gpus": "deploykit.predict.gpus",
+    "load_weights": "deploykit.models.weights",
     "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",
     "read_record": "deploykit.bench.record_file",
+    "recognize": "deploykit.models.recognize",
     "run_study": "deploykit.study.run",
     "scale_for": "deploykit.scaling",
+    "search_scaling": "deploykit.search.run",
     "write_bundle": "deploykit.runtime.bundle",
     "write_record": "deploykit.bench.record_file",
     "write_report": "deploykit.report.page",
@@ -84,12 +90,15 @@ __all__ = [
     "export_onnx",
     "fit_phi",
     "known_gpus",
+    "load_weights",
     "preflight",
     "quantize_model",
     "read_manifest",
     "read_record",
+    "recognize",
     "run_study",
     "scale_for",
+    "search_scaling",
     "sensitivity_of",
     "write_bundle",
     "write_record",

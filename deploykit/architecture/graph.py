@@ -217,6 +217,7 @@ class Network:
         layers: in execution order.
         outputs: what it answers, the scores of the classes last; () for the last layer's logits.
         norm_epsilon: what batch norms add to the variance; PyTorch's default.
+        same_padding: whether all padding is TensorFlow's SAME; that of the layers is so for this input alone.
     """
 
     family: str
@@ -224,6 +225,7 @@ class Network:
     layers: tuple[Layer, ...]
     outputs: tuple[Output, ...] = ()
     norm_epsilon: float = 1e-5
+    same_padding: bool = False
 
     @property
     def side_px(self) -> int:

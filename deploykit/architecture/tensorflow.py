@@ -15,7 +15,7 @@ NORM_EPSILON = 1e-3
 def as_tensorflow(network: Network) -> Network:
     """The same network with SAME padding, which depends on the side, and TensorFlow's epsilon."""
     layers = tuple(_same_padded(layer, network) for layer in network.layers)
-    return replace(network, layers=layers, norm_epsilon=NORM_EPSILON)
+    return replace(network, layers=layers, norm_epsilon=NORM_EPSILON, same_padding=True)
 
 
 def _same_padded(layer: Layer, network: Network) -> Layer:

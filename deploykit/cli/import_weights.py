@@ -97,12 +97,12 @@ def _facts(likeness: Likeness, normalization: Normalization | None) -> dict[str,
         "side_px": likeness.network.side_px,
         "normalization": normalization or likeness.normalization,
         "norm_epsilon": likeness.network.norm_epsilon,
-        "same_padding": likeness.has_same_padding,
+        "same_padding": likeness.network.same_padding,
     }
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
-    padding = "TensorFlow's SAME (for this side alone)" if facts["same_padding"] else "PyTorch's"
+    padding = "TensorFlow's SAME" if facts["same_padding"] else "PyTorch's"
     others = ", ".join(
         f"{len(facts[kind])} {kind.replace('_', ' ')}" for kind in ("missing", "of_another_shape", "unknown")
     )

@@ -9,7 +9,11 @@ def print_fit(fit: Fit) -> None:
     """One GPU's: a line a phi, the edge marked, and the answer."""
     predicted = any(each.latency.evidence == "predicted" for each in fit.candidates)
     axis = "" if fit.axis is None else f", {fit.axis} alone"
-    how = "predicted for TensorRT, with a 90 % interval" if predicted else fit.candidates[0].latency.evidence
+    how = (
+        "predicted for TensorRT, with a 90 % interval"
+        if predicted
+        else f"{fit.candidates[0].latency.evidence}, p{fit.percentile:g}"
+    )
     print(f"{fit.family}{axis} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {how}")
     _print_candidates(fit, predicted=predicted)
     print(_answer(fit))

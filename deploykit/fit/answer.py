@@ -48,6 +48,7 @@ class Fit:
         family, gpu: by their titles.
         metric: what the family's accuracy is.
         axis: what was scaled; None for all three together.
+        percentile: of measured and recorded latencies.
         candidates: every phi that was looked at, rising.
         advice: where nothing fits, what would make it fit.
         remarks: what to know before relying on it, a sentence each.
@@ -59,6 +60,7 @@ class Fit:
     gpu: str
     axis: Axis | None
     goal: Goal
+    percentile: float
     candidates: tuple[Candidate, ...]
     optimistic: bool = False
     advice: tuple[str, ...] = ()

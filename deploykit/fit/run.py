@@ -44,6 +44,7 @@ class Question:
     goal: Goal
     batch: int | None
     phi_step: float
+    percentile: float
     optimistic: bool
 
     def decisive_ms(self, latency: Latency) -> float:
@@ -127,6 +128,7 @@ def fit_phi(
                 goal=goal,
                 batch=batch,
                 phi_step=phi_step,
+                percentile=percentile,
                 optimistic=optimistic,
             )
         )
@@ -168,6 +170,7 @@ def _fit(question: Question) -> Fit:
         gpu=question.clock.title,
         axis=question.axis,
         goal=question.goal,
+        percentile=question.percentile,
         candidates=candidates,
         optimistic=question.optimistic,
         remarks=(*cut, *_falls(candidates)),

@@ -58,6 +58,13 @@ def onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelPro
     return model
 
 
+def _padding(layer: Convolution | MaxPool, network: Network) -> dict[str, Any]:
+    """In numbers; TensorFlow's by its name, which stays right at other sides."""
+    if network.same_padding and layer.kernel > 1:
+        return {"auto_pad": "SAME_UPPER"}
+    return {"pads": [layer.padding[0]] * 2 + [layer.padding[1]] * 2}
+
+
 def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array]) -> list["NodeProto"]:
     """The nodes of one layer, named after it; its constants go into arrays."""
     from onnx import helper
@@ -82,8 +89,8 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
             geometry = {
                 "kernel_shape": [layer.kernel] * 2,
                 "strides": [layer.stride] * 2,
-                "pads": [layer.padding[0]] * 2 + [layer.padding[1]] * 2,
                 "group": layer.groups,
+                **_padding(layer, network),
             }
             return [node("Conv", reads, **geometry)]
         case Linear():
@@ -111,7 +118,7 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
                     inputs,
                     kernel_shape=[layer.kernel] * 2,
                     strides=[layer.stride] * 2,
-                    pads=[layer.padding[0]] * 2 + [layer.padding[1]] * 2,
+                    **_padding(layer, network),
                 )
             ]
         case GlobalAveragePool():

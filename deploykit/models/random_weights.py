@@ -41,13 +41,14 @@ def random_weights(network: Network, *, seed: int = 0) -> Weights:
     gains = _gains(network)
     mean_square = {INPUT: 1.0}
     for layer in network.layers:
-        mean_square[layer.name] = _mean_square(layer, [mean_square[name] for name in layer.inputs])
+        gain = gains.get(layer.name, 1.0)
+        mean_square[layer.name] = _mean_square(layer, [mean_square[name] for name in layer.inputs], gain)
         if isinstance(layer, WeightedSum) and layer.weights is not None:
             state[layer.weights] = np.ones(len(layer.inputs), np.float32)
         if isinstance(layer, Convolution | Linear):
             prefix = layer.prefix if isinstance(layer, Convolution) else layer.name
             shape = layer.weight_shape
-            std = gains.get(layer.name, 1.0) / math.sqrt(math.prod(shape[1:]) * mean_square[layer.inputs[0]])
+            std = gain / math.sqrt(math.prod(shape[1:]) * mean_square[layer.inputs[0]])
             state[f"{prefix}.weight"] = generator.standard_normal(shape, np.float32) * np.float32(std)
         if isinstance(layer, Convolution) and layer.norm is not None:
             state[f"{layer.norm}.weight"] += 1
@@ -73,8 +74,11 @@ def _gains(network: Network) -> dict[str, float]:
     predicted of anchors: the sizes of boxes are its exponentials.
     """
     gains: dict[str, float] = {}
+    makers = {layer.name: layer for layer in network.layers}
     for layer in network.layers:
-        if isinstance(layer, Add) or (isinstance(layer, Activation) and layer.kind == "sigmoid"):
+        if isinstance(layer, Add) and isinstance(branch := makers[layer.inputs[0]], Activation):
+            gains[branch.inputs[0]] = _QUIET_GAIN
+        elif isinstance(layer, Add) or (isinstance(layer, Activation) and layer.kind == "sigmoid"):
             gains[layer.inputs[0]] = _QUIET_GAIN
         elif isinstance(layer, PerAnchor):
             gains[layer.inputs[0]] = _PREDICTED_GAIN
@@ -98,7 +102,7 @@ def _set_rare(network: Network, state: dict[str, npt.NDArray[np.float32]]) -> No
                 state[f"{conv.prefix}.bias"] = np.full(conv.output[:1], -math.log(1 / _PRIOR - 1), np.float32)
 
 
-def _mean_square(layer: Layer, inputs: list[float]) -> float:
+def _mean_square(layer: Layer, inputs: list[float], gain: float) -> float:
     match layer:
         case Activation(kind="silu"):
             return _ACTIVATION_MEAN_SQUARE["silu"] * inputs[0]
@@ -113,7 +117,7 @@ def _mean_square(layer: Layer, inputs: list[float]) -> float:
         case WeightedSum():
             return _SUM_FACTOR * sum(inputs) / len(inputs) ** 2
         case Add():
-            return inputs[1] + _QUIET_GAIN**2
+            return sum(inputs)
         case ChannelScale():
             return math.prod(inputs)
-    return 1.0
+    return gain**2

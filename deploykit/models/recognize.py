@@ -56,14 +56,6 @@ class Likeness:
     match: Match
 
     @property
-    def has_same_padding(self) -> bool:
-        """TensorFlow's, which depends on the side."""
-        plain = self.member.network(num_classes=self.network.num_classes)
-        return [each.padding for each in self.network.convolutions] != [
-            each.padding for each in plain.convolutions
-        ]
-
-    @property
     def normalization(self) -> Normalization:
         return normalization_of(self.original, self.member.family.name, self.source)
 

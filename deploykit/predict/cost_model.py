@@ -33,11 +33,12 @@ MATRIX_PEAK: Mapping[Precision, str] = {  # the fact that bounds convolutions an
 }
 # Channels are padded to a multiple of this. Source: TensorRT's TensorFormat, kHWC8 (FP16) and kCHW32 (INT8).
 CHANNEL_GRANULE: Mapping[Precision, int] = {"fp32": 1, "fp16": 8, "int8": 32}
-# What a V100 has, 300 W / (80 SMs x 1.53 GHz). With less a GPU can't hold its boost clock.
-UNTHROTTLED_W_PER_SM_GHZ = 2.45
+AMPERE_SM, ADA_SM = 80, 89
+# With less a GPU can't hold its boost clock. What a V100 has, 300 W / (80 SMs x 1.53 GHz), and an RTX 4090,
+# 450 W / (128 x 2.52 GHz), whose published PyTorch latencies leave no room for a lower clock.
+UNTHROTTLED_W_PER_SM_GHZ, UNTHROTTLED_W_PER_SM_GHZ_FROM_ADA = 2.45, 1.40
 # A T4 has 1.10 W and holds 900 of its 1590 MHz: (1.10 / 2.45) ** 0.71 of them; see its entry in gpus.toml.
 THROTTLE_EXPONENT = 0.71
-AMPERE_SM = 80
 # An interval's width, as a logarithm, grows by this share for each doubling of the batch or of the work of an
 # image beyond what was published. Source: docs/cost-model.md, "Beyond the figures".
 WIDER_PER_DOUBLING = 0.2
@@ -241,8 +242,10 @@ def clock_fraction(gpu: Gpu) -> float:
         (boost_mhz,) = require_facts(gpu, "boost_mhz")
         return gpu.sustained_mhz / boost_mhz
     sms, boost_mhz, tdp_w = require_facts(gpu, "sm_count", "boost_mhz", "tdp_w")
+    is_ada = gpu.sm is not None and gpu.sm >= ADA_SM
+    wanted_w = UNTHROTTLED_W_PER_SM_GHZ_FROM_ADA if is_ada else UNTHROTTLED_W_PER_SM_GHZ
     w_per_sm_ghz = tdp_w / (sms * boost_mhz * 1e-3)
-    return min(1.0, math.pow(w_per_sm_ghz / UNTHROTTLED_W_PER_SM_GHZ, THROTTLE_EXPONENT))
+    return min(1.0, math.pow(w_per_sm_ghz / wanted_w, THROTTLE_EXPONENT))
 
 
 def rated_kernels(network: Network, rates: Rates) -> tuple[tuple[Kernel, int], ...]:

@@ -13,7 +13,7 @@ from deploykit.serial import from_builtins
 
 _TEXTS = ("architecture", "source", "compute_capability")
 _FACTS = tuple(field.name for field in fields(Gpu) if field.name not in ("name", "aliases", *_TEXTS))
-_FIX = "write facts as deploykit/predict/gpus.toml has them: docs/cost-model.md shows an example"
+_FIX = "write facts as deploykit/predict/gpus.toml has them: docs/fit.md shows an example"
 _FAR = 10.0  # times beyond all GPUs that are known: likely another unit
 
 

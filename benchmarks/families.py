@@ -1,0 +1,57 @@
+"""Builds the smallest and the largest published member of every family with TensorRT-RTX, in FP16 and INT8.
+
+    python benchmarks/families.py
+
+Needs no GPU: the engines are for an A10, and are not run.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+from deploykit.architecture.families import FAMILIES
+from deploykit.architecture.member import Member, choose_member
+from deploykit.export import prepare
+from deploykit.model_file import Precision, to_bytes
+from deploykit.models.onnx_graph import onnx_model
+from deploykit.pipeline import build_engine
+
+GPU = "A10"
+LARGEST_MEGA_PARAMETERS = 150  # EfficientNet-L2 has 480 M and takes the memory of a small machine
+PRECISIONS: tuple[Precision, Precision] = ("fp16", "int8")
+
+
+def main() -> None:
+    """Prints a table."""
+    print("| network | parameters | FP16 engine | built in | INT8 engine | built in | MACs in INT8 |")
+    print("|---|---|---|---|---|---|---|")
+    for member in chosen():
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder, f"{member.name}.onnx")
+            model.write_bytes(to_bytes(onnx_model(*prepare(member))))
+            cells = [cell for precision in PRECISIONS for cell in _built(model, precision)]
+        mega_parameters = member.network().parameter_count / 1e6
+        print(f"| {member.name} | {mega_parameters:.1f} M | {' | '.join(cells)} |", flush=True)
+
+
+def chosen() -> list[Member]:
+    """Of each family the smallest and the largest; once where these are one."""
+    found = []
+    for family in FAMILIES.values():
+        members = [choose_member(family, named=name) for name in family.members]
+        members = [each for each in members if each.network().parameter_count < LARGEST_MEGA_PARAMETERS * 1e6]
+        members.sort(key=lambda member: member.network().macs)
+        found += [members[0], *([members[-1]] if len(members) > 1 else [])]
+    return found
+
+
+def _built(model: Path, precision: Precision) -> list[str]:
+    started = time.perf_counter()
+    built = build_engine(onnx=model, precision=precision, gpu=GPU)
+    took_s = time.perf_counter() - started
+    cells = [f"{built.path.stat().st_size / 1e6:.1f} MB", f"{took_s:.1f} s"]
+    return [*cells, f"{built.manifest.audit.share('int8'):.1%}"] if precision == "int8" else cells
+
+
+if __name__ == "__main__":
+    main()
