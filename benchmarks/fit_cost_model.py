@@ -252,7 +252,7 @@ def held_out(
     group_of: Callable[[Row], object],
     is_kept: Callable[[Row, Row], bool] = lambda row, left_out: True,
 ) -> tuple[HeldOut, ...]:
-    """TensorRT's rows with their log ratios under fits that saw nothing of their group, nor what isn't kept."""
+    """TensorRT's rows with log ratios under fits that saw nothing of their group, nor what isn't kept."""
     pairs: list[HeldOut] = []
     for group in dict.fromkeys(map(group_of, of_tensorrt(rows))):
         inside = [row for row in of_tensorrt(rows) if group_of(row) == group]

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ B0, B4 = efficientnet(scale_for(0)), efficientnet(scale_for(4))
 gpus = st.sampled_from([T4, V100, A100, find_gpu("L4"), find_gpu("H100"), find_gpu("RTX 4090")])
 precisions = st.sampled_from(["fp32", "fp16", "int8"])
 batches = st.integers(1, 256)
-GPUS_PUBLISHED = sorted({row.gpu for row in ROWS})
+GPUS_PUBLISHED = sorted({row.gpu for row in fit.of_tensorrt(ROWS)})
 few = settings(max_examples=40, deadline=None)
 
 
@@ -143,6 +144,13 @@ def test_efficientnets_are_predicted_within_20_percent_on_a_gpu_the_fit_never_sa
     assert fit.mean_error(pairs) < 0.2
 
 
+def test_predictions_are_hardly_slower_than_pytorch_was():
+    bounds = [row for row in ROWS if row.runtime == "pytorch"]
+    ratios = np.exp(fit.log_ratios(bounds, calibration().parameters))
+    assert len(ratios) == 76
+    assert ratios.min() > 0.85
+
+
 def test_the_ranking_of_phi_is_never_inverted_on_a_gpu_the_fit_never_saw(left_out):
     predicted = {
         (row.gpu, row.precision, row.batch, row.network): row.latency_ms * math.exp(-ratio)
@@ -163,7 +171,9 @@ def test_an_array_of_kernels_takes_what_they_take_one_by_one():
     """The fit works on arrays, the prediction on numbers."""
     found = calibration().parameters
     one_by_one = [
-        latency_ms(fit.network_of(row.family, row.network), find_gpu(row.gpu), row.precision, row.batch)
+        latency_ms(
+            fit.network_of(row.family, row.network, row.side_px), find_gpu(row.gpu), row.precision, row.batch
+        )
         for row in ROWS
     ]
     assert fit.work_of(ROWS).latencies_ms(found) == pytest.approx(one_by_one, rel=1e-9)

@@ -50,7 +50,7 @@ def test_a_whole_checkpoint_is_recognized_whatever_its_classes(tmp_path, model, 
         ("convnext_atto", "a ConvNeXt"),
         ("densenet121", "a DenseNet"),
         ("mobilenetv3_small_050", "a MobileNetV3"),
-        ("regnetx_002", "a RegNet"),
+        ("regnetx_032", "a RegNet"),
     ],
 )
 def test_a_stranger_is_called_what_it_looks_like(tmp_path, run, name, network):

@@ -46,6 +46,6 @@ def test_memory_that_is_given_is_what_a_session_reads_and_writes(random_b0, tmp_
         DeviceArray(pointer=each.ctypes.data, shape=each.shape, dtype="float32", stream=None)
         for each in (images, answer)
     )
-    runner.run_on_device(given, place, 0, None)
+    runner.run_on_device(given, (place,), 0, None)
     np.testing.assert_array_equal(answer, runner.run(images, 0))
     runner.close()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from timm_models import logits_of, timm_model
 
+from deploykit import Engine, SideRange, build_engine, export_onnx
 from deploykit.architecture.member import choose_member
 from deploykit.export import prepare
 from deploykit.model_file import INPUT_NAME, to_bytes
@@ -49,3 +50,17 @@ def test_a_checkpoint_gives_timms_logits(tmp_path, family, member, name):
     (given,) = cpu_session(to_bytes(onnx_model(network, weights, info))).run(None, {INPUT_NAME: images})
     assert np.abs(given - expected).max() <= 1e-4 * np.abs(expected).max()
     assert np.abs(expected).max() > 1e-3
+
+
+def test_a_port_of_tensorflow_pads_as_it_does_at_every_side(tmp_path):
+    theirs = timm_model("tf_efficientnet_b0")
+    path = tmp_path / "tf_efficientnet_b0.pth"  # so called, its source needn't be named
+    torch.save(theirs.state_dict(), path)
+    exported = export_onnx(choose_member("efficientnet", side_px=128), weights=path, output=tmp_path)
+    sides = SideRange(min=96, opt=128, max=161)
+    built = build_engine(onnx=exported.path, precision="fp32", gpu="cpu", side=sides)
+    with Engine.load(built.path) as engine:
+        for side_px in (96, 97, 128, 161):
+            images = np.random.default_rng(0).standard_normal((1, 3, side_px, side_px), np.float32)
+            expected = logits_of(theirs, images)
+            assert np.abs(engine(images) - expected).max() <= 1e-4 * np.abs(expected).max()

@@ -12,6 +12,7 @@ from safetensors.torch import save_file as save_torch_file
 from deploykit.architecture.builder import NetworkBuilder
 from deploykit.architecture.efficientnet import efficientnet
 from deploykit.architecture.graph import Network
+from deploykit.architecture.member import choose_member
 from deploykit.errors import DeployError
 from deploykit.models.module import module_for
 from deploykit.models.random_weights import random_weights
@@ -240,9 +241,12 @@ def test_random_weights_make_unit_variance_of_what_a_convolution_reads():
     assert random_weights(net.network("wide")).state["stem.weight"].std() == pytest.approx(27**-0.5, rel=0.01)
 
 
-@pytest.mark.parametrize("phi", [0, 3])
-def test_random_weights_keep_every_activation_in_fp16s_range_and_the_logits_apart(phi):
-    network = efficientnet(scale_for(phi))
+@pytest.mark.parametrize(
+    ("family", "member"),
+    [("efficientnet", "b0"), ("efficientnet", "b3"), ("efficientnetv2-s", "s"), ("resnet50", "50")],
+)
+def test_random_weights_keep_every_activation_in_fp16s_range_and_the_logits_apart(family, member):
+    network = choose_member(family, named=member).network()
     module = module_for(network, random_weights(network))
     peaks = []
     for part in module.modules():

@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,14 @@ def _show(fits: list[Fit], *, drawn: Path | None, in_terminal: bool, as_json: bo
 
 def _fields(fit: Fit) -> dict[str, object]:
     chosen, hoped_for = (each.phi if each else None for each in (fit.chosen, fit.hoped_for))
-    return {"chosen_phi": chosen, "may_fit_phi": hoped_for, "fit": fit}
+    candidates = [
+        {**asdict(each), "fits": each.fits, "images_per_s": each.images_per_s} for each in fit.candidates
+    ]
+    return {
+        "chosen_phi": chosen,
+        "may_fit_phi": hoped_for,
+        "fit": {**asdict(fit), "precision": fit.precision, "candidates": candidates},
+    }
 
 
 def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
