@@ -140,7 +140,7 @@ def test_quantize_writes_int8_that_eval_measures(run, folder):
 def test_quantize_lands_beside_the_model_and_calibrates_on_the_way(run, folder):
     shown = json.loads(run("quantize", *MODEL, "--data", "flat", "--json").out)
     assert shown["path"] == "model.int8.onnx"
-    assert shown["int8"]["policy"] == "pointwise"
+    assert shown["int8"]["policy"] == "dense"
     assert shown["int8"]["share"] >= 0.90  # at most 10 % are left out for accuracy
     assert (folder / "model.int8.onnx").is_file()
 

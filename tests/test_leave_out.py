@@ -14,6 +14,7 @@ def product(name: str, macs: int, *, reads: str | None = None) -> Product:
         channel_axis=0,
         centrable=True,
         is_matrix_product=True,
+        groups=1,
         macs=macs,
     )
 

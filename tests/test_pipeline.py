@@ -361,7 +361,7 @@ def test_an_engine_holds_in_int8_what_the_user_says(model, options, products):
     built = build_engine(onnx=model, precision="int8", gpu="A100", int8=options, note=notes.append)
     assert built.manifest.audit.products("int8") == products
     summary = built.manifest.int8
-    assert summary.policy == (options.policy or "pointwise")
+    assert summary.policy == (options.policy or "dense")
     assert (summary.left_out, summary.excluded, summary.drop) == ((), (), None)
     assert any(f" {products} convolutions and linear layers" in note for note in notes)
 

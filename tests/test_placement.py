@@ -3,9 +3,11 @@ from dataclasses import replace
 import onnx
 import pytest
 
+from deploykit.architecture.member import choose_member
 from deploykit.architecture.mobilenet_v2 import mobilenet_v2
 from deploykit.architecture.resnet import resnet
 from deploykit.errors import DeployError
+from deploykit.export import prepare
 from deploykit.model_file import ModelInfo, read_model
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
@@ -56,6 +58,7 @@ def outputs_of(placement: Placement) -> list[str]:
     ("policy", "products"),
     [
         ("pointwise", B0_POINTWISE + 1),
+        ("dense", B0_POINTWISE + 1),
         ("bandwidth", B0_POINTWISE + B0_BLOCKS + 1),
         ("all-conv", B0_CONVOLUTIONS + 1),
     ],
@@ -63,7 +66,8 @@ def outputs_of(placement: Placement) -> list[str]:
 def test_each_policy_puts_so_many_of_b0s_products_in_int8(placements, policy, products):
     placement = placements[policy]
     assert placement.policy == policy
-    assert len(placement.products) == products == {"pointwise": 33, "bandwidth": 49, "all-conv": 82}[policy]
+    counts = {"pointwise": 33, "dense": 33, "bandwidth": 49, "all-conv": 82}
+    assert len(placement.products) == products == counts[policy]
     assert len(weights_of(placement)) == products
     assert placement.products[-1].weight == "classifier.weight"
     assert placement.products[-2].weight == "conv_head.weight"
@@ -72,6 +76,17 @@ def test_each_policy_puts_so_many_of_b0s_products_in_int8(placements, policy, pr
 def test_pointwise_leaves_depthwise_squeeze_excite_and_stem_in_float(placements):
     weights = weights_of(placements["pointwise"])
     assert not [name for name in weights if "conv_dw" in name or ".se." in name or "stem" in name]
+
+
+def test_dense_adds_convolutions_over_a_window_where_a_network_has_them():
+    """ResNet-50: arXiv:1512.03385, Table 1: 16 blocks of three, 4 shortcuts, first, classifier."""
+    network, weights, info = prepare(choose_member("resnet50", side_px=64))
+    model = onnx_model(network, weights, info)
+    counts = {policy: len(place(model, policy).products) for policy in POLICIES}
+    strided = 3  # shortcuts, which are no products at each place
+    assert counts == {"pointwise": 2 * 16 + 1 + 1, "dense": 53, "bandwidth": 53, "all-conv": 54}
+    assert counts["dense"] - counts["pointwise"] == 16 + strided
+    assert place(model, "dense").int8_share > 0.97
 
 
 def test_bandwidth_adds_the_depthwise_convolutions_and_nothing_else(placements):
@@ -236,17 +251,17 @@ def test_squeeze_excites_multiplication_and_pool_read_the_same_tensor(b0, placem
     [
         (
             lambda side_px: mobilenet_v2(replace(BASE, side_px=side_px)),
-            {"pointwise": 16 * 2 + 1 + 1 + 1, "bandwidth": 35 + 17, "all-conv": 35 + 17 + 1},
+            {"pointwise": 16 * 2 + 1 + 1 + 1, "dense": 35, "bandwidth": 35 + 17, "all-conv": 35 + 17 + 1},
             10,
         ),
         (
             lambda side_px: resnet(18, replace(BASE, side_px=side_px)),
-            {"pointwise": 1, "bandwidth": 20, "all-conv": 21},
+            {"pointwise": 1, "dense": 20, "bandwidth": 20, "all-conv": 21},
             8,
         ),
         (
             lambda side_px: resnet(50, replace(BASE, side_px=side_px)),
-            {"pointwise": 34, "bandwidth": 53, "all-conv": 54},
+            {"pointwise": 34, "dense": 53, "bandwidth": 53, "all-conv": 54},
             16,
         ),
     ],

@@ -48,13 +48,14 @@ def test_a_graph_whose_nodes_have_no_names_is_understood():
             "classifier": weight(8, 4),
         },
     )
-    pointwise, bandwidth, everything = (place(model, policy) for policy in POLICIES)
+    pointwise, dense, bandwidth, everything = (place(model, policy) for policy in POLICIES)
     found = [(node.activation, node.weight, node.output, node.channel_axis) for node in pointwise.products]
     assert found == [
         ("a", "expand", "b", 0),
         ("scaled", "project", "f", 0),
         ("flat", "classifier", "y", 1),
     ]
+    assert outputs_of(dense) == ["b", "d", "f", "y"]  # the strided one too, which is no product at each place
     assert outputs_of(bandwidth) == ["b", "c", "d", "f", "y"]
     assert outputs_of(everything) == ["a", "b", "c", "d", "s", "e", "f", "y"]
     # 14 x 14 after the stem without padding, 7 x 7 after the stride.
@@ -135,7 +136,7 @@ def test_squeeze_excite_is_known_where_constants_are_nodes():
         helper.make_node("Conv", ["r", "excite"], ["y"]),
     ]
     model = model_of(nodes, {"squeeze": weight(2, 3, 1, 1), "excite": weight(3, 2, 1, 1)})
-    for policy in ("pointwise", "bandwidth"):
+    for policy in ("pointwise", "dense", "bandwidth"):
         with pytest.raises(DeployError, match=f"Policy {policy} puts nothing of this model in INT8"):
             place(model, policy)
     assert outputs_of(place(model, "all-conv")) == ["s", "y"]

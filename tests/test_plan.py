@@ -200,7 +200,7 @@ def test_ranges_with_another_preprocessing_than_the_models_are_told_of(model):
 def test_a_policy_that_there_is_not_is_refused_with_those_there_are():
     with pytest.raises(DeployError, match="no INT8 policy x") as caught:
         Int8Options(policy="x")
-    assert "pointwise, bandwidth, all-conv" in caught.value.fix
+    assert "pointwise, dense, bandwidth, all-conv" in caught.value.fix
 
 
 def test_the_gate_says_by_how_much_top1_drops_within_the_bound(model):

@@ -46,7 +46,7 @@ def planned_products(phi: int, policy: Policy = "pointwise") -> int:
     first, *others = BLOCKS[phi]
     pointwise = first + 2 * sum(others) + 1 + 1
     blocks = first + sum(others)
-    return pointwise + {"pointwise": 0, "bandwidth": blocks, "all-conv": 3 * blocks + 1}[policy]
+    return pointwise + {"pointwise": 0, "dense": 0, "bandwidth": blocks, "all-conv": 3 * blocks + 1}[policy]
 
 
 @pytest.fixture(scope="module")

@@ -100,10 +100,8 @@ def command(
             )
     except KeyboardInterrupt:
         ignore_interrupts()
-        print(
-            f"stopped; {measured} of {count} measurements are in {output}, and the same command goes on",
-            file=sys.stderr,
-        )
+        there = f"{measured} of {count} measurements are in {output}, and " if count else ""
+        print(f"stopped; {there}the same command goes on", file=sys.stderr)
         sys.exit(STOPPED)
     if study.strays:
         note(f"No records, and left alone: {', '.join(map(str, study.strays))}.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deploykit.errors import DeployError
-from deploykit.quantize.placement import DEFAULT_POLICY, Policy
+from deploykit.quantize.placement import Policy
 
 Compiler = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
@@ -68,7 +68,7 @@ COMPILERS: dict[Compiler, Facts] = {
         module="tensorrt_rtx",
         install="pip install 'deploykit[cpu]', or 'deploykit[gpu]' where a GPU is",
         ahead_of_time=True,
-        int8_policy=DEFAULT_POLICY,
+        int8_policy="dense",
         option_names=_KNOBS,
         specializes_shapes=True,
         suppresses=False,
@@ -78,7 +78,7 @@ COMPILERS: dict[Compiler, Facts] = {
         module="onnxruntime",
         install="pip install 'deploykit[cpu]'",
         ahead_of_time=True,
-        int8_policy=DEFAULT_POLICY,
+        int8_policy="pointwise",
         portable_versions=True,
     ),
 }

@@ -225,13 +225,15 @@ def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
     Raises:
         DeployError: the compiler has no integer kernels for it.
     """
-    if multiplies_matrices_alone(target) and asked not in (None, "pointwise"):
+    if not multiplies_matrices_alone(target):
+        return asked or COMPILERS[target.compiler].int8_policy
+    if asked not in (None, "pointwise"):
         raise DeployError(
             f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"of convolutions only pointwise ones are those: policy {asked} needs more.",
             fix="leave out --int8-policy, or build for another GPU",
         )
-    return asked or COMPILERS[target.compiler].int8_policy
+    return "pointwise"
 
 
 def require_int8_kernels(target: Target, placement: Placement) -> None:

@@ -1,7 +1,9 @@
 """Which nodes compute in INT8, and which tensors travel in it between them, by named policy.
 
-- `pointwise`: 1x1 convolutions on feature maps, and the classifier. For compilers that pad INT8
-  depthwise convolutions to several times their channels, as TensorRT-RTX does.
+- `pointwise`: 1x1 convolutions on feature maps, and the classifier. For compilers that have integers for
+  matrix products alone, as ONNX Runtime.
+- `dense`: those over a window too, where they read all channels of a feature map, but the first. For
+  compilers that pad INT8 depthwise convolutions to several times their channels, as TensorRT-RTX does.
 - `bandwidth`: every convolution on feature maps but the first, and the classifier; the inputs of
   residual additions and of squeeze-excite travel in INT8 too, so that no feature map is written
   in FP16. For TensorRT, whose published INT8 gain on EfficientNet is had this way.
@@ -20,11 +22,10 @@ from deploykit.quantize.graph_facts import GraphFacts
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Policy = Literal["pointwise", "bandwidth", "all-conv"]
+Policy = Literal["pointwise", "dense", "bandwidth", "all-conv"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-DEFAULT_POLICY: Policy = "pointwise"
-"""For both compilers that are driven: TensorRT-RTX pads INT8 depthwise convolutions to several times their
-channels, and ONNX Runtime computes matrix products alone in integers."""
+DEFAULT_POLICY: Policy = "dense"
+"""Where no compiler is named: of EfficientNets the same as `pointwise`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Product:
         centrable: a constant taken from all its input can go into its bias instead: it pads with no
             zeros, and its bias is a constant or not there.
         is_matrix_product: it is a linear layer, or a convolution that is one at each place.
+        groups: of a convolution; 1 for a linear layer.
         macs: multiply-accumulates an image.
     """
 
@@ -50,6 +52,7 @@ class Product:
     channel_axis: int
     centrable: bool
     is_matrix_product: bool
+    groups: int
     macs: int
 
 
@@ -192,6 +195,7 @@ def _products(facts: GraphFacts) -> Iterable[Product]:
             centrable=facts.has_free_bias(node) and not facts.pads(node),
             is_matrix_product=not is_convolution
             or is_matrix_product(attributes, facts.weights[node.input[1]][2:]),
+            groups=attributes.get("group", 1),
             macs=facts.macs(node),
         )
 
@@ -206,8 +210,13 @@ def _is_on_feature_maps(node: Product, facts: GraphFacts) -> bool:
     return linear or node.activation not in facts.pooled | facts.inputs
 
 
+def _is_dense(node: Product, facts: GraphFacts) -> bool:
+    return _is_pointwise(node, facts) or (node.groups == 1 and _is_on_feature_maps(node, facts))
+
+
 _CHOOSERS: dict[Policy, Callable[[Product, GraphFacts], bool]] = {
     "pointwise": _is_pointwise,
+    "dense": _is_dense,
     "bandwidth": _is_on_feature_maps,
     "all-conv": lambda node, facts: True,
 }
