@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from deploykit.runtime.bundle import Bundle, write_bundle
     from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
+    from deploykit.serving.check import check_repository
+    from deploykit.serving.client import Client
+    from deploykit.serving.repository import write_repository
     from deploykit.study.run import run_study
 
 _HOMES = {
@@ -44,12 +47,14 @@ _HOMES = {
     "Int8Options": "deploykit.quantize.plan",
     "BatchRange": "deploykit.engine.shapes",
     "Bundle": "deploykit.runtime.bundle",
+    "Client": "deploykit.serving.client",
     "SideRange": "deploykit.engine.shapes",
     "DeployError": "deploykit.errors",
     "Engine": "deploykit.runtime",
     "benchmark": "deploykit.bench.benchmark",
     "build_engine": "deploykit.pipeline",
     "calibrate_to_file": "deploykit.quantize.calibration",
+    "check_repository": "deploykit.serving.check",
     "choose_member": "deploykit.architecture.member",
     "compare": "deploykit.bench.compare",
     "diagnose": "deploykit.doctor",
@@ -64,11 +69,13 @@ _HOMES = {
     "write_bundle": "deploykit.runtime.bundle",
     "write_record": "deploykit.bench.record_file",
     "write_report": "deploykit.report.page",
+    "write_repository": "deploykit.serving.repository",
 }
 
 __all__ = [
     "BatchRange",
     "Bundle",
+    "Client",
     "DeployError",
     "Engine",
     "Int8Options",
@@ -77,6 +84,7 @@ __all__ = [
     "benchmark",
     "build_engine",
     "calibrate_to_file",
+    "check_repository",
     "choose_member",
     "compare",
     "diagnose",
@@ -94,6 +102,7 @@ __all__ = [
     "write_bundle",
     "write_record",
     "write_report",
+    "write_repository",
 ]
 
 

@@ -32,6 +32,8 @@ COMMANDS = {
     "study": ("study", "Measure EfficientNets over phi, precision, batch and scaling axis."),
     "report": ("report", "Write one HTML page of what records show."),
     "fit": ("fit", "Find the largest phi that meets a target on a GPU."),
+    "serve": ("serve", "Serve engines with Triton, or write its model repository."),
+    "client": ("client", "Send images to a server."),
     "gpus": ("gpus", "List the GPUs that are known."),
     "doctor": ("doctor", "Say what is installed and what this machine can do."),
 }

@@ -10,6 +10,8 @@ T = TypeVar("T")
 _NUMBER = r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*"
 _DURATION = re.compile(_NUMBER + r"(us|ms|s)\s*")
 _RATE = re.compile(_NUMBER + r"(?:images|img|fps)?\s*(?:/s)?\s*")
+_SIZE = re.compile(_NUMBER + r"([kmg]i?b|b)?\s*")
+_BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _MICRO = str.maketrans("\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}", "uu")
 
@@ -44,6 +46,19 @@ def images_per_s(text: str | None) -> float | None:
     if number is None:
         raise DeployError(f"{text!r} is not a throughput.", fix="write --min-throughput 500, images a second")
     return number
+
+
+def size_bytes(text: str, *, option: str) -> int:
+    """`64MB`, `1GiB`, `1000000` -> bytes.
+
+    Raises:
+        DeployError: no number, or another unit.
+    """
+    match = _SIZE.fullmatch(text.lower())
+    number = _float(match[1]) if match else None
+    if match is None or not number:
+        raise DeployError(f"{text!r} is no size.", fix=f"write {option} 64MB")
+    return round(number * _BYTES[match[2] or ""])
 
 
 def numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -> tuple[T, ...]:
