@@ -140,7 +140,8 @@ def _by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path,
             path = Bundle(given).engine()
         manifest = read_manifest(path)
         info = manifest.model
-        name = options.name or model_name(info.family, info.phi, info.rule, info.scale)
+        own_name = model_name(info.family, info.phi, info.rule, info.scale)
+        name = own_name if options.name is None else options.name
         groups.setdefault(require_name(name), {})[path] = manifest
     for name, group in groups.items():
         first, *others = group.values()
