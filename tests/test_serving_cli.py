@@ -63,7 +63,7 @@ _REFUSALS = ("UNAVAILABLE", "has no available versions")
 
 
 class Load:
-    """Clients that ask without a pause until they are refused or stopped, and what became of what they sent."""
+    """Clients that ask without a pause until refused or stopped, and what became of what they sent."""
 
     def __init__(self, found: dict, model: str) -> None:
         self._found, self._model = found, model
