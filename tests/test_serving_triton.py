@@ -119,10 +119,10 @@ LINE = 'E1122 23:14:15.490867 8803 model_lifecycle.cc:642] "{}"'
     [
         (
             LINE.format(
-                "failed to load 'b0' version 3: Internal: DeployError: x.engine is for T4; this machine has none."
+                "failed to load 'b0' version 3: Internal: DeployError: e is for T4; this machine has none."
                 r" Fix: run it there\n\nAt:\n  /models/b0/3/model.py(3): <module>\n"
             ),
-            "Triton can't load b0, version 3: x.engine is for T4; this machine has none.",
+            "Triton can't load b0, version 3: e is for T4; this machine has none.",
             "run it there",
         ),
         (
