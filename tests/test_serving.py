@@ -226,6 +226,27 @@ def test_a_body_of_2_gb_is_refused_before_it_is_read(served):
     assert memory_kb(served) - before < 50_000
 
 
+def test_a_message_that_is_too_long_is_refused_over_grpc_and_its_connection_goes_on(served):
+    """Triton alone would keep gigabytes of it."""
+    client, before = served.grpc(), memory_kb(served)
+    for count in (1000, 100_000):  # 0.8 and 77 MB
+        problem = "batch-size must be" if count == 1000 else "RESOURCE_EXHAUSTED"
+        with pytest.raises(InferenceServerException, match=problem):
+            ask(client, tritonclient.grpc, COLOURS, np.zeros((count, 3, 8, 8), np.float32))
+        assert ask(client, tritonclient.grpc, COLOURS, flat_images(1)).shape == (1, 3)
+    assert memory_kb(served) - before < 50_000
+
+
+def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):
+    images = flat_images(1)
+    by_grpc = tritonclient.grpc.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
+    with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED"):
+        served.grpc().infer(COLOURS, [by_grpc], compression_algorithm="gzip")
+    by_http = tritonclient.http.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
+    with pytest.raises(InferenceServerException, match="compressed requests are not taken"):
+        served.client().infer(COLOURS, [by_http], request_compression_algorithm="gzip")
+
+
 def test_1_000_fuzzed_requests_are_answered_or_refused_and_memory_stays_flat(served):
     random = np.random.default_rng(0)
     whole = (
@@ -321,6 +342,18 @@ def test_the_client_gives_labels_and_their_odds(served, tmp_path, protocol):
     assert [each.probability for each in answer.odds] == pytest.approx(odds[likeliest], rel=1e-3)
 
 
+def test_the_client_command_prints_labels_and_times(served, run, tmp_path):
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
+    there = ("--url", served.server.url, "--model")
+    done = run("client", "red.png", *there, f"{COLOURS}-image")
+    assert done.status == 0
+    assert "57.61 % 0" in done.out  # logits of 1, 0 and 0: e / (e + 2)
+    assert f"{COLOURS}-image, version 1: median" in done.out
+    assert "nothing.png can't be read" in run("client", "nothing.png", *there, f"{COLOURS}-image").err
+    assert f"{COLOURS} takes no encoded images" in run("client", "red.png", *there, COLOURS).err
+    assert "unknown model: 'roses'" in run("client", "red.png", *there, "roses").err
+
+
 def test_a_client_that_has_to_guess_the_model_says_which_there_are(served, tmp_path):
     with pytest.raises(DeployError, match=f"2 models for images: {COLOURS}-image, {B0}-image") as caught:
         list(Client(served.server.url).classify([tmp_path]))
@@ -338,7 +371,7 @@ def test_the_client_of_the_readme_works(served, tmp_path, monkeypatch, capsys):
 
 
 def test_connections_beyond_the_limit_are_refused_and_then_taken_again(served):
-    gate = served.server._gate
+    gate = served.server.gates[0]
     before = gate.limits
     gate.limits = type(before)(body_bytes=before.body_bytes, connections=2)
     try:

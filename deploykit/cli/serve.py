@@ -184,7 +184,7 @@ def _serve(
                 raise
             print(f"stopping: answering what was asked, for up to {server.drain_s:g} s", file=sys.stderr)
     if running is not None:
-        print(f"stopped after {running.requests} requests over HTTP", file=sys.stderr)
+        print(f"stopped after {running.requests} requests", file=sys.stderr)
 
 
 def _print_line(line: str) -> None:

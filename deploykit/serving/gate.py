@@ -1,8 +1,8 @@
-"""What stands between clients and Triton's HTTP port: limits, and a way to stop that loses nothing.
+"""What stands between clients and Triton's ports: limits, and a way to stop that loses nothing.
 
 Triton 2.51, which nvidia-pytriton 0.7.0 carries, reads requests of any length into memory, and one of 2 GiB
 ends it. So lengths are looked at here, before. A request is parsed by h11, strictly, and written anew: what
-two readers could understand differently doesn't get through.
+two readers could understand differently doesn't get through. Of gRPC the lengths of messages are read.
 """
 
 import asyncio
@@ -12,9 +12,8 @@ from typing import TypeVar
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
+from deploykit.serving.grpc_relay import GrpcRelay
 from deploykit.serving.relay import CHUNK_BYTES, Limits, Relay, error_body
-
-_LAST_REQUEST_S = 0.5  # that a connection has for it, once no more are to come
 
 T = TypeVar("T")
 
@@ -22,15 +21,18 @@ T = TypeVar("T")
 class Gate:
     """Listens, in a thread of its own, from open to close."""
 
-    def __init__(self, *, upstream_port: int, limits: Limits) -> None:
+    def __init__(
+        self, *, upstream_port: int, limits: Limits, relay: type[Relay] | type[GrpcRelay] = Relay
+    ) -> None:
         self.port = 0
         self.requests = 0
         self.upstream_port, self.limits = upstream_port, limits
         self.h11 = require("h11", extra="serve")
+        self._relay = relay
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="deploykit-gate", daemon=True)
         self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.Task[None], Relay] = {}
+        self._connections: dict[asyncio.Task[None], Relay | GrpcRelay] = {}
         self.is_closing = False
 
     def open(self, host: str, port: int) -> None:
@@ -57,7 +59,7 @@ class Gate:
         self.is_closing = True
         await asyncio.sleep(0)  # connections that were just accepted come to be known
         for each in self._connections.values():
-            self._loop.call_later(_LAST_REQUEST_S, each.end_if_idle)
+            each.finish()
         tasks = list(self._connections)
         if tasks:
             await asyncio.wait(tasks, timeout=drain_s)
@@ -69,10 +71,11 @@ class Gate:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # asyncio runs this as one
         if len(self._connections) >= self.limits.connections:
-            writer.write(_plain_refusal("too many connections"))
+            if self._relay is Relay:
+                writer.write(_plain_refusal("too many connections"))
             writer.close()
             return
-        self._connections[task] = connection = Relay(self, reader, writer)
+        self._connections[task] = connection = self._relay(self, reader, writer)
         try:
             await connection.serve()
         except (OSError, TimeoutError, EOFError, self.h11.ProtocolError):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from deploykit.serving.gate import Gate
 
 CHUNK_BYTES = 2**18
+_LAST_REQUEST_S = 0.5  # that a connection has for it, once no more are to come
 _DISCARD_S, _DISCARD_BYTES = 5.0, 2**33  # so that whoever still sends sees the refusal
 _OWN_HEADERS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"expect", b"transfer-encoding", b"te"}
@@ -97,7 +98,11 @@ class Relay:
         finally:
             self._is_idle = False
 
-    def end_if_idle(self) -> None:
+    def finish(self) -> None:
+        """Ends the connection after what is asked, or about to be."""
+        asyncio.get_running_loop().call_later(_LAST_REQUEST_S, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
         if self._is_idle:
             self._writer.close()
 
@@ -118,6 +123,8 @@ class Relay:
         headers = dict(request.headers)
         if b"transfer-encoding" in headers:
             raise Refusal(411, "a request has to say its Content-Length")
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise Refusal(415, "compressed requests are not taken, whose length is not known")
         length = int(headers.get(b"content-length", b"0"))
         if length > self._limits.body_bytes:
             raise Refusal(

@@ -12,13 +12,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.errors import DeployError
 from deploykit.serving.gate import Gate, port_taken
+from deploykit.serving.grpc_relay import GrpcRelay
 from deploykit.serving.relay import Limits
 from deploykit.serving.startup import why_not_ready
 from deploykit.serving.triton import Triton
@@ -46,8 +48,8 @@ class ServerOptions:
 
     Attributes:
         host: the address it listens on.
-        body_bytes: of an HTTP request.
-        connections: HTTP connections at the same time.
+        body_bytes: of a request.
+        connections: at the same time, over HTTP and over gRPC each.
         drain_s: how long requests under way may take, once it is to stop.
         ready_s: how long models may take to load and warm up.
         poll_s: how often the repository is looked at for new versions; None for never.
@@ -65,9 +67,10 @@ class ServerOptions:
 class Server:
     """A Triton that is ready."""
 
-    def __init__(self, process: "subprocess.Popen[str]", gate: Gate, ports: Ports, host: str) -> None:
-        self._process, self._gate = process, gate
-        self.ports, self.host = ports, host
+    def __init__(self, process: "subprocess.Popen[str]", gates: Sequence[Gate], host: str) -> None:
+        self._process, self.gates = process, gates
+        http, grpc, metrics = (gate.port for gate in gates)
+        self.ports, self.host = Ports(http=http, grpc=grpc, metrics=metrics), host
         self.pid = process.pid
 
     @property
@@ -77,8 +80,8 @@ class Server:
 
     @property
     def requests(self) -> int:
-        """Over HTTP, so far."""
-        return self._gate.requests
+        """Over HTTP and gRPC, so far."""
+        return sum(each.requests for each in self.gates[:2])
 
     def wait(self) -> None:
         """Returns when it has ended by itself, which it should not.
@@ -107,32 +110,44 @@ def serving(
     with tempfile.TemporaryDirectory(prefix="deploykit-triton-") as name:
         for port in (options.ports.http, options.ports.grpc, options.ports.metrics):
             _require_free(options.host, port)
-        grpc = options.ports.grpc or _free_port(options.host)
-        inner_http, inner_metrics = _free_port(LOOPBACK), _free_port(LOOPBACK)
+        inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
         region = f"deploykit-{secrets.token_hex(6)}-"
         command = _command(Path(repository), triton, options, Path(name), region)
-        command += [f"--http-port={inner_http}", f"--grpc-port={grpc}", f"--metrics-port={inner_metrics}"]
+        command += [
+            f"--http-port={inner.http}",
+            f"--grpc-port={inner.grpc}",
+            f"--metrics-port={inner.metrics}",
+        ]
         said: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         process = _start(command, triton)
         reader = threading.Thread(target=_read, args=(process, said, log), daemon=True)
         reader.start()
         limits = Limits(body_bytes=options.body_bytes, connections=options.connections)
-        gate = Gate(upstream_port=inner_http, limits=limits)
-        metrics = Gate(upstream_port=inner_metrics, limits=Limits(body_bytes=0, connections=16))
+        none = Limits(body_bytes=0, connections=16)
+        gates = (
+            (Gate(upstream_port=inner.http, limits=limits), options.ports.http),
+            (Gate(upstream_port=inner.grpc, limits=limits, relay=GrpcRelay), options.ports.grpc),
+            (Gate(upstream_port=inner.metrics, limits=none), options.ports.metrics),
+        )
         opened: list[Gate] = []
         try:
-            _wait_until_ready(process, inner_http, options.ready_s, said)
-            for each, port in ((gate, options.ports.http), (metrics, options.ports.metrics)):
-                each.open(options.host, port)
-                opened.append(each)
-            ports = Ports(http=gate.port, grpc=grpc, metrics=metrics.port)
-            yield Server(process, gate, ports, options.host)
+            _wait_until_ready(process, inner.http, options.ready_s, said)
+            for gate, port in gates:
+                gate.open(options.host, port)
+                opened.append(gate)
+            yield Server(process, opened, options.host)
         finally:
-            for each in opened:
-                each.close(options.drain_s)
+            _close(opened, options.drain_s)
             _stop(process, options.drain_s)
             reader.join(timeout=1)
             _forget(region)
+
+
+def _close(gates: Sequence[Gate], drain_s: float) -> None:
+    """All at the same time."""
+    if gates:
+        with ThreadPoolExecutor(len(gates)) as pool:
+            list(pool.map(lambda gate: gate.close(drain_s), gates))
 
 
 def _command(
@@ -143,7 +158,7 @@ def _command(
         str(triton.executable),
         f"--model-repository={repository.absolute()}",
         f"--http-address={LOOPBACK}",
-        f"--grpc-address={options.host}",
+        f"--grpc-address={LOOPBACK}",
         f"--metrics-address={LOOPBACK}",
         "--strict-readiness=false",  # one bad new version would make the whole server unready
         "--disable-auto-complete-config",
@@ -216,7 +231,7 @@ def _is_ready(port: int) -> bool:
 
 
 def _stop(process: "subprocess.Popen[str]", drain_s: float) -> None:
-    """Triton answers what it has taken over gRPC, and ends; what doesn't in time is ended."""
+    """Triton ends once it has answered; if it doesn't in time, it is ended."""
     process.terminate()
     try:
         process.wait(drain_s + 10)
@@ -242,8 +257,8 @@ def _require_free(host: str, port: int) -> None:
         raise port_taken(host, port, error) from error
 
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=_family(host)) as free:
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as free:
         port: int = free.getsockname()[1]
     return port
 
