@@ -349,7 +349,7 @@ def test_the_client_command_prints_labels_and_times(served, run, tmp_path):
     assert done.status == 0
     assert "57.61 % 0" in done.out  # logits of 1, 0 and 0: e / (e + 2)
     assert f"{COLOURS}-image, version 1: median" in done.out
-    assert "nothing.png can't be read" in run("client", "nothing.png", *there, f"{COLOURS}-image").err
+    assert "There is no image nothing.png" in run("client", "nothing.png", *there, f"{COLOURS}-image").err
     assert f"{COLOURS} takes no encoded images" in run("client", "red.png", *there, COLOURS).err
     assert "unknown model: 'roses'" in run("client", "red.png", *there, "roses").err
 

@@ -187,6 +187,16 @@ def test_a_port_that_is_taken_is_named_with_a_way_out(run, engine):
     assert "--http-port" in done.err
 
 
+def test_a_backend_that_this_triton_has_not_is_named_with_a_way_out(run, engine, tmp_path):
+    if not triton().is_bundled:
+        pytest.skip("this Triton may have it")
+    write_repository(tmp_path / "models", [engine], Options(name="colours"))
+    done = run(*own(tmp_path / "models", *ANY))
+    assert done.status == 2
+    assert "is for Triton's onnxruntime backend, which nvidia-pytriton does not have" in done.err
+    assert "--backend python" in done.err
+
+
 def test_an_engine_that_triton_cannot_load_is_a_sentence(run, engine, tmp_path):
     """Altered after the check: a program that is no model."""
     triton()
@@ -204,6 +214,7 @@ def test_an_engine_that_triton_cannot_load_is_a_sentence(run, engine, tmp_path):
         ((), "No engine was named"),
         (("nothing",), "There is no engine nothing"),
         (("folder",), "holds no models"),
+        (("folder", "ENGINE"), "folder is a folder, and not alone"),
         (("--name", "../x", "ENGINE"), "'../x' can't be a model's name"),
         (("--triton", "ENGINE", "ENGINE"), "can't be a model repository"),
         (("--triton", "models"), "No engine was named"),

@@ -12,7 +12,7 @@ from deploykit.cli.units import duration_ms, size_bytes
 from deploykit.errors import DeployError
 from deploykit.serving.check import CheckedRepository, check_repository
 from deploykit.serving.config import BACKENDS, Backend
-from deploykit.serving.limits import largest_body
+from deploykit.serving.demands import largest_body, require_backends
 from deploykit.serving.repository import Options, Written, write_repository
 from deploykit.serving.server import LOOPBACK, Ports, Server, ServerOptions, serving
 from deploykit.serving.triton import find_triton
@@ -156,6 +156,11 @@ def _serve(
     verbose: bool,
     as_json: bool,
 ) -> None:
+    if folders := [each for each in engines if each.is_dir() and len(engines) > 1]:
+        raise DeployError(
+            f"{folders[0]} is a folder, and not alone.",
+            fix=f"deploykit serve {folders[0]}, or deploykit serve --triton {folders[0]} ENGINE",
+        )
     found = find_triton(python)
     with ExitStack() as stack:
         if len(engines) == 1 and engines[0].is_dir():
@@ -169,6 +174,8 @@ def _serve(
             if found.is_bundled and options.backend is None:
                 options = replace(options, backend="python")
             write_repository(repository, engines, options, note=note)
+        if found.is_bundled:
+            require_backends(repository)
         server = replace(server, body_bytes=body_bytes or largest_body(repository))
         running: Server | None = None
         try:

@@ -85,6 +85,8 @@ class Client:
         Raises:
             DeployError: a file can't be read, is no image to the server, or nobody answers.
         """
+        if missing := [each for each in paths if not each.is_file()]:
+            raise DeployError(f"There is no image {missing[0]}.", fix="give image files")
         name = model or self.image_model()
         metadata = self._asked(lambda: self._client.get_model_metadata(name, **self._as_json()))
         if [(each["name"], each["datatype"]) for each in metadata["inputs"]] != [(IMAGE, "BYTES")]:

@@ -6,6 +6,7 @@ two readers could understand differently doesn't get through. Of gRPC the length
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -98,8 +99,9 @@ class Gate:
 
 def port_taken(host: str, port: int, error: OSError) -> DeployError:
     """What to tell the user."""
+    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
     return DeployError(
-        f"{host}:{port} can't be listened on: {(error.strerror or str(error)).lower()}.",
+        f"{host}:{port} can't be listened on: {reason}.",
         fix="give another --http-port, --grpc-port or --metrics-port, or 0 for any that is free",
     )
 

@@ -1,12 +1,8 @@
 """Writes engines into a Triton model repository: a model appears whole, and so does a new version of one."""
 
-import os
-import shutil
 import statistics
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +14,11 @@ from deploykit.files import alone_in
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.batching import batching_of
-from deploykit.serving.config import CONFIG_FILE, Backend, read_config, to_text
+from deploykit.serving.config import Backend
 from deploykit.serving.fitting import require_fits
-from deploykit.serving.layout import ModelFolder, Source, backend_for, engine_folder, image_folders
-from deploykit.serving.names import require_name, versions_in
+from deploykit.serving.layout import ModelFolder, backend_for, engine_folder, image_folders
+from deploykit.serving.names import require_name
+from deploykit.serving.placing import make_repository, put_models
 from deploykit.workspace import model_name
 
 _TIMED_SECONDS, _TIMED_CALLS = 0.2, 5
@@ -87,44 +84,57 @@ def write_repository(
     """
     folder = Path(folder)
     groups = _by_model([Path(each) for each in engines], options)
-    staged: list[tuple[Written, list[ModelFolder]]] = []
-    for name, group in groups.items():
-        first, *_ = group.values()
-        timed = {path: _proven(path, note) for path in group}
-        batch_ms = next((each for each in timed.values() if each is not None), None)
-        if batch_ms is None and options.max_latency_ms is not None:
-            note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
-        batching = batching_of(
-            first,
-            max_latency_ms=options.max_latency_ms,
-            batch_ms=batch_ms,
-            max_queue=options.max_queue,
-            dynamic=options.batching,
-        )
-        backend = backend_for(list(group.values()), options.backend)
-        models = [
-            engine_folder(
-                name,
-                group,
-                backend=backend,
-                batching=batching,
-                instances=options.instances,
-                threads=options.threads,
-            )
-        ]
-        if options.images and not first.side:
-            models += image_folders(name, first, max_batch=batching.max_batch)
-        elif options.images:
-            note(f"{name} takes images of any side: send them prepared, as its manifest says.")
-        image_model = models[-1].name if len(models) > 1 else None
-        written = Written(name=name, version=0, path=folder / name, backend=backend, image_model=image_model)
-        staged.append((written, models))
-    _make(folder)
+    staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
+    make_repository(folder)
     with alone_in(folder):
         for _, models in staged:
             for model in models:
                 require_fits(folder / model.name, model)
-        return tuple(_put(folder, written, models, note) for written, models in staged)
+        versions = [put_models(folder, models, note) for _, models in staged]
+    return tuple(
+        replace(written, version=version, path=written.path / str(version))
+        for version, (written, _) in zip(versions, staged, strict=True)
+    )
+
+
+def _planned(
+    folder: Path, name: str, group: dict[Path, Manifest], options: Options, note: Callable[[str], None]
+) -> tuple[Written, list[ModelFolder]]:
+    """What a model's engines become, once those that run here have answered."""
+    first, *_ = group.values()
+    timed = [_proven(path, note) for path in group]
+    batch_ms = next((each for each in timed if each is not None), None)
+    if batch_ms is None and options.max_latency_ms is not None:
+        note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
+    batching = batching_of(
+        first,
+        max_latency_ms=options.max_latency_ms,
+        batch_ms=batch_ms,
+        max_queue=options.max_queue,
+        dynamic=options.batching,
+    )
+    backend = backend_for(list(group.values()), options.backend)
+    engine = engine_folder(
+        name,
+        group,
+        backend=backend,
+        batching=batching,
+        instances=options.instances,
+        threads=options.threads,
+    )
+    around: tuple[ModelFolder, ...] = ()
+    if options.images and first.side:
+        note(f"{name} takes images of any side: send them prepared, as its manifest says.")
+    elif options.images:
+        around = image_folders(name, first, max_batch=batching.max_batch)
+    written = Written(
+        name=name,
+        version=0,
+        path=folder / name,
+        backend=backend,
+        image_model=around[-1].name if around else None,
+    )
+    return written, [engine, *around]
 
 
 def _by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, Manifest]]:
@@ -195,97 +205,3 @@ def _proven(path: Path, note: Callable[[str], None]) -> Callable[[int], float] |
         return statistics.median(samples.latency_ms)
 
     return batch_ms
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeployError(
-            f"{folder} can't be a model repository: {error.strerror}.", fix="name another folder"
-        ) from error
-
-
-def _put(
-    folder: Path, written: Written, models: Sequence[ModelFolder], note: Callable[[str], None]
-) -> Written:
-    """The engine first, what leads to it last: a server that looks meanwhile finds all it needs."""
-    engine, *around = models
-    version = _put_engine(folder, engine, note)
-    for model in around:
-        if not (folder / model.name).exists():
-            _put_new(folder, model)
-    return Written(
-        name=written.name,
-        version=version,
-        path=written.path / str(version),
-        backend=written.backend,
-        image_model=written.image_model,
-    )
-
-
-def _put_engine(folder: Path, model: ModelFolder, note: Callable[[str], None]) -> int:
-    path = folder / model.name
-    if not path.exists():
-        _put_new(folder, model)
-        return 1
-    if to_text(read_config(path / CONFIG_FILE)) != to_text(model.config):
-        note(f"{path / CONFIG_FILE} stays as it is; remove {path} first to have it written anew.")
-    version = max(versions_in(path), default=0) + 1
-    with _staging(path) as staging:  # Triton passes over folders that are no numbers
-        _fill(staging / "new", model.version)
-        (staging / "new").rename(path / str(version))
-    return version
-
-
-def _put_new(folder: Path, model: ModelFolder) -> None:
-    """Made beside the repository, where a server that looks meanwhile would take it for a model."""
-    with _staging(folder.absolute().parent) as staging:
-        _fill(staging / "new", {CONFIG_FILE: to_text(model.config), **model.beside})
-        _fill(staging / "new" / "1", model.version)
-        try:
-            (staging / "new").rename(folder / model.name)
-        except OSError as error:
-            raise DeployError(
-                f"{folder / model.name} can't be put there in one step: {error.strerror}.",
-                fix="name a folder inside of that file system for the repository",
-            ) from error
-
-
-@contextmanager
-def _staging(parent: Path) -> Iterator[Path]:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".deploykit-", dir=parent))
-    except OSError as error:
-        raise DeployError(
-            f"{parent} can't be written: {error.strerror}.", fix="name a folder that can be written"
-        ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fill(folder: Path, files: Mapping[str, Source]) -> None:
-    """Raises: DeployError: the disk is full, or a file has gone."""
-    try:
-        folder.mkdir()
-        folder.chmod(0o755)
-        for name, source in files.items():
-            target = folder / name
-            if isinstance(source, Path):
-                shutil.copyfile(source, target)
-            else:
-                target.write_text(source)
-            _flush(target)
-    except OSError as error:
-        raise DeployError(
-            f"{folder.name} can't be written: {error.strerror} ({error.filename}).",
-            fix="make room there, or name another folder",
-        ) from error
-
-
-def _flush(path: Path) -> None:
-    """Onto the disk: what is renamed after shall be whole after a power cut too."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

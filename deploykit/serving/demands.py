@@ -1,8 +1,9 @@
-"""How large a request a repository's models can need."""
+"""What a repository's models ask of a server: how large requests may have to be, and which backends."""
 
 import math
 from pathlib import Path
 
+from deploykit.errors import DeployError
 from deploykit.serving.config import CONFIG_FILE, Config, read_config, schema
 
 _AT_LEAST, _AT_MOST = 64 * 2**20, 2**30
@@ -17,6 +18,21 @@ def largest_body(repository: Path) -> int:
     configs = [read_config(each) for each in repository.glob(f"*/{CONFIG_FILE}")]
     largest = max((_body(each) for each in configs), default=0) + _AROUND
     return min(max(largest, _AT_LEAST), _AT_MOST)
+
+
+def require_backends(repository: Path) -> None:
+    """Fails where nvidia-pytriton's server, which has the Python backend alone, can't run some model.
+
+    Raises:
+        DeployError: naming the first.
+    """
+    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+        backend = read_config(path).backend
+        if backend not in ("", "python"):
+            raise DeployError(
+                f"{path.parent.name} is for Triton's {backend} backend, which nvidia-pytriton does not have.",
+                fix="serve it with a Triton that does, or write it with --backend python",
+            )
 
 
 def _body(config: Config) -> int:
