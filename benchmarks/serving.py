@@ -40,7 +40,7 @@ from deploykit.serving.repository import Options, write_repository
 ROUNDS, SECONDS = 6, 1.0
 SERVER_ROUNDS, SERVER_SECONDS = 2, 1.0
 SIDES_PX = (64, 224)
-BATCH, MAX_LATENCY_MS = 8, 50.0
+BATCH, MAX_LATENCY_MS = 8, 100.0
 
 Call = Callable[[int], object]
 

@@ -1,6 +1,7 @@
 """deploykit serve and client as their users meet them: started, stopped, and asked for what can't be."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -131,6 +132,14 @@ def test_what_it_started_is_gone_with_it_even_when_it_is_killed(engine):
         assert not Path(f"/proc/{found['pid']}").exists()
     for each in set(Path("/dev/shm").glob("deploykit-*")) - before:
         each.unlink()
+
+
+def test_a_triton_that_ends_by_itself_ends_it_with_a_sentence(engine):
+    with started(engine, "--name", "colours", "--no-images") as (process, found):
+        os.kill(found["pid"], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Triton ended by itself, with status -9" in said
 
 
 def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_ones(engine, tmp_path):

@@ -46,7 +46,9 @@ DISAGREES = 3
     "--instances", type=click.IntRange(1, 64), default=1, show_default=True, help="At the same time, a GPU."
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Of an instance on the CPU; default: one a core."
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Of an instance on the CPU; default: its share of the cores.",
 )
 @click.option("--max-queue", type=int, help="Requests that may wait for a model; default: any number.")
 @click.option(

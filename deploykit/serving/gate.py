@@ -30,14 +30,16 @@ class Gate:
         self.upstream_port, self.limits = upstream_port, limits
         self.h11 = require("h11", extra="serve")
         self._relay = relay
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="deploykit-gate", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], Relay | GrpcRelay] = {}
         self.is_closing = False
 
     def open(self, host: str, port: int) -> None:
         """Raises: DeployError: the address is taken, or none of this machine."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="deploykit-gate", daemon=True)
         self._thread.start()
         try:
             self._server = self._call(self._listen(host, port))

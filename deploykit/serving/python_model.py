@@ -31,8 +31,7 @@ class TritonPythonModel:
         if args["model_instance_kind"] == "GPU":
             _see_alone(args["model_instance_device_id"])
         folder = Path(args["model_repository"], args["model_version"])
-        threads = config["parameters"].get("threads", {}).get("string_value")
-        self._engine = Engine.load(engine_in(folder), threads=int(threads) if threads else None)
+        self._engine = Engine.load(engine_in(folder), threads=threads_of(config))
         manifest = self._engine.manifest
         self._takes = manifest.input.name
         self._gives = [each.name for each in outputs_of(manifest)]
@@ -56,6 +55,13 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._engine.close()
+
+
+def threads_of(config: dict[str, Any]) -> int:
+    """Of an instance on the CPU: as the configuration says, else the cores are shared among the instances."""
+    asked = config.get("parameters", {}).get("threads", {}).get("string_value")
+    instances = sum(int(each["count"]) for each in config["instance_group"])
+    return int(asked) if asked else max(1, len(os.sched_getaffinity(0)) // instances)
 
 
 def engine_in(folder: Path) -> Path:

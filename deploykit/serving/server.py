@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,40 +107,38 @@ def serving(
     Raises:
         DeployError: a port is taken, or a model doesn't load.
     """
-    with tempfile.TemporaryDirectory(prefix="deploykit-triton-") as name:
-        for port in (options.ports.http, options.ports.grpc, options.ports.metrics):
-            _require_free(options.host, port)
-        inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
-        region = f"deploykit-{secrets.token_hex(6)}-"
-        command = _command(Path(repository), triton, options, Path(name), region)
-        command += [
-            f"--http-port={inner.http}",
-            f"--grpc-port={inner.grpc}",
-            f"--metrics-port={inner.metrics}",
-        ]
-        said: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+    for port in (options.ports.http, options.ports.grpc, options.ports.metrics):
+        _require_free(options.host, port)
+    inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
+    region = f"deploykit-{secrets.token_hex(6)}-"
+    said: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+    with ExitStack() as stack:  # undoes all of it, in reverse, whatever happens meanwhile
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-triton-")))
+        stack.callback(_forget, region)
+        command = _command(Path(repository), triton, options, folder=folder, inner=inner, region=region)
         process = _start(command, triton)
         reader = threading.Thread(target=_read, args=(process, said, log), daemon=True)
         reader.start()
-        limits = Limits(body_bytes=options.body_bytes, connections=options.connections)
-        none = Limits(body_bytes=0, connections=16)
-        gates = (
-            (Gate(upstream_port=inner.http, limits=limits), options.ports.http),
-            (Gate(upstream_port=inner.grpc, limits=limits, relay=GrpcRelay), options.ports.grpc),
-            (Gate(upstream_port=inner.metrics, limits=none), options.ports.metrics),
-        )
+        stack.callback(reader.join, timeout=1)
+        stack.callback(_stop, process, options.drain_s)
+        _wait_until_ready(process, inner.http, options.ready_s, said)
         opened: list[Gate] = []
-        try:
-            _wait_until_ready(process, inner.http, options.ready_s, said)
-            for gate, port in gates:
-                gate.open(options.host, port)
-                opened.append(gate)
-            yield Server(process, opened, options.host)
-        finally:
-            _close(opened, options.drain_s)
-            _stop(process, options.drain_s)
-            reader.join(timeout=1)
-            _forget(region)
+        stack.callback(_close, opened, options.drain_s)
+        for gate, port in _gates(options, inner):
+            gate.open(options.host, port)
+            opened.append(gate)
+        yield Server(process, opened, options.host)
+
+
+def _gates(options: ServerOptions, inner: Ports) -> tuple[tuple[Gate, int], ...]:
+    """And the port that each is to listen on."""
+    limits = Limits(body_bytes=options.body_bytes, connections=options.connections)
+    none = Limits(body_bytes=0, connections=16)
+    return (
+        (Gate(upstream_port=inner.http, limits=limits), options.ports.http),
+        (Gate(upstream_port=inner.grpc, limits=limits, relay=GrpcRelay), options.ports.grpc),
+        (Gate(upstream_port=inner.metrics, limits=none), options.ports.metrics),
+    )
 
 
 def _close(gates: Sequence[Gate], drain_s: float) -> None:
@@ -151,15 +149,16 @@ def _close(gates: Sequence[Gate], drain_s: float) -> None:
 
 
 def _command(
-    repository: Path, triton: Triton, options: ServerOptions, folder: Path, region: str
+    repository: Path, triton: Triton, options: ServerOptions, *, folder: Path, inner: Ports, region: str
 ) -> list[str]:
     secret = secrets.token_hex(16)
     command = [
         str(triton.executable),
         f"--model-repository={repository.absolute()}",
-        f"--http-address={LOOPBACK}",
-        f"--grpc-address={LOOPBACK}",
-        f"--metrics-address={LOOPBACK}",
+        *(f"--{each}-address={LOOPBACK}" for each in ("http", "grpc", "metrics")),
+        f"--http-port={inner.http}",
+        f"--grpc-port={inner.grpc}",
+        f"--metrics-port={inner.metrics}",
         "--strict-readiness=false",  # one bad new version would make the whole server unready
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={max(1, round(options.drain_s))}",
