@@ -103,6 +103,16 @@ def test_a_triton_that_is_installed_by_itself_is_taken(a_python, tmp_path, monke
     assert found.backend_folder(tmp_path / "unused") is None
 
 
+def test_what_a_triton_can_be_told_is_read_from_its_help(a_python, tmp_path, monkeypatch):
+    server = tmp_path / "tritonserver"
+    server.write_text("#!/bin/sh\necho Usage: --http-max-input-size '<integer>'\n")
+    server.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = find_triton(a_python(pytriton=None))
+    assert found.knows("--http-max-input-size")
+    assert not found.knows("--http-max-output-size")
+
+
 @pytest.mark.parametrize("wrong", ["nothing", "folder", "text"])
 def test_what_is_no_python_is_refused(tmp_path, wrong):
     (tmp_path / "folder").mkdir()

@@ -28,6 +28,7 @@ from deploykit.serving.triton import Triton
 LOOPBACK = "127.0.0.1"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Triton's processes meet
 _KEPT_LINES = 400
+_BODY_OPTION = "--http-max-input-size"
 _TOLD_APART = 0.05
 
 Log = Callable[[str], None]
@@ -169,6 +170,8 @@ def _command(
     ]
     if options.poll_s is not None:
         command += ["--model-control-mode=poll", f"--repository-poll-secs={max(1, round(options.poll_s))}"]
+    if triton.knows(_BODY_OPTION):  # whose default is 64 MiB, whatever the models take
+        command.append(f"{_BODY_OPTION}={options.body_bytes}")
     backends = triton.backend_folder(folder / "backends")
     return command if backends is None else [*command, f"--backend-directory={backends}"]
 

@@ -62,6 +62,23 @@ class Triton:
         """Whether it is nvidia-pytriton's, which has the Python backend alone."""
         return self.backends is not None
 
+    def knows(self, option: str) -> bool:
+        """Whether its help names an option; later versions have more than the one that is bundled."""
+        if self.is_bundled:
+            return False
+        try:
+            shown = subprocess.run(  # noqa: S603  # the server found
+                [self.executable, "--help"],
+                env={**os.environ, **self.variables},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return False
+        return option in shown.stdout + shown.stderr
+
     def backend_folder(self, folder: Path) -> Path | None:
         """A folder of backends in which the helper is where the server looks for it, with this package.
 
