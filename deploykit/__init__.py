@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from deploykit.scaling import scale_for
     from deploykit.serving.check import check_repository
     from deploykit.serving.client import Client
+    from deploykit.serving.live import serve
     from deploykit.serving.repository import write_repository
     from deploykit.study.run import run_study
 
@@ -66,6 +67,7 @@ _HOMES = {
     "read_record": "deploykit.bench.record_file",
     "run_study": "deploykit.study.run",
     "scale_for": "deploykit.scaling",
+    "serve": "deploykit.serving.live",
     "write_bundle": "deploykit.runtime.bundle",
     "write_record": "deploykit.bench.record_file",
     "write_report": "deploykit.report.page",
@@ -99,6 +101,7 @@ __all__ = [
     "run_study",
     "scale_for",
     "sensitivity_of",
+    "serve",
     "write_bundle",
     "write_record",
     "write_report",

@@ -21,7 +21,9 @@ ANY_PORTS = Ports(http=0, grpc=0, metrics=0)
 
 
 def options(**others) -> ServerOptions:
-    return ServerOptions(**{"ports": ANY_PORTS, "body_bytes": 64 * 2**20, "drain_s": 20, **others})
+    return ServerOptions(
+        **{"ports": ANY_PORTS, "body_bytes": 64 * 2**20, "drain_s": 20, "poll_s": None, **others}
+    )
 
 
 def python() -> Path | None:

@@ -354,9 +354,9 @@ def test_the_client_command_prints_labels_and_times(served, run, tmp_path):
     assert "unknown model: 'roses'" in run("client", "red.png", *there, "roses").err
 
 
-def test_a_client_that_has_to_guess_the_model_says_which_there_are(served, tmp_path):
+def test_a_client_that_has_to_guess_the_model_says_which_there_are(served):
     with pytest.raises(DeployError, match=f"2 models for images: {COLOURS}-image, {B0}-image") as caught:
-        list(Client(served.server.url).classify([tmp_path]))
+        list(Client(served.server.url).classify([ROOT / "README.md"]))
     assert "--model" in caught.value.fix
 
 

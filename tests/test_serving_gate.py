@@ -102,6 +102,7 @@ def test_the_limit_is_of_the_body_to_the_byte(gate):
         (b"Content-Length: 5\r\nContent-Length: 6", 400),
         (b"Content-Length: -1", 400),
         (b"Content-Length: 5\r\nContent-Encoding: gzip", 415),
+        (b"Content-Length: 5\r\nContent-Encoding: gzip\r\nContent-Encoding: identity", 415),
         (b"Content-Length: 5, 5\r\nX Y: z", 400),
         (b"Content-Length: 99999999999999999999999", 400),
         (b"X: " + b"a" * 200_000, 431),

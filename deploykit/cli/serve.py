@@ -1,8 +1,6 @@
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,10 +10,9 @@ from deploykit.cli.units import duration_ms, size_bytes
 from deploykit.errors import DeployError
 from deploykit.serving.check import CheckedRepository, check_repository
 from deploykit.serving.config import BACKENDS, Backend
-from deploykit.serving.demands import largest_body, require_backends
+from deploykit.serving.live import serve
 from deploykit.serving.repository import Options, Written, write_repository
-from deploykit.serving.server import LOOPBACK, Ports, Server, ServerOptions, serving
-from deploykit.serving.triton import find_triton
+from deploykit.serving.server import LOOPBACK, Ports, Server, ServerOptions
 
 DISAGREES = 3
 
@@ -130,89 +127,45 @@ def command(
     server = ServerOptions(
         host=host,
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
-        body_bytes=0,
+        body_bytes=None if max_body is None else size_bytes(max_body, option="--max-body"),
         connections=connections,
         drain_s=_seconds(drain, "--drain"),
         ready_s=_seconds(ready, "--ready"),
-    )
-    _serve(
-        engines,
-        options,
-        server,
-        body_bytes=None if max_body is None else size_bytes(max_body, option="--max-body"),
         poll_s=_seconds(poll, "--poll"),
-        python=python,
-        verbose=verbose,
-        as_json=as_json,
     )
-
-
-def _serve(
-    engines: Sequence[Path],
-    options: Options,
-    server: ServerOptions,
-    *,
-    body_bytes: int | None,
-    poll_s: float,
-    python: Path | None,
-    verbose: bool,
-    as_json: bool,
-) -> None:
-    if folders := [each for each in engines if each.is_dir() and len(engines) > 1]:
-        raise DeployError(
-            f"{folders[0]} is a folder, and not alone.",
-            fix=f"deploykit serve {folders[0]}, or deploykit serve --triton {folders[0]} ENGINE",
-        )
-    found = find_triton(python)
+    log = _print_line if verbose else lambda line: None
     with ExitStack() as stack:
-        if len(engines) == 1 and engines[0].is_dir():
-            repository = engines[0]
-            wrong = check_repository(repository).findings
-            if wrong:
-                raise DeployError(wrong[0].problem, fix=wrong[0].fix)
-            server = replace(server, poll_s=poll_s)
-        else:
-            repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-models-")))
-            if found.is_bundled and options.backend is None:
-                options = replace(options, backend="python")
-            write_repository(repository, engines, options, note=note)
-        if found.is_bundled:
-            require_backends(repository)
-        server = replace(server, body_bytes=body_bytes or largest_body(repository))
         running: Server | None = None
         try:
-            with phases("loading and warming up") as phase:
-                phase("Triton")
+            with phases("loading and warming up"):
                 running = stack.enter_context(
-                    serving(repository, found, server, log=_print_line if verbose else lambda line: None)
+                    serve(engines, options, server, python=python, note=note, log=log)
                 )
-            _announce(running, repository, as_json=as_json)
+            _announce(running, as_json=as_json)
             running.wait()
         except KeyboardInterrupt:
             if running is None:
                 raise
             print(f"stopping: answering what was asked, for up to {server.drain_s:g} s", file=sys.stderr)
-    if running is not None:
-        print(f"stopped after {running.requests} requests", file=sys.stderr)
+    print(f"stopped after {running.requests} requests", file=sys.stderr)
 
 
 def _print_line(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _announce(server: Server, repository: Path, *, as_json: bool) -> None:
-    models = [each.name for each in check_repository(repository).models]
+def _announce(server: Server, *, as_json: bool) -> None:
     grpc, metrics = (
         f"grpc://{server.host}:{server.ports.grpc}",
         f"http://{server.host}:{server.ports.metrics}/metrics",
     )
     if as_json:
         print_json(
-            {"http": server.url, "grpc": grpc, "metrics": metrics, "models": models, "pid": server.pid}
+            {"http": server.url, "grpc": grpc, "metrics": metrics, "models": server.models, "pid": server.pid}
         )
     else:
         print(f"ready: {server.url}, {grpc}, {metrics}")
-        print(f"models: {', '.join(models)}")
+        print(f"models: {', '.join(server.models)}")
         if server.host != LOOPBACK:
             note(f"Whoever reaches {server.host} can ask: nothing checks who it is.")
     sys.stdout.flush()

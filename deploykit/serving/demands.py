@@ -13,6 +13,10 @@ _ITEM_BYTES = {"FP32": 4, "INT32": 4, "FP16": 2, "INT64": 8, "FP64": 8}
 _FREE_SIDE = 1024
 
 
+def models_in(repository: Path) -> tuple[str, ...]:
+    return tuple(sorted(each.parent.name for each in repository.glob(f"*/{CONFIG_FILE}")))
+
+
 def largest_body(repository: Path) -> int:
     """Bytes of the largest batch that some model takes, in binary; between 64 MiB and 1 GiB."""
     configs = [read_config(each) for each in repository.glob(f"*/{CONFIG_FILE}")]

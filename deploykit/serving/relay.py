@@ -123,7 +123,7 @@ class Relay:
         headers = dict(request.headers)
         if b"transfer-encoding" in headers:
             raise Refusal(411, "a request has to say its Content-Length")
-        if headers.get(b"content-encoding", b"identity") != b"identity":
+        if any(name == b"content-encoding" and how != b"identity" for name, how in request.headers):
             raise Refusal(415, "compressed requests are not taken, whose length is not known")
         length = int(headers.get(b"content-length", b"0"))
         if length > self._limits.body_bytes:

@@ -15,10 +15,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploykit.errors import DeployError
+from deploykit.serving.demands import largest_body, models_in
 from deploykit.serving.gate import Gate, port_taken
 from deploykit.serving.grpc_relay import GrpcRelay
 from deploykit.serving.relay import Limits
@@ -49,7 +50,7 @@ class ServerOptions:
 
     Attributes:
         host: the address it listens on.
-        body_bytes: of a request.
+        body_bytes: of a request; None for what the largest batch takes.
         connections: at the same time, over HTTP and over gRPC each.
         drain_s: how long requests under way may take, once it is to stop.
         ready_s: how long models may take to load and warm up.
@@ -58,21 +59,23 @@ class ServerOptions:
 
     host: str = LOOPBACK
     ports: Ports = Ports()
-    body_bytes: int
+    body_bytes: int | None = None
     connections: int = 512
     drain_s: float = 30.0
     ready_s: float = 300.0
-    poll_s: float | None = None
+    poll_s: float | None = 5.0
 
 
 class Server:
     """A Triton that is ready."""
 
-    def __init__(self, process: "subprocess.Popen[str]", gates: Sequence[Gate], host: str) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[str]", gates: Sequence[Gate], host: str, models: tuple[str, ...]
+    ) -> None:
         self._process, self.gates = process, gates
         http, grpc, metrics = (gate.port for gate in gates)
         self.ports, self.host = Ports(http=http, grpc=grpc, metrics=metrics), host
-        self.pid = process.pid
+        self.pid, self.models = process.pid, models
 
     @property
     def url(self) -> str:
@@ -111,6 +114,8 @@ def serving(
     for port in (options.ports.http, options.ports.grpc, options.ports.metrics):
         _require_free(options.host, port)
     inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
+    if options.body_bytes is None:
+        options = replace(options, body_bytes=largest_body(Path(repository)))
     region = f"deploykit-{secrets.token_hex(6)}-"
     said: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
     with ExitStack() as stack:  # undoes all of it, in reverse, whatever happens meanwhile
@@ -128,12 +133,12 @@ def serving(
         for gate, port in _gates(options, inner):
             gate.open(options.host, port)
             opened.append(gate)
-        yield Server(process, opened, options.host)
+        yield Server(process, opened, options.host, models_in(Path(repository)))
 
 
 def _gates(options: ServerOptions, inner: Ports) -> tuple[tuple[Gate, int], ...]:
     """And the port that each is to listen on."""
-    limits = Limits(body_bytes=options.body_bytes, connections=options.connections)
+    limits = Limits(body_bytes=options.body_bytes or 0, connections=options.connections)
     none = Limits(body_bytes=0, connections=16)
     return (
         (Gate(upstream_port=inner.http, limits=limits), options.ports.http),
