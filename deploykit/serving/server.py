@@ -203,9 +203,10 @@ def _start(command: list[str], triton: Triton) -> "subprocess.Popen[str]":
 
 def _read(process: "subprocess.Popen[str]", said: "collections.deque[str]", log: Log) -> None:
     assert process.stdout is not None  # noqa: S101  # asked for
-    for line in process.stdout:
-        said.append(line.rstrip("\n"))
-        log(line.rstrip("\n"))
+    with process.stdout:
+        for line in process.stdout:
+            said.append(line.rstrip("\n"))
+            log(line.rstrip("\n"))
 
 
 def _wait_until_ready(
