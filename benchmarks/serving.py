@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py [PYTHON [MS]]
 
-PYTHON is what runs models in Triton, as of deploykit serve --python; default the one that runs this. MS is the
-latency that the server scenario holds; where other work shares the cores, none near 100 ms may. Client and
-server share the machine's cores, which a real deployment does not do: the ratios are upper bounds.
+PYTHON is what runs models in Triton, as of deploykit serve --python; default the one that runs this. MS is
+the latency that the server scenario holds; where other work shares the cores, none near 100 ms may. Client
+and server share the machine's cores, which a real deployment does not do: the ratios are upper bounds.
 
 First one image after another: what a request costs. Then MLPerf's server scenario, images at random: the
 highest rate whose 99th percentile holds; what waits is sent at once, as requests of one image each, for
