@@ -13,14 +13,15 @@ TEST_DATA ?= $(or $(DEPLOYKIT_TEST_DATA),../shared/data)
 .PHONY: demo test check bench test-gpu clean
 
 BINDINGS := .cache/tensorrt
+SERVE := .cache/serve
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-test: $(INSTALLED) $(BINDINGS)/.installed
+test: $(INSTALLED) $(BINDINGS)/.installed $(SERVE)/.installed
 	$(BIN)/pytest -n auto
 
-check: $(INSTALLED) $(BINDINGS)/.installed
+check: $(INSTALLED) $(BINDINGS)/.installed $(SERVE)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -30,7 +31,7 @@ check: $(INSTALLED) $(BINDINGS)/.installed
 	$(BIN)/pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl
 	PYTHONPATH=$(CURDIR)/$(WHEEL) $(BIN)/pytest -n auto
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) $(SERVE)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt onnxscript mlcommons-loadgen
 	-$(MAKE) $(PEERS)/.installed
 	$(BIN)/python benchmarks/main_job.py
@@ -39,6 +40,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/gpu_runtime.py
 	$(BIN)/python benchmarks/fit_cost_model.py
+	$(BIN)/python benchmarks/serving.py $(SERVE)/bin/python
 	$(BIN)/python benchmarks/cpu_int8.py $(if $(wildcard $(TEST_DATA)),"$(TEST_DATA)")
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/int8_accuracy.py "$(TEST_DATA)"
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/calibration.py "$(TEST_DATA)"
@@ -47,6 +49,13 @@ bench: $(INSTALLED)
 $(BINDINGS)/.installed: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --target $(BINDINGS)/10 tensorrt-cu13-bindings==10.16.1.11
 	$(BIN)/pip install --quiet --no-deps --target $(BINDINGS)/11 tensorrt-cu13-bindings==11.4.0.106
+	touch $@
+
+# What Triton's wheel runs models with is for NumPy 1, so it lives apart; all else it reads from $(VENV).
+$(SERVE)/.installed: $(INSTALLED)
+	$(BIN)/python -m venv --clear $(SERVE)
+	$(SERVE)/bin/pip install --quiet --no-deps nvidia-pytriton==0.7.0 numpy==1.26.4
+	$(BIN)/python $(PURELIB) > "$$($(SERVE)/bin/python $(PURELIB))/deploykit.pth"
 	touch $@
 
 # Other quantizers pin versions of their own, so they live apart; torch and numpy they read from $(VENV).
@@ -66,4 +75,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/pip install --quiet --no-deps tritonclient==2.73.0  # it asks for an older protobuf than it works with
 	touch $@

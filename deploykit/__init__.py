@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
     from deploykit.search.run import search_scaling
+    from deploykit.serving.check import check_repository
+    from deploykit.serving.client import Client
+    from deploykit.serving.live import serve
+    from deploykit.serving.repository import write_repository
     from deploykit.study.run import run_study
 
 _HOMES = {
@@ -47,12 +51,14 @@ _HOMES = {
     "Int8Options": "deploykit.quantize.plan",
     "BatchRange": "deploykit.engine.shapes",
     "Bundle": "deploykit.runtime.bundle",
+    "Client": "deploykit.serving.client",
     "SideRange": "deploykit.engine.shapes",
     "DeployError": "deploykit.errors",
     "Engine": "deploykit.runtime",
     "benchmark": "deploykit.bench.benchmark",
     "build_engine": "deploykit.pipeline",
     "calibrate_to_file": "deploykit.quantize.calibration",
+    "check_repository": "deploykit.serving.check",
     "choose_member": "deploykit.architecture.member",
     "compare": "deploykit.bench.compare",
     "diagnose": "deploykit.doctor",
@@ -67,14 +73,17 @@ _HOMES = {
     "run_study": "deploykit.study.run",
     "scale_for": "deploykit.scaling",
     "search_scaling": "deploykit.search.run",
+    "serve": "deploykit.serving.live",
     "write_bundle": "deploykit.runtime.bundle",
     "write_record": "deploykit.bench.record_file",
     "write_report": "deploykit.report.page",
+    "write_repository": "deploykit.serving.repository",
 }
 
 __all__ = [
     "BatchRange",
     "Bundle",
+    "Client",
     "DeployError",
     "Engine",
     "Int8Options",
@@ -83,6 +92,7 @@ __all__ = [
     "benchmark",
     "build_engine",
     "calibrate_to_file",
+    "check_repository",
     "choose_member",
     "compare",
     "diagnose",
@@ -100,9 +110,11 @@ __all__ = [
     "scale_for",
     "search_scaling",
     "sensitivity_of",
+    "serve",
     "write_bundle",
     "write_record",
     "write_report",
+    "write_repository",
 ]
 
 

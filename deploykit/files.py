@@ -39,7 +39,7 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
             temporaries = {path: _write_beside(path, content, undo) for path, content in contents.items()}
             if folders := [path for path in contents if path.is_dir()]:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), folders[0])
-            with _alone_in(folder):
+            with alone_in(folder):
                 for path, temporary in temporaries.items():
                     temporary.replace(path)
         except OSError as error:
@@ -77,7 +77,7 @@ def require_writable(path: Path, *, inputs: tuple[Path, ...] = ()) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Nobody else replaces files of the folder meanwhile: of two that write the same, one's are left."""
     handle = os.open(folder, os.O_RDONLY)
     try:

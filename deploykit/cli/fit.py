@@ -121,7 +121,7 @@ def command(
     targets: dict[str, Any] = {
         "max_latency_ms": duration_ms(max_latency),
         "min_images_per_s": images_per_s(min_throughput),
-        "max_memory_bytes": size_bytes(max_memory),
+        "max_memory_bytes": max_memory and size_bytes(max_memory, option="--max-memory", example="4GB"),
         "min_accuracy": fraction(min_accuracy),
     }
     one_axis = next((each for each in AXES if each == axis), None)

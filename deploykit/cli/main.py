@@ -34,6 +34,8 @@ COMMANDS = {
     "report": ("report", "Write one HTML page of what records show."),
     "fit": ("fit", "Find the largest phi that meets a target on a GPU."),
     "search-scaling": ("search_scaling", "Search the grid that a compound rule begins with."),
+    "serve": ("serve", "Serve engines with Triton, or write its model repository."),
+    "client": ("client", "Send images to a server."),
     "gpus": ("gpus", "List the GPUs that are known."),
     "doctor": ("doctor", "Say what is installed and what this machine can do."),
 }

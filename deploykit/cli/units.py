@@ -49,19 +49,17 @@ def images_per_s(text: str | None) -> float | None:
     return number
 
 
-def size_bytes(text: str | None) -> float | None:
+def size_bytes(text: str, *, option: str, example: str) -> int:
     """`4GB`, `512MiB` -> bytes.
 
     Raises:
         DeployError: no number, or no unit.
     """
-    if text is None:
-        return None
     match = _SIZE.fullmatch(text.lower())
     number = _float(match[1]) if match else None
-    if match is None or number is None:
-        raise DeployError(f"{text!r} is not a size.", fix="write --max-memory 4GB, or 512MiB")
-    return number * _BYTES[match[2]]
+    if match is None or not number:
+        raise DeployError(f"{text!r} is not a size.", fix=f"write {option} {example}")
+    return round(number * _BYTES[match[2]])
 
 
 def fraction(text: str | None) -> float | None:

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from deploykit.errors import DeployError
 from deploykit.images.supply import Pixels
@@ -32,15 +33,31 @@ def decode(path: Path, preprocessing: Preprocessing) -> Pixels:
     Raises:
         DeployError: it is no image, damaged, or larger than Pillow's limit for decompression.
     """
+    return decode_stream(path, str(path), preprocessing)
+
+
+def decode_stream(
+    source: Path | BinaryIO,
+    name: str,
+    preprocessing: Preprocessing,
+    *,
+    formats: tuple[str, ...] | None = None,
+) -> Pixels:
+    """As decode, of a file or of what has been read of one.
+
+    Args:
+        name: what to call it.
+        formats: Pillow's names of those it may be in; default all.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=formats) as image:
             _require_sane(*image.size)
             return preprocessing.crop(image)
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise DeployError(
-            f"{path} is not a readable image ({_reason(error)}).",
+            f"{name} is not a readable image ({_reason(error)}).",
             fix="remove it, mend it, or pass over such files with --skip-bad",
         ) from error
 

@@ -1,0 +1,225 @@
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from deploykit.cli.output import json_option, note, phases, print_json, print_table
+from deploykit.cli.units import duration_ms, size_bytes
+from deploykit.errors import DeployError
+from deploykit.serving.check import CheckedRepository, check_repository
+from deploykit.serving.config import BACKENDS, Backend
+from deploykit.serving.live import serve
+from deploykit.serving.repository import Options, Written, write_repository
+from deploykit.serving.server import LOOPBACK, Ports, Server, ServerOptions
+
+DISAGREES = 3
+
+
+@click.command(name="serve")
+@click.argument("engines", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--triton",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a model repository, and start nothing.",
+)
+@click.option(
+    "--check",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Compare a model repository with its engines.",
+)
+@click.option("--name", help="Of the model; default: its family and scale.")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), help="Triton's; default: the engine's own, with --triton."
+)
+@click.option(
+    "--max-latency", metavar="10ms", help="To hold from arrival to answer, while waiting for others."
+)
+@click.option("--batching/--no-batching", default=True, show_default=True, help="Put requests together.")
+@click.option(
+    "--instances", type=click.IntRange(1, 64), default=1, show_default=True, help="At the same time, a GPU."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Of an instance on the CPU; default: its share of the cores.",
+)
+@click.option("--max-queue", type=int, help="Requests that may wait for a model; default: any number.")
+@click.option(
+    "--images/--no-images", default=True, show_default=True, help="Take JPEG, PNG and the like too."
+)
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--http-port", type=int, default=8000, show_default=True, help="0 for any.")
+@click.option("--grpc-port", type=int, default=8001, show_default=True, help="0 for any.")
+@click.option("--metrics-port", type=int, default=8002, show_default=True, help="0 for any.")
+@click.option("--max-body", metavar="64MB", help="Of an HTTP request; default: what the largest batch takes.")
+@click.option(
+    "--connections", type=click.IntRange(1, 65536), default=512, show_default=True, help="HTTP, at most."
+)
+@click.option(
+    "--drain", metavar="30s", default="30s", show_default=True, help="For requests under way, when stopped."
+)
+@click.option(
+    "--ready", metavar="300s", default="300s", show_default=True, help="For models to load and warm up."
+)
+@click.option(
+    "--poll", metavar="5s", default="5s", show_default=True, help="Look at a served DIR for new versions."
+)
+@click.option(
+    "--python", type=click.Path(path_type=Path), help="What runs models in Triton; default: this one."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Print what Triton says.")
+@json_option
+def command(
+    engines: tuple[Path, ...],
+    triton: Path | None,
+    check: Path | None,
+    name: str | None,
+    backend: Backend | None,
+    max_latency: str | None,
+    batching: bool,
+    instances: int,
+    threads: int | None,
+    max_queue: int | None,
+    images: bool,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    max_body: str | None,
+    connections: int,
+    drain: str,
+    ready: str,
+    poll: str,
+    python: Path | None,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Serve ENGINES, or a model repository DIR, with Triton here; or write one for a Triton elsewhere.
+
+    \b
+    Example:
+      deploykit serve engines/efficientnet-phi3/model.int8.cpu.onnx
+      deploykit serve --triton models engines/efficientnet-phi3/model.int8.sm75.engine
+      deploykit serve --check models
+    """
+    if check is not None:
+        _require_alone(check, engines, triton)
+        sys.exit(_check(check, as_json=as_json))
+    options = Options(
+        name=name,
+        backend=backend,
+        max_latency_ms=duration_ms(max_latency),
+        max_queue=max_queue,
+        batching=batching,
+        instances=instances,
+        threads=threads,
+        images=images,
+    )
+    if triton is not None:
+        with phases("writing"):
+            written = write_repository(triton, engines, options, note=note)
+        _print_written(written, as_json=as_json)
+        return
+    server = ServerOptions(
+        host=host,
+        ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
+        body_bytes=None if max_body is None else size_bytes(max_body, option="--max-body", example="64MB"),
+        connections=connections,
+        drain_s=_seconds(drain, "--drain"),
+        ready_s=_seconds(ready, "--ready"),
+        poll_s=_seconds(poll, "--poll"),
+    )
+    log = _print_line if verbose else lambda line: None
+    with ExitStack() as stack:
+        running: Server | None = None
+        try:
+            with phases("loading and warming up"):
+                running = stack.enter_context(
+                    serve(engines, options, server, python=python, note=note, log=log)
+                )
+            _announce(running, as_json=as_json)
+            running.wait()
+        except KeyboardInterrupt:
+            if running is None:
+                raise
+            print(f"stopping: answering what was asked, for up to {server.drain_s:g} s", file=sys.stderr)
+    print(f"stopped after {running.requests} requests", file=sys.stderr)
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _announce(server: Server, *, as_json: bool) -> None:
+    grpc, metrics = (
+        f"grpc://{server.host}:{server.ports.grpc}",
+        f"http://{server.host}:{server.ports.metrics}/metrics",
+    )
+    if as_json:
+        print_json(
+            {"http": server.url, "grpc": grpc, "metrics": metrics, "models": server.models, "pid": server.pid}
+        )
+    else:
+        print(f"ready: {server.url}, {grpc}, {metrics}")
+        print(f"models: {', '.join(server.models)}")
+        if server.host != LOOPBACK:
+            note(f"Whoever reaches {server.host} can ask: nothing checks who it is.")
+    sys.stdout.flush()
+
+
+def _print_written(written: Sequence[Written], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"models": written})
+        return
+    for each in written:
+        takes = f", and {each.image_model} for images" if each.image_model else ""
+        print(
+            f"{each.path}: version {each.version} of {each.name}, by Triton's {each.backend} backend{takes}"
+        )
+
+
+def _check(folder: Path, *, as_json: bool) -> int:
+    found = check_repository(folder)
+    if as_json:
+        print_json(
+            {"path": folder, "agrees": not found.findings, "models": found.models, "findings": found.findings}
+        )
+    else:
+        _print_check(folder, found)
+    return DISAGREES if found.findings else 0
+
+
+def _print_check(folder: Path, found: CheckedRepository) -> None:
+    rows = [
+        (
+            each.name,
+            each.kind,
+            ", ".join(map(str, each.versions)) or "none",
+            each.engines or "",
+            each.runs_here or "",
+        )
+        for each in found.models
+    ]
+    if rows:
+        print_table(("model", "backend", "versions", "engines", "run here"), rows)
+    for each in found.findings:
+        print(f"{each.model}: {each.problem}")
+        print(f"  fix: {each.fix}")
+    print(f"{folder}: {f'{len(found.findings)} wrong' if found.findings else 'agrees with its engines'}")
+
+
+def _require_alone(check: Path, engines: Sequence[Path], triton: Path | None) -> None:
+    if engines or triton is not None:
+        raise DeployError("--check writes and serves nothing.", fix=f"deploykit serve --check {check}")
+
+
+def _seconds(text: str, option: str) -> float:
+    try:
+        ms = duration_ms(text)
+    except DeployError as error:
+        raise DeployError(f"{text!r} is no time for {option}.", fix=f"write {option} 30s") from error
+    return (ms or 0.0) / 1000

@@ -1,0 +1,1 @@
+"""Engines in inference servers: Triton model repositories, a live Triton, a client."""

@@ -1,0 +1,162 @@
+"""Sends images to a server of the KServe protocol, as deploykit serve is one, and reads its answers."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from deploykit.errors import DeployError
+from deploykit.extras import require
+from deploykit.serving.config import IMAGE
+from deploykit.serving.layout import IMAGE_SUFFIX
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_TIMEOUT_S = 60.0
+_HOW = "give --url http://HOST:8000, or grpc://HOST:8001"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Odds:
+    """Attributes: label: the class's name, or its number where the server knows no names."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a server made of an image.
+
+    Attributes:
+        odds: of the likeliest classes, falling; () from a model that is no classifier.
+        shapes: of each output.
+        ms: from sending to the answer, at the client.
+    """
+
+    path: Path
+    model: str
+    version: str
+    odds: tuple[Odds, ...]
+    shapes: dict[str, tuple[int, ...]]
+    ms: float
+
+
+class Client:
+    """A connection to a server."""
+
+    def __init__(self, url: str = DEFAULT_URL) -> None:
+        """Raises: DeployError: that is no address."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "grpc") or not parts.hostname:
+            raise DeployError(f"{url!r} is no address of a server.", fix=_HOW)
+        self._is_grpc = parts.scheme == "grpc"
+        self._kind: Any = require(f"tritonclient.{parts.scheme}", extra="serve")
+        self._refusals: Any = require("tritonclient.utils", extra="serve").InferenceServerException
+        self.url = url
+        try:
+            self._client = self._kind.InferenceServerClient(parts.netloc, **self._timeouts())
+        except (ValueError, OSError, self._refusals) as error:
+            raise DeployError(f"{url!r} is no address of a server.", fix=_HOW) from error
+
+    def image_model(self) -> str:
+        """The one model there that takes encoded images.
+
+        Raises:
+            DeployError: none does, or several do, or nobody answers.
+        """
+        index = self._asked(lambda: self._client.get_model_repository_index(**self._as_json()))
+        models = index.get("models", []) if self._is_grpc else index
+        names = sorted({each["name"] for each in models if each["name"].endswith(IMAGE_SUFFIX)})
+        if len(names) != 1:
+            raise DeployError(
+                f"{self.url} has {len(names) or 'no'} models for images: {', '.join(names) or 'none'}.",
+                fix="name one with --model" if names else "serve an engine without --no-images",
+            )
+        (name,) = names
+        return str(name)
+
+    def classify(self, paths: Sequence[Path], model: str | None = None, *, top: int = 5) -> Iterator[Answer]:
+        """What a model makes of images, one after another.
+
+        Raises:
+            DeployError: a file can't be read, is no image to the server, or nobody answers.
+        """
+        if missing := [each for each in paths if not each.is_file()]:
+            raise DeployError(f"There is no image {missing[0]}.", fix="give image files")
+        name = model or self.image_model()
+        metadata = self._asked(lambda: self._client.get_model_metadata(name, **self._as_json()))
+        if [(each["name"], each["datatype"]) for each in metadata["inputs"]] != [(IMAGE, "BYTES")]:
+            raise DeployError(
+                f"{name} takes no encoded images.", fix=f"name a model that does, as {name}{IMAGE_SUFFIX}"
+            )
+        outputs = {each["name"]: [int(size) for size in each["shape"]] for each in metadata["outputs"]}
+        for path in paths:
+            yield self._one(path, name, outputs, top)
+
+    def _one(self, path: Path, model: str, outputs: dict[str, list[int]], top: int) -> Answer:
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            raise DeployError(f"{path} can't be read: {error.strerror}.", fix="give image files") from error
+        image = self._kind.InferInput(IMAGE, [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[encoded]], dtype=np.object_))
+        is_classifier = [len(shape) for shape in outputs.values()] == [2]
+        wanted = [
+            self._kind.InferRequestedOutput(name, class_count=shape[-1] if is_classifier else 0)
+            for name, shape in outputs.items()
+        ]
+        start = time.perf_counter()
+        result = self._asked(lambda: self._client.infer(model, [image], outputs=wanted), about=path)
+        ms = 1000 * (time.perf_counter() - start)
+        arrays = {name: result.as_numpy(name) for name in outputs}
+        response = result.get_response(**self._as_json())
+        (first, *_) = arrays.values()
+        return Answer(
+            path=path,
+            model=model,
+            version=str(response["model_version"]),
+            odds=_odds(first[0])[:top] if is_classifier else (),
+            shapes={name: tuple(array.shape) for name, array in arrays.items()},
+            ms=ms,
+        )
+
+    def _asked(self, ask: Any, about: Path | None = None) -> Any:
+        try:
+            return ask()
+        except self._refusals as error:
+            message = str(error.message() or error).rstrip(".")
+            if self._is_grpc and "UNAVAILABLE" in str(error.status()) and "connect" in message:
+                raise self._nobody(message) from error
+            raise DeployError(
+                f"{self.url} refuses{f' {about}' if about else ''}: {message}.",
+                fix="see what it serves: deploykit serve prints it",
+            ) from error
+        except OSError as error:  # of sockets, timeouts among them
+            raise self._nobody(error.strerror or str(error)) from error
+
+    def _nobody(self, reason: str) -> DeployError:
+        return DeployError(
+            f"Nobody answers at {self.url} ({reason.lower()}).",
+            fix=f"deploykit serve ENGINE starts a server; {_HOW}",
+        )
+
+    def _timeouts(self) -> dict[str, float]:
+        return {} if self._is_grpc else {"network_timeout": _TIMEOUT_S, "connection_timeout": _TIMEOUT_S}
+
+    def _as_json(self) -> dict[str, bool]:
+        return {"as_json": True} if self._is_grpc else {}
+
+
+def _odds(scores: Any) -> tuple[Odds, ...]:
+    """Of Triton's texts, SCORE:INDEX or SCORE:INDEX:LABEL, in falling order."""
+    parts = [text.decode().split(":", 2) for text in scores]
+    logits = np.array([float(each[0]) for each in parts])
+    weights = np.exp(logits - logits.max())
+    return tuple(
+        Odds(label=each[-1], probability=float(weight / weights.sum()))
+        for each, weight in zip(parts, weights, strict=True)
+    )

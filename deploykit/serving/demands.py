@@ -1,0 +1,51 @@
+"""What a repository's models ask of a server: how large requests may have to be, and which backends."""
+
+import math
+from pathlib import Path
+
+from deploykit.errors import DeployError
+from deploykit.serving.config import CONFIG_FILE, Config, read_config, schema
+
+_AT_LEAST, _AT_MOST = 64 * 2**20, 2**30
+_AROUND = 2**20  # headers, and what the protocol says of the tensors
+_IMAGE_BYTES = 2**20  # of a photo
+_ITEM_BYTES = {"FP32": 4, "INT32": 4, "FP16": 2, "INT64": 8, "FP64": 8}
+_FREE_SIDE = 1024
+
+
+def models_in(repository: Path) -> tuple[str, ...]:
+    return tuple(sorted(each.parent.name for each in repository.glob(f"*/{CONFIG_FILE}")))
+
+
+def largest_body(repository: Path) -> int:
+    """Bytes of the largest batch that some model takes, in binary; between 64 MiB and 1 GiB."""
+    configs = [read_config(each) for each in repository.glob(f"*/{CONFIG_FILE}")]
+    largest = max((_body(each) for each in configs), default=0) + _AROUND
+    return min(max(largest, _AT_LEAST), _AT_MOST)
+
+
+def require_backends(repository: Path) -> None:
+    """Fails where nvidia-pytriton's server, which has the Python backend alone, can't run some model.
+
+    Raises:
+        DeployError: naming the first.
+    """
+    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+        backend = read_config(path).backend
+        if backend not in ("", "python"):
+            raise DeployError(
+                f"{path.parent.name} is for Triton's {backend} backend, which nvidia-pytriton does not have.",
+                fix="serve it with a Triton that does, or write it with --backend python",
+            )
+
+
+def _body(config: Config) -> int:
+    batch: int = max(1, config.max_batch_size)
+    return batch * sum(map(_item, config.input))
+
+
+def _item(tensor: Config) -> int:
+    name: str = schema().DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    if name == "STRING":
+        return _IMAGE_BYTES
+    return _ITEM_BYTES.get(name, 1) * math.prod(size if size > 0 else _FREE_SIDE for size in tensor.dims)

@@ -1,0 +1,41 @@
+"""Names that become folders and paths of requests: checked, so that none leads elsewhere."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from deploykit.errors import DeployError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def require_name(name: str) -> str:
+    """The name, which is fit for a folder and for a URL.
+
+    Raises:
+        DeployError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise DeployError(
+            f"{name!r} can't be a model's name.",
+            fix="use up to 100 letters, digits, _, - and dots, a letter or digit first: --name flowers",
+        )
+    return name
+
+
+def is_version(name: str) -> bool:
+    """Whether Triton takes a folder of that name for a version; all others it passes over."""
+    return _VERSION.fullmatch(name) is not None
+
+
+def versions_in(model: Path) -> tuple[int, ...]:
+    """The versions of a model that are there, ascending."""
+    return tuple(sorted(int(each.name) for each in model.iterdir() if is_version(each.name)))
+
+
+def stays_inside(folder: Path, name: str) -> bool:
+    """Whether what a configuration calls by a name lies in its folder, links followed."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        return False
+    return (folder / path).resolve().is_relative_to(folder.resolve())

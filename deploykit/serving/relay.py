@@ -1,0 +1,213 @@
+"""One client's connection to the gate: its requests, read strictly, looked at, and written anew to Triton."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploykit.serving.gate import Gate
+
+CHUNK_BYTES = 2**18
+_LAST_REQUEST_S = 0.5  # that a connection has for it, once no more are to come
+_DISCARD_S, _DISCARD_BYTES = 5.0, 2**33  # so that whoever still sends sees the refusal
+_OWN_HEADERS = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"expect", b"transfer-encoding", b"te"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may ask of a server.
+
+    Attributes:
+        body_bytes: of a request.
+        connections: at the same time.
+        idle_s: how long a connection may be silent.
+    """
+
+    body_bytes: int
+    connections: int = 512
+    idle_s: float = 120.0
+
+
+class Refusal(Exception):  # noqa: N818  # no error of ours
+    """A request that is not passed on."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        super().__init__(problem)
+        self.status, self.problem = status, problem
+
+
+class Relay:
+    """A connection of a client's, and one to Triton for it."""
+
+    def __init__(self, gate: "Gate", reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._gate, self._reader, self._writer = gate, reader, writer
+        self._h11, self._limits = gate.h11, gate.limits
+        self._client = self._h11.Connection(self._h11.SERVER)
+        self._triton: Any = None
+        self._triton_reader: asyncio.StreamReader | None = None
+        self._triton_writer: asyncio.StreamWriter | None = None
+        self._is_idle = False
+
+    async def serve(self) -> None:
+        try:
+            while await self._one():
+                self._client.start_next_cycle()
+                if self._is_done(self._triton):
+                    self._triton.start_next_cycle()
+                else:
+                    self._disconnect()
+        finally:
+            self._disconnect()
+
+    async def _one(self) -> bool:
+        """A request and its answer; whether another one may follow."""
+        try:
+            request = await self._first_event()
+            if not isinstance(request, self._h11.Request):
+                return False
+            length = self._length_of(request)
+            self._gate.requests += 1
+            await self._pass_on(request, length)
+            await self._answer()
+        except self._h11.RemoteProtocolError as error:
+            await self._refuse(error.error_status_hint, str(error))
+            return False
+        except Refusal as refusal:
+            await self._refuse(refusal.status, refusal.problem)
+            return False
+        return self._is_done(self._client)
+
+    def _is_done(self, parser: Any) -> bool:
+        """Whether another request may follow on its connection."""
+        return set(parser.states.values()) == {self._h11.DONE}
+
+    def _disconnect(self) -> None:
+        if self._triton_writer is not None:
+            self._triton_writer.close()
+        self._triton_writer = None
+
+    async def _first_event(self) -> Any:
+        """The head of the next request, or that there is none."""
+        self._is_idle = True
+        try:
+            return await self._next(self._client, self._reader)
+        finally:
+            self._is_idle = False
+
+    def finish(self) -> None:
+        """Ends the connection after what is asked, or about to be."""
+        asyncio.get_running_loop().call_later(_LAST_REQUEST_S, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self._is_idle:
+            self._writer.close()
+
+    async def _next(self, parser: Any, reader: asyncio.StreamReader) -> Any:
+        while (event := parser.next_event()) is self._h11.NEED_DATA:
+            if parser is self._client and parser.they_are_waiting_for_100_continue:
+                self._writer.write(parser.send(self._h11.InformationalResponse(status_code=100, headers=[])))
+            async with asyncio.timeout(self._limits.idle_s):
+                parser.receive_data(await reader.read(CHUNK_BYTES))
+        return event
+
+    def _length_of(self, request: Any) -> int:
+        """Of its body.
+
+        Raises:
+            Refusal: nobody says, or it is too much.
+        """
+        headers = dict(request.headers)
+        if b"transfer-encoding" in headers:
+            raise Refusal(411, "a request has to say its Content-Length")
+        if any(name == b"content-encoding" and how != b"identity" for name, how in request.headers):
+            raise Refusal(415, "compressed requests are not taken, whose length is not known")
+        length = int(headers.get(b"content-length", b"0"))
+        if length > self._limits.body_bytes:
+            raise Refusal(
+                413, f"a body of {length} bytes is more than the {self._limits.body_bytes} that are taken"
+            )
+        return length
+
+    async def _pass_on(self, request: Any, length: int) -> None:
+        headers = [each for each in request.headers if each[0] not in _OWN_HEADERS | {b"content-length"}]
+        if length or request.method == b"POST":
+            headers.append((b"content-length", str(length).encode()))
+        writer = await self._connected()
+        head = self._h11.Request(method=request.method, target=request.target, headers=headers)
+        writer.write(self._triton.send(head))
+        while isinstance(event := await self._next(self._client, self._reader), self._h11.Data):
+            writer.write(self._triton.send(event))
+            await writer.drain()
+        if not isinstance(event, self._h11.EndOfMessage):
+            raise EOFError  # noqa: TRY004  # what a client does that goes
+        writer.write(self._triton.send(self._h11.EndOfMessage()) or b"")
+        await writer.drain()
+
+    async def _answer(self) -> None:
+        assert self._triton_reader is not None  # noqa: S101  # it was asked
+        try:
+            response = await self._next(self._triton, self._triton_reader)
+        except (OSError, TimeoutError, self._h11.RemoteProtocolError) as error:
+            raise Refusal(503, "the server behind gives no answer") from error
+        if not isinstance(response, self._h11.Response):
+            raise Refusal(503, "the server behind gives no answer")
+        headers = [each for each in response.headers if each[0] not in _OWN_HEADERS]
+        if self._gate.is_closing:
+            headers.append((b"connection", b"close"))
+        head = self._h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)
+        self._writer.write(self._client.send(head))
+        while isinstance(event := await self._next(self._triton, self._triton_reader), self._h11.Data):
+            self._writer.write(self._client.send(event))
+            await self._writer.drain()
+        self._writer.write(self._client.send(self._h11.EndOfMessage()) or b"")
+        await self._writer.drain()
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        if self._triton_writer is not None:
+            return self._triton_writer
+        try:
+            self._triton_reader, self._triton_writer = await asyncio.open_connection(
+                "127.0.0.1", self._gate.upstream_port, limit=CHUNK_BYTES
+            )
+        except OSError as error:
+            raise Refusal(503, "the server behind can't be reached") from error
+        self._triton = self._h11.Connection(self._h11.CLIENT)
+        return self._triton_writer
+
+    async def _refuse(self, status: int, problem: str) -> None:
+        """The protocol's error, where the client can still be told; and the connection ends."""
+        if self._client.our_state not in (self._h11.IDLE, self._h11.SEND_RESPONSE):
+            return
+        body, reason = error_body(problem), HTTPStatus(status).phrase.encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        self._writer.write(
+            self._client.send(self._h11.Response(status_code=status, headers=headers, reason=reason))
+        )
+        self._writer.write(self._client.send(self._h11.Data(body)))
+        self._writer.write(self._client.send(self._h11.EndOfMessage()) or b"")
+        await self._writer.drain()
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        await self._discard()
+
+    async def _discard(self) -> None:
+        """What is still being sent: left unread, it would make the system drop the answer."""
+        left = _DISCARD_BYTES
+        try:
+            async with asyncio.timeout(_DISCARD_S):
+                while left > 0 and (read := await self._reader.read(CHUNK_BYTES)):
+                    left -= len(read)
+        except TimeoutError:
+            pass
+
+
+def error_body(problem: str) -> bytes:
+    return json.dumps({"error": problem}).encode()

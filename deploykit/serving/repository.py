@@ -1,0 +1,207 @@
+"""Writes engines into a Triton model repository: a model appears whole, and so does a new version of one."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from deploykit.bench.scenarios import single_stream
+from deploykit.engine.manifest import Manifest, is_bundle, read_manifest
+from deploykit.errors import DeployError
+from deploykit.files import alone_in
+from deploykit.runtime import Engine
+from deploykit.runtime.preflight import preflight
+from deploykit.serving.batching import batching_of
+from deploykit.serving.config import Backend
+from deploykit.serving.fitting import require_fits
+from deploykit.serving.layout import ModelFolder, backend_for, engine_folder, image_folders
+from deploykit.serving.names import require_name
+from deploykit.serving.placing import make_repository, put_models
+from deploykit.workspace import model_name
+
+_TIMED_SECONDS, _TIMED_CALLS = 0.2, 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A version that was put into a repository.
+
+    Attributes:
+        image_model: what takes encoded images for it; None where nothing does.
+    """
+
+    name: str
+    version: int
+    path: Path
+    backend: Backend
+    image_model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How models are to be served.
+
+    Attributes:
+        name: of the model; None for one by its family and scale.
+        backend: None for the engine's own.
+        max_latency_ms: to hold from arrival to answer; None to wait for no other requests.
+        max_queue: requests that may wait for a model; None for any number.
+        batching: whether requests are put together.
+        instances: how many of an engine run at the same time, a GPU.
+        threads: of an instance on the CPU.
+        images: whether encoded images are taken too, by a decoder and an ensemble around the engine.
+    """
+
+    name: str | None = None
+    backend: Backend | None = None
+    max_latency_ms: float | None = None
+    max_queue: int | None = None
+    batching: bool = True
+    instances: int = 1
+    threads: int | None = None
+    images: bool = True
+
+
+def write_repository(
+    folder: str | Path,
+    engines: Sequence[str | Path],
+    options: Options = Options(),
+    *,
+    note: Callable[[str], None] = lambda sentence: None,
+) -> tuple[Written, ...]:
+    """Puts engines into a Triton model repository, which may be served meanwhile.
+
+    A model that is there gets a new version. Engines of one model for several GPUs become one version. An
+    engine that runs here is run first.
+
+    Args:
+        note: told what the user should know.
+
+    Raises:
+        DeployError: an engine is damaged, fails, or doesn't fit the model there; nothing changes then.
+    """
+    folder = Path(folder)
+    groups = _by_model([Path(each) for each in engines], options)
+    staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
+    make_repository(folder)
+    with alone_in(folder):
+        for _, models in staged:
+            for model in models:
+                require_fits(folder / model.name, model)
+        versions = [put_models(folder, models, note) for _, models in staged]
+    return tuple(
+        replace(written, version=version, path=written.path / str(version))
+        for version, (written, _) in zip(versions, staged, strict=True)
+    )
+
+
+def _planned(
+    folder: Path, name: str, group: dict[Path, Manifest], options: Options, note: Callable[[str], None]
+) -> tuple[Written, list[ModelFolder]]:
+    """What a model's engines become, once those that run here have answered."""
+    first, *_ = group.values()
+    timed = [_proven(path, note) for path in group]
+    batch_ms = next((each for each in timed if each is not None), None)
+    if batch_ms is None and options.max_latency_ms is not None:
+        note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
+    batching = batching_of(
+        first,
+        max_latency_ms=options.max_latency_ms,
+        batch_ms=batch_ms,
+        max_queue=options.max_queue,
+        dynamic=options.batching,
+    )
+    backend = backend_for(list(group.values()), options.backend)
+    engine = engine_folder(
+        name,
+        group,
+        backend=backend,
+        batching=batching,
+        instances=options.instances,
+        threads=options.threads,
+    )
+    around: tuple[ModelFolder, ...] = ()
+    if options.images and first.side:
+        note(f"{name} takes images of any side: send them prepared, as its manifest says.")
+    elif options.images:
+        around = image_folders(name, first, max_batch=batching.max_batch)
+    written = Written(
+        name=name,
+        version=0,
+        path=folder / name,
+        backend=backend,
+        image_model=around[-1].name if around else None,
+    )
+    return written, [engine, *around]
+
+
+def _by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, Manifest]]:
+    """Engines by the name of their model."""
+    if not engines:
+        raise DeployError("No engine was named.", fix="deploykit serve --triton DIR ENGINE")
+    groups: dict[str, dict[Path, Manifest]] = {}
+    for given in engines:
+        path = given
+        if is_bundle(given):
+            from deploykit.runtime.bundle import Bundle
+
+            path = Bundle(given).engine()
+        manifest = read_manifest(path)
+        info = manifest.model
+        own_name = model_name(info.family, info.phi, info.rule, info.scale)
+        name = own_name if options.name is None else options.name
+        groups.setdefault(require_name(name), {})[path] = manifest
+    for name, group in groups.items():
+        first, *others = group.values()
+        for other in others:
+            if _identity(other) != _identity(first):
+                raise DeployError(
+                    f"Two engines would be {name}, and are not of one model, compiler and size: "
+                    f"{', '.join(map(str, group))}.",
+                    fix="put them in one after the other, each with a --name of its own",
+                )
+    return groups
+
+
+def _identity(manifest: Manifest) -> tuple[object, ...]:
+    """What engines have in common that are one model for several GPUs."""
+    return (
+        manifest.model.onnx_sha256,
+        manifest.target.compiler,
+        manifest.target.on_cpu,
+        manifest.precision,
+        manifest.batches,
+        manifest.side,
+        manifest.input,
+        manifest.output,
+    )
+
+
+def _proven(path: Path, note: Callable[[str], None]) -> Callable[[int], float] | None:
+    """What times batches of an engine, once it has answered one; None where it does not run here.
+
+    Raises:
+        DeployError: it fails.
+    """
+    checked = preflight(path)
+    if not checked.runs:
+        note(f"{path} does not run here, so it was checked by its digest alone.")
+        return None
+    manifest = checked.manifest
+    size = min(each.min for each in manifest.batches)
+    with Engine.load(path) as engine:
+        answer = engine(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
+    if not np.isfinite(answer).all():
+        raise DeployError(f"{path} answers with NaN or Inf.", fix="build it again from sound weights")
+
+    def batch_ms(batch: int) -> float:
+        images = np.zeros((batch, *manifest.input.shape), manifest.input.dtype)
+        with Engine.load(path) as timed:
+            samples = single_stream(
+                lambda: timed(images), batch=batch, seconds=_TIMED_SECONDS, samples=_TIMED_CALLS
+            )
+        return statistics.median(samples.latency_ms)
+
+    return batch_ms

@@ -1,0 +1,275 @@
+"""A Triton that runs: started, ready once its models are warm, and stopped without losing a request."""
+
+import collections
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deploykit.errors import DeployError
+from deploykit.serving.demands import largest_body, models_in
+from deploykit.serving.gate import Gate, port_taken
+from deploykit.serving.grpc_relay import GrpcRelay
+from deploykit.serving.relay import Limits
+from deploykit.serving.startup import why_not_ready
+from deploykit.serving.triton import Triton
+
+LOOPBACK = "127.0.0.1"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Triton's processes meet
+_KEPT_LINES = 400
+_BODY_OPTION = "--http-max-input-size"
+_TOLD_APART = 0.05
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """0 for any that is free."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How a server is run.
+
+    Attributes:
+        host: the address it listens on.
+        body_bytes: of a request; None for what the largest batch takes.
+        connections: at the same time, over HTTP and over gRPC each.
+        drain_s: how long requests under way may take, once it is to stop.
+        ready_s: how long models may take to load and warm up.
+        poll_s: how often the repository is looked at for new versions; None for never.
+    """
+
+    host: str = LOOPBACK
+    ports: Ports = Ports()
+    body_bytes: int | None = None
+    connections: int = 512
+    drain_s: float = 30.0
+    ready_s: float = 300.0
+    poll_s: float | None = 5.0
+
+
+class Server:
+    """A Triton that is ready."""
+
+    def __init__(
+        self, process: "subprocess.Popen[str]", gates: Sequence[Gate], host: str, models: tuple[str, ...]
+    ) -> None:
+        self._process, self.gates = process, gates
+        http, grpc, metrics = (gate.port for gate in gates)
+        self.ports, self.host = Ports(http=http, grpc=grpc, metrics=metrics), host
+        self.pid, self.models = process.pid, models
+
+    @property
+    def url(self) -> str:
+        """Of HTTP, as clients take it."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.ports.http}"
+
+    @property
+    def requests(self) -> int:
+        """Over HTTP and gRPC, so far."""
+        return sum(each.requests for each in self.gates[:2])
+
+    def wait(self) -> None:
+        """Returns when it has ended by itself, which it should not.
+
+        Raises:
+            DeployError: it has.
+        """
+        status = self._process.wait()
+        raise DeployError(
+            f"Triton ended by itself, with status {status}.", fix="see what it said, with --verbose"
+        )
+
+
+@contextmanager
+def serving(
+    repository: str | Path, triton: Triton, options: ServerOptions, *, log: Log = lambda line: None
+) -> Iterator[Server]:
+    """Serves a model repository until the block ends; then answers what was asked, and stops.
+
+    Args:
+        log: told what Triton says, a line each.
+
+    Raises:
+        DeployError: a port is taken, or a model doesn't load.
+    """
+    for port in (options.ports.http, options.ports.grpc, options.ports.metrics):
+        _require_free(options.host, port)
+    inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
+    if options.body_bytes is None:
+        options = replace(options, body_bytes=largest_body(Path(repository)))
+    region = f"deploykit-{secrets.token_hex(6)}-"
+    said: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+    with ExitStack() as stack:  # undoes all of it, in reverse, whatever happens meanwhile
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-triton-")))
+        stack.callback(_forget, region)
+        command = _command(Path(repository), triton, options, folder=folder, inner=inner, region=region)
+        process = _start(command, triton)
+        reader = threading.Thread(target=_read, args=(process, said, log), daemon=True)
+        reader.start()
+        stack.callback(reader.join, timeout=1)
+        stack.callback(_stop, process, options.drain_s)
+        _wait_until_ready(process, inner.http, options.ready_s, said)
+        opened: list[Gate] = []
+        stack.callback(_close, opened, options.drain_s)
+        for gate, port in _gates(options, inner):
+            gate.open(options.host, port)
+            opened.append(gate)
+        yield Server(process, opened, options.host, models_in(Path(repository)))
+
+
+def _gates(options: ServerOptions, inner: Ports) -> tuple[tuple[Gate, int], ...]:
+    """And the port that each is to listen on."""
+    limits = Limits(body_bytes=options.body_bytes or 0, connections=options.connections)
+    none = Limits(body_bytes=0, connections=16)
+    return (
+        (Gate(upstream_port=inner.http, limits=limits), options.ports.http),
+        (Gate(upstream_port=inner.grpc, limits=limits, relay=GrpcRelay), options.ports.grpc),
+        (Gate(upstream_port=inner.metrics, limits=none), options.ports.metrics),
+    )
+
+
+def _close(gates: Sequence[Gate], drain_s: float) -> None:
+    """All at the same time."""
+    if gates:
+        with ThreadPoolExecutor(len(gates)) as pool:
+            list(pool.map(lambda gate: gate.close(drain_s), gates))
+
+
+def _command(
+    repository: Path, triton: Triton, options: ServerOptions, *, folder: Path, inner: Ports, region: str
+) -> list[str]:
+    secret = secrets.token_hex(16)
+    command = [
+        str(triton.executable),
+        f"--model-repository={repository.absolute()}",
+        *(f"--{each}-address={LOOPBACK}" for each in ("http", "grpc", "metrics")),
+        f"--http-port={inner.http}",
+        f"--grpc-port={inner.grpc}",
+        f"--metrics-port={inner.metrics}",
+        "--strict-readiness=false",  # one bad new version would make the whole server unready
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={max(1, round(options.drain_s))}",
+        f"--backend-config=python,shm-region-prefix-name={region}",
+        # By shared memory clients could have the server read and write what is not theirs.
+        f"--http-restricted-api=shared-memory,trace,logging:deploykit-key={secret}",
+        f"--grpc-restricted-protocol=shared-memory,trace,logging:deploykit-key={secret}",
+    ]
+    if options.poll_s is not None:
+        command += ["--model-control-mode=poll", f"--repository-poll-secs={max(1, round(options.poll_s))}"]
+    if triton.knows(_BODY_OPTION):  # whose default is 64 MiB, whatever the models take
+        command.append(f"{_BODY_OPTION}={options.body_bytes}")
+    backends = triton.backend_folder(folder / "backends")
+    return command if backends is None else [*command, f"--backend-directory={backends}"]
+
+
+def _start(command: list[str], triton: Triton) -> "subprocess.Popen[str]":
+    libc = ctypes.CDLL(None)
+    try:
+        return subprocess.Popen(  # noqa: S603  # the server found, and arguments made here
+            command,
+            env={**os.environ, **triton.variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is for us, who stop it in order
+            preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # noqa: PLW1509  # PR_SET_PDEATHSIG
+        )
+    except OSError as error:
+        raise DeployError(
+            f"{command[0]} can't be started: {error.strerror}.", fix="install nvidia-pytriton again"
+        ) from error
+
+
+def _read(process: "subprocess.Popen[str]", said: "collections.deque[str]", log: Log) -> None:
+    assert process.stdout is not None  # noqa: S101  # asked for
+    with process.stdout:
+        for line in process.stdout:
+            said.append(line.rstrip("\n"))
+            log(line.rstrip("\n"))
+
+
+def _wait_until_ready(
+    process: "subprocess.Popen[str]", port: int, ready_s: float, said: "collections.deque[str]"
+) -> None:
+    """Triton listens once all its models are loaded and warm.
+
+    Raises:
+        DeployError: it ended, or takes too long.
+    """
+    end = time.monotonic() + ready_s
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            time.sleep(_TOLD_APART)  # its last words are being read
+            raise why_not_ready(list(said))
+        if _is_ready(port):
+            return
+        time.sleep(_TOLD_APART)
+    raise DeployError(
+        f"Triton was not ready after {ready_s:g} s.", fix="allow it more with --ready, or see --verbose"
+    )
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/v2/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _stop(process: "subprocess.Popen[str]", drain_s: float) -> None:
+    """Triton ends once it has answered; if it doesn't in time, it is ended."""
+    process.terminate()
+    try:
+        process.wait(drain_s + 10)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _forget(region: str) -> None:
+    """Shared memory that a server left, which was ended before it could remove it."""
+    for each in _SHARED_MEMORY.glob(f"{region}*"):
+        each.unlink(missing_ok=True)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises: DeployError: somebody listens there, or nobody could."""
+    if not 0 <= port <= 65535:
+        raise DeployError(f"{port} is no port.", fix="give one of 1024 to 65535, or 0 for any that is free")
+    try:
+        socket.create_server((host, port), family=_family(host)).close()
+    except OSError as error:
+        raise port_taken(host, port, error) from error
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

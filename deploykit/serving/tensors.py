@@ -1,0 +1,65 @@
+"""What an engine takes and gives, in Triton's words."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.engine.manifest import Manifest, Tensor
+from deploykit.errors import DeployError
+
+# Of model_config.proto's DataType, and the KServe protocol's name for it.
+_TYPES = {
+    "float32": ("TYPE_FP32", "FP32"),
+    "float16": ("TYPE_FP16", "FP16"),
+    "uint8": ("TYPE_UINT8", "UINT8"),
+    "int8": ("TYPE_INT8", "INT8"),
+    "int32": ("TYPE_INT32", "INT32"),
+    "int64": ("TYPE_INT64", "INT64"),
+    "bool": ("TYPE_BOOL", "BOOL"),
+}
+
+
+def outputs_of(manifest: Manifest) -> tuple[Tensor, ...]:
+    """In the order in which the engine gives them."""
+    return (manifest.output,)
+
+
+def answers_of(result: Any) -> tuple[npt.NDArray[Any], ...]:
+    """What a call of the engine gave, in that order."""
+    return (result,) if isinstance(result, np.ndarray) else tuple(result)
+
+
+def triton_type(dtype: str) -> str:
+    """`TYPE_FP32` for `float32`.
+
+    Raises:
+        DeployError: Triton has no such type.
+    """
+    return _known(dtype)[0]
+
+
+def protocol_type(dtype: str) -> str:
+    """`FP32` for `float32`.
+
+    Raises:
+        DeployError: the protocol has no such type.
+    """
+    return _known(dtype)[1]
+
+
+def input_dims(manifest: Manifest) -> tuple[int, ...]:
+    """Without the batch; -1 for a side that is free."""
+    side_px = manifest.side_px if manifest.side else None
+    return tuple(-1 if size == side_px else size for size in manifest.input.shape)
+
+
+def is_classifier(manifest: Manifest) -> bool:
+    """Whether its one output is a score a class."""
+    return [len(each.shape) for each in outputs_of(manifest)] == [1]
+
+
+def _known(dtype: str) -> tuple[str, str]:
+    if dtype not in _TYPES:
+        raise DeployError(f"Triton has no type for {dtype}.", fix=f"give an engine of {', '.join(_TYPES)}")
+    return _TYPES[dtype]

@@ -1,0 +1,58 @@
+"""A Triton to serve with, engines small enough for it, and images that each have an answer of their own."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import colour_blocks
+from solid_colours import SIDE_PX
+
+from deploykit.engine.shapes import BatchRange
+from deploykit.errors import DeployError
+from deploykit.pipeline import build_engine
+from deploykit.serving.server import Ports, ServerOptions
+from deploykit.serving.triton import Triton, find_triton
+
+ROOT = Path(__file__).parents[1]
+APART = ROOT / ".cache" / "serve" / "bin" / "python"
+ANY_PORTS = Ports(http=0, grpc=0, metrics=0)
+
+
+def options(**others) -> ServerOptions:
+    return ServerOptions(
+        **{"ports": ANY_PORTS, "body_bytes": 64 * 2**20, "drain_s": 20, "poll_s": None, **others}
+    )
+
+
+def python() -> Path | None:
+    """What runs models in Triton: the one that make sets apart, where it did."""
+    return APART if APART.is_file() else None
+
+
+def triton() -> Triton:
+    try:
+        return find_triton(python())
+    except DeployError as error:
+        pytest.skip(f"needs Triton: {error}; make test sets one up")
+
+
+def colours(folder: Path, *, max_batch: int = 32) -> Path:
+    """An engine whose logits are an image's mean red, green and blue."""
+    model = colour_blocks(folder / "colours.onnx")
+    batch = BatchRange(min=1, opt=8, max=max_batch)
+    return build_engine(onnx=model, gpu="cpu", batches=[batch], output=folder / "colours.cpu.onnx").path
+
+
+def flat_images(count: int, *, seed: int = 0) -> np.ndarray:
+    """Each of one colour, so that its means are that colour whatever it is run together with."""
+    colour = np.random.default_rng(seed).random((count, 3, 1, 1), np.float32)
+    return np.ascontiguousarray(np.broadcast_to(colour, (count, 3, SIDE_PX, SIDE_PX)))
+
+
+def photo(seed: int, *, side_px: int = 64, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side_px, side_px, 3), np.uint8)
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, kind)
+    return written.getvalue()

@@ -1,0 +1,395 @@
+"""A real Triton, of nvidia-pytriton's wheel, serves."""
+
+import http.client
+import io
+import json
+import socket
+import struct
+import threading
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from PIL import Image
+from served import ROOT, colours, flat_images, options, photo, triton
+from tritonclient.utils import InferenceServerException
+
+from deploykit.engine.shapes import BatchRange
+from deploykit.errors import DeployError
+from deploykit.export import export_onnx
+from deploykit.pipeline import build_engine
+from deploykit.runtime import Engine
+from deploykit.serving.client import Client
+from deploykit.serving.repository import Options, write_repository
+from deploykit.serving.server import Server, serving
+
+MAX_BODY = 2**20
+B0, COLOURS, BATCHED = "efficientnet-phi0", "colours", "batched"
+
+
+@dataclass(frozen=True)
+class Served:
+    server: Server
+    b0: Path
+    colours: Path
+
+    @property
+    def address(self) -> str:
+        return self.server.url.removeprefix("http://")
+
+    def client(self, **more) -> tritonclient.http.InferenceServerClient:
+        return tritonclient.http.InferenceServerClient(self.address, **more)
+
+    def grpc(self) -> tritonclient.grpc.InferenceServerClient:
+        return tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{self.server.ports.grpc}")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """B0 of 64 px with named classes; and a classifier by colour, with and without batching."""
+    folder = tmp_path_factory.mktemp("served")
+    labels = folder / "labels.txt"
+    labels.write_text("".join(f"class {at}\n" for at in range(1000)))
+    exported = export_onnx(0, side_px=64, labels=labels, output=folder / "b0.onnx")
+    b0 = build_engine(
+        onnx=exported.path,
+        gpu="cpu",
+        batches=[BatchRange(min=1, opt=2, max=4)],
+        output=folder / "b0.cpu.onnx",
+    ).path
+    small = colours(folder)
+    found, repository = triton(), folder / "models"
+    alone = Options(backend="python", batching=False)
+    write_repository(repository, [b0], alone)
+    write_repository(repository, [small], Options(backend="python", name=COLOURS, batching=False))
+    write_repository(repository, [small], Options(backend="python", name=BATCHED, images=False))
+    with serving(repository, found, options(body_bytes=MAX_BODY)) as server:
+        yield Served(server, b0, small)
+
+
+def ask(client, module, model: str, images: np.ndarray) -> np.ndarray:
+    given = module.InferInput("input", images.shape, "FP32")
+    given.set_data_from_numpy(images)
+    return client.infer(model, [given]).as_numpy("logits")
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_it_answers_as_the_engine_does_bit_for_bit(served, protocol, count):
+    images = np.random.default_rng(count).standard_normal((count, 3, 64, 64), np.float32)
+    module = getattr(tritonclient, protocol)
+    client = served.client() if protocol == "http" else served.grpc()
+    answer = ask(client, module, B0, images)
+    with Engine.load(served.b0) as engine:
+        np.testing.assert_array_equal(answer, engine(images))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_encoded_image_is_answered_as_its_pixels_are(served, kind):
+    encoded = photo(1, side_px=80, kind=kind)
+    image = tritonclient.http.InferInput("image", [1, 1], "BYTES")
+    image.set_data_from_numpy(np.array([[encoded]], np.object_))
+    answer = served.client().infer(f"{B0}-image", [image]).as_numpy("logits")
+    with Engine.load(served.b0) as engine:
+        preprocessing = engine.manifest.model.preprocessing
+        pixels = preprocessing.crop(Image.open(io.BytesIO(encoded)))[None]
+        np.testing.assert_array_equal(answer, engine(preprocessing.normalize(pixels)))
+
+
+def test_a_file_is_all_that_curl_has_to_send(served):
+    url = f"{served.server.url}/v2/models/{B0}-image/infer"
+    request = urllib.request.Request(url, photo(2), {"Inference-Header-Content-Length": "0"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        head = json.loads(answer.read(int(answer.headers["Inference-Header-Content-Length"])))
+    assert head["outputs"][0]["shape"] == [1, 1000]
+
+
+def test_10_000_requests_of_32_clients_get_each_their_own_answer(served):
+    """Half of them put together into batches, half one by one; a colour's answer is that colour, exactly."""
+    clients, each = 32, 313
+    with Engine.load(served.colours) as engine:
+        images = flat_images(clients * each)
+        expected = np.concatenate([engine(images[at : at + 1]) for at in range(len(images))])
+
+    def work(number: int) -> int:
+        module = tritonclient.grpc if number % 4 < 2 else tritonclient.http
+        client = served.grpc() if number % 4 < 2 else served.client()
+        right = 0
+        for at in range(number * each, (number + 1) * each):
+            answer = ask(client, module, BATCHED if number % 2 else COLOURS, images[at : at + 1])
+            right += bool((answer == expected[at : at + 1]).all())
+        return right
+
+    with ThreadPoolExecutor(clients) as pool:
+        assert sum(pool.map(work, range(clients))) == clients * each >= 10_000
+
+
+def test_requests_are_put_together_where_that_was_asked_for(served):
+    """Triton counts what it runs: fewer batches than images."""
+    counts = {}
+    for name in (COLOURS, BATCHED):
+        (found,) = served.client().get_inference_statistics(name)["model_stats"]
+        counts[name] = found["inference_count"] / found["execution_count"]
+    assert counts[BATCHED] > 1.2 * counts[COLOURS]
+
+
+# --- requests that are wrong
+
+
+def post(served: Served, path: str, body: bytes, **headers: str) -> tuple[int, dict]:
+    connection = http.client.HTTPConnection(served.address, timeout=60)
+    connection.request("POST", path, body, {each.replace("_", "-"): text for each, text in headers.items()})
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, json.loads(text)
+
+
+def body(name: str = "input", kind: str = "FP32", shape: tuple[int, ...] = (1, 3, 8, 8)) -> bytes:
+    data = [0] * int(np.prod(shape))
+    return json.dumps({"inputs": [{"name": name, "datatype": kind, "shape": shape, "data": data}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "problem"),
+    [
+        (COLOURS, body(shape=(1, 3, 9, 9)), "unexpected shape"),
+        (COLOURS, body(shape=(33, 3, 8, 8)), "batch-size must be <= 32"),
+        (COLOURS, body(kind="INT32"), "inference input 'input' data-type is 'INT32'"),
+        (COLOURS, body(name="picture"), "unexpected inference input 'picture'"),
+        ("roses", body(), "unknown model: 'roses'"),
+        (f"{COLOURS}/versions/7", body(), "not found"),
+        (COLOURS, b"no JSON", "failed to parse"),
+        (COLOURS, b"", "byte size mismatch"),
+    ],
+)
+def test_a_wrong_request_gets_the_protocols_error_and_the_next_is_answered(served, path, text, problem):
+    status, answer = post(served, f"/v2/models/{path}/infer", text)
+    assert 400 <= status <= 500
+    assert problem in answer["error"]
+    assert_answers(served)
+
+
+@pytest.mark.parametrize("encoded", [b"", b"no image", photo(1)[:100], photo(1, kind="JPEG")[:300]])
+def test_what_is_no_image_is_refused_with_the_reason(served, encoded):
+    image = tritonclient.http.InferInput("image", [1, 1], "BYTES")
+    image.set_data_from_numpy(np.array([[encoded]], np.object_))
+    with pytest.raises(InferenceServerException, match="is not a readable image"):
+        served.client().infer(f"{COLOURS}-image", [image])
+    assert_answers(served)
+
+
+def test_a_bad_image_spoils_no_other_request(served):
+    def work(seed: int) -> bool:
+        with_client = Client(served.server.url)
+        path = ROOT / "README.md" if seed % 2 else None
+        if path is None:
+            assert_answers(served)
+            return True
+        with pytest.raises(DeployError, match="is not a readable image"):
+            list(with_client.classify([path], f"{COLOURS}-image"))
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(16)))
+
+
+def assert_answers(served: Served) -> None:
+    images = flat_images(1, seed=9)
+    answer = ask(served.client(), tritonclient.http, COLOURS, images)
+    np.testing.assert_allclose(answer, images[:, :, 0, 0], rtol=1e-6)
+
+
+def memory_kb(served: Served) -> int:
+    """Of Triton itself."""
+    status = Path(f"/proc/{served.server.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])
+
+
+def test_a_body_of_2_gb_is_refused_before_it_is_read(served):
+    """Triton 2.51 alone ends itself over it."""
+    before = memory_kb(served)
+    with socket.create_connection(served.address.split(":"), timeout=60) as client:
+        length = 2**31
+        client.sendall(f"POST /v2/models/{COLOURS}/infer HTTP/1.1\r\nHost: here\r\n".encode())
+        client.sendall(f"Content-Length: {length}\r\n\r\n".encode() + bytes(2**22))
+        answer = client.recv(2**16)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert f"more than the {MAX_BODY} that are taken" in answer.decode()
+    assert_answers(served)
+    assert memory_kb(served) - before < 50_000
+
+
+def test_a_message_that_is_too_long_is_refused_over_grpc_and_its_connection_goes_on(served):
+    """Triton alone would keep gigabytes of it."""
+    client, before = served.grpc(), memory_kb(served)
+    for count in (1000, 100_000):  # 0.8 and 77 MB
+        problem = "batch-size must be" if count == 1000 else "RESOURCE_EXHAUSTED"
+        with pytest.raises(InferenceServerException, match=problem):
+            ask(client, tritonclient.grpc, COLOURS, np.zeros((count, 3, 8, 8), np.float32))
+        assert ask(client, tritonclient.grpc, COLOURS, flat_images(1)).shape == (1, 3)
+    assert memory_kb(served) - before < 50_000
+
+
+def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):
+    images = flat_images(1)
+    by_grpc = tritonclient.grpc.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
+    with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED"):
+        served.grpc().infer(COLOURS, [by_grpc], compression_algorithm="gzip")
+    by_http = tritonclient.http.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
+    with pytest.raises(InferenceServerException, match="compressed requests are not taken"):
+        served.client().infer(COLOURS, [by_http], request_compression_algorithm="gzip")
+
+
+def test_1_000_fuzzed_requests_are_answered_or_refused_and_memory_stays_flat(served):
+    random = np.random.default_rng(0)
+    whole = (
+        f"POST /v2/models/{COLOURS}/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body())}\r\n\r\n"
+    ).encode() + body()
+    for at in range(100):
+        fuzz(served, whole, random, at)
+    before = memory_kb(served)
+    for at in range(900):
+        fuzz(served, whole, random, at)
+    assert_answers(served)
+    assert memory_kb(served) - before < 30_000
+
+
+def fuzz(served: Served, whole: bytes, random: np.random.Generator, at: int) -> None:
+    """Garbage, a request that was altered or cut short, a path or a header that nobody writes."""
+    kinds = (
+        lambda: random.bytes(int(random.integers(1, 2000))),
+        lambda: altered(whole, random),
+        lambda: whole[: int(random.integers(1, len(whole)))],
+        lambda: altered(whole[: whole.index(b"\r\n\r\n") + 4], random) + whole[-len(body()) :],
+        lambda: b"GET /v2/../" + random.bytes(20).hex().encode() + b" HTTP/1.1\r\nHost: here\r\n\r\n",
+        lambda: whole.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n", 1),
+        lambda: whole.replace(b"\r\n\r\n", b"\r\nInference-Header-Content-Length: -1\r\n\r\n", 1),
+        lambda: whole.replace(body(), b"[" * len(body())),
+    )
+    with socket.create_connection(served.address.split(":"), timeout=30) as client:
+        client.sendall(kinds[at % len(kinds)]())
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while read := client.recv(2**16):
+            answer += read
+    assert not answer or answer.startswith(b"HTTP/1.1 ")
+
+
+def altered(text: bytes, random: np.random.Generator) -> bytes:
+    changed = bytearray(text)
+    for place in random.integers(0, len(changed), 5):
+        changed[place] = random.integers(256)
+    return bytes(changed)
+
+
+def test_garbage_over_grpc_is_survived(served):
+    for seed in range(20):
+        garbage = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[: seed + 5] + struct.pack(">I", seed) * 200
+        with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=30) as client:
+            client.sendall(garbage)
+    assert ask(served.grpc(), tritonclient.grpc, COLOURS, flat_images(1)).shape == (1, 3)
+
+
+def test_nobody_else_is_let_into_the_servers_memory(served):
+    client = served.client()
+    with pytest.raises(InferenceServerException, match="restricted"):
+        client.register_system_shared_memory("mine", "/somebodys", 64)
+    with pytest.raises(InferenceServerException, match="load / unload"):
+        client.load_model(COLOURS)
+
+
+def test_all_ports_are_on_loopback_alone(served):
+    text = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    rows = [line.split() for line in text.splitlines() if ": " in line and "local" not in line]
+    listening = [row[1].split(":") for row in rows if row[3] == "0A"]
+    ports = served.server.ports
+    found = [
+        address for address, port in listening if int(port, 16) in (ports.http, ports.grpc, ports.metrics)
+    ]
+    assert len(found) >= 3
+    assert {address[-8:] for address in found} == {"0100007F"}
+
+
+def test_metrics_are_prometheuss(served):
+    url = f"http://127.0.0.1:{served.server.ports.metrics}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text = answer.read().decode()
+    assert f'nv_inference_request_success{{model="{COLOURS}",version="1"}}' in text
+
+
+# --- clients
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_the_client_gives_labels_and_their_odds(served, tmp_path, protocol):
+    path = tmp_path / "photo.png"
+    path.write_bytes(photo(3))
+    port = getattr(served.server.ports, protocol)
+    (answer,) = Client(f"{protocol}://127.0.0.1:{port}").classify([path], f"{B0}-image", top=3)
+    with Engine.load(served.b0) as engine:
+        preprocessing = engine.manifest.model.preprocessing
+        (logits,) = engine(preprocessing.normalize(preprocessing.crop(Image.open(path))[None]))
+    odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    likeliest = np.argsort(-odds)[:3]
+    assert [each.label for each in answer.odds] == [f"class {at}" for at in likeliest]
+    assert [each.probability for each in answer.odds] == pytest.approx(odds[likeliest], rel=1e-3)
+
+
+def test_the_client_command_prints_labels_and_times(served, run, tmp_path):
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
+    there = ("--url", served.server.url, "--model")
+    done = run("client", "red.png", *there, f"{COLOURS}-image")
+    assert done.status == 0
+    assert "57.61 % 0" in done.out  # logits of 1, 0 and 0: e / (e + 2)
+    assert f"{COLOURS}-image, version 1: median" in done.out
+    assert "There is no image nothing.png" in run("client", "nothing.png", *there, f"{COLOURS}-image").err
+    assert f"{COLOURS} takes no encoded images" in run("client", "red.png", *there, COLOURS).err
+    assert "unknown model: 'roses'" in run("client", "red.png", *there, "roses").err
+
+
+def test_a_client_that_has_to_guess_the_model_says_which_there_are(served):
+    with pytest.raises(DeployError, match=f"2 models for images: {COLOURS}-image, {B0}-image") as caught:
+        list(Client(served.server.url).classify([ROOT / "README.md"]))
+    assert "--model" in caught.value.fix
+
+
+def test_the_client_of_the_readme_works(served, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text()
+    (code,) = [part.split("```")[0] for part in text.split("```python\n") if "tritonclient" in part]
+    assert len(code.strip().splitlines()) <= 10
+    (tmp_path / "photo.jpg").write_bytes(photo(4, kind="JPEG"))
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("127.0.0.1:8000", served.address).replace("efficientnet-phi3", B0), {})
+    assert "class " in capsys.readouterr().out
+
+
+def test_connections_beyond_the_limit_are_refused_and_then_taken_again(served):
+    gate = served.server.gates[0]
+    before = gate.limits
+    gate.limits = type(before)(body_bytes=before.body_bytes, connections=2)
+    try:
+        held = [socket.create_connection(served.address.split(":")) for _ in range(2)]
+        wait_for(lambda: len(gate._connections) >= 2)
+        with socket.create_connection(served.address.split(":"), timeout=30) as third:
+            assert third.recv(2**12).startswith(b"HTTP/1.1 503 ")
+        for each in held:
+            each.close()
+        wait_for(lambda: len(gate._connections) < 2)
+    finally:
+        gate.limits = before
+    assert_answers(served)
+
+
+def wait_for(holds) -> None:
+    for _ in range(200):
+        if holds():
+            return
+        threading.Event().wait(0.05)
+    raise TimeoutError

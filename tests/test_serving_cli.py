@@ -1,0 +1,272 @@
+"""deploykit serve and client as their users meet them: started, stopped, and asked for what can't be."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from PIL import Image
+from served import colours, flat_images, python, triton
+from solid_colours import SIDE_PX
+from tritonclient.utils import InferenceServerException
+
+from deploykit.serving.repository import Options, write_repository
+
+ANY = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Path:
+    return colours(tmp_path_factory.mktemp("engine"))
+
+
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen, dict]]:
+    """deploykit serve in a process of its own, ready."""
+    triton()  # skips where there is none
+    which = ("--python", python()) if python() else ()
+    command = [sys.executable, "-m", "deploykit", "serve", *arguments, *ANY, *which, "--json"]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        text = ""
+        while not text.endswith("}\n"):
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            text += line
+        yield process, json.loads(text)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def answer(module, url: str, model: str, images: np.ndarray, client=None) -> np.ndarray:
+    client = client or module.InferenceServerClient(url.partition("://")[2])
+    given = module.InferInput("input", images.shape, "FP32")
+    given.set_data_from_numpy(images)
+    return client.infer(model, [given]).as_numpy("logits")
+
+
+class Load:
+    """Clients that ask without a pause until refused or stopped, and what became of what they sent."""
+
+    def __init__(self, found: dict, model: str) -> None:
+        self._found, self._model = found, model
+        self.right, self.wrong, self.lost, self.refused = 0, 0, [], 0
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(at,)) for at in range(8)]
+        for each in self._threads:
+            each.start()
+
+    def _ask(self, at: int) -> None:
+        module, url = [
+            (tritonclient.http, self._found["http"]),
+            (tritonclient.grpc, self._found["grpc"]),
+        ][at % 2]
+        client = module.InferenceServerClient(url.partition("://")[2])
+        images = flat_images(1, seed=at)
+        while not self._stopped.is_set():
+            try:
+                given = answer(module, url, self._model, images, client)
+            except ConnectionRefusedError:
+                self._count("refused")
+                return
+            except (InferenceServerException, OSError) as error:
+                # So gRPC refuses what was not taken; over HTTP nothing that was sent may be dropped.
+                if module is tritonclient.grpc and "UNAVAILABLE" in str(error):
+                    self._count("refused")
+                else:
+                    self.lost.append(f"{module.__name__}: {error!r} {error}")
+                return
+            self._count("right" if np.allclose(given, images[:, :, 0, 0], rtol=1e-6) else "wrong")
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            setattr(self, what, getattr(self, what) + 1)
+
+    def end(self) -> None:
+        self._stopped.set()
+        for each in self._threads:
+            each.join(timeout=60)
+            assert not each.is_alive()
+
+
+def test_stopped_under_load_it_answers_all_it_has_taken_and_ends_with_success(engine):
+    with started(engine, "--name", "colours") as (process, found):
+        load = Load(found, "colours")
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        wait_for(lambda: load.refused + len(load.lost) == 8)
+        load.end()
+    assert process.returncode == 0, said
+    assert "answering what was asked" in said
+    assert load.lost == []
+    assert load.wrong == 0
+    assert load.refused == 8
+    assert load.right > 200
+
+
+def test_what_it_started_is_gone_with_it_even_when_it_is_killed(engine):
+    before = set(Path("/dev/shm").glob("deploykit-*"))
+    with started(engine, "--name", "colours", "--no-images") as (process, found):
+        process.kill()
+        process.wait()
+        for _ in range(200):
+            if not Path(f"/proc/{found['pid']}").exists():
+                break
+            time.sleep(0.1)
+        assert not Path(f"/proc/{found['pid']}").exists()
+    for each in set(Path("/dev/shm").glob("deploykit-*")) - before:
+        each.unlink()
+
+
+def test_a_triton_that_ends_by_itself_ends_it_with_a_sentence(engine):
+    with started(engine, "--name", "colours", "--no-images") as (process, found):
+        os.kill(found["pid"], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Triton ended by itself, with status -9" in said
+
+
+def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_ones(engine, tmp_path):
+    models = tmp_path / "models"
+    options = Options(name="colours", backend="python", images=False)
+    write_repository(models, [engine], options)
+    with started(models, "--poll", "1s") as (_, found):
+        client = tritonclient.http.InferenceServerClient(found["http"].partition("://")[2])
+        load = Load(found, "colours")
+        write_repository(models, [engine], options)
+        wait_for(lambda: client.is_model_ready("colours", "2"))
+        bad = models / "colours" / ".bad"
+        shutil.copytree(models / "colours" / "2", bad)
+        (bad / "model.cpu.engine").write_bytes(b"no engine")
+        bad.rename(models / "colours" / "3")  # behind deploykit's back, which would have refused it
+        wait_for(lambda: version_state(client, "3") == "UNAVAILABLE")
+        assert client.is_server_ready()
+        assert version_state(client, "2") == "READY"
+        write_repository(models, [engine], options)
+        wait_for(lambda: client.is_model_ready("colours", "4"))
+        load.end()
+    assert (load.lost, load.wrong, load.refused) == ([], 0, 0)
+    assert load.right > 200
+
+
+def version_state(client, version: str) -> str | None:
+    index = client.get_model_repository_index()
+    return next((each["state"] for each in index if each.get("version") == version), None)
+
+
+def wait_for(holds) -> None:
+    for _ in range(300):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+# --- mistakes
+
+
+def own(*arguments: object) -> list[str]:
+    which = ("--python", python()) if python() else ()
+    return [str(each) for each in ("serve", *arguments, *which)]
+
+
+def test_a_port_that_is_taken_is_named_with_a_way_out(run, engine):
+    triton()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(*own(engine, "--http-port", port, "--grpc-port", "0", "--metrics-port", "0"))
+    assert done.status == 2
+    assert f"127.0.0.1:{port} can't be listened on: address already in use" in done.err
+    assert "--http-port" in done.err
+
+
+def test_a_backend_that_this_triton_has_not_is_named_with_a_way_out(run, engine, tmp_path):
+    if not triton().is_bundled:
+        pytest.skip("this Triton may have it")
+    write_repository(tmp_path / "models", [engine], Options(name="colours"))
+    done = run(*own(tmp_path / "models", *ANY))
+    assert done.status == 2
+    assert "is for Triton's onnxruntime backend, which nvidia-pytriton does not have" in done.err
+    assert "--backend python" in done.err
+
+
+def test_an_engine_that_triton_cannot_load_is_a_sentence(run, engine, tmp_path):
+    """Altered after the check: a program that is no model."""
+    triton()
+    write_repository(tmp_path / "models", [engine], Options(name="colours", backend="python", images=False))
+    (tmp_path / "models" / "colours" / "1" / "model.py").write_text("raise RuntimeError('on purpose')\n")
+    done = run(*own(tmp_path / "models", *ANY))
+    assert done.status == 2
+    assert "Triton can't load colours, version 1: on purpose." in done.err
+    assert len(done.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "No engine was named"),
+        (("nothing",), "There is no engine nothing"),
+        (("folder",), "holds no models"),
+        (("folder", "ENGINE"), "folder is a folder, and not alone"),
+        (("--name", "../x", "ENGINE"), "'../x' can't be a model's name"),
+        (("--triton", "ENGINE", "ENGINE"), "can't be a model repository"),
+        (("--triton", "models"), "No engine was named"),
+        (("--check", "nothing"), "There is no folder nothing"),
+        (("--check", "folder", "ENGINE"), "--check writes and serves nothing"),
+        (("ENGINE", "--http-port", "70000"), "70000 is no port"),
+        (("ENGINE", "--host", "203.0.113.1"), "203.0.113.1:8000 can't be listened on"),
+        (("ENGINE", "--drain", "soon"), "'soon' is no time for --drain"),
+        (("ENGINE", "--max-body", "much"), "'much' is not a size"),
+        (("ENGINE", "--max-latency", "10"), "A latency has a unit"),
+        (("ENGINE", "--python", "folder"), "folder is no Python that can be run"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_a_fix(run, engine, tmp_path, arguments, problem):
+    triton()
+    (tmp_path / "folder").mkdir()
+    given = [str(engine) if each == "ENGINE" else each for each in arguments]
+    done = run(*(["serve", *given] if "--python" in given else own(*given)))
+    assert done.status == 2
+    error, fix = done.err.splitlines()[-2:]
+    assert problem in error
+    assert fix.startswith("  fix: ")
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_repository_that_disagrees_exits_with_3(run, engine, tmp_path):
+    assert run("serve", "--triton", "models", str(engine), "--name", "colours").status == 0
+    assert run("serve", "--check", "models").status == 0
+    config = tmp_path / "models" / "colours" / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: 8", "dims: 9"))
+    done = run("serve", "--check", "models", "--json")
+    assert done.status == 3
+    (finding,) = json.loads(done.out)["findings"]
+    assert "its configuration says input FP32 (3, 9, 9)" in finding["problem"]
+
+
+def test_the_client_says_that_nobody_answers(run, tmp_path):
+    Image.new("RGB", (SIDE_PX, SIDE_PX)).save(tmp_path / "a.png")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for url in (f"http://127.0.0.1:{port}", f"grpc://127.0.0.1:{port}"):
+        done = run("client", "a.png", "--url", url)
+        assert done.status == 2
+        assert "Nobody answers at" in done.err
+    done = run("client", "a.png", "--url", "ftp://there")
+    assert "'ftp://there' is no address of a server" in done.err

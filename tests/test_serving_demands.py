@@ -1,0 +1,38 @@
+import pytest
+
+from deploykit.serving.config import read_config, schema, to_text
+from deploykit.serving.demands import largest_body
+
+MIB = 2**20
+
+
+@pytest.fixture
+def repository(tmp_path):
+    def write(max_batch: int, dtype: str, dims: list[int]):
+        config = schema().ModelConfig(max_batch_size=max_batch)
+        config.input.add(name="input", data_type=schema().DataType.Value(dtype), dims=dims)
+        (tmp_path / "b7").mkdir()
+        (tmp_path / "b7" / "config.pbtxt").write_text(to_text(config))
+        assert read_config(tmp_path / "b7" / "config.pbtxt") == config
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "dtype", "dims", "largest"),
+    [
+        (64, "TYPE_FP32", [3, 600, 600], 64 * 3 * 600 * 600 * 4 + MIB),
+        (64, "TYPE_UINT8", [600, 600, 3], 64 * 3 * 600 * 600 + MIB),
+        (1, "TYPE_FP32", [3, 224, 224], 64 * MIB),
+        (256, "TYPE_FP32", [3, 1024, 1024], 1024 * MIB),
+        (32, "TYPE_FP32", [3, -1, -1], 32 * 3 * 1024 * 1024 * 4 + MIB),
+        (80, "TYPE_STRING", [1], 81 * MIB),
+    ],
+)
+def test_the_largest_batch_is_let_through_within_reason(repository, max_batch, dtype, dims, largest):
+    assert largest_body(repository(max_batch, dtype, dims)) == largest
+
+
+def test_an_empty_repository_asks_for_little(tmp_path):
+    assert largest_body(tmp_path) == 64 * MIB

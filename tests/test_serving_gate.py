@@ -1,0 +1,181 @@
+"""The gate before a server that does as a test says, without Triton."""
+
+import http.client
+import http.server
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from deploykit.errors import DeployError
+from deploykit.serving.gate import Gate
+from deploykit.serving.relay import Limits
+
+
+class Behind(http.server.BaseHTTPRequestHandler):
+    """Answers with what it was sent; to /slow after a while."""
+
+    protocol_version = "HTTP/1.1"
+    seen: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        if self.headers.get("transfer-encoding"):
+            raise AssertionError("passed on what the gate refuses")
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.seen.append(self.requestline)
+        if self.path == "/slow":
+            time.sleep(0.7)
+        if self.path == "/gone":
+            self.connection.close()
+            return
+        self.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def behind() -> Iterator[int]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Behind)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+@pytest.fixture
+def gate(behind) -> Iterator[Gate]:
+    opened = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8, idle_s=1.0))
+    opened.open("127.0.0.1", 0)
+    yield opened
+    if not opened.is_closing:
+        opened.close(1)
+
+
+def ask(gate: Gate, body: bytes = b"hello", path: str = "/echo") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+    connection.request("POST", path, body)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, text
+
+
+def raw(gate: Gate, text: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
+        client.sendall(text)
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while read := client.recv(2**16):
+            answer += read
+    return answer
+
+
+def test_requests_and_answers_pass_as_they_are(gate):
+    assert ask(gate, bytes(range(256))) == (200, bytes(range(256)))
+
+
+def test_many_follow_each_other_on_one_connection(gate):
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+    for number in range(50):
+        connection.request("POST", "/echo", str(number))
+        assert connection.getresponse().read() == str(number).encode()
+    connection.close()
+    assert gate.requests == 50
+
+
+def test_the_limit_is_of_the_body_to_the_byte(gate):
+    assert ask(gate, bytes(1000))[0] == 200
+    status, text = ask(gate, bytes(1001))
+    assert status == 413
+    assert json.loads(text) == {"error": "a body of 1001 bytes is more than the 1000 that are taken"}
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"Transfer-Encoding: chunked", 411),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked", 411),
+        (b"Content-Length: 5\r\nContent-Length: 6", 400),
+        (b"Content-Length: -1", 400),
+        (b"Content-Length: 5\r\nContent-Encoding: gzip", 415),
+        (b"Content-Length: 5\r\nContent-Encoding: gzip\r\nContent-Encoding: identity", 415),
+        (b"Content-Length: 5, 5\r\nX Y: z", 400),
+        (b"Content-Length: 99999999999999999999999", 400),
+        (b"X: " + b"a" * 200_000, 431),
+    ],
+)
+def test_what_two_readers_could_take_differently_is_refused(gate, head, status):
+    before = len(Behind.seen)
+    answer = raw(gate, b"POST /echo HTTP/1.1\r\nHost: here\r\n" + head + b"\r\n\r\nhello")
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    assert "error" in json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert len(Behind.seen) == before
+
+
+def test_a_client_that_waits_for_leave_to_send_gets_it_or_the_refusal(gate):
+    for length, expected in ((5, b"HTTP/1.1 100 "), (5000, b"HTTP/1.1 413 ")):
+        with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
+            head = f"POST /echo HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n"
+            client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+            assert client.recv(2**12).startswith(expected)
+
+
+def test_a_server_behind_that_goes_is_the_protocols_error(gate):
+    status, text = ask(gate, path="/gone")
+    assert (status, json.loads(text)) == (503, {"error": "the server behind gives no answer"})
+    assert ask(gate)[0] == 200
+
+
+def test_a_server_behind_that_is_not_there_is_too():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    gate = Gate(upstream_port=port, limits=Limits(body_bytes=100))
+    gate.open("127.0.0.1", 0)
+    assert ask(gate) == (503, b'{"error": "the server behind can\'t be reached"}')
+    gate.close(1)
+
+
+def test_a_silent_client_is_not_waited_for_forever(gate):
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
+        client.sendall(b"POST /echo HTTP/1.1\r\n")
+        assert client.recv(100) == b""
+
+
+def test_closing_answers_what_was_asked_and_takes_nothing_new(gate):
+    answers: list[tuple[int, bytes]] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(gate, path="/slow")))
+    asking.start()
+    idle = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+    idle.request("POST", "/echo", "before")
+    assert idle.getresponse().read() == b"before"
+    time.sleep(0.2)
+    closing = threading.Thread(target=gate.close, args=(5,))
+    closing.start()
+    time.sleep(0.1)
+    idle.request("POST", "/echo", "meanwhile")  # on a connection that was there
+    last = idle.getresponse()
+    assert (last.read(), last.headers["connection"]) == (b"meanwhile", "close")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", gate.port))
+    asking.join()
+    closing.join()
+    assert answers == [(200, b"hello")]
+
+
+def test_what_takes_longer_than_it_may_is_ended(gate):
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
+        client.sendall(b"POST /slow HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
+        time.sleep(0.2)
+        start = time.monotonic()
+        gate.close(0.1)
+        assert time.monotonic() - start < 0.6
+        assert client.recv(100) == b""
+
+
+def test_a_taken_port_is_named(gate, behind):
+    with pytest.raises(DeployError, match=f"127.0.0.1:{gate.port} can't be listened on"):
+        Gate(upstream_port=behind, limits=Limits(body_bytes=1)).open("127.0.0.1", gate.port)
