@@ -19,6 +19,7 @@ from deploykit.serving.fitting import require_fits
 from deploykit.serving.layout import ModelFolder, backend_for, engine_folder, image_folders
 from deploykit.serving.names import require_name
 from deploykit.serving.placing import make_repository, put_models
+from deploykit.serving.tensors import answers_of
 from deploykit.workspace import model_name
 
 _TIMED_SECONDS, _TIMED_CALLS = 0.2, 5
@@ -175,7 +176,7 @@ def _identity(manifest: Manifest) -> tuple[object, ...]:
         manifest.batches,
         manifest.side,
         manifest.input,
-        manifest.output,
+        manifest.outputs,
     )
 
 
@@ -193,7 +194,7 @@ def _proven(path: Path, note: Callable[[str], None]) -> Callable[[int], float] |
     size = min(each.min for each in manifest.batches)
     with Engine.load(path) as engine:
         answer = engine(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
-    if not np.isfinite(answer).all():
+    if not all(np.isfinite(each).all() for each in answers_of(answer)):
         raise DeployError(f"{path} answers with NaN or Inf.", fix="build it again from sound weights")
 
     def batch_ms(batch: int) -> float:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest, Tensor
@@ -22,12 +21,12 @@ _TYPES = {
 
 def outputs_of(manifest: Manifest) -> tuple[Tensor, ...]:
     """In the order in which the engine gives them."""
-    return (manifest.output,)
+    return manifest.outputs
 
 
 def answers_of(result: Any) -> tuple[npt.NDArray[Any], ...]:
     """What a call of the engine gave, in that order."""
-    return (result,) if isinstance(result, np.ndarray) else tuple(result)
+    return tuple(result.values()) if isinstance(result, dict) else (result,)
 
 
 def triton_type(dtype: str) -> str:
