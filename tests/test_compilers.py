@@ -118,6 +118,7 @@ def test_onnx_runtime_may_be_asked_for_on_the_gpu_here(here, asked):
 def test_int8_is_placed_as_the_compiler_makes_it_fast(here):
     here(T4)
     assert int8_policy(target_for("T4")) == "bandwidth"
+    assert int8_policy(target_for("T4"), "all-conv") == "all-conv"
     assert int8_policy(target_for("L4")) == "dense"
     assert int8_policy(target_for("cpu")) == "pointwise"
     assert (

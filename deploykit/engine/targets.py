@@ -253,7 +253,7 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
 
 def multiplies_matrices_alone(target: Target) -> bool:
     """Whether its compiler has integers for matrix products and for no other convolutions."""
-    return target.on_cpu or target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS
+    return target.on_cpu or (target.compiler == "tensorrt-rtx" and target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS)
 
 
 def int8_note(target: Target) -> str | None:
