@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from deploykit.architecture.families import is_known
 from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
@@ -170,7 +171,7 @@ class Measured:
         from deploykit.measure import measure_latency
 
         key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
-        if key not in self._known:
+        if key not in self._known or not self._is_of(self._known[key], member):
             self._progress(f"measuring {member.name}, batch {batch}")
             record = measure_latency(member, gpu=self._gpu, precision=precision, batch=batch, seconds=SECONDS)
             self.measurements += 1
@@ -178,6 +179,12 @@ class Measured:
             self._known[key] = record
         found = self._known[key].percentile_ms(self._percentile).value
         return Latency(expected_ms=found, low_ms=found, high_ms=found, evidence="measured")
+
+    def _is_of(self, record: "Record", member: Member) -> bool:
+        """Whether a record that is called so is of that network: its family's file may have changed."""
+        from deploykit.measure import onnx_sha256
+
+        return is_known(member.family) or record.engine.onnx_sha256 == onnx_sha256(member)
 
     def _read(self) -> dict[Key, "Record"]:
         return {

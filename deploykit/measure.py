@@ -1,5 +1,6 @@
 """A network of a family, built with random weights, which is right for latency, and measured here."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,15 @@ from deploykit.pipeline import build_engine
 SECONDS, CALLS = 2.0, 100  # of a measurement, at least; p90 takes a hundred calls
 
 
+def onnx_sha256(member: Member) -> str:
+    """Digest of the model that is built, as records have it."""
+    return hashlib.sha256(_model(member)).hexdigest()
+
+
+def _model(member: Member) -> bytes:
+    return to_bytes(onnx_model(*prepare(member)))
+
+
 @contextmanager
 def built(
     member: Member, *, gpu: str, precision: Precision | None, batches: Sequence[BatchRange]
@@ -28,7 +38,7 @@ def built(
     """
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, f"{member.name}.onnx")
-        model.write_bytes(to_bytes(onnx_model(*prepare(member))))
+        model.write_bytes(_model(member))
         yield build_engine(onnx=model, precision=precision, gpu=gpu, batches=batches).path
 
 

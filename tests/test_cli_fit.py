@@ -48,7 +48,7 @@ def test_nothing_fits_with_status_3_and_advice(run):
     result = run("fit", "--gpu", "T4", "--max-latency", "1.2ms")
     assert result.status == 3
     assert "nothing fits; the nearest miss is phi 0" in result.out
-    assert "Predicted to, for phi 0:" in result.out
+    assert "Predicted to fit, for phi 0:" in result.out
 
 
 def test_export_goes_on_to_the_engine(run, tmp_path):
@@ -60,6 +60,21 @@ def test_export_goes_on_to_the_engine(run, tmp_path):
     folder = tmp_path / "engines" / f"efficientnet-phi{chosen}"
     assert (folder / "model.onnx").is_file()
     assert list(folder.glob("*.engine"))
+
+
+def test_the_json_of_an_export_has_its_files(run):
+    result = run("fit", "--gpu", "T4", "--max-latency", "1.8ms", "--export", "--json")
+    found = json.loads(result.out)
+    assert found["chosen_phi"] == 0
+    assert found["onnx"].endswith("efficientnet-phi0/model.onnx")
+    assert found["engine"].endswith(".engine")
+
+
+def test_an_engine_that_can_not_be_built_is_refused_before_anything_is_exported(run, tmp_path):
+    result = run("fit", "--gpu", "H100", "--max-latency", "10ms", "--export")
+    assert result.status == 2
+    assert "H100" in result.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

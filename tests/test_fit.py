@@ -270,14 +270,17 @@ def test_an_axis_that_can_not_follow_says_so():
 
 def test_where_nothing_fits_it_says_what_would():
     *others, faster = fit_phi("T4", max_latency_ms=3, batch=8).advice
-    assert others == ["--batch 1 is predicted to, for phi 0.", "--precision int8 is predicted to, for phi 0."]
+    assert others == [
+        "--batch 1 is predicted to fit, for phi 0.",
+        "--precision int8 is predicted to fit, for phi 0.",
+    ]
     assert fit_phi("T4", max_latency_ms=3, batch=1).chosen.phi >= 0
     assert fit_phi("T4", max_latency_ms=3, batch=8, precision="int8").chosen.phi >= 0
-    named = faster.removeprefix("Predicted to, for phi 0: ").removesuffix(" and others.").split(", ")
+    named = faster.removeprefix("Predicted to fit, for phi 0: ").removesuffix(" and others.").split(", ")
     assert len(named) == 3
     for gpu in named:
         assert fit_phi(gpu, max_latency_ms=3, batch=8).chosen.phi >= 0
-    assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to.",)
+    assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to fit.",)
 
 
 # ---------------------------------------------------------------- recorded and measured

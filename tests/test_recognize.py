@@ -139,3 +139,27 @@ def test_a_pickle_with_code_is_refused_from_every_source(tmp_path, run, source):
         assert result.status == 2
         assert "holds pickled code" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod."])
+def test_what_wraps_a_network_is_taken_off_its_names(tmp_path, prefix):
+    state = {f"{prefix}{name}": value for name, value in timm_model("resnet18").state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    assert recognize(load_weights(tmp_path / "w.pth")).match.is_whole
+
+
+def test_a_source_is_asked_about_its_own_networks_alone(tmp_path, run):
+    """EfficientNet-PyTorch has EfficientNets; names that are timm's are ours, and stay."""
+    saved(timm_model("efficientnet_b0"), tmp_path / "w.pth")
+    result = run("import-weights", "w.pth", "--source", "lukemelas", "--check")
+    assert result.status == 0
+    assert "network: --family efficientnet --member b0" in result.out
+
+
+def test_a_check_looks_at_values_too(tmp_path, run):
+    state = timm_model("resnet18").state_dict()
+    state["bn1.running_var"][0] = -1
+    torch.save(state, tmp_path / "w.pth")
+    result = run("import-weights", "w.pth", "--check")
+    assert result.status == 2
+    assert "negative variances in bn1.running_var" in result.err

@@ -23,6 +23,7 @@ from deploykit.architecture.graph import (
     Upsample,
     WeightedSum,
 )
+from deploykit.errors import DeployError
 
 
 def round_channels(channels: float, *, divisor: int = 8, least: float = 0.9) -> int:
@@ -129,6 +130,12 @@ class NetworkBuilder:
 
     def linear(self, name: str, features: int) -> str:
         x = self.latest
+        _, height, width = self._shapes[x]
+        if (height, width) != (1, 1):
+            raise DeployError(
+                f"{name} reads {x}, a map of {height} x {width}, and takes one number a channel.",
+                fix="pool before it: net.global_average_pool('pool')",
+            )
         return self._append(
             Linear(
                 name=name,

@@ -49,12 +49,21 @@ def find_family(name: str) -> Family:
     return FAMILIES[name]
 
 
+def is_known(family: Family) -> bool:
+    """Whether its name alone says what it is: a file of one's own may be another network tomorrow."""
+    return FAMILIES.get(family.name) is family
+
+
 def _from_file(path: Path) -> Family:
     fix = "docs/families.md shows what such a file has"
     if not path.is_file():
         raise DeployError(f"There is no file {path}.", fix=fix)
     try:
         family = runpy.run_path(str(path)).get("FAMILY")
+        if isinstance(family, Family):
+            family.network(family.base)
+    except DeployError as error:
+        raise DeployError(f"{path}: {error.problem}", fix=error.fix) from error
     except Exception as error:
         raise DeployError(f"{path} fails: {type(error).__name__}: {error}.", fix=fix) from error
     if not isinstance(family, Family):

@@ -11,7 +11,7 @@ from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.errors import DeployError
-from deploykit.fit.answer import Fit
+from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
 from deploykit.latency import DEFAULT_FOLDER
 from deploykit.predict.gpu_file import read_gpu_file
@@ -20,6 +20,7 @@ from deploykit.scaling import AXES
 
 NOTHING_FITS, STOPPED = 3, 130
 TERMINAL = "-"
+Written = dict[str, Path]
 
 
 @click.command(name="fit")
@@ -118,6 +119,10 @@ def command(
         from deploykit.fit.picture import require_drawable
 
         require_drawable(drawn)
+    if exports:
+        from deploykit.engine.targets import target_for
+
+        target_for(gpu)  # refuses what no engine can be built for
     targets: dict[str, Any] = {
         "max_latency_ms": duration_ms(max_latency),
         "min_images_per_s": images_per_s(min_throughput),
@@ -132,20 +137,22 @@ def command(
     except KeyboardInterrupt:
         print(f"stopped; what was measured is in {folder}, and the same command goes on", file=sys.stderr)
         sys.exit(STOPPED)
-    _show(fits, drawn=drawn, in_terminal=plot is not None and drawn is None, as_json=as_json)
+    chosen = fits[0].chosen
+    written = _exported(fits[0], chosen, gpu, others["family"]) if exports and chosen is not None else None
+    _show(fits, written, drawn=drawn, in_terminal=plot is not None and drawn is None, as_json=as_json)
     if all(each.chosen is None for each in fits):
         sys.exit(NOTHING_FITS)
-    if exports:
-        _export(fits[0], gpu, others["family"])
 
 
-def _show(fits: list[Fit], *, drawn: Path | None, in_terminal: bool, as_json: bool) -> None:
+def _show(
+    fits: list[Fit], written: Written | None, *, drawn: Path | None, in_terminal: bool, as_json: bool
+) -> None:
     from deploykit.fit.picture import draw, in_the_terminal
 
     if drawn is not None:
         draw(fits[0], drawn)
     if as_json:
-        plain = [_fields(each) for each in fits]
+        plain = [_fields(each) | (written or {}) for each in fits]
         print_json(plain[0] if len(plain) == 1 else plain)
         return
     if len(fits) > 1:
@@ -154,8 +161,9 @@ def _show(fits: list[Fit], *, drawn: Path | None, in_terminal: bool, as_json: bo
     print_fit(fits[0])
     if in_terminal:
         print(in_the_terminal(fits[0]))
-    if drawn is not None:
-        print(drawn)
+    for path in (drawn, *(written or {}).values()):
+        if path is not None:
+            print(path)
 
 
 def _fields(fit: Fit) -> dict[str, object]:
@@ -191,26 +199,24 @@ def _batch(text: str) -> int | None:
         raise DeployError(f"{text!r} is no batch.", fix="write --batch 8, or --batch auto") from error
 
 
-def _export(fit: Fit, gpu: str, family: str) -> None:
+def _exported(fit: Fit, chosen: Candidate, gpu: str, family: str) -> Written:
     from deploykit.architecture.member import choose_member
     from deploykit.architecture.single_axis import axis_member
     from deploykit.engine.shapes import BatchRange
     from deploykit.export import export_onnx
     from deploykit.pipeline import build_engine
 
-    chosen = fit.chosen
-    if chosen is None:
-        return
     member = choose_member(family, phi=chosen.phi)
     if fit.axis is not None:
         member = axis_member(member.family, chosen.scale, fit.axis)
-    with phases("exporting"):
-        exported = export_onnx(member)
-    print(exported.path)
     only = BatchRange(min=chosen.batch, opt=chosen.batch, max=chosen.batch)
-    with phases("building"):
-        built = build_engine(onnx=exported.path, precision=chosen.precision, gpu=gpu, batches=[only])
-    print(built.path)
+    with phases("exporting") as progress:
+        exported = export_onnx(member)
+        progress("building")
+        built = build_engine(
+            onnx=exported.path, precision=chosen.precision, gpu=gpu, batches=[only], note=note
+        )
     note(
         "Random weights: right for building and timing engines, useless for accuracy; export with --weights."
     )
+    return {"onnx": exported.path, "engine": built.path}

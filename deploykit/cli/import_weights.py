@@ -14,7 +14,7 @@ from deploykit.cli.output import json_option, phases, print_json
 from deploykit.export import export_onnx
 from deploykit.models.recognize import Likeness, compare, described, require_recognized, require_whole
 from deploykit.models.schemes import SCHEMES, Source
-from deploykit.models.weights import Weights, load_weights
+from deploykit.models.weights import Weights, load_weights, require_match
 from deploykit.preprocessing import Normalization
 
 
@@ -51,6 +51,7 @@ def command(
     if check:
         print_json(facts) if as_json else print("\n".join(_lines(facts)))
         require_whole(likeness)
+        require_match(likeness.weights, likeness.network)
         return
     with phases("exporting"):
         result = export_onnx(

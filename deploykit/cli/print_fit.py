@@ -23,16 +23,21 @@ def print_fit(fit: Fit) -> None:
         print(sentence)
     for sentence in fit.remarks:
         note(sentence)
-    if fit.precision == "int8" and predicted:
-        note(
-            "INT8 is predicted for TensorRT with every layer in INT8, as published; "
-            "the pointwise placement built here gains less."
-        )
+    if predicted:
+        _note_int8([fit])
     if fit.hoped_for is not None and not fit.optimistic:
         maybe, latency = phi_label(fit.hoped_for.phi), fit.hoped_for.latency
         print(
             f"phi {maybe} may fit too: {latency.expected_ms:.2f} ms expected, up to {latency.high_ms:.2f} ms "
             "possible; measure it there with deploykit bench."
+        )
+
+
+def _note_int8(fits: list[Fit]) -> None:
+    if any(fit.precision == "int8" for fit in fits):
+        note(
+            "INT8 is predicted for TensorRT with every layer in INT8, as published; what TensorRT-RTX builds "
+            "keeps depthwise convolutions in FP16 and gains less."
         )
 
 
@@ -59,6 +64,7 @@ def print_fits(fits: list[Fit]) -> None:
         ),
         rows,
     )
+    _note_int8(fits)
     if any(fit.chosen is None for fit in fits):
         note("Where none fits, the figures are the nearest miss's.")
 

@@ -87,9 +87,7 @@ def command(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        if score_command is None:
-            raise
-        print(f"stopped; scores so far are in {output}, and the same command goes on", file=sys.stderr)
+        print(f"stopped; what was found so far is in {output}, and the same command goes on", file=sys.stderr)
         sys.exit(STOPPED)
     if as_json:
         print_json(
@@ -143,7 +141,7 @@ def _print(search: Search) -> None:
                 f"{point.coefficients.side:g}",
                 f"{point.work:.3f}",
                 f"{point.member.scale.side_px} px",
-                f"{point.macs / 1e9:.3f} G",
+                f"{'off: ' if point.is_off else ''}{point.macs / 1e9:.3f} G",
                 f"{point.parameters / 1e6:.2f} M",
                 f"{point.latency_ms:.3f} ms",
                 f"{point.latency_at_budget_ms:.3f} ms",
@@ -151,6 +149,19 @@ def _print(search: Search) -> None:
             )
             for point in search.points
         ],
+    )
+    print(_answer(search))
+    if any(point.is_off for point in search.points):
+        note("Rounding takes networks off the budget; those that are more than 20 % off come last.")
+
+
+def _answer(search: Search) -> str:
+    best = search.points[0]
+    found = best.coefficients
+    by = "lowest latency at equal work" if best.score is None else "best score"
+    return (
+        f"{by}: deploykit export --family {search.family.name} --phi 1 --rule formula "
+        f"--alpha {found.depth:g} --beta {found.width:g} --gamma {found.side:g}"
     )
 
 
@@ -165,6 +176,7 @@ def _fields(point: Point) -> dict[str, object]:
         "parameters": point.parameters,
         "latency_ms": point.latency_ms,
         "latency_at_budget_ms": point.latency_at_budget_ms,
+        "is_off": point.is_off,
         "score": point.score,
         "failure": point.failure,
     }

@@ -20,13 +20,14 @@ def advise(
 ) -> Iterator[str]:
     """Sentences; of a GPU that was predicted for they are predictions themselves, of this machine untried."""
     if "accuracy" in miss.misses:
-        yield "A family of more accurate networks, or a lower --min-accuracy, would."
+        yield "A family of more accurate networks would fit, or a lower --min-accuracy."
         return
     if "memory" in miss.misses and miss.batch == 1:
-        yield "A family of smaller networks, or a larger --max-memory, would."
+        yield "A family of smaller networks would fit, or a larger --max-memory."
         return
     if gpu is None:
-        yield "A smaller --batch, --precision int8 or a faster machine may: they were not tried."
+        smaller = "a smaller --batch, " if miss.batch > 1 else ""
+        yield f"Not tried: {smaller}--precision int8, or a faster machine."
         return
 
     network, wanted = member.network(), f"for phi {phi_label(miss.phi)}"
@@ -43,13 +44,13 @@ def advise(
 
     batches = [size for size in (1, 8, 32, 128) if size != miss.batch and meets(gpu, miss.precision, size)]
     if batches:
-        yield f"--batch {batches[0]} is predicted to, {wanted}."
+        yield f"--batch {batches[0]} is predicted to fit, {wanted}."
     if miss.precision != "int8" and meets(gpu, "int8", miss.batch):
-        yield f"--precision int8 is predicted to, {wanted}."
+        yield f"--precision int8 is predicted to fit, {wanted}."
     faster = [other for other in known_gpus() if other != gpu and meets(other, miss.precision, miss.batch)]
     faster.sort(key=lambda other: -latency_ms(other, miss.precision, miss.batch))  # what just suffices
     if faster:
         names = ", ".join(other.name for other in faster[:_NAMED])
-        yield f"Predicted to, {wanted}: {names}{' and others' if len(faster) > _NAMED else ''}."
+        yield f"Predicted to fit, {wanted}: {names}{' and others' if len(faster) > _NAMED else ''}."
     else:
-        yield "No GPU that is known is predicted to."
+        yield "No GPU that is known is predicted to fit."

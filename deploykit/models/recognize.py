@@ -90,7 +90,11 @@ def recognize(
 ) -> Likeness | None:
     """The published network that a checkpoint is most like; None where it is like none."""
     found = max(
-        (compare(weights, member, source) for member in _members(families) if _may_be(weights, member)),
+        (
+            compare(weights, member, source)
+            for member in _members(families)
+            if _may_be(weights, member) and (source is None or SCHEMES[source].names(member.network()))
+        ),
         key=lambda likeness: likeness.share,
         default=None,
     )
@@ -137,7 +141,9 @@ def looks_like(weights: Weights) -> str:
     """What a checkpoint is, as far as can be told, for people to read."""
     likeness = recognize(weights)
     if likeness is not None:
-        suits = "" if likeness.match.is_whole else f", with {likeness.share:.0%} of its tensors"
+        suits = (
+            "" if likeness.match.is_whole else f", with {math.floor(100 * likeness.share)}% of its tensors"
+        )
         return f"{described(likeness.member)} under the names of {SCHEMES[likeness.source].title}{suits}"
     for part, stranger in _STRANGERS.items():
         if any(part in name for name in weights.state):

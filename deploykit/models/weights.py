@@ -37,7 +37,7 @@ _DAMAGE = (
 )
 # How training scripts call the weights, their moving average, and each tensor of a parallel module.
 _WRAPPED, _AVERAGED = ("state_dict", "model"), ("state_dict_ema", "model_ema", "ema")
-_PARALLEL = "module."
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel's, torch.compile's, Lightning's
 _LISTED = 5  # names an error spells out
 
 
@@ -88,8 +88,8 @@ def load_weights(path: Path, *, ema: bool = False) -> Weights:
             fix="give a .safetensors, .pth or .pt file",
         )
     tensors = {
-        name.removeprefix(_PARALLEL): value
-        for name, value in reader(path, ema).items()
+        name: value
+        for name, value in _without_prefixes(reader(path, ema)).items()
         if not name.endswith("num_batches_tracked")
     }
     imaginary = [name for name, tensor in tensors.items() if tensor.is_complex()]
@@ -168,6 +168,14 @@ def listed(found: Match, weights: Weights, network: Network) -> str:
         "unknown": found.unknown,
     }
     return "; ".join(f"{len(names)} {kind} ({_listing(names)})" for kind, names in problems.items() if names)
+
+
+def _without_prefixes(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Less what all names begin with that only says how the network was wrapped."""
+    for prefix in _PREFIXES * 2:  # one may be within another
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
 
 
 def _listing(names: Sequence[str]) -> str:

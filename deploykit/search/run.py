@@ -18,6 +18,7 @@ from deploykit.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE, coefficient_g
 from deploykit.search.score import Scorer
 
 DEFAULT_GPU = "T4"
+FARTHEST_OFF = 0.2  # of the budget; time is in proportion to work over no more than that
 PERCENTILE = 50.0  # of measured latencies: networks are compared, no deadline is met
 
 
@@ -32,6 +33,7 @@ class Point:
         macs: multiply-accumulates it really has, for one image.
         latency_ms: of one image; predicted, or measured at the median.
         latency_at_budget_ms: the same for as much work as the budget allows, at the rate of this network.
+        is_off: rounding took it further off the budget than such a comparison bears.
         score: what the user's command printed; None without one, or where it failed.
         failure: how it did.
     """
@@ -43,6 +45,7 @@ class Point:
     parameters: int
     latency_ms: float
     latency_at_budget_ms: float
+    is_off: bool
     score: float | None = None
     failure: str | None = None
 
@@ -54,7 +57,7 @@ class Search:
     Attributes:
         budget_macs: multiply-accumulates that the networks were to have.
         measured: whether latencies were, on `gpu`, or predicted for it.
-        points: by score, the best first; by latency at the budget where there are none.
+        points: by score, the best first; where there are none by latency at the budget, those off it last.
     """
 
     family: Family
@@ -145,6 +148,7 @@ def _point(
         parameters=network.parameter_count,
         latency_ms=latency_ms,
         latency_at_budget_ms=latency_ms * budget_macs / network.macs,
+        is_off=abs(network.macs / budget_macs - 1) > FARTHEST_OFF,
     )
 
 
@@ -167,5 +171,5 @@ def _scored(
     ]
 
 
-def _rank(point: Point) -> tuple[float, float]:
-    return (math.inf if point.score is None else -point.score, point.latency_at_budget_ms)
+def _rank(point: Point) -> tuple[float, bool, float]:
+    return (math.inf if point.score is None else -point.score, point.is_off, point.latency_at_budget_ms)

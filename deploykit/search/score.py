@@ -170,8 +170,8 @@ class Scorer:
             return process
 
     def _path(self, member: Member) -> Path:
-        command = hashlib.sha256(self._command.encode()).hexdigest()[:8]
-        return self._folder / f"{member.name}.{command}.json"
+        asked = hashlib.sha256(f"{self._command}\n{member.network()!r}".encode()).hexdigest()[:8]
+        return self._folder / f"{member.name}.{asked}.json"
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

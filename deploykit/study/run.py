@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from deploykit.architecture.families import DEFAULT_FAMILY, find_family
+from deploykit.architecture.families import DEFAULT_FAMILY, find_family, is_known
 from deploykit.bench.accuracy import Accuracy
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layer_profile import LayerProfile, profile_engine
@@ -19,7 +19,7 @@ from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.files import require_writable
 from deploykit.local_gpu import local_gpu
-from deploykit.measure import built
+from deploykit.measure import built, onnx_sha256
 from deploykit.model_file import Precision
 from deploykit.scaling import AXES, Axis
 from deploykit.study.plan import CALLS, Step, plan_study
@@ -127,6 +127,13 @@ def run_study(
         if not isinstance(record, Accuracy)
     }
     paths = {step: there.get(_key(step, settings)) for step in steps}
+    if not is_known(of_family):  # its file may have changed
+        for step, path in paths.items():
+            record = folder_now.records.get(path) if path is not None else None
+            if isinstance(record, Record | LayerProfile) and record.engine.onnx_sha256 != onnx_sha256(
+                step.member
+            ):
+                paths[step] = None
     missing = [step for step, path in paths.items() if path is None]
     begun(len(steps) - len(missing), len(steps))
     total = sum(step.macs for step in steps)
