@@ -36,7 +36,7 @@ from deploykit.model_file import to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
-from deploykit.serving.repository import Options, write_repository
+from deploykit.serving.repository.write import Options, write_repository
 
 ROUNDS, SECONDS = 6, 1.0
 SERVER_ROUNDS, SERVER_SECONDS = 2, 1.0

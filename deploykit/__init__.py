@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from deploykit.runtime.preflight import preflight
     from deploykit.scaling import scale_for
     from deploykit.search.run import search_scaling
-    from deploykit.serving.check import check_repository
     from deploykit.serving.client import Client
     from deploykit.serving.live import serve
-    from deploykit.serving.repository import write_repository
+    from deploykit.serving.repository.check import check_repository
+    from deploykit.serving.repository.write import write_repository
     from deploykit.study.run import run_study
 
 _HOMES = {
@@ -58,7 +58,7 @@ _HOMES = {
     "benchmark": "deploykit.bench.benchmark",
     "build_engine": "deploykit.pipeline",
     "calibrate_to_file": "deploykit.quantize.calibration",
-    "check_repository": "deploykit.serving.check",
+    "check_repository": "deploykit.serving.repository.check",
     "choose_member": "deploykit.architecture.member",
     "compare": "deploykit.bench.compare",
     "diagnose": "deploykit.doctor",
@@ -77,7 +77,7 @@ _HOMES = {
     "write_bundle": "deploykit.runtime.bundle",
     "write_record": "deploykit.bench.record_file",
     "write_report": "deploykit.report.page",
-    "write_repository": "deploykit.serving.repository",
+    "write_repository": "deploykit.serving.repository.write",
 }
 
 __all__ = [

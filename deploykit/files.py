@@ -51,11 +51,12 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
         undo.pop_all()
 
 
-def require_writable(path: Path, *, inputs: tuple[Path, ...] = ()) -> None:
+def require_writable(path: Path, *, inputs: tuple[Path, ...] = (), option: str = "-o") -> None:
     """Fails now rather than after minutes of work, where path can't be written or shouldn't be.
 
     Args:
         inputs: files that the work reads, and must not replace.
+        option: that named the path.
 
     Raises:
         DeployError: naming what is in the way.
@@ -63,16 +64,18 @@ def require_writable(path: Path, *, inputs: tuple[Path, ...] = ()) -> None:
     try:
         if path.exists() and not path.is_file():
             raise DeployError(
-                f"{path} is not a file that can be replaced.", fix="give the name of a file with -o"
+                f"{path} is not a file that can be replaced.", fix=f"give the name of a file with {option}"
             )
         if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
-            raise DeployError(f"{path} would replace what it is made from.", fix="give another name with -o")
+            raise DeployError(
+                f"{path} would replace what it is made from.", fix=f"give another name with {option}"
+            )
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise DeployError(
-            f"{path} can't be written: {error.strerror}.", fix="give another place with -o"
+            f"{path} can't be written: {error.strerror}.", fix=f"give another place with {option}"
         ) from error
 
 

@@ -12,8 +12,8 @@ from solid_colours import SIDE_PX
 from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
-from deploykit.serving.server import Ports, ServerOptions
-from deploykit.serving.triton import Triton, find_triton
+from deploykit.serving.triton.find import Triton, find_triton
+from deploykit.serving.triton.server import Ports, ServerOptions
 
 ROOT = Path(__file__).parents[1]
 APART = ROOT / ".cache" / "serve" / "bin" / "python"

@@ -19,10 +19,12 @@ import tritonclient.grpc
 import tritonclient.http
 from PIL import Image
 from served import colours, flat_images, python, triton
+from small_models import colour_blocks
 from solid_colours import SIDE_PX
 from tritonclient.utils import InferenceServerException
 
-from deploykit.serving.repository import Options, write_repository
+from deploykit.local_gpu import local_gpu
+from deploykit.serving.repository.write import Options, write_repository
 
 ANY = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
@@ -146,10 +148,12 @@ def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_
     models = tmp_path / "models"
     options = Options(name="colours", backend="python", images=False)
     write_repository(models, [engine], options)
-    with started(models, "--poll", "1s") as (_, found):
+    (tmp_path / "newer").mkdir()
+    newer = colours(tmp_path / "newer", max_batch=64)
+    with started(models, "--poll", "1s") as (process, found):
         client = tritonclient.http.InferenceServerClient(found["http"].partition("://")[2])
         load = Load(found, "colours")
-        write_repository(models, [engine], options)
+        write_repository(models, [newer], options)
         wait_for(lambda: client.is_model_ready("colours", "2"))
         bad = models / "colours" / ".bad"
         shutil.copytree(models / "colours" / "2", bad)
@@ -161,8 +165,13 @@ def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_
         write_repository(models, [engine], options)
         wait_for(lambda: client.is_model_ready("colours", "4"))
         load.end()
+        process.terminate()
+        _, said = process.communicate(timeout=60)
     assert (load.lost, load.wrong, load.refused) == ([], 0, 0)
     assert load.right > 200
+    news = [line for line in said.splitlines() if line.startswith("note: ")]
+    assert news[0] == news[-1] == "note: Triton has loaded colours anew."
+    assert any("can't load colours, version 3: " in line and "goes on" in line for line in news)
 
 
 def version_state(client, version: str) -> str | None:
@@ -176,6 +185,29 @@ def wait_for(holds) -> None:
             return
         time.sleep(0.1)
     raise TimeoutError
+
+
+@pytest.mark.parametrize("after_s", [0.9, 1.4])  # it starts in one to three seconds
+def test_stopped_while_it_starts_it_leaves_no_process(engine, after_s):
+    def helpers() -> set[str]:
+        return {each.parent.name for each in Path("/proc").glob("[0-9]*/cmdline") if is_helper(each)}
+
+    triton()
+    before = helpers()
+    command = [sys.executable, "-m", "deploykit", *own(engine, *ANY)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(after_s)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    wait_for(lambda: not helpers() - before)
+
+
+def is_helper(cmdline: Path) -> bool:
+    try:
+        return b"triton_python_backend_stub" in cmdline.read_bytes()
+    except OSError:  # gone meanwhile
+        return False
 
 
 # --- mistakes
@@ -207,14 +239,26 @@ def test_a_backend_that_this_triton_has_not_is_named_with_a_way_out(run, engine,
 
 
 def test_an_engine_that_triton_cannot_load_is_a_sentence(run, engine, tmp_path):
-    """Altered after the check: a program that is no model."""
+    """By a configuration that may be tuned, and was to no purpose."""
     triton()
     write_repository(tmp_path / "models", [engine], Options(name="colours", backend="python", images=False))
-    (tmp_path / "models" / "colours" / "1" / "model.py").write_text("raise RuntimeError('on purpose')\n")
+    with (tmp_path / "models" / "colours" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "threads" value { string_value: "many" } }\n')
     done = run(*own(tmp_path / "models", *ANY))
     assert done.status == 2
-    assert "Triton can't load colours, version 1: on purpose." in done.err
+    assert "Triton can't load colours, version 1: invalid literal for int() with base 10: 'many'." in done.err
     assert len(done.err.splitlines()) == 2
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
+def test_an_engine_for_a_gpu_is_refused_where_none_is(run, tmp_path):
+    triton()
+    colour_blocks(tmp_path / "colours.onnx")
+    assert run("build-engine", "--onnx", "colours.onnx", "--gpu", "T4").status == 0
+    done = run(*own("colours.fp16.sm75.engine", "--name", "colours", *ANY))
+    assert done.status == 2
+    assert "colours, version 1: it is for an NVIDIA GPU, and there is none here" in done.err
+    assert "--gpu cpu" in done.err
 
 
 @pytest.mark.parametrize(
@@ -233,6 +277,7 @@ def test_an_engine_that_triton_cannot_load_is_a_sentence(run, engine, tmp_path):
         (("ENGINE", "--host", "203.0.113.1"), "203.0.113.1:8000 can't be listened on"),
         (("ENGINE", "--drain", "soon"), "'soon' is no time for --drain"),
         (("ENGINE", "--max-body", "much"), "'much' is not a size"),
+        (("ENGINE", *ANY, "--max-body", "2GiB"), "A body of 2 GiB or more ends Triton"),
         (("ENGINE", "--max-latency", "10"), "A latency has a unit"),
         (("ENGINE", "--python", "folder"), "folder is no Python that can be run"),
     ],

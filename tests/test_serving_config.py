@@ -11,9 +11,9 @@ from deploykit.engine.manifest import Manifest, read_manifest, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
-from deploykit.serving.batching import batching_of
-from deploykit.serving.config import read_config, schema
-from deploykit.serving.repository import Options, write_repository
+from deploykit.serving.repository.batching import batching_of
+from deploykit.serving.repository.config import read_config, schema
+from deploykit.serving.repository.write import Options, write_repository
 
 T4 = Target(name="T4", compiler="tensorrt", sm=75)
 A100 = Target(name="A100", compiler="tensorrt", sm=80)

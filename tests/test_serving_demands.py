@@ -1,7 +1,7 @@
 import pytest
 
-from deploykit.serving.config import read_config, schema, to_text
-from deploykit.serving.demands import largest_body
+from deploykit.serving.repository.config import read_config, schema, to_text
+from deploykit.serving.repository.demands import largest_body
 
 MIB = 2**20
 

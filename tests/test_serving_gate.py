@@ -12,8 +12,10 @@ from typing import ClassVar
 import pytest
 
 from deploykit.errors import DeployError
-from deploykit.serving.gate import Gate
-from deploykit.serving.relay import Limits
+from deploykit.serving.triton.gate import Gate
+from deploykit.serving.triton.relay import Limits
+
+BINARY = {"Inference-Header-Content-Length": "0"}  # none of the body is JSON
 
 
 class Behind(http.server.BaseHTTPRequestHandler):
@@ -55,9 +57,11 @@ def gate(behind) -> Iterator[Gate]:
         opened.close(1)
 
 
-def ask(gate: Gate, body: bytes = b"hello", path: str = "/echo") -> tuple[int, bytes]:
+def ask(
+    gate: Gate, body: bytes = b"hello", path: str = "/echo", headers: dict[str, str] = BINARY
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
-    connection.request("POST", path, body)
+    connection.request("POST", path, body, headers)
     answer = connection.getresponse()
     text = answer.read()
     connection.close()
@@ -81,7 +85,7 @@ def test_requests_and_answers_pass_as_they_are(gate):
 def test_many_follow_each_other_on_one_connection(gate):
     connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
     for number in range(50):
-        connection.request("POST", "/echo", str(number))
+        connection.request("POST", "/echo", str(number), BINARY)
         assert connection.getresponse().read() == str(number).encode()
     connection.close()
     assert gate.requests == 50
@@ -92,6 +96,65 @@ def test_the_limit_is_of_the_body_to_the_byte(gate):
     status, text = ask(gate, bytes(1001))
     assert status == 413
     assert json.loads(text) == {"error": "a body of 1001 bytes is more than the 1000 that are taken"}
+
+
+JSON = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[0.1,2e3]}],"id":"7"}'
+
+
+def test_json_passes_with_its_data_as_they_are(gate):
+    status, text = ask(gate, JSON, headers={})
+    assert status == 200
+    assert json.loads(text) == json.loads(JSON)
+    assert b"[0.1,2e3]" in text
+
+
+def test_data_after_the_json_pass_and_its_length_is_that_of_what_is_passed_on(gate):
+    spaced = JSON.replace(b":", b" : ")
+    status, text = ask(
+        gate, spaced + bytes(100), headers={"Inference-Header-Content-Length": str(len(spaced))}
+    )
+    assert (status, text) == (200, JSON + bytes(100))
+
+
+def test_of_a_key_that_is_there_twice_one_is_passed_on(gate):
+    twice = b'{"inputs":[{"shape":[99999],"shape":[1]}],"inputs":[{"shape":[2],"shape":[3]}]}'
+    assert ask(gate, twice, headers={}) == (200, b'{"inputs":[{"shape":[3]}]}')
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (JSON.replace(b"[1,2]", b"[1000000000000]"), "more elements than the request has bytes"),
+        (JSON.replace(b"[1,2]", b"[4294967296,4294967296]"), "more elements than the request has bytes"),
+        (JSON.replace(b"[1,2]", b"[-1,-9]"), "more elements than the request has bytes"),
+        (JSON.replace(b"[1,2]", b'"all"'), "failed to parse shape"),
+        (JSON.replace(b"shape", b"sh\\u0061pe").replace(b"[1,2]", b"[9999]"), "more elements than"),
+        (b"[" * 900, "failed to parse the request"),
+        (b'{"inputs":' + b"[" * 450 + b"]" * 450 + b"}", None),
+        (b'{"id":NaN}', "failed to parse the request"),
+        (b"[1]", "failed to parse the request"),
+        (b'{"a":"\xff"}', "failed to parse a"),
+    ],
+)
+def test_json_that_would_end_the_server_behind_is_refused(gate, text, problem):
+    before = len(Behind.seen)
+    status, answer = ask(gate, text, headers={})
+    if problem is None:  # deep, and no deeper than is safe
+        assert (status, json.loads(answer)) == (200, json.loads(text))
+        return
+    assert status == 400
+    assert problem in json.loads(answer)["error"]
+    assert len(Behind.seen) == before
+
+
+@pytest.mark.parametrize("depth", [1_000, 50_000, 1_000_000])
+def test_json_that_nests_too_deep_is_refused(behind, depth):
+    gate = Gate(upstream_port=behind, limits=Limits(body_bytes=2**22))
+    gate.open("127.0.0.1", 0)
+    text = b'{"inputs":[{"name":"x","shape":[1],"data":' + b"[" * depth + b"]" * depth + b"}]}"
+    status, answer = ask(gate, text, headers={})
+    assert (status, "recursion" in json.loads(answer)["error"]) == (400, True)
+    gate.close(1)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +168,13 @@ def test_the_limit_is_of_the_body_to_the_byte(gate):
         (b"Content-Length: 5\r\nContent-Encoding: gzip\r\nContent-Encoding: identity", 415),
         (b"Content-Length: 5, 5\r\nX Y: z", 400),
         (b"Content-Length: 99999999999999999999999", 400),
+        (b"Content-Length: 5\r\nInference-Header-Content-Length: abc", 400),
+        (b"Content-Length: 5\r\nInference-Header-Content-Length: -1", 400),
+        (b"Content-Length: 5\r\nInference-Header-Content-Length: 6", 400),
+        (
+            b"Content-Length: 5\r\nInference-Header-Content-Length: 0\r\nInference-Header-Content-Length: 5",
+            400,
+        ),
         (b"X: " + b"a" * 200_000, 431),
     ],
 )
@@ -145,18 +215,40 @@ def test_a_silent_client_is_not_waited_for_forever(gate):
         assert client.recv(100) == b""
 
 
+def test_connections_beyond_the_limit_are_refused_and_then_taken_again(behind):
+    gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8))
+    gate.open("127.0.0.1", 0)
+    held = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(8)]
+    wait_for(lambda: len(gate._connections) == 8)
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as ninth:
+        assert ninth.recv(2**12).startswith(b"HTTP/1.1 503 ")
+    for each in held:
+        each.close()
+    wait_for(lambda: not gate._connections)
+    assert ask(gate)[0] == 200
+    gate.close(1)
+
+
+def wait_for(holds) -> None:
+    for _ in range(400):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
 def test_closing_answers_what_was_asked_and_takes_nothing_new(gate):
     answers: list[tuple[int, bytes]] = []
     asking = threading.Thread(target=lambda: answers.append(ask(gate, path="/slow")))
     asking.start()
     idle = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
-    idle.request("POST", "/echo", "before")
+    idle.request("POST", "/echo", "before", BINARY)
     assert idle.getresponse().read() == b"before"
     time.sleep(0.2)
     closing = threading.Thread(target=gate.close, args=(5,))
     closing.start()
     time.sleep(0.1)
-    idle.request("POST", "/echo", "meanwhile")  # on a connection that was there
+    idle.request("POST", "/echo", "meanwhile", BINARY)  # on a connection that was there
     last = idle.getresponse()
     assert (last.read(), last.headers["connection"]) == (b"meanwhile", "close")
     with pytest.raises(ConnectionRefusedError):
@@ -166,14 +258,15 @@ def test_closing_answers_what_was_asked_and_takes_nothing_new(gate):
     assert answers == [(200, b"hello")]
 
 
-def test_what_takes_longer_than_it_may_is_ended(gate):
+def test_what_takes_longer_than_it_may_is_ended_without_a_word(gate, caplog):
     with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
-        client.sendall(b"POST /slow HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
+        client.sendall(b"POST /slow HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}")
         time.sleep(0.2)
         start = time.monotonic()
         gate.close(0.1)
         assert time.monotonic() - start < 0.6
         assert client.recv(100) == b""
+    assert caplog.records == []
 
 
 def test_a_taken_port_is_named(gate, behind):

@@ -9,8 +9,9 @@ import pytest
 from served import python, triton
 
 from deploykit.errors import DeployError
-from deploykit.serving.startup import why_not_ready
-from deploykit.serving.triton import find_triton
+from deploykit.serving.live import serve
+from deploykit.serving.triton.find import find_triton
+from deploykit.serving.triton.log import why_not_ready
 
 
 def test_the_helper_runs_the_python_it_was_made_for(tmp_path):
@@ -92,6 +93,26 @@ def test_where_there_is_no_triton_the_extra_is_named(a_python, monkeypatch):
     with pytest.raises(DeployError, match="There is no Triton here") as caught:
         find_triton(a_python(pytriton=None))
     assert "deploykit[serve]" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        ([], "No engine was named"),
+        (["nothing"], "There is no engine nothing"),
+        (["model.onnx"], "has no manifest"),
+        (["folder"], "holds no models"),
+    ],
+)
+def test_a_mistake_in_what_is_named_is_told_before_a_missing_triton(
+    a_python, workplace, monkeypatch, named, problem
+):
+    monkeypatch.setenv("PATH", "/nowhere")
+    (workplace / "model.onnx").touch()
+    (workplace / "folder").mkdir()
+    which = a_python(pytriton=None)
+    with pytest.raises(DeployError, match=problem), serve(named, python=which):
+        pass
 
 
 def test_a_triton_that_is_installed_by_itself_is_taken(a_python, tmp_path, monkeypatch):

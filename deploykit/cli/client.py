@@ -21,10 +21,17 @@ def command(images: tuple[Path, ...], url: str, model: str | None, top: int, as_
     Example:
       deploykit client photo.jpg --url http://127.0.0.1:8000
     """
-    answers = list(Client(url).classify(images, model, top=top))
+    answers: list[Answer] = []
+    try:
+        answers.extend(Client(url).classify(images, model, top=top))
+    finally:  # what was answered before some image was refused is shown all the same
+        if answers and not as_json:
+            _print(answers)
     if as_json:
         print_json({"answers": [dataclasses.asdict(each) for each in answers]})
-        return
+
+
+def _print(answers: list[Answer]) -> None:
     print_table(("image", "answer", "time"), [row for each in answers for row in _rows(each)])
     times = [each.ms for each in answers]
     print(

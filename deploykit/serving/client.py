@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,8 +12,8 @@ import numpy as np
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
-from deploykit.serving.config import IMAGE
-from deploykit.serving.layout import IMAGE_SUFFIX
+from deploykit.serving.repository.config import IMAGE
+from deploykit.serving.repository.names import IMAGE_SUFFIX
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_S = 60.0
@@ -133,8 +134,12 @@ class Client:
                 raise self._nobody(message) from error
             raise DeployError(
                 f"{self.url} refuses{f' {about}' if about else ''}: {message}.",
-                fix="see what it serves: deploykit serve prints it",
+                fix="see what it serves: deploykit serve prints it"
+                if about is None
+                else "give JPEG, PNG, WebP, BMP, GIF or TIFF files of up to 50 megapixels",
             ) from error
+        except HTTPException as error:
+            raise DeployError(f"What listens at {self.url} speaks no HTTP.", fix=_HOW) from error
         except OSError as error:  # of sockets, timeouts among them
             raise self._nobody(error.strerror or str(error)) from error
 

@@ -12,7 +12,7 @@ from deploykit.errors import DeployError
 from deploykit.images.decode import decode_stream
 from deploykit.preprocessing import Preprocessing
 from deploykit.serial import from_json
-from deploykit.serving.config import IMAGE, PREPARED
+from deploykit.serving.repository.config import IMAGE, PREPARED
 
 RECIPE_FILE = "preprocessing.json"
 # Of all that Pillow reads: formats of photos, none of which starts other programs.

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.check import check_repository
-from deploykit.serving.demands import require_backends
-from deploykit.serving.repository import Options, write_repository
-from deploykit.serving.server import Log, Server, ServerOptions, serving
-from deploykit.serving.triton import find_triton
+from deploykit.serving.repository.check import check_repository
+from deploykit.serving.repository.demands import require_backends
+from deploykit.serving.repository.write import Options, by_model, write_repository
+from deploykit.serving.triton.find import find_triton
+from deploykit.serving.triton.server import Log, Server, ServerOptions, serving
 
 DEFAULTS, SERVER_DEFAULTS = Options(), ServerOptions()
 
@@ -46,12 +46,16 @@ def serve(
             f"{folders[0]} is a folder, and not alone.",
             fix=f"deploykit serve {folders[0]}, or deploykit serve --triton {folders[0]} ENGINE",
         )
-    found = find_triton(python)
+    served = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
+    if served is None:
+        by_model(paths, options)
+    else:
+        for wrong in check_repository(served).findings:
+            raise DeployError(wrong.problem, fix=wrong.fix)
+    found = find_triton(python)  # last: whoever lacks it hears of a mistake in what was named all the same
     with ExitStack() as stack:
-        if len(paths) == 1 and paths[0].is_dir():
-            repository = paths[0]
-            for wrong in check_repository(repository).findings:
-                raise DeployError(wrong.problem, fix=wrong.fix)
+        if served is not None:
+            repository = served
         else:
             repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-models-")))
             if found.is_bundled and options.backend is None:
@@ -60,4 +64,4 @@ def serve(
             server = replace(server, poll_s=None)
         if found.is_bundled:
             require_backends(repository)
-        yield stack.enter_context(serving(repository, found, server, log=log))
+        yield stack.enter_context(serving(repository, found, server, note=note, log=log))

@@ -18,7 +18,7 @@ from deploykit.engine.shapes import filled_up
 from deploykit.errors import DeployError
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
-from deploykit.serving.tensors import answers_of, outputs_of
+from deploykit.serving.repository.tensors import answers_of, outputs_of
 
 Array = npt.NDArray[Any]
 

@@ -5,6 +5,10 @@ from pathlib import Path, PurePosixPath
 
 from deploykit.errors import DeployError
 
+DECODER_SUFFIX, IMAGE_SUFFIX = "-decode", "-image"
+"""What the models around an engine's are called besides its name."""
+ENGINE_SUFFIX = ".engine"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deploykit.serving.relay import CHUNK_BYTES
+from deploykit.serving.triton.relay import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from deploykit.serving.gate import Gate
+    from deploykit.serving.triton.gate import Gate
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 7, 8, 9

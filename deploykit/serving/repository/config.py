@@ -7,8 +7,9 @@ from typing import Any, Literal
 from deploykit.engine.manifest import Manifest, Tensor
 from deploykit.errors import DeployError
 from deploykit.extras import require
-from deploykit.serving.batching import Batching
-from deploykit.serving.tensors import input_dims, is_classifier, outputs_of, triton_type
+from deploykit.serving.repository.anew import write_anew
+from deploykit.serving.repository.batching import Batching
+from deploykit.serving.repository.tensors import input_dims, is_classifier, outputs_of, triton_type
 
 Backend = Literal["tensorrt", "onnxruntime", "python"]
 BACKENDS: tuple[Backend, ...] = ("tensorrt", "onnxruntime", "python")
@@ -118,13 +119,11 @@ def read_config(path: Path) -> Config:
     try:
         return text_format.Parse(path.read_text(), schema().ModelConfig())
     except FileNotFoundError as error:
-        raise DeployError(
-            f"There is no {path}.", fix="deploykit serve --triton DIR ENGINE writes one"
-        ) from error
+        raise DeployError(f"There is no {path}.", fix=write_anew(path.parent)) from error
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         raise DeployError(
             f"{path} is no configuration of Triton's: {str(error).rstrip('.')}.",
-            fix="deploykit serve --triton DIR ENGINE writes one from the engine's manifest",
+            fix=write_anew(path.parent),
         ) from error
 
 

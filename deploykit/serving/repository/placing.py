@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.config import CONFIG_FILE, read_config, to_text
-from deploykit.serving.layout import ModelFolder, Source
-from deploykit.serving.names import versions_in
+from deploykit.serving.repository.anew import write_anew
+from deploykit.serving.repository.config import CONFIG_FILE, read_config, to_text
+from deploykit.serving.repository.layout import ModelFolder, Source, is_written
+from deploykit.serving.repository.names import versions_in
 
 Note = Callable[[str], None]
 
@@ -34,25 +35,40 @@ def put_models(folder: Path, models: Sequence[ModelFolder], note: Note) -> int:
         DeployError: the disk is full, or the folder can't be written.
     """
     engine, *around = models
-    version = _put_engine(folder, engine, note)
-    for model in around:
-        if not (folder / model.name).exists():
-            _put_new(folder, model)
+    version, is_new = _put_engine(folder, engine, note)
+    missing = [model for model in around if not (folder / model.name).exists()]
+    for model in missing:
+        _put_new(folder, model)
+    if not is_new:
+        written = " and ".join(model.name for model in missing)
+        what = f"only {written} {'was' if len(missing) == 1 else 'were'}" if missing else "nothing was"
+        note(f"{engine.name} has this as version {version}: {what} written.")
     return version
 
 
-def _put_engine(folder: Path, model: ModelFolder, note: Note) -> int:
+def _put_engine(folder: Path, model: ModelFolder, note: Note) -> tuple[int, bool]:
+    """Its version, and whether that was written now."""
     path = folder / model.name
     if not path.exists():
         _put_new(folder, model)
-        return 1
+        return 1, True
     if to_text(read_config(path / CONFIG_FILE)) != to_text(model.config):
-        note(f"{path / CONFIG_FILE} stays as it is; remove {path} first to have it written anew.")
-    version = max(versions_in(path), default=0) + 1
+        note(f"{path / CONFIG_FILE} stays as it is; to have another, {write_anew(path)}.")
+    newest = max(versions_in(path), default=0)
+    if newest and _holds(path / str(newest), model.version):
+        return newest, False
+    version = newest + 1
     with _staging(path) as staging:  # Triton passes over folders that are no numbers
         _fill(staging / "new", model.version)
         (staging / "new").rename(path / str(version))
-    return version
+    return version, True
+
+
+def _holds(folder: Path, files: Mapping[str, Source]) -> bool:
+    """Whether a version is these files, byte for byte."""
+    if {each.name for each in folder.iterdir()} - {"__pycache__"} != set(files):
+        return False
+    return all(is_written(folder / name, source) for name, source in files.items())
 
 
 def _put_new(folder: Path, model: ModelFolder) -> None:
@@ -93,7 +109,7 @@ def _fill(folder: Path, files: Mapping[str, Source]) -> None:
             if isinstance(source, Path):
                 shutil.copyfile(source, target)
             else:
-                target.write_text(source)
+                target.write_text(source, encoding="utf-8")
             _flush(target)
     except OSError as error:
         raise DeployError(

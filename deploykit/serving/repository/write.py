@@ -13,13 +13,13 @@ from deploykit.errors import DeployError
 from deploykit.files import alone_in
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
-from deploykit.serving.batching import batching_of
-from deploykit.serving.config import Backend
-from deploykit.serving.fitting import require_fits
-from deploykit.serving.layout import ModelFolder, backend_for, engine_folder, image_folders
-from deploykit.serving.names import require_name
-from deploykit.serving.placing import make_repository, put_models
-from deploykit.serving.tensors import answers_of
+from deploykit.serving.repository.batching import batching_of
+from deploykit.serving.repository.config import Backend
+from deploykit.serving.repository.fitting import require_fits
+from deploykit.serving.repository.layout import ModelFolder, backend_for, engine_folder, image_folders
+from deploykit.serving.repository.names import require_name
+from deploykit.serving.repository.placing import make_repository, put_models
+from deploykit.serving.repository.tensors import answers_of
 from deploykit.workspace import model_name
 
 _TIMED_SECONDS, _TIMED_CALLS = 0.2, 5
@@ -84,7 +84,7 @@ def write_repository(
         DeployError: an engine is damaged, fails, or doesn't fit the model there; nothing changes then.
     """
     folder = Path(folder)
-    groups = _by_model([Path(each) for each in engines], options)
+    groups = by_model([Path(each) for each in engines], options)
     staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
     make_repository(folder)
     with alone_in(folder):
@@ -125,7 +125,7 @@ def _planned(
     )
     around: tuple[ModelFolder, ...] = ()
     if options.images and first.side:
-        note(f"{name} takes images of any side: send them prepared, as its manifest says.")
+        note(f"{name} takes images of {first.side}: send them prepared, as its manifest says.")
     elif options.images:
         around = image_folders(name, first, max_batch=batching.max_batch)
     written = Written(
@@ -138,8 +138,12 @@ def _planned(
     return written, [engine, *around]
 
 
-def _by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, Manifest]]:
-    """Engines by the name of their model."""
+def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, Manifest]]:
+    """Engines by the name of their model.
+
+    Raises:
+        DeployError: none is named; one is missing, damaged, without its manifest, or of another model.
+    """
     if not engines:
         raise DeployError("No engine was named.", fix="deploykit serve --triton DIR ENGINE")
     groups: dict[str, dict[Path, Manifest]] = {}

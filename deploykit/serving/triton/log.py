@@ -1,4 +1,4 @@
-"""What Triton's log says of why it did not start, in a sentence."""
+"""What Triton's log says, in sentences: why it did not start, and what becomes of models later."""
 
 import re
 from collections.abc import Sequence
@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from deploykit.errors import DeployError
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<reason>.*)")
+_LOADED = re.compile(r"successfully loaded '(?P<model>[^']+)'")
 _LIBRARY = re.compile(r"error while loading shared libraries: (?P<reason>.*)")
 _ERROR = re.compile(r"^(?:error: |E\d{4} .*\] ?\"?)(?P<reason>.*)")
+_NO_GPU = "has kind KIND_GPU but no GPUs are available"
+_GPU_FIX = "run it where that GPU is; deploykit build-engine --gpu cpu makes one for here"
 _STATUS = re.compile(r"^(?:(?:Internal|Invalid argument|Unavailable|Not found): )?(?:\w+Error: )?")
 
 
@@ -15,11 +18,7 @@ def why_not_ready(said: Sequence[str]) -> DeployError:
     """The error for what Triton said last."""
     for line in said:
         if match := _FAILED.search(line):
-            problem, fix = _sentences(match["reason"])
-            return DeployError(
-                f"Triton can't load {match['model']}, version {match['version']}: {problem}",
-                fix=fix or "deploykit serve --check DIR compares the repository with its engines",
-            )
+            return _not_loaded(match)
     for line in said:
         if match := _LIBRARY.search(line):
             return DeployError(
@@ -32,8 +31,27 @@ def why_not_ready(said: Sequence[str]) -> DeployError:
     )
 
 
+def news_in(line: str) -> str | None:
+    """What becomes of a model while Triton serves, in a sentence; None where the line says nothing of it."""
+    if match := _FAILED.search(line):
+        return f"{_not_loaded(match).problem} What was served before goes on."
+    if match := _LOADED.search(line):
+        return f"Triton has loaded {match['model']} anew."
+    return None
+
+
+def _not_loaded(match: re.Match[str]) -> DeployError:
+    problem, fix = _sentences(match["reason"])
+    return DeployError(
+        f"Triton can't load {match['model']}, version {match['version']}: {problem}",
+        fix=fix or "deploykit serve --check DIR compares the repository with its engines",
+    )
+
+
 def _sentences(reason: str) -> tuple[str, str | None]:
     """The problem and its fix, of an error that may be one of ours."""
+    if _NO_GPU in reason:
+        return "it is for an NVIDIA GPU, and there is none here.", _GPU_FIX
     first = re.split(r"\\n\\n?At:|\\n", reason)[0]
     plain = _STATUS.sub("", first.removesuffix('"')).strip()
     problem, mark, fix = plain.partition(" Fix: ")

@@ -1,5 +1,6 @@
 """What goes into the folders of a Triton model repository, for engines of one model."""
 
+import filecmp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 from deploykit.engine.manifest import Manifest, manifest_path
 from deploykit.errors import DeployError
 from deploykit.serial import to_json
-from deploykit.serving.batching import Batching, missing_batch
-from deploykit.serving.config import (
+from deploykit.serving.decode_model import RECIPE_FILE
+from deploykit.serving.repository.batching import Batching, missing_batch
+from deploykit.serving.repository.config import (
     LABELS_FILE,
     Backend,
     Config,
@@ -16,12 +18,11 @@ from deploykit.serving.config import (
     engine_config,
     ensemble_config,
 )
-from deploykit.serving.decode_model import RECIPE_FILE
-from deploykit.serving.names import require_name
+from deploykit.serving.repository.names import DECODER_SUFFIX, ENGINE_SUFFIX, IMAGE_SUFFIX, require_name
 
 MODEL_FILE = "model.py"
-DECODER_SUFFIX, IMAGE_SUFFIX = "-decode", "-image"
-_SUFFIXES: Mapping[Backend, str] = {"tensorrt": ".plan", "onnxruntime": ".onnx", "python": ".engine"}
+SUFFIXES: Mapping[Backend, str] = {"tensorrt": ".plan", "onnxruntime": ".onnx", "python": ENGINE_SUFFIX}
+"""Of the engines' files."""
 
 Source = Path | str
 """A file to copy, or a text to write."""
@@ -83,10 +84,9 @@ def engine_folder(
     for path, file in names.items():
         version[file] = path
         version[manifest_path(Path(file)).name] = manifest_path(path)
-    if backend == "python":
-        version[MODEL_FILE] = _model_py("python_model")
-        default, by_capability = "", {}
-    else:
+    version |= engine_program(backend)
+    default, by_capability = "", {}
+    if backend != "python":
         default, by_capability = next(iter(names.values())), _by_capability(engines, names)
     config = engine_config(
         name,
@@ -98,7 +98,7 @@ def engine_folder(
         files=by_capability,
         default_file=default,
     )
-    return ModelFolder(name=name, config=config, beside=_labels(first), version=version)
+    return ModelFolder(name=name, config=config, beside=labels_file(first), version=version)
 
 
 def image_folders(name: str, manifest: Manifest, *, max_batch: int) -> tuple[ModelFolder, ModelFolder]:
@@ -115,14 +115,36 @@ def image_folders(name: str, manifest: Manifest, *, max_batch: int) -> tuple[Mod
         ModelFolder(
             name=ensemble,
             config=ensemble_config(ensemble, manifest, decoder=decoder, engine=name, max_batch=max_batch),
-            beside=_labels(manifest),
+            beside=labels_file(manifest),
             version={},
         ),
     )
 
 
+def labels_file(manifest: Manifest) -> dict[str, Source]:
+    """A line a class, which is all that Triton's file of them can hold."""
+    labels = manifest.model.labels
+    if not labels:
+        return {}
+    return {LABELS_FILE: "".join(" ".join(label.split()) + "\n" for label in labels)}
+
+
+def engine_program(backend: Backend) -> dict[str, Source]:
+    """What a backend runs, beside the engines."""
+    return {MODEL_FILE: _model_py("python_model")} if backend == "python" else {}
+
+
+def is_written(path: Path, source: Source) -> bool:
+    """Whether a file is there and is what would be written from the source, byte for byte."""
+    if not path.is_file():
+        return False
+    if isinstance(source, Path):
+        return filecmp.cmp(source, path, shallow=False)
+    return path.read_bytes() == source.encode()
+
+
 def _file_names(engines: Mapping[Path, Manifest], backend: Backend) -> dict[Path, str]:
-    suffix = _SUFFIXES[backend]
+    suffix = SUFFIXES[backend]
     if len(engines) == 1 and backend != "python":
         return dict.fromkeys(engines, f"model{suffix}")
     names: dict[Path, str] = {}
@@ -142,14 +164,6 @@ def _by_capability(engines: Mapping[Path, Manifest], names: Mapping[Path, str]) 
         return {}
     sms = {path: manifest.target.sm for path, manifest in engines.items()}
     return {f"{sm // 10}.{sm % 10}": names[path] for path, sm in sms.items() if sm is not None}
-
-
-def _labels(manifest: Manifest) -> dict[str, Source]:
-    """A line a class, which is all that Triton's file of them can hold."""
-    labels = manifest.model.labels
-    if not labels:
-        return {}
-    return {LABELS_FILE: "".join(" ".join(label.split()) + "\n" for label in labels)}
 
 
 def _model_py(module: str) -> str:

@@ -19,17 +19,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.demands import largest_body, models_in
-from deploykit.serving.gate import Gate, port_taken
-from deploykit.serving.grpc_relay import GrpcRelay
-from deploykit.serving.relay import Limits
-from deploykit.serving.startup import why_not_ready
-from deploykit.serving.triton import Triton
+from deploykit.serving.repository.demands import largest_body, models_in
+from deploykit.serving.triton.find import Triton
+from deploykit.serving.triton.gate import Gate, port_taken
+from deploykit.serving.triton.grpc_relay import GrpcRelay
+from deploykit.serving.triton.log import news_in, why_not_ready
+from deploykit.serving.triton.relay import Limits
 
 LOOPBACK = "127.0.0.1"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Triton's processes meet
 _KEPT_LINES = 400
 _BODY_OPTION = "--http-max-input-size"
+_MOST_BODY_BYTES = 2**31 - 1
 _TOLD_APART = 0.05
 
 Log = Callable[[str], None]
@@ -101,11 +102,17 @@ class Server:
 
 @contextmanager
 def serving(
-    repository: str | Path, triton: Triton, options: ServerOptions, *, log: Log = lambda line: None
+    repository: str | Path,
+    triton: Triton,
+    options: ServerOptions,
+    *,
+    note: Log = lambda sentence: None,
+    log: Log = lambda line: None,
 ) -> Iterator[Server]:
     """Serves a model repository until the block ends; then answers what was asked, and stops.
 
     Args:
+        note: told which models are loaded anew, or can't be, once it is ready.
         log: told what Triton says, a line each.
 
     Raises:
@@ -114,6 +121,8 @@ def serving(
     for port in (options.ports.http, options.ports.grpc, options.ports.metrics):
         _require_free(options.host, port)
     inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
+    if options.body_bytes is not None and options.body_bytes > _MOST_BODY_BYTES:
+        raise DeployError("A body of 2 GiB or more ends Triton.", fix="give --max-body 1GiB or less")
     if options.body_bytes is None:
         options = replace(options, body_bytes=largest_body(Path(repository)))
     region = f"deploykit-{secrets.token_hex(6)}-"
@@ -123,7 +132,15 @@ def serving(
         stack.callback(_forget, region)
         command = _command(Path(repository), triton, options, folder=folder, inner=inner, region=region)
         process = _start(command, triton)
-        reader = threading.Thread(target=_read, args=(process, said, log), daemon=True)
+        is_ready = threading.Event()
+
+        def listen(line: str) -> None:
+            said.append(line)
+            log(line)
+            if is_ready.is_set() and (news := news_in(line)) is not None:
+                note(news)
+
+        reader = threading.Thread(target=_read, args=(process, listen), daemon=True)
         reader.start()
         stack.callback(reader.join, timeout=1)
         stack.callback(_stop, process, options.drain_s)
@@ -133,6 +150,7 @@ def serving(
         for gate, port in _gates(options, inner):
             gate.open(options.host, port)
             opened.append(gate)
+        is_ready.set()
         yield Server(process, opened, options.host, models_in(Path(repository)))
 
 
@@ -201,12 +219,11 @@ def _start(command: list[str], triton: Triton) -> "subprocess.Popen[str]":
         ) from error
 
 
-def _read(process: "subprocess.Popen[str]", said: "collections.deque[str]", log: Log) -> None:
+def _read(process: "subprocess.Popen[str]", listen: Log) -> None:
     assert process.stdout is not None  # noqa: S101  # asked for
     with process.stdout:
         for line in process.stdout:
-            said.append(line.rstrip("\n"))
-            log(line.rstrip("\n"))
+            listen(line.rstrip("\n"))
 
 
 def _wait_until_ready(
@@ -239,14 +256,13 @@ def _is_ready(port: int) -> bool:
 
 
 def _stop(process: "subprocess.Popen[str]", drain_s: float) -> None:
-    """Triton ends once it has answered; if it doesn't in time, it is ended."""
+    """Triton ends once it has answered; if it doesn't in time, it is ended, and what it started is anyway."""
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(drain_s + 10)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with suppress(ProcessLookupError):  # none of the group is left, which is how it should be
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _forget(region: str) -> None:

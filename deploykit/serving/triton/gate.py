@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
-from deploykit.serving.grpc_relay import GrpcRelay
-from deploykit.serving.relay import CHUNK_BYTES, Limits, Relay, error_body
+from deploykit.serving.triton.grpc_relay import GrpcRelay
+from deploykit.serving.triton.relay import CHUNK_BYTES, Limits, Relay, error_body
 
 T = TypeVar("T")
 
@@ -83,6 +83,9 @@ class Gate:
             await connection.serve()
         except (OSError, TimeoutError, EOFError, self.h11.ProtocolError):
             pass  # the client went, or was silent for too long
+        except asyncio.CancelledError:
+            if not self.is_closing:  # else it had its time: asyncio's streams would report it as a fault
+                raise
         finally:
             del self._connections[task]
             writer.close()
@@ -104,7 +107,7 @@ def port_taken(host: str, port: int, error: OSError) -> DeployError:
     reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
     return DeployError(
         f"{host}:{port} can't be listened on: {reason}.",
-        fix="give another --http-port, --grpc-port or --metrics-port, or 0 for any that is free",
+        fix="give another --host, --http-port, --grpc-port or --metrics-port; 0 for any port that is free",
     )
 
 
