@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from deploykit.export import export_onnx
-from deploykit.model_file import Precision
 from deploykit.pipeline import build_engine
+from deploykit.vocabulary import Precision
 
 PHIS = (0, 3, 5, 7)
 GPUS = ("T4", "A100", "L4")

@@ -12,9 +12,10 @@ from pathlib import Path
 from deploykit.architecture.families import FAMILIES
 from deploykit.architecture.member import Member, choose_member
 from deploykit.export import prepare
-from deploykit.model_file import Precision, to_bytes
+from deploykit.model_file import to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.pipeline import build_engine
+from deploykit.vocabulary import Precision
 
 GPU = "A10"
 LARGEST_GIGA_MACS = 70  # EfficientNet-L2 and EfficientDet-D5 and up take more memory than a small machine has

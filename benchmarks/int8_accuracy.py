@@ -24,11 +24,11 @@ from peers.contenders import Contender, modelopt, onnxruntime
 from peers.data import CALIBRATION, HARD_MODEL, MODEL, VALIDATION, folder_argument
 from peers.deploykit_side import AUTO, DEFAULT_POLICY, deploykit
 from peers.int8_share import int8_mac_share
-from peers.markdown import heading, row
 from peers.noise import systematic_share, with_float_activations
 from peers.pictures import normalize
 from peers.processes import MODELOPT_MISSING, MODELOPT_PYTHON, Unfinished, measure
 from peers.scores import COLUMNS, logits, score
+from tables import heading, row
 
 SIDE_PX = 64
 ONNXRUNTIME_IMAGES = {"minmax": 512, "percentile-99.99": 256, "percentile-99.9": 256, "entropy": 128}

@@ -13,19 +13,12 @@ from deploykit.engine.manifest import Manifest, is_bundle, manifest_path, read_m
 from deploykit.engine.shapes import MAX_BATCH, BatchRange, filled_up
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
-from deploykit.model_file import (
-    ModelInfo,
-    Precision,
-    info_of,
-    no_top1,
-    read_model,
-    require_classifier,
-    to_bytes,
-)
+from deploykit.model_file import ModelInfo, info_of, no_top1, read_model, require_classifier, to_bytes
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle import Bundle
 from deploykit.runtime.preflight import preflight
 from deploykit.sessions import cpu_session, run
+from deploykit.vocabulary import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -9,10 +9,10 @@ from deploykit.architecture.families import is_known
 from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
-from deploykit.model_file import Precision
-from deploykit.predict.cost_model import predict_latency
+from deploykit.predict.cost_model import can_predict, predict_latency
 from deploykit.predict.gpus import Gpu, find_gpu
 from deploykit.scaling import Scale
+from deploykit.vocabulary import Precision
 
 if TYPE_CHECKING:
     from deploykit.bench.record import Record
@@ -25,12 +25,16 @@ Evidence = Literal["measured", "recorded", "predicted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Of one batch. Measured and recorded: all three are the percentile asked for. Predicted: an interval."""
+    """Of one batch. Measured and recorded: all three are the percentile asked for. Predicted: an interval.
+
+    Attributes: is_rough: the samples are too few to bound the percentile.
+    """
 
     expected_ms: float
     low_ms: float
     high_ms: float
     evidence: Evidence
+    is_rough: bool = False
 
 
 class Clock(Protocol):
@@ -53,8 +57,8 @@ class Clock(Protocol):
         ...
 
     @property
-    def compared(self) -> tuple[Precision, Precision]:
-        """The precisions between which one would choose."""
+    def compared(self) -> tuple[Precision, ...]:
+        """The precisions between which one would choose, the default first."""
         ...
 
     def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency: ...
@@ -82,11 +86,13 @@ class Predicted:
             DeployError: a file is no record, or of another machine.
         """
         self._gpu, self.title = gpu, gpu.name
-        self._recorded: dict[Key, float] = {}
+        self._recorded: dict[Key, Latency] = {}
         for path in records:
             self._add(path, percentile)
 
-    compared: tuple[Precision, Precision] = ("fp16", "int8")
+    @property
+    def compared(self) -> tuple[Precision, ...]:
+        return ("fp16", "int8") if can_predict(self._gpu, "int8") else ("fp16",)
 
     def precision_for(self, asked: Precision | None) -> Precision:
         return asked or "fp16"
@@ -94,7 +100,7 @@ class Predicted:
     def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency:
         key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
         if (recorded := self._recorded.get(key)) is not None:
-            return Latency(expected_ms=recorded, low_ms=recorded, high_ms=recorded, evidence="recorded")
+            return recorded
         found = predict_latency(member.network(), self._gpu, precision=precision, batch=batch)
         return Latency(
             expected_ms=found.latency_ms,
@@ -116,7 +122,7 @@ class Predicted:
                     fix="leave it out, or name that machine with --gpu",
                 )
         for record in mine:
-            self._recorded[key_of(record)] = record.percentile_ms(percentile).value
+            self._recorded[key_of(record)] = _latency_of(record, percentile, "recorded")
 
     def _is_mine(self, record: "Record") -> bool:
         try:
@@ -154,11 +160,11 @@ class Measured:
         self.title = self._target.name
         self._threads = cpu_threads(None) if self._target.on_cpu else None
         self.measurements = 0
-        require_writable(folder / "record.json")
+        require_writable(folder / "record.json", option="--folder")
         self._known = self._read()
 
     @property
-    def compared(self) -> tuple[Precision, Precision]:
+    def compared(self) -> tuple[Precision, ...]:
         return ("fp32", "int8") if self._target.on_cpu else ("fp16", "int8")
 
     def precision_for(self, asked: Precision | None) -> Precision:
@@ -173,12 +179,18 @@ class Measured:
         key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
         if key not in self._known or not self._is_of(self._known[key], member):
             self._progress(f"measuring {member.name}, batch {batch}")
-            record = measure_latency(member, gpu=self._gpu, precision=precision, batch=batch, seconds=SECONDS)
+            record = measure_latency(
+                member,
+                gpu=self._gpu,
+                precision=precision,
+                batch=batch,
+                seconds=SECONDS,
+                percentile=self._percentile,
+            )
             self.measurements += 1
             write_record(record, self._folder)
             self._known[key] = record
-        found = self._known[key].percentile_ms(self._percentile).value
-        return Latency(expected_ms=found, low_ms=found, high_ms=found, evidence="measured")
+        return _latency_of(self._known[key], self._percentile, "measured")
 
     def _is_of(self, record: "Record", member: Member) -> bool:
         """Whether a record that is called so is of that network: its family's file may have changed."""
@@ -193,6 +205,17 @@ class Measured:
             if (record.machine.name, record.engine.compiler, record.method.threads)
             == (self._machine, self._compiler, self._threads)
         }
+
+
+def _latency_of(record: "Record", percentile: float, evidence: Evidence) -> Latency:
+    found = record.percentile_ms(percentile)
+    return Latency(
+        expected_ms=found.value,
+        low_ms=found.value,
+        high_ms=found.value,
+        evidence=evidence,
+        is_rough=found.high is None,
+    )
 
 
 def _latencies(folder: Path) -> "Iterator[Record]":

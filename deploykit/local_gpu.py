@@ -1,11 +1,13 @@
 """The NVIDIA GPU of this machine, if it has one."""
 
+import ctypes
 import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 _DRIVER = Path("/proc/driver/nvidia/version")  # there where the kernel has NVIDIA's driver
+_DRIVER_LIBRARY = "libcuda.so.1"
 ORDINAL = 0
 """Which GPU is used: the first of those that CUDA_VISIBLE_DEVICES leaves."""
 _log = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ class LocalGpu:
 def local_gpu() -> LocalGpu | None:
     """The first GPU the driver shows; None where none shows, with a warning if a driver is there."""
     try:
+        ctypes.CDLL(_DRIVER_LIBRARY)  # where that is missing, importing cuda-core only costs time
         from cuda.core import Device
 
         device = Device(ORDINAL)

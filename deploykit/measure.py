@@ -9,13 +9,16 @@ from pathlib import Path
 from deploykit.architecture.member import Member
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.record import Record
+from deploykit.bench.statistics import samples_for
 from deploykit.engine.shapes import BatchRange
 from deploykit.export import prepare
-from deploykit.model_file import Precision, to_bytes
+from deploykit.model_file import to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.pipeline import build_engine
+from deploykit.vocabulary import Precision
 
 SECONDS, CALLS = 2.0, 100  # of a measurement, at least; p90 takes a hundred calls
+MOST_SECONDS = 20.0  # that measurements of one network are made longer for, together
 
 
 def onnx_sha256(member: Member) -> str:
@@ -43,17 +46,47 @@ def built(
 
 
 def measure_latency(
-    member: Member, *, gpu: str, precision: Precision | None = None, batch: int = 1, seconds: float = SECONDS
+    member: Member,
+    *,
+    gpu: str,
+    precision: Precision | None = None,
+    batch: int = 1,
+    seconds: float = SECONDS,
+    percentile: float | None = None,
 ) -> Record:
     """One request after another, of so many images.
 
     Args:
         gpu: `cpu`, `local`, or the name of the GPU that is here.
         precision: default what the target runs best.
+        seconds: how long at least.
+        percentile: measured again, for longer, until there are samples enough to bound it.
 
     Raises:
         DeployError: see built.
     """
     only = BatchRange(min=batch, opt=batch, max=batch)
     with built(member, gpu=gpu, precision=precision, batches=[only]) as engine:
-        return benchmark(engine, seconds=seconds, samples=CALLS)
+        record = benchmark(engine, seconds=seconds, samples=CALLS)
+        spent_s = record.seconds
+        while percentile is not None and record.percentile_ms(percentile).high is None:
+            longer_s = longer(
+                record.seconds, len(record.latency_ms), percentile, left_s=MOST_SECONDS - spent_s
+            )
+            if longer_s is None:
+                break
+            record = benchmark(engine, seconds=longer_s, samples=CALLS)
+            spent_s += record.seconds
+    return record
+
+
+def longer(took_s: float, count: int, percentile: float, *, left_s: float) -> float | None:
+    """Seconds to measure after a run that bounds no percentile; None where what is left would not do either.
+
+    Args:
+        took_s, count: of that run, and its samples.
+    """
+    needed_s = 1.1 * samples_for(percentile) * took_s / count
+    if percentile == 100 or left_s < max(needed_s, 1.5 * took_s):
+        return None
+    return min(left_s, max(needed_s, 2 * took_s))

@@ -14,14 +14,13 @@ from deploykit.pixels import without_pixels
 from deploykit.preprocessing import Preprocessing
 from deploykit.scaling import FORMULA_PHI_RANGE, Rule, Scale
 from deploykit.serial import from_json, from_texts, to_json
+from deploykit.vocabulary import FAMILY_NAME, Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-Precision = Literal["fp32", "fp16", "int8"]
 INPUT_NAME, BATCH_NAME = "input", "batch"
 
-FAMILY_NAME = r"^[a-z0-9_-]+$"
 _PREFIX = "deploykit."
 _FP32_KEY = f"{_PREFIX}precision"  # of a node
 _Multiple = Annotated[float, Meta(gt=0)]

@@ -22,11 +22,13 @@ from deploykit.engine.targets import (
 )
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_atomically
-from deploykit.model_file import ModelInfo, Precision, info_of, read_model, require_fp32, to_bytes
+from deploykit.model_file import ModelInfo, info_of, read_model, require_fp32, to_bytes
+from deploykit.predict.gpus import Gpu
 from deploykit.quantize.gate import OpenSession, as_tensorrt
 from deploykit.quantize.placement import DEFAULT_POLICY, place
 from deploykit.quantize.plan import Int8Options, Int8Plan, plan_int8
 from deploykit.sessions import cpu_session
+from deploykit.vocabulary import Precision
 from deploykit.workspace import find_model
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def build_engine(
     phi: float | None = None,
     onnx: str | Path | None = None,
     precision: Precision | None = None,
-    gpu: str | None = None,
+    gpu: str | Gpu | None = None,
     batches: Sequence[BatchRange] = (BatchRange(),),
     side: SideRange | None = None,
     compiler: Compiler | None = None,
@@ -84,6 +86,8 @@ def build_engine(
             fix="add --int8, or leave them out",
         )
     path, model, info = _fp32_model(phi, onnx, note)
+    if side is not None and side.min == side.max == info.preprocessing.side_px:
+        side = None
     engine = Path(output) if output else _engine_path(path, precision, target)
     ranges = (Path(int8.ranges),) if int8 and int8.ranges else ()
     require_engine_writable(engine, inputs=(path, *ranges))

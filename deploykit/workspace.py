@@ -44,11 +44,21 @@ def model_name(
 
 
 def export_path(name: str, output: str | Path | None) -> Path:
-    """Where an export goes: engines/NAME/model.onnx, or what -o says (a folder or a .onnx file)."""
+    """Where an export goes: engines/NAME/model.onnx, or what -o says (a folder or a .onnx file).
+
+    Raises:
+        DeployError: it looks like a file of another kind.
+    """
     if output is None:
         return ENGINES / name / MODEL_FILE
     output = Path(output)
-    return output if output.suffix == ".onnx" else output / MODEL_FILE
+    if output.suffix == ".onnx":
+        return output
+    if output.suffix[1:].isalpha() and not output.is_dir():
+        raise DeployError(
+            f"{output} is no name for an ONNX model.", fix=f"-o {output.stem}.onnx, or name a folder"
+        )
+    return output / MODEL_FILE
 
 
 def ranges_path(model: Path, name: str) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from deploykit import __version__
 from deploykit.cli.main import COMMANDS
-from deploykit.cli.units import duration_ms, images_per_s
+from deploykit.cli.units import duration_ms, images_per_s, size_bytes
 from deploykit.errors import DeployError
 from deploykit.runtime import Engine
 
@@ -292,9 +292,19 @@ BAD_INPUT = {
     "two ways to name a model": (("build-engine", "--phi", "0", "--onnx", "m.onnx"), "both name a model"),
     "a missing checkpoint": (("export", "--phi", "0", "--weights", "no.pth"), "no weights file no.pth"),
     "an unwritable place": (("export", "--phi", "0", "-o", "/proc/nowhere/x"), "written"),
+    "an export that is named as no model is": (
+        ("export", "--phi", "0", "-o", "a/notes.txt"),
+        "no name for an ONNX model",
+    ),
+    "a page that is named as no page is": (("report", "x", "-o", "x.pdf"), "no name for an HTML page"),
     "FP16 on the CPU": (("build-engine", "--gpu", "cpu", "--fp16"), "no FP16 arithmetic"),
     "a GPU no compiler here builds for": (("build-engine", "--gpu", "H100"), "can't compile for H100"),
 }
+
+
+def test_a_model_given_without_its_option_is_told_of_it(run):
+    assert "name a model's file with --onnx" in run("build-engine", "model.onnx").err
+    assert "--onnx" not in run("compare", "a", "b", "c").err
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
@@ -387,6 +397,20 @@ def test_latencies_that_are_none_are_refused(text):
 )
 def test_throughputs_are_images_a_second(text, expected):
     assert images_per_s(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("4GB", 4e9), ("512 MiB", 2**29), ("1kb", 1e3), ("100TB", 1e14), ("2tib", 2**41), ("0.5KiB", 512)],
+)
+def test_sizes_are_read_with_their_units(text, expected):
+    assert size_bytes(text, option="--max-memory", example="4GB") == expected
+
+
+@pytest.mark.parametrize("text", ["4", "GB", "", "0GB", "-1GB", "1e999GB", "1PB", "4i"])
+def test_sizes_that_are_none_are_refused(text):
+    with pytest.raises(DeployError, match="is not a size"):
+        size_bytes(text, option="--max-memory", example="4GB")
 
 
 def test_the_python_calls_do_what_the_commands_do(tmp_path, monkeypatch):

@@ -17,6 +17,35 @@ def test_the_edge_is_marked(run):
     assert [line.split()[0] for line in marked] == [chosen]
 
 
+def test_a_gpu_named_twice_is_asked_once(run):
+    assert run("fit", "--gpu", "T4,Tesla T4,t4", "--max-latency", "10ms").out == run(*TARGET).out
+
+
+def test_an_accuracy_nobody_published_is_not_said_to_be_too_low(run):
+    result = run(*TARGET, "--axis", "width", "--min-accuracy", "70%")
+    first, second = result.out.splitlines()[2:4]
+    assert first.endswith("yes, the largest")  # phi 0 is B0 on any axis
+    assert second.endswith("no: accuracy unknown")
+
+
+def test_a_gpu_without_int8_facts_is_not_compared_in_int8_and_that_is_said(run, tmp_path):
+    facts = {"sm_count": 58, "boost_mhz": 2000, "memory_bandwidth_gb_s": 280, "tdp_w": 120}
+    peaks = {"fp32_tflops": 29, "fp16_tensor_tflops": 120}
+    lines = [f"{name} = {value}" for name, value in (facts | peaks).items()]
+    (tmp_path / "mine.toml").write_text("\n".join(["[mine]", *lines]))
+    options = ("--gpu", "mine", "--gpu-file", "mine.toml", "--max-latency", "10ms")
+    result = run("fit", *options, "--precision", "best")
+    assert result.status == 0
+    assert "EfficientNet FP16 on mine" in result.out
+    assert "INT8 was not compared" in result.err
+    assert "int8_tensor_tops" in run("fit", *options, "--precision", "int8").err
+
+
+def test_records_that_tell_nothing_are_said_to(run, tmp_path):
+    (tmp_path / "records").mkdir()
+    assert "No record is of a network" in run(*TARGET, "--records", "records").err
+
+
 def test_several_gpus_make_a_line_each(run):
     result = run(
         "fit", "--gpu", "T4,L4,A100", "--max-latency", "5ms", "--batch", "auto", "--precision", "best"
@@ -53,7 +82,7 @@ def test_nothing_fits_with_status_3_and_advice(run):
 
 def test_export_goes_on_to_the_engine(run, tmp_path):
     result = run(
-        "fit", "--gpu", "T4", "--max-latency", "3ms", "--optimistic", "--precision", "best", "--export"
+        "fit", "--gpu", "T4", "--max-latency", "1.5ms", "--optimistic", "--precision", "best", "--export"
     )
     assert result.status == 0
     chosen = re.search(r"largest phi that fits: (\d)", result.out)[1]
@@ -85,10 +114,15 @@ def test_an_engine_that_can_not_be_built_is_refused_before_anything_is_exported(
         (("--gpu", "T4", "--max-latency", "0ms"), "above zero"),
         (("--gpu", "T4", "--max-latency", "-1ms"), "not a latency"),
         (("--gpu", "T4", "--max-latency", "1ms", "--min-accuracy", "most"), "not an accuracy"),
-        (("--gpu", "T4", "--max-latency", "1ms", "--min-accuracy", "100%"), "not between 0 and 1"),
+        (
+            ("--gpu", "T4", "--max-latency", "1ms", "--min-accuracy", "100%"),
+            "An accuracy of 100 % is not between",
+        ),
         (("--gpu", "T4", "--max-latency", "1ms", "--max-memory", "4"), "not a size"),
         (("--gpu", "T4", "--max-latency", "1ms", "--batch", "some"), "is no batch"),
         (("--gpu", "T4", "--max-latency", "1ms", "--phi-step", "0"), "phi step"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--plot", "--json"), "would draw where --json prints"),
+        (("--gpu", "cpu", "--max-latency", "1ms", "--folder", "/proc/x"), "/proc/x/record.json"),
         (("--gpu", "T4,", "--max-latency", "1ms"), "No GPU named ''"),
         (("--gpu", "T4,L4", "--max-latency", "1ms", "--export"), "about one GPU"),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "no kind of picture"),
@@ -103,10 +137,29 @@ def test_mistakes_are_told_in_a_sentence(run, options, sentence):
     assert "Traceback" not in result.err
 
 
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ((), "stopped; no result was written"),
+        (("a.json",), "stopped; what was measured is in records, and the same command goes on"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept(run, tmp_path, monkeypatch, files, sentence):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploykit.cli.fit.fit_phi", interrupted)
+    for name in files:
+        (tmp_path / "records").mkdir()
+        (tmp_path / "records" / name).touch()
+    result = run("fit", "--gpu", "cpu", "--max-latency", "10ms")
+    assert (result.status, result.err.strip()) == (130, sentence)
+
+
 def test_predicting_imports_nothing_heavy():
     code = (
         "import sys; from deploykit.cli.main import cli; "
         "cli(['fit', '--gpu', 'T4', '--max-latency', '10ms'], standalone_mode=False); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "onnx", "onnxruntime", "matplotlib", "plotly"} & set(done.stdout.split())
+    assert not {"numpy", "torch", "onnx", "onnxruntime", "matplotlib", "plotly"} & set(done.stdout.split())

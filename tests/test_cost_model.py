@@ -1,4 +1,3 @@
-import importlib.util
 import math
 import subprocess
 import sys
@@ -7,39 +6,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import records
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deploykit.architecture.efficientnet import efficientnet
 from deploykit.architecture.families import find_family
 from deploykit.architecture.resnet import resnet
+from deploykit.bench.record_file import write_record
 from deploykit.errors import DeployError
 from deploykit.predict.cost_model import Rates, batch_ms, calibration, predict_latency
 from deploykit.predict.gpus import find_gpu, known_gpus
 from deploykit.predict.kernels import Kernel
 from deploykit.scaling import BASE, Scale, scale_for
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "fit_cost_model.py"
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, and no package
 
+import fit_cost_model
+from cost_model import errors, fit, page, published, recorded
 
-def imported(path):
-    """A script's module; benchmarks/ is no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-fit = imported(BENCHMARK)
-ROWS = fit.read_rows()
+ROWS = fit_cost_model.known_rows()
 T4, V100, A100 = find_gpu("T4"), find_gpu("V100"), find_gpu("A100 80GB")
 B0, B4 = efficientnet(scale_for(0)), efficientnet(scale_for(4))
 
 gpus = st.sampled_from([T4, V100, A100, find_gpu("L4"), find_gpu("H100"), find_gpu("RTX 4090")])
 precisions = st.sampled_from(["fp32", "fp16", "int8"])
 batches = st.integers(1, 256)
-GPUS_PUBLISHED = sorted({row.gpu for row in fit.of_tensorrt(ROWS)})
+GPUS_PUBLISHED = sorted({row.gpu for row in published.of_tensorrt(ROWS)})
 few = settings(max_examples=40, deadline=None)
 
 
@@ -48,9 +41,14 @@ def latency_ms(network, gpu, precision="fp16", batch=1):
 
 
 @pytest.fixture(scope="module")
-def left_out():
+def evidence():
+    return page.gather(ROWS)
+
+
+@pytest.fixture(scope="module")
+def left_out(evidence):
     """Every published figure with the ratio to a prediction by a fit without its GPU."""
-    return fit.held_out(ROWS, fit.by_gpu)
+    return evidence.left_gpu
 
 
 @few
@@ -126,11 +124,27 @@ def test_a_t4_is_held_back_by_its_70_watts():
     assert latency_ms(resnet(50), unlimited, batch=64) < 0.85 * published_ms
 
 
+def test_a_power_limit_slows_a_full_gpu_and_a_power_mode_any():
+    """A T4 that computes one small image is far below its 70 W."""
+    unlimited = replace(T4, sustained_mhz=None, tdp_w=300)
+    by_limit = replace(unlimited, sustained_mhz=T4.boost_mhz / 2)
+    by_mode = replace(unlimited, mode_mhz=T4.boost_mhz / 2)
+
+    def slower(gpu, batch):
+        network = resnet(50)
+        return latency_ms(network, gpu, batch=batch) / latency_ms(network, unlimited, batch=batch)
+
+    assert slower(by_limit, 1) < 1.2
+    assert slower(by_mode, 1) > 1.3
+    assert slower(by_limit, 64) > 1.3
+    assert slower(by_limit, 64) == pytest.approx(slower(by_mode, 64), rel=0.05)
+
+
 @pytest.mark.parametrize("gpu", GPUS_PUBLISHED)
 def test_published_figures_are_met_within_20_percent_on_average(gpu):
     rows = [row for row in ROWS if row.gpu == gpu]
     ratios = [
-        latency_ms(fit.network_of(row.family, row.network), find_gpu(gpu), row.precision, row.batch)
+        latency_ms(published.network_of(row.family, row.network), find_gpu(gpu), row.precision, row.batch)
         / row.latency_ms
         for row in rows
     ]
@@ -141,7 +155,7 @@ def test_published_figures_are_met_within_20_percent_on_average(gpu):
 def test_efficientnets_are_predicted_within_20_percent_on_a_gpu_the_fit_never_saw(left_out, gpu):
     pairs = [(row, ratio) for row, ratio in left_out if row.gpu == gpu and row.family == "efficientnet"]
     assert len(pairs) >= 15
-    assert fit.mean_error(pairs) < 0.2
+    assert errors.mean_error(pairs) < 0.2
 
 
 def test_predictions_are_hardly_slower_than_pytorch_was():
@@ -163,8 +177,14 @@ def test_the_ranking_of_phi_is_never_inverted_on_a_gpu_the_fit_never_saw(left_ou
     assert all(small < large for small, large in compared)
 
 
-def test_the_committed_model_is_what_the_committed_figures_give():
-    assert fit.model_json(ROWS) == fit.MODEL_JSON.read_text(encoding="utf-8")
+def test_the_committed_model_is_what_the_committed_figures_give(evidence):
+    committed = fit_cost_model.MODEL_JSON.read_text(encoding="utf-8")
+    assert fit_cost_model.model_json(evidence) == committed
+
+
+def test_the_page_says_what_the_committed_figures_give(evidence):
+    committed = fit_cost_model.PAGE_MD.read_text(encoding="utf-8")
+    assert page.with_tables(committed, page.tables(evidence)) == committed
 
 
 def test_an_array_of_kernels_takes_what_they_take_one_by_one():
@@ -172,17 +192,19 @@ def test_an_array_of_kernels_takes_what_they_take_one_by_one():
     found = calibration().parameters
     one_by_one = [
         latency_ms(
-            fit.network_of(row.family, row.network, row.side_px), find_gpu(row.gpu), row.precision, row.batch
+            published.network_of(row.family, row.network, row.side_px),
+            find_gpu(row.gpu),
+            row.precision,
+            row.batch,
         )
         for row in ROWS
     ]
     assert fit.work_of(ROWS).latencies_ms(found) == pytest.approx(one_by_one, rel=1e-9)
 
 
-def test_an_interval_holds_nine_tenths_of_what_the_fits_never_saw(left_out):
-    assert 0.85 <= fit.coverage(left_out, calibration().interval_elsewhere) <= 0.95
-    wholly = fit.left_out_wholly(ROWS)
-    assert 0.85 <= fit.coverage(wholly, calibration().interval_unfamiliar) <= 0.95
+def test_an_interval_holds_nine_tenths_of_what_the_fits_never_saw(evidence, left_out):
+    assert 0.85 <= errors.coverage(left_out, calibration().interval_elsewhere) <= 0.95
+    assert 0.85 <= errors.coverage(evidence.left_both, calibration().interval_unfamiliar) <= 0.95
 
 
 def width(network, gpu, precision="fp16", batch=8):
@@ -221,6 +243,8 @@ def test_a_batch_without_images_is_refused(batch):
 def test_a_gpu_that_is_not_known_well_enough_is_refused_not_guessed():
     with pytest.raises(DeployError, match="int8_tensor_tops"):
         latency_ms(B0, find_gpu("A30"), "int8")
+    with pytest.raises(DeployError, match=r": sm_count, fp32_tflops, fp16_tensor_tflops, boost_mhz, tdp_w\."):
+        latency_ms(B0, find_gpu("A10G"))
 
 
 def test_every_well_known_gpu_gets_an_answer():
@@ -234,3 +258,36 @@ def test_predicting_imports_nothing_heavy():
     code = "import sys, deploykit.predict.cost_model; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"numpy", "torch", "onnx", "scipy"} & set(loaded.split())
+
+
+def kept(folder, *, on="NVIDIA T4", scope="device", **engine_facts):
+    """A record of B4 at 7 ms, or of what the facts say, in a folder of records."""
+    machine = replace(records.MACHINE, kind="gpu", name=on)
+    measured = records.engine(**{"phi": 4, "precision": "fp16", **engine_facts})
+    record = records.latency(measured, 7.0, batch=8, machine=machine)
+    write_record(replace(record, method=replace(record.method, scope=scope)), folder)
+
+
+def test_records_of_gpus_stand_beside_published_figures(tmp_path):
+    kept(tmp_path / "t4")
+    (row,) = recorded.read_recorded(tmp_path)
+    assert (row.gpu, row.family, row.network, row.batch) == ("T4", "efficientnet", "b4", 8)
+    assert row.latency_ms == pytest.approx(7.0)
+    before = fit.log_ratios([row], fit.fit(ROWS))
+    after = fit.log_ratios([row], fit.fit([*ROWS, row]))
+    assert abs(after[0]) < abs(before[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scope": "end-to-end"},  # with transfers
+        {"on": "NVIDIA Unheard Of"},
+        {"precision": "int8"},  # of which deploykit's engines have less than published ones
+        {"phi": 3.7},  # no published member
+        {"family": "mine"},
+    ],
+)
+def test_records_that_say_something_else_do_not(tmp_path, changes):
+    kept(tmp_path, **changes)
+    assert recorded.read_recorded(tmp_path) == ()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from records import MACHINE, engine, latency
 
@@ -14,12 +14,13 @@ from deploykit.architecture.builder import NetworkBuilder
 from deploykit.architecture.families import find_family
 from deploykit.architecture.member import choose_member
 from deploykit.bench.record import Record
-from deploykit.bench.record_file import write_record
+from deploykit.bench.record_file import read_folder, write_record
 from deploykit.errors import DeployError
 from deploykit.fit.goal import Goal
-from deploykit.fit.grid import at_the_edge, bisect_largest, phi_grid
+from deploykit.fit.grid import BATCHES, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.memory import estimated_bytes
 from deploykit.fit.run import fit_phi
+from deploykit.measure import longer
 from deploykit.scaling import axis_of
 
 GPUS = ("T4", "A100", "V100", "RTX 4090")
@@ -87,6 +88,24 @@ def test_the_grid_has_both_ends(step, grid):
     assert phi_grid(step, (0.0, 7.0)) == grid
 
 
+def test_a_grid_of_small_steps_has_the_published_members_too():
+    assert phi_grid(0.3, (0.0, 2.0)) == (0, 0.3, 0.6, 0.9, 1, 1.2, 1.5, 1.8, 2)
+    assert phi_grid(0.7, (0.0, 3.0)) == (0, 0.7, 1, 1.4, 2, 2.1, 2.8, 3)
+
+
+@given(
+    step=st.floats(0.05, 1),
+    target_ms=st.floats(0.5, 40),
+    gpu=st.sampled_from(GPUS),
+    family=st.sampled_from(["efficientnet", "efficientnetv2", "resnet50"]),
+)
+@example(step=0.3, target_ms=6.1, gpu="T4", family="efficientnet")
+def test_a_smaller_step_never_gives_a_smaller_phi_than_the_published_members(step, target_ms, gpu, family):
+    coarse = fit_phi(gpu, max_latency_ms=target_ms, family=family).chosen
+    fine = fit_phi(gpu, max_latency_ms=target_ms, family=family, phi_step=step).chosen
+    assert (coarse.phi if coarse else -1) <= (fine.phi if fine else -1)
+
+
 def test_fractions_are_looked_at_around_the_edge_alone():
     fit = fit_phi("T4", max_latency_ms=10, phi_step=0.25)
     assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 4.25, 4.5, 4.75, 5, 6, 7]
@@ -126,6 +145,11 @@ def test_bisection_finds_the_largest_in_at_most_log2_steps(count, largest):
         ({"max_latency_ms": -3}, "above zero"),
         ({"min_images_per_s": math.inf}, "above zero"),
         ({"max_latency_ms": 10, "batch": 0}, "batch of 0"),
+        ({"max_latency_ms": 10, "batch": 2.5}, "batch of 2.5"),
+        ({"max_latency_ms": 10, "batch": "many"}, "batch of many"),
+        ({"max_latency_ms": 10, "precision": "fp64"}, "no precision fp64"),
+        ({"max_latency_ms": 10, "axis": "foo"}, "no axis foo"),
+        ({"max_latency_ms": 10, "records": "nowhere"}, "nowhere"),
         ({"max_latency_ms": 10, "phi_step": 0}, "phi step"),
         ({"max_latency_ms": 10, "phi_step": math.nan}, "phi step"),
         ({"max_latency_ms": 10, "percentile": 0}, "percentile"),
@@ -208,6 +232,12 @@ def test_an_accuracy_that_the_budget_does_not_buy_fits_nothing():
     assert fit_phi("T4", max_latency_ms=20, min_accuracy=0.84).chosen.phi == 6
 
 
+def test_an_accuracy_that_is_known_misses_by_less_than_one_that_is_not():
+    fit = fit_phi("T4", max_latency_ms=10, min_accuracy=0.7, family="resnet18")  # which has 69.8 %
+    assert (fit.nearest_miss.phi, fit.nearest_miss.misses) == (0, ("accuracy",))
+    assert fit_phi("T4", max_latency_ms=10, min_accuracy=0.9).nearest_miss.phi == 7
+
+
 def test_between_published_members_accuracy_is_that_of_the_one_below():
     fit = fit_phi("T4", max_latency_ms=10, phi_step=0.5)
     accuracy = {each.phi: each.accuracy for each in fit.candidates}
@@ -237,12 +267,45 @@ def test_a_free_batch_meets_both_targets_and_is_no_larger_than_it_takes(gpu):
     assert (one.chosen.phi if one.chosen else -1) <= fit.chosen.phi
 
 
+def test_a_free_batch_is_called_auto_too():
+    assert fit_phi("T4", max_latency_ms=20, batch="auto") == fit_phi("T4", max_latency_ms=20, batch=None)
+
+
 def test_a_free_batch_under_a_latency_alone_is_the_largest_that_holds_it():
     fit = fit_phi("T4", max_latency_ms=20, batch=None)
     for each in fit.candidates:
         if each.fits and each.batch < 256:
             double = fit_phi("T4", max_latency_ms=20, batch=2 * each.batch)
             assert not next(other for other in double.candidates if other.phi == each.phi).fits
+
+
+@pytest.mark.parametrize(
+    ("gpu", "max_latency_ms", "rate"), [("L4", 5, 3000), ("T4", None, 4000), ("A100", 3, 50_000)]
+)
+def test_where_no_batch_reaches_a_throughput_the_one_that_comes_nearest_is_shown(gpu, max_latency_ms, rate):
+    fit = fit_phi(gpu, max_latency_ms=max_latency_ms, min_images_per_s=rate, batch=None)
+    assert fit.chosen is None
+    miss = fit.nearest_miss
+    rates = {}
+    for batch in BATCHES:
+        latency = fit_phi(gpu, min_images_per_s=rate, batch=batch).candidates[0].latency
+        if max_latency_ms is None or latency.high_ms <= max_latency_ms:
+            rates[batch] = batch / latency.high_ms
+    assert (miss.phi, miss.misses) == (0, ("throughput",))
+    assert miss.batch == max(rates, key=rates.get) > 1
+
+
+def test_where_no_batch_holds_the_latency_a_single_image_is_shown():
+    fit = fit_phi("T4", max_latency_ms=1, min_images_per_s=100, batch=None)
+    assert {each.batch for each in fit.candidates} == {1}
+
+
+def test_no_batch_is_advised_that_takes_more_memory_than_allowed():
+    roomy, tight = (
+        fit_phi("T4", min_images_per_s=1500, max_memory_bytes=limit).advice for limit in (1e9, 30e6)
+    )
+    assert roomy[0].startswith("--batch 8 ")
+    assert not any("--batch" in sentence for sentence in tight)
 
 
 def test_the_better_precision_is_named_with_the_reason():
@@ -264,8 +327,9 @@ def test_one_axis_alone_has_as_much_work_as_the_compound(axis):
 
 
 def test_an_axis_that_can_not_follow_says_so():
-    fit = fit_phi("A100", max_latency_ms=30, axis="depth", family="efficientnet")
-    assert len(fit.candidates) == 8 or "No depth alone" in fit.remarks[0]
+    fit = fit_phi("A100", max_latency_ms=30, axis="depth")
+    assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 5]
+    assert "No depth alone has as much work as phi 6" in fit.remarks[0]
 
 
 def test_where_nothing_fits_it_says_what_would():
@@ -299,6 +363,14 @@ def test_a_record_counts_more_than_a_prediction(tmp_path):
     assert fourth.latency.evidence == "recorded"
     assert fourth.latency.high_ms == recorded("NVIDIA T4").percentile_ms(90).value
     assert {each.latency.evidence for each in fit.candidates if each.phi != 4} == {"predicted"}
+    assert fit.remarks == ()
+    assert fit_phi("T4", max_latency_ms=10, records=str(tmp_path)) == fit
+
+
+def test_a_percentile_that_the_samples_do_not_bound_is_said_to_be_rough(tmp_path):
+    write_record(recorded("NVIDIA T4"), tmp_path)
+    (remark,) = fit_phi("T4", max_latency_ms=10, records=[tmp_path], percentile=99.99).remarks
+    assert remark.startswith("Too few samples to bound p99.99 of phi 4:")
 
 
 def test_a_record_of_another_machine_is_refused(tmp_path):
@@ -327,6 +399,31 @@ def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
         fitting = [phi for phi, found in everything.items() if found <= target_ms]
         assert (fit.chosen.phi if fit.chosen else None) == max(fitting, default=None)
         assert len(fit.candidates) <= math.log2(len(everything)) + 2
+
+
+def test_measuring_takes_as_long_as_the_percentile_does(tiny, monkeypatch):
+    monkeypatch.setattr(clocks, "SECONDS", 0.01)
+    clock = clocks.Measured("cpu", percentile=99, folder=Path("records"))
+    clock.latency(choose_member(tiny, phi=0), precision="fp32", batch=1)
+    (record,) = read_folder(Path("records")).records.values()
+    assert len(record.latency_ms) >= 1000  # for ten of them to lie beyond
+
+
+@pytest.mark.parametrize(
+    ("took_s", "count", "percentile", "left_s", "seconds"),
+    [
+        (2, 200, 99, 18, 11),  # 1,000 at 10 ms, and a tenth more
+        (2, 400, 90, 18, 4),  # there are a hundred, but alike: twice as many
+        (8, 100, 90, 12, 12),
+        (8, 100, 90, 11, None),
+        (2, 100, 99, 18, None),  # 20 s at least
+        (2, 10_000, 100, 18, None),  # no samples bound the largest
+    ],
+)
+def test_a_run_too_short_for_its_percentile_is_made_longer_within_reason(
+    took_s, count, percentile, left_s, seconds
+):
+    assert longer(took_s, count, percentile, left_s=left_s) == (seconds and pytest.approx(seconds))
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):

@@ -17,7 +17,6 @@ from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
-from deploykit.model_file import Precision
 from deploykit.pipeline import Built, build_engine
 from deploykit.quantize.calibration import calibrate_to_file
 from deploykit.quantize.placement import Policy
@@ -25,6 +24,7 @@ from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.lane import MOST_GRAPHS
 from deploykit.sessions import cpu_session, has_cuda
+from deploykit.vocabulary import Precision
 
 GPU = local_gpu()
 HERE = "no NVIDIA GPU here" if GPU is None else f"{GPU.name} (SM{GPU.sm})"

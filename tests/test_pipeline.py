@@ -9,7 +9,7 @@ from folders import files_in
 from onnx import helper
 
 from deploykit.engine.manifest import manifest_path, read_manifest
-from deploykit.engine.shapes import BatchRange
+from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
 from deploykit.metrics import agreement
@@ -372,3 +372,9 @@ def test_the_manifest_tells_what_of_the_model_is_in_int8(model):
     assert summary == Int8Summary(policy="pointwise", method="percentile 99.999", share=summary.share)
     assert summary.share == pytest.approx(place(read_model(model), "pointwise").int8_share)
     assert build_engine(onnx=model, gpu="cpu").manifest.int8 is None
+
+
+def test_a_range_of_the_models_own_side_alone_is_no_range(random_b0, tmp_path):
+    side = SideRange(min=64, opt=64, max=64)
+    built = build_engine(onnx=random_b0.path, gpu="cpu", side=side, output=tmp_path / "b0.onnx")
+    assert built.manifest.side is None

@@ -85,7 +85,17 @@ def test_names_that_match_by_half_are_counted(tmp_path, run):
     assert not facts["fits"]
     assert len(facts["missing"]) == len(facts["unknown"]) > 0
     assert facts["matched"] + len(facts["missing"]) == len(choose_member("resnet18").network().state)
-    assert re.search(r"--member 18 under the names of timm, with [34]\d% of its tensors", result.err)
+    assert re.search(
+        r"nothing suits it better than .*--member 18 .*, with [34]\d% of its tensors", result.err
+    )
+    assert "of a variant that no family here has" in result.err
+
+
+def test_other_classes_than_asked_for_are_no_variant(tmp_path, run):
+    saved(timm_model("resnet18"), tmp_path / "w.pth")
+    result = run("import-weights", "w.pth", "--num-classes", "7")
+    assert result.status == 2
+    assert "the --num-classes it was trained with" in result.err
 
 
 def test_a_check_writes_nothing_and_an_import_what_export_would(tmp_path, run):

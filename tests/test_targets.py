@@ -4,7 +4,7 @@ from deploykit.engine import targets
 from deploykit.engine.targets import Target, int8_note, precision_for, target_for
 from deploykit.errors import DeployError
 from deploykit.local_gpu import LocalGpu, local_gpu
-from deploykit.predict.gpus import known_gpus
+from deploykit.predict.gpus import Gpu, known_gpus
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,28 @@ def test_a_gpu_outside_the_compilers_list_is_refused_with_a_way_out(name, sm):
     assert "--gpu cpu" in caught.value.fix
 
 
-def test_a_gpu_of_unknown_compute_capability_is_refused_as_such():
-    unknown = [gpu.name for gpu in known_gpus() if gpu.sm is None]
-    for name in unknown:
-        with pytest.raises(DeployError, match=rf"{name} \(an unknown compute capability\)"):
-            target_for(name)
+def described(**facts) -> Gpu:
+    return Gpu(name="Mine", architecture="unknown", source="its datasheet", **facts)
+
+
+@pytest.mark.parametrize(("capability", "sm"), [("7.5", 75), ("8.9", 89), ("12.0", 120)])
+def test_a_described_gpu_is_compiled_for_by_its_compute_capability(capability, sm):
+    target = target_for(described(compute_capability=capability))
+    assert (target.name, target.sm, target.compiler) == ("Mine", sm, "tensorrt-rtx")
+
+
+def test_a_described_gpu_that_nobody_compiles_for_is_refused():
+    with pytest.raises(DeployError, match=r"can't compile for Mine \(SM90\)"):
+        target_for(described(compute_capability="9.0"))
+    with pytest.raises(DeployError, match="Mine, which has an unknown compute capability") as caught:
+        target_for(described())
+    assert "compute_capability" in caught.value.fix
+    with pytest.raises(DeployError, match="Mine is not here"):
+        target_for(described(compute_capability="8.9"), "tensorrt")
+
+
+def test_every_known_gpu_has_a_compute_capability():
+    assert all(gpu.sm is not None for gpu in known_gpus())
 
 
 def test_an_unknown_name_is_refused():

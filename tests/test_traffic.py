@@ -7,8 +7,8 @@ from deploykit.engine.manifest import Manifest
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.traffic import Tensor, traffic_of
 from deploykit.engine.work import Work
-from deploykit.model_file import Precision
 from deploykit.pipeline import build_engine
+from deploykit.vocabulary import Precision
 
 FC = Work(macs=1280 * 1000, places=1, channels=1280)
 POINTWISE = Work(macs=1024 * 32 * 16, places=1024, channels=32)

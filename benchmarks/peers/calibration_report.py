@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import fields
 
+from tables import heading, row
+
 from peers.contenders import YARDSTICK
 from peers.deploykit_side import AUTO
-from peers.markdown import heading, row
 from peers.processes import MODELOPT_MISSING, MODELOPT_PYTHON, Cost
 from peers.scores import COLUMNS, Scores
 

@@ -16,7 +16,7 @@ from deploykit.architecture import (
 )
 from deploykit.architecture.family import Family
 from deploykit.errors import DeployError
-from deploykit.model_file import FAMILY_NAME
+from deploykit.vocabulary import FAMILY_NAME
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family

@@ -1,6 +1,7 @@
 """Which network of a family somebody means."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from deploykit.architecture.families import DEFAULT_FAMILY, find_family
 from deploykit.architecture.family import Family
@@ -12,7 +13,7 @@ from deploykit.workspace import model_name
 MAX_MULTIPLE = 64.0  # of the baseline's depth or width: beyond, no such network fits a memory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """A network of a family, at a scale.
 
@@ -28,7 +29,14 @@ class Member:
     rule: Rule | None = None
 
     def network(self, *, num_classes: int | None = None) -> Network:
+        if num_classes is None:
+            return self._own_network
         return self.family.network(self.scale, num_classes=num_classes)
+
+    @cached_property
+    def _own_network(self) -> Network:
+        """With the family's own number of classes: asked for at every batch and precision."""
+        return self.family.network(self.scale)
 
 
 def choose_member(

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from deploykit import __version__
 from deploykit.metrics import Estimate
-from deploykit.model_file import Precision
+from deploykit.vocabulary import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

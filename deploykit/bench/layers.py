@@ -13,7 +13,7 @@ from msgspec import Meta
 from deploykit.bench.roofline import Roofline
 from deploykit.bench.statistics import estimate_percentile
 from deploykit.engine.audit import CompiledLayer
-from deploykit.model_file import Precision
+from deploykit.vocabulary import Precision
 
 T = TypeVar("T", int, float)
 

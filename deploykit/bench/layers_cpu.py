@@ -14,8 +14,8 @@ from deploykit.bench.record import cpu_threads
 from deploykit.bench.roofline import Roofline, cpu_roofline
 from deploykit.engine.audit import CompiledLayer
 from deploykit.engine.manifest import Manifest
-from deploykit.model_file import Precision
 from deploykit.sessions import cpu_session
+from deploykit.vocabulary import Precision
 
 _KERNEL = "_kernel_time"
 _SIZES = ("activation_size", "parameter_size", "output_size")

@@ -23,8 +23,8 @@ from deploykit.bench.statistics import (
     samples_for,
 )
 from deploykit.engine.manifest import Manifest
-from deploykit.model_file import Precision
 from deploykit.scaling import Rule, Scale
+from deploykit.vocabulary import Precision
 
 FORMAT = 2
 PERCENTILES = (50, 90, 99)

@@ -140,5 +140,5 @@ def read_any(path: str | Path) -> AnyRecord:
     except ValueError as error:
         raise DeployError(
             f"{path} is no record, or was cut short or altered ({error}).",
-            fix="copy it again, measure again, or leave it out of what is read",
+            fix="copy it again, or remove it and measure again",
         ) from error

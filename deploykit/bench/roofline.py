@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from deploykit.model_file import Precision
 from deploykit.sessions import cpu_session
+from deploykit.vocabulary import Precision
 
 _SIDE = 768  # of the matrices that are multiplied
 _SIZES = tuple(2**power for power in range(16, 29, 2))  # of what is copied, in bytes: 64 KiB to 256 MiB

@@ -3,8 +3,8 @@
 from deploykit.bench.roofline import Roofline
 from deploykit.engine.targets import AMPERE
 from deploykit.errors import DeployError
-from deploykit.model_file import Precision
 from deploykit.predict.gpus import Gpu, find_gpu
+from deploykit.vocabulary import Precision
 
 
 def gpu_roofline(name: str) -> Roofline | None:

@@ -8,9 +8,9 @@ from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.manifest import manifest_path
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.errors import DeployError
-from deploykit.model_file import Precision
 from deploykit.pipeline import build_engine
 from deploykit.quantize.plan import Int8Options
+from deploykit.vocabulary import Precision
 
 
 @click.command(name="build-engine")

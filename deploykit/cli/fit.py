@@ -115,6 +115,8 @@ def command(
             "--plot, --export and --records are about one GPU.", fix="name one with --gpu, or leave them out"
         )
     drawn = plot if plot is not None and str(plot) != TERMINAL else None
+    if plot is not None and drawn is None and as_json:
+        raise DeployError("--plot would draw where --json prints.", fix="name a file, as --plot fit.png")
     if drawn is not None:
         from deploykit.fit.picture import require_drawable
 
@@ -122,7 +124,7 @@ def command(
     if exports:
         from deploykit.engine.targets import target_for
 
-        target_for(gpu)  # refuses what no engine can be built for
+        target_for(gpus[0])  # refuses what no engine can be built for
     targets: dict[str, Any] = {
         "max_latency_ms": duration_ms(max_latency),
         "min_images_per_s": images_per_s(min_throughput),
@@ -135,13 +137,21 @@ def command(
         with phases("fitting") as progress:
             fits = [fit_phi(each, **targets, **others, progress=progress) for each in gpus]
     except KeyboardInterrupt:
-        print(f"stopped; what was measured is in {folder}, and the same command goes on", file=sys.stderr)
+        print(f"stopped; {_kept(folder)}", file=sys.stderr)
         sys.exit(STOPPED)
     chosen = fits[0].chosen
-    written = _exported(fits[0], chosen, gpu, others["family"]) if exports and chosen is not None else None
+    written = (
+        _exported(fits[0], chosen, gpus[0], others["family"]) if exports and chosen is not None else None
+    )
     _show(fits, written, drawn=drawn, in_terminal=plot is not None and drawn is None, as_json=as_json)
     if all(each.chosen is None for each in fits):
         sys.exit(NOTHING_FITS)
+
+
+def _kept(folder: Path) -> str:
+    if any(folder.glob("*.json")):
+        return f"what was measured is in {folder}, and the same command goes on"
+    return "no result was written"
 
 
 def _show(
@@ -152,7 +162,8 @@ def _show(
     if drawn is not None:
         draw(fits[0], drawn)
     if as_json:
-        plain = [_fields(each) | (written or {}) for each in fits]
+        files = ({} if drawn is None else {"plot": drawn}) | (written or {})
+        plain = [_fields(each) | files for each in fits]
         print_json(plain[0] if len(plain) == 1 else plain)
         return
     if len(fits) > 1:
@@ -180,7 +191,8 @@ def _fields(fit: Fit) -> dict[str, object]:
 
 def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
     own = {} if file is None else {key_of(each.name): each for each in _read(file)}
-    return [own.get(key_of(name), name) for name in names.split(",")]
+    asked = {key_of(name): name for name in names.split(",")}
+    return [own.get(key, name) for key, name in asked.items()]
 
 
 def _read(file: Path) -> tuple[Gpu, ...]:
@@ -199,7 +211,7 @@ def _batch(text: str) -> int | None:
         raise DeployError(f"{text!r} is no batch.", fix="write --batch 8, or --batch auto") from error
 
 
-def _exported(fit: Fit, chosen: Candidate, gpu: str, family: str) -> Written:
+def _exported(fit: Fit, chosen: Candidate, gpu: str | Gpu, family: str) -> Written:
     from deploykit.architecture.member import choose_member
     from deploykit.architecture.single_axis import axis_member
     from deploykit.engine.shapes import BatchRange

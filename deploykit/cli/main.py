@@ -99,8 +99,7 @@ def _run(*, debugging: bool) -> NoReturn:
     except DeployError as error:
         _fail(error.problem, error.fix, error.exit_code)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "deploykit"
-        _fail(error.format_message(), f"{command} --help shows what it takes", error.exit_code)
+        _fail(error.format_message(), _way_out(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         ignore_interrupts()
         print("stopped; no result was written", file=sys.stderr)
@@ -124,6 +123,15 @@ def _run(*, debugging: bool) -> NoReturn:
             FAILED,
         )
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _way_out(error: click.UsageError) -> str:
+    if error.ctx is None:
+        return "deploykit --help shows what it takes"
+    path, options = error.ctx.command_path, [name for each in error.ctx.command.params for name in each.opts]
+    if "unexpected extra argument" in error.format_message() and "--onnx" in options:
+        return f"name a model's file with --onnx; {path} --help shows what else it takes"
+    return f"{path} --help shows what it takes"
 
 
 def _prepare_streams() -> None:

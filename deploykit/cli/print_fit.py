@@ -100,7 +100,12 @@ def _print_candidates(fit: Fit, *, predicted: bool) -> None:
 def _verdict(each: Candidate, fit: Fit) -> str:
     if each is fit.chosen:
         return "yes, the largest"
-    return "yes" if each.fits else f"no: {', '.join(each.misses)}"
+    if each.fits:
+        return "yes"
+    unknown = each.accuracy is None
+    return (
+        f"no: {', '.join('accuracy unknown' if unknown and it == 'accuracy' else it for it in each.misses)}"
+    )
 
 
 def _figures(each: Candidate, *, predicted: bool) -> tuple[str, ...]:
@@ -110,7 +115,7 @@ def _figures(each: Candidate, *, predicted: bool) -> tuple[str, ...]:
         f"{latency.expected_ms:.2f} ms",
         *((interval,) if predicted else ()),
         f"{each.images_per_s:.0f} images/s",
-        f"{each.memory_bytes / 2**20:.0f} MiB",
+        f"{each.memory_bytes / 1e6:.0f} MB",
         "" if each.accuracy is None else f"{100 * each.accuracy:.1f} %",
         latency.evidence,
     )
@@ -131,14 +136,14 @@ def _answer(fit: Fit) -> str:
 
 def _shortfall(miss: Candidate, fit: Fit) -> str:
     goal, latency = fit.goal, miss.latency
+    allowed_mb = (goal.max_memory_bytes or 0) / 1e6
     decisive_ms = latency.expected_ms if fit.optimistic else latency.high_ms
-    allowed_mib = (goal.max_memory_bytes or 0) / 2**20
     rate = 1000 * miss.batch / decisive_ms
     accuracy, wanted = _percent(miss.accuracy), _percent(goal.min_accuracy)
     words = {
         "latency": f"{decisive_ms:.2f} ms where {goal.max_latency_ms or 0:g} ms are wanted",
         "throughput": f"{rate:.0f} images/s where {goal.min_images_per_s or 0:g} are wanted",
-        "memory": f"{miss.memory_bytes / 2**20:.0f} MiB where {allowed_mib:.0f} are allowed",
+        "memory": f"{miss.memory_bytes / 1e6:.0f} MB where {allowed_mb:.0f} are allowed",
         "accuracy": f"{fit.metric} of {accuracy} where {wanted} are wanted",
     }
     return ", ".join(words[target] for target in miss.misses)

@@ -7,9 +7,9 @@ import click
 from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, print_json, print_table, stages
 from deploykit.errors import DeployError
-from deploykit.model_file import Precision
 from deploykit.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE
 from deploykit.search.run import DEFAULT_GPU, PERCENTILE, Point, Search, search_scaling
+from deploykit.vocabulary import Precision
 
 FAILED, STOPPED = 1, 130
 

@@ -12,9 +12,9 @@ from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, print_json, progress_bar
 from deploykit.cli.units import numbers
 from deploykit.errors import DeployError
-from deploykit.model_file import Precision
 from deploykit.scaling import AXES
 from deploykit.study.run import SECONDS, Finished, run_study
+from deploykit.vocabulary import Precision
 
 STOPPED = 130
 

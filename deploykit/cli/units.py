@@ -1,5 +1,6 @@
 """Quantities with units, as people type them."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,8 +11,13 @@ T = TypeVar("T")
 _NUMBER = r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*"
 _DURATION = re.compile(_NUMBER + r"(us|ms|s)\s*")
 _RATE = re.compile(_NUMBER + r"(?:images|img|fps)?\s*(?:/s)?\s*")
-_SIZE = re.compile(_NUMBER + r"(kb|mb|gb|kib|mib|gib)\s*")
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+_SIZE = re.compile(_NUMBER + r"([kmgt]i?b)\s*")
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12} | {
+    "kib": 2.0**10,
+    "mib": 2.0**20,
+    "gib": 2.0**30,
+    "tib": 2.0**40,
+}
 _PERCENT = re.compile(_NUMBER + r"(%?)\s*")
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _MICRO = str.maketrans("\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}", "uu")
@@ -56,10 +62,10 @@ def size_bytes(text: str, *, option: str, example: str) -> int:
         DeployError: no number, or no unit.
     """
     match = _SIZE.fullmatch(text.lower())
-    number = _float(match[1]) if match else None
-    if match is None or not number:
+    size = (_float(match[1]) or 0.0) * _BYTES[match[2]] if match else 0.0
+    if not 0 < size < math.inf:
         raise DeployError(f"{text!r} is not a size.", fix=f"write {option} {example}")
-    return round(number * _BYTES[match[2]])
+    return round(size)
 
 
 def fraction(text: str | None) -> float | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from deploykit.errors import DeployError
-from deploykit.model_file import Precision
+from deploykit.vocabulary import Precision
 
 _PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 _MOST_UNSEEN = 0.1  # of the products, so that the claim about the others is still one about the engine

@@ -14,12 +14,13 @@ from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target
 from deploykit.engine.work import name_nodes
 from deploykit.errors import DeployError
-from deploykit.model_file import ModelInfo, Precision, stamp
+from deploykit.model_file import ModelInfo, stamp
 from deploykit.nms import with_nms
 from deploykit.pixels import with_pixels
 from deploykit.precision import to_fp16
 from deploykit.quantize.summary import Int8Summary
 from deploykit.sessions import cpu_session, cuda_session
+from deploykit.vocabulary import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto

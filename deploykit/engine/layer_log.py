@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from deploykit.engine.audit import Audit, CompiledLayer, Traffic
 from deploykit.engine.traffic import Tensor, traffic_of
 from deploykit.engine.work import Work, plumbing_of, work_of
-from deploykit.model_file import Precision
+from deploykit.vocabulary import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto

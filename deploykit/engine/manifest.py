@@ -12,9 +12,10 @@ from deploykit.engine.shapes import BatchRange, SideRange, batches_text, tightes
 from deploykit.engine.targets import Target
 from deploykit.errors import DeployError
 from deploykit.files import require_writable, sha256_of, write_together
-from deploykit.model_file import ModelInfo, Precision
+from deploykit.model_file import ModelInfo
 from deploykit.quantize.summary import Int8Summary
 from deploykit.serial import from_sealed_json, to_sealed_json
+from deploykit.vocabulary import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

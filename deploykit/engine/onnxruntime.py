@@ -14,8 +14,9 @@ from deploykit.engine.shapes import SideRange
 from deploykit.engine.work import nearest_product, work_of
 from deploykit.errors import DeployError
 from deploykit.extras import require
-from deploykit.model_file import Precision, to_bytes
+from deploykit.model_file import to_bytes
 from deploykit.sessions import cpu_session
+from deploykit.vocabulary import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -7,10 +7,10 @@ from typing import get_args
 from deploykit.engine.compilers import COMPILERS, Compiler, is_installed
 from deploykit.errors import DeployError
 from deploykit.local_gpu import LocalGpu, local_gpu
-from deploykit.model_file import Precision
-from deploykit.predict.gpus import find_gpu
+from deploykit.predict.gpus import Gpu, find_gpu
 from deploykit.quantize.placement import Placement, Policy
 from deploykit.sessions import has_cuda
+from deploykit.vocabulary import Precision
 
 CPU, LOCAL, PORTABLE = "cpu", "local", "portable"
 AMPERE = 80  # from here on TensorRT builds engines for all that follow, if asked to
@@ -77,11 +77,11 @@ class Target:
         return self.name == "portable" and (sm in PORTABLE_SMS or sm > PORTABLE_SMS[-1])
 
 
-def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
+def target_for(gpu: str | Gpu | None, compiler: Compiler | None = None) -> Target:
     """The target a user means by --gpu and --compiler.
 
     Args:
-        gpu: a GPU's name, `cpu`, `portable`, `local`, or None: the local GPU, else the portable engine.
+        gpu: a GPU or its name, `cpu`, `portable`, `local`, or None: the local GPU, else the portable engine.
         compiler: None for the one that fits; the target's note says why.
 
     Raises:
@@ -89,6 +89,8 @@ def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
     """
     if compiler not in (None, *COMPILERS):
         raise DeployError(f"There is no compiler {compiler}.", fix=f"take one of {', '.join(COMPILERS)}")
+    if isinstance(gpu, Gpu):
+        return _for_model(gpu, gpu.name, compiler)
     on_cpu = gpu is not None and gpu.lower() == CPU
     if on_cpu or (gpu is None and compiler == "onnxruntime"):
         if compiler not in (None, "onnxruntime"):
@@ -109,16 +111,7 @@ def target_for(gpu: str | None, compiler: Compiler | None = None) -> Target:
         )
     if gpu is None or gpu.lower() == LOCAL:
         return _local(required=gpu is not None, compiler=compiler)
-    known, here = find_gpu(gpu), local_gpu()
-    if here is not None and known.sm == here.sm and _words(gpu) <= _words(here.name):
-        return _for_gpu_here(here, compiler)
-    if compiler in ("tensorrt", "onnxruntime"):
-        raise DeployError(
-            f"{COMPILERS[compiler].title} compiles for the GPU of its machine alone, and {known.name} is not "
-            "here.",
-            fix="leave out --compiler, or build on a machine with that GPU",
-        )
-    return _ahead_of_time(known.name, known.sm)
+    return _for_model(find_gpu(gpu), gpu, compiler)
 
 
 def precision_for(target: Target, asked: Precision | None) -> Precision:
@@ -165,6 +158,25 @@ def _local(*, required: bool, compiler: Compiler | None) -> Target:
     )
 
 
+def _for_model(gpu: Gpu, name: str, compiler: Compiler | None) -> Target:
+    """The GPU here, if it is that, by the name it was called; else one that is compiled for ahead of time."""
+    here = local_gpu()
+    if here is not None and gpu.sm == here.sm and _words(name) <= _words(here.name):
+        return _for_gpu_here(here, compiler)
+    if compiler in ("tensorrt", "onnxruntime"):
+        raise DeployError(
+            f"{COMPILERS[compiler].title} compiles for the GPU of its machine alone, and {gpu.name} is not "
+            "here.",
+            fix="leave out --compiler, or build on a machine with that GPU",
+        )
+    if gpu.sm is None:
+        raise DeployError(
+            f"Nobody can compile for {gpu.name}, which has an unknown compute capability.",
+            fix="""add compute_capability = "8.9", or what it is, to its description""",
+        )
+    return _ahead_of_time(gpu.name, gpu.sm)
+
+
 def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
     """TensorRT where it is the documented compiler and installed, or the only one; ONNX Runtime at last."""
     fits_rtx = gpu.sm in AHEAD_OF_TIME_SMS
@@ -196,11 +208,10 @@ def _words(name: str) -> set[str]:
     return set(re.split(r"[\s-]+", name.lower()))
 
 
-def _ahead_of_time(name: str, sm: int | None, *, why: str = "which needs none here") -> Target:
+def _ahead_of_time(name: str, sm: int, *, why: str = "which needs none here") -> Target:
     if sm not in AHEAD_OF_TIME_SMS:
-        capability = "an unknown compute capability" if sm is None else f"SM{sm}"
         raise DeployError(
-            f"TensorRT-RTX can't compile for {name} ({capability}), only for "
+            f"TensorRT-RTX can't compile for {name} (SM{sm}), only for "
             f"{', '.join(f'SM{each}' for each in AHEAD_OF_TIME_SMS)}.",
             fix="take the ONNX model to that GPU and build there with NVIDIA's tensorrt or with --compiler "
             "onnxruntime, or use --gpu cpu",

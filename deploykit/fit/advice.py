@@ -7,10 +7,11 @@ from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.fit.answer import Candidate
 from deploykit.fit.goal import Goal
-from deploykit.model_file import Precision
+from deploykit.fit.memory import estimated_bytes
 from deploykit.predict.cost_model import predict_latency
 from deploykit.predict.gpus import Gpu, known_gpus
 from deploykit.scaling import phi_label
+from deploykit.vocabulary import Precision
 
 _NAMED = 3  # GPUs
 
@@ -40,7 +41,10 @@ def advise(
         return found.latency_ms if optimistic else found.high_ms
 
     def meets(where: Gpu, precision: Precision, batch: int) -> bool:
-        return goal.is_met(latency_ms=latency_ms(where, precision, batch), batch=batch)
+        memory_bytes = estimated_bytes(network, precision=precision, batch=batch)
+        return goal.is_small_enough(memory_bytes) and goal.is_met(
+            latency_ms=latency_ms(where, precision, batch), batch=batch
+        )
 
     batches = [size for size in (1, 8, 32, 128) if size != miss.batch and meets(gpu, miss.precision, size)]
     if batches:

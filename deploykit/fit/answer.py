@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from deploykit.architecture.family import Metric
 from deploykit.fit.goal import Goal
 from deploykit.latency import Latency
-from deploykit.model_file import Precision
 from deploykit.scaling import Axis, Scale
+from deploykit.vocabulary import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +78,9 @@ class Fit:
 
     @property
     def nearest_miss(self) -> Candidate:
-        """Where none fits: the smallest that is accurate enough, or else the most accurate."""
-        accurate = [each for each in self.candidates if "accuracy" not in each.misses]
-        return accurate[0] if accurate else self.candidates[-1]
+        """Where none fits: the smallest that is accurate enough, or else the most accurate that is known."""
+        accurate = (each for each in self.candidates if "accuracy" not in each.misses)
+        return next(accurate, max(self.candidates, key=lambda each: each.accuracy or 0))
 
     @property
     def hoped_for(self) -> Candidate | None:

@@ -32,7 +32,7 @@ class Goal:
             raise DeployError("A target must be above zero and finite.", fix=_EXAMPLE)
         if self.min_accuracy is not None and not 0 < self.min_accuracy < 1:
             raise DeployError(
-                f"An accuracy of {self.min_accuracy:.3g} is not between 0 and 1.",
+                f"An accuracy of {100 * self.min_accuracy:g} % is not between 0 and 100 %.",
                 fix="give --min-accuracy 80%",
             )
 

@@ -1,17 +1,18 @@
 """Which phis and batches are looked at."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from deploykit.errors import DeployError
 
-MIN_PHI_STEP = 0.05  # 141 networks: still answered within a second
+MIN_PHI_STEP = 0.05  # 141 networks and more: still answered within a second
 MAX_BATCH = 65536
 BATCHES = tuple(2**power for power in range(9))
 """Tried where the batch is free: 1 to 256. Beyond, throughput hardly grows and latency doubles."""
 
 
 def phi_grid(step: float, phi_range: tuple[float, float]) -> tuple[float, ...]:
-    """The range in steps, both ends among them.
+    """The range in steps, both ends among them; with steps below 1 the published members, the integers, too.
 
     Raises:
         DeployError: no such step fits in.
@@ -21,8 +22,9 @@ def phi_grid(step: float, phi_range: tuple[float, float]) -> tuple[float, ...]:
         raise DeployError(
             f"A phi step of {step:g} is not between {MIN_PHI_STEP:g} and {high:g}.", fix="give --phi-step 0.5"
         )
-    inner = (round(low + index * step, 6) for index in range(int((high - low) / step + 1e-9) + 1))
-    return tuple(dict.fromkeys((*inner, high)))
+    steps = (round(low + index * step, 6) for index in range(int((high - low) / step + 1e-9) + 1))
+    published = range(math.ceil(low), math.floor(high) + 1) if step < 1 else ()
+    return tuple(sorted({*steps, *map(float, published), high}))
 
 
 def at_the_edge(grid: Sequence[float], looked_at: Sequence[float], fitting: float | None) -> list[float]:

@@ -1,7 +1,8 @@
 """How much memory an engine takes: its weights, and the activations alive at once."""
 
 from deploykit.architecture.graph import INPUT, Activation, Add, ChannelScale, Network
-from deploykit.predict.cost_model import ELEMENT_BYTES, Precision
+from deploykit.predict.cost_model import ELEMENT_BYTES
+from deploykit.vocabulary import Precision
 
 _IN_PLACE = (Activation, Add, ChannelScale)  # computed by the kernel that makes their first input, or over it
 

@@ -29,9 +29,9 @@ def in_the_terminal(fit: Fit) -> str:
         cells = [" "] * _COLUMNS
         start, end = column(each.latency.low_ms), column(each.latency.high_ms)
         cells[start : end + 1] = "─" * (end - start + 1)
-        cells[start], cells[end] = "├", "┤"
         if target_ms is not None:
             cells[column(target_ms)] = "┊"
+        cells[start], cells[end] = "├", "┤"
         cells[column(each.latency.expected_ms)] = "●" if each.fits else "○"
         return f"{phi_label(each.phi):>5} {''.join(cells)}".rstrip()
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from deploykit.architecture.families import DEFAULT_FAMILY, find_family
 from deploykit.architecture.family import Family
@@ -18,9 +18,9 @@ from deploykit.fit.goal import Goal
 from deploykit.fit.grid import BATCHES, MAX_BATCH, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.memory import estimated_bytes
 from deploykit.latency import DEFAULT_FOLDER, Clock, Latency, Measured, Predicted, absent_gpu
-from deploykit.model_file import Precision
 from deploykit.predict.gpus import Gpu
-from deploykit.scaling import Axis, phi_label
+from deploykit.scaling import AXES, Axis, phi_label
+from deploykit.vocabulary import Precision
 
 DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
 
@@ -60,12 +60,12 @@ def fit_phi(
     min_accuracy: float | None = None,
     family: str = DEFAULT_FAMILY,
     axis: Axis | None = None,
-    batch: int | None = 1,
+    batch: int | Literal["auto"] | None = 1,
     precision: Precision | Literal["best"] | None = None,
     phi_step: float = 1.0,
     percentile: float = DEFAULT_PERCENTILE,
     optimistic: bool = False,
-    records: Sequence[str | Path] = (),
+    records: str | Path | Sequence[str | Path] = (),
     folder: str | Path = DEFAULT_FOLDER,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Fit:
@@ -79,18 +79,18 @@ def fit_phi(
         min_accuracy: published accuracy, as a fraction.
         family: see architecture.families; EfficientNet's phis go from 0 to 7.
         axis: scale it alone, to as much work as phi has; default depth, width and side together.
-        batch: images at once; None tries powers of two up to 256.
+        batch: images at once; `auto`, or None, tries powers of two up to 256.
         precision: default FP16, and FP32 on the CPU; `best` compares that with INT8.
         phi_step: distance of the phis looked at, at least 0.05; below 1, between the largest published member
             that fits and the next.
         percentile: of measured and recorded latencies, which decides.
         optimistic: let the middle of predicted intervals decide, not the unfavourable end.
-        records: files or folders of measurements on that GPU, which count more than predictions.
+        records: file or folder of measurements on that GPU, or several, which count more than predictions.
         folder: keeps what is measured here, and is looked into first.
         progress: told what is going on.
 
     Raises:
-        DeployError: unknown GPU, or a target, batch, step or percentile that makes no sense.
+        DeployError: unknown GPU, or a target, batch, precision, axis, step or percentile that makes no sense.
     """
     goal = Goal(
         max_latency_ms=max_latency_ms,
@@ -98,8 +98,7 @@ def fit_phi(
         max_memory_bytes=max_memory_bytes,
         min_accuracy=min_accuracy,
     )
-    if batch is not None and not 1 <= batch <= MAX_BATCH:
-        raise DeployError(f"A batch of {batch} is not between 1 and {MAX_BATCH}.", fix="give --batch 1")
+    _require_known(batch=batch, precision=precision, axis=axis)
     if not 0 < percentile <= 100:
         raise DeployError(f"There is no percentile {percentile:g}.", fix="give --percentile 90 or 99")
     found = find_family(family)
@@ -109,7 +108,8 @@ def fit_phi(
     absent = gpu if isinstance(gpu, Gpu) else absent_gpu(gpu)
     clock: Clock
     if absent is not None:
-        clock = Predicted(absent, percentile=percentile, records=[Path(each) for each in records])
+        paths = [records] if isinstance(records, str | Path) else records
+        clock = Predicted(absent, percentile=percentile, records=map(Path, paths))
     elif records:
         raise DeployError(
             "This machine is measured: records of others say nothing of it.",
@@ -126,7 +126,7 @@ def fit_phi(
                 family=found,
                 axis=axis,
                 goal=goal,
-                batch=batch,
+                batch=None if batch == "auto" else batch,
                 phi_step=phi_step,
                 percentile=percentile,
                 optimistic=optimistic,
@@ -135,12 +135,34 @@ def fit_phi(
         for each in (clock.compared if precision == "best" else (clock.precision_for(precision),))
     ]
     fits.sort(key=_merit)
-    return fits[0] if len(fits) == 1 else replace(fits[-1], rival=fits[0])
+    remarks: list[str] = []
+    if precision == "best" and len(fits) == 1:
+        remarks.append(f"INT8 was not compared: too little is known of the {clock.title} for it.")
+    if records and not any(each.latency.evidence == "recorded" for fit in fits for each in fit.candidates):
+        remarks.append("No record is of a network, precision and batch that was looked at: all is predicted.")
+    best = replace(fits[-1], remarks=(*fits[-1].remarks, *remarks))
+    return best if len(fits) == 1 else replace(best, rival=fits[0])
+
+
+def _require_known(*, batch: object, precision: object, axis: object) -> None:
+    if batch not in (None, "auto") and not (isinstance(batch, int) and 1 <= batch <= MAX_BATCH):
+        raise DeployError(
+            f"A batch of {batch} is no whole number from 1 to {MAX_BATCH}.", fix="give --batch 1, or auto"
+        )
+    if precision not in (None, "best", *get_args(Precision)):
+        raise DeployError(
+            f"There is no precision {precision}.", fix=f"take one of {', '.join(get_args(Precision))}, best"
+        )
+    if axis not in (None, *AXES):
+        raise DeployError(
+            f"There is no axis {axis}.",
+            fix=f"take one of {', '.join(AXES)}, or leave it out for all together",
+        )
 
 
 def _merit(fit: Fit) -> tuple[float, float]:
     if fit.chosen is None:
-        return (float("-inf"), -fit.nearest_miss.latency.expected_ms)
+        return (float("-inf"), fit.nearest_miss.images_per_s)
     return (fit.chosen.phi, fit.chosen.images_per_s)
 
 
@@ -173,7 +195,7 @@ def _fit(question: Question) -> Fit:
         percentile=question.percentile,
         candidates=candidates,
         optimistic=question.optimistic,
-        remarks=(*cut, *_falls(candidates)),
+        remarks=(*cut, *_falls(candidates), *_rough(candidates, question.percentile)),
     )
     if fit.chosen is not None:
         return fit
@@ -213,21 +235,27 @@ def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[floa
 def _candidate(question: Question, phi: float, member: Member) -> Candidate:
     """The network at the batch asked for; where it is free, at the one that suits best.
 
-    With a throughput to reach that is the smallest batch that meets all, else the largest; and where none
-    does, a single image.
+    Of those that hold latency and memory that is the largest; with a throughput to reach the smallest that
+    does, or else the one that comes nearest. Where none holds them, a single image.
     """
     if question.batch is not None:
         return _at(question, phi, member, question.batch)
-    best = first = _at(question, phi, member, BATCHES[0])
-    for batch in BATCHES[1:]:
-        if best.fits and question.goal.min_images_per_s is not None:
+    wants_rate = question.goal.min_images_per_s is not None
+    tried: list[Candidate] = []
+    for batch in BATCHES:
+        tried.append(_at(question, phi, member, batch))
+        if not _holds(tried[-1]) or (wants_rate and "throughput" not in tried[-1].misses):
             break
-        one = _at(question, phi, member, batch)
-        if one.fits:
-            best = one
-        elif not question.goal.is_fast_enough(question.decisive_ms(one.latency)):
-            break
-    return best if best.fits else first
+    holding = [each for each in tried if _holds(each)]
+    if not holding:
+        return tried[0]
+    if not wants_rate:
+        return holding[-1]
+    return max(holding, key=lambda each: each.batch / question.decisive_ms(each.latency))
+
+
+def _holds(candidate: Candidate) -> bool:
+    return not {"latency", "memory"} & set(candidate.misses)
 
 
 def _at(question: Question, phi: float, member: Member, batch: int) -> Candidate:
@@ -261,6 +289,16 @@ def _published(family: Family, phi: float, member: Member) -> float | None:
         scale = family.ladder[int(phi)]
     found = family.accuracy.get(scale)
     return None if found is None else found.value
+
+
+def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...]:
+    rough = [phi_label(each.phi) for each in candidates if each.latency.is_rough]
+    if not rough:
+        return ()
+    return (
+        f"Too few samples to bound p{percentile:g} of phi {', '.join(rough)}: take a lower --percentile, or "
+        "measure longer with deploykit bench.",
+    )
 
 
 def _falls(candidates: Sequence[Candidate]) -> tuple[str, ...]:

@@ -127,11 +127,17 @@ def require_whole(likeness: Likeness) -> None:
     """
     if likeness.match.is_whole:
         return
-    weights = likeness.weights
+    weights, asked = likeness.weights, described(likeness.member)
+    problem = f"{weights.origin} does not fit {asked}: {listed(likeness.match, weights, likeness.network)}"
+    nearest, looks = recognize(likeness.original), looks_like(likeness.original)
+    classes = likeness.network.num_classes
+    if nearest is not None and (described(nearest.member), nearest.network.num_classes) == (asked, classes):
+        raise DeployError(
+            f"{problem}; nothing suits it better than {looks}.",
+            fix="give a checkpoint of that very network: this one is of a variant that no family here has",
+        )
     raise DeployError(
-        f"{weights.origin} does not fit {described(likeness.member)}: "
-        f"{listed(likeness.match, weights, likeness.network)}; "
-        f"it looks like {looks_like(likeness.original)}.",
+        f"{problem}; it looks like {looks}.",
         fix="give the network and the --num-classes it was trained with; `deploykit import-weights FILE "
         "--check` prints what matches",
     )

@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Literal
 
 from deploykit.architecture.graph import ActivationKind, Network
 from deploykit.errors import DeployError
 from deploykit.predict.gpus import Gpu, require_facts
 from deploykit.predict.kernels import Kernel, KernelKind, kernel_counts
 from deploykit.serial import from_json
-
-Precision = Literal["fp32", "fp16", "int8"]
+from deploykit.vocabulary import Precision
 
 CONFIDENCE = 0.9
 ELEMENT_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -55,7 +53,7 @@ class Parameters:
         grouped_fraction: of what other convolutions sustain, in those of a few groups.
         depthwise_fraction: of the FP32 peak that depthwise convolutions sustain in FP16; twice that in INT8.
         bandwidth_fraction: of the peak bandwidth that is sustained.
-        launch_us: from one kernel's end to the next one's work, under a CUDA graph.
+        launch_us: from one kernel's end to the next one's work, as the published figures have it.
         outputs_per_sm: outputs an SM needs at once to be busy; with fewer, the arithmetic waits.
         silu_fraction: of a kernel of its own that a SiLU costs in FP16: some are fused.
         silu_fraction_int8: the same in INT8.
@@ -126,7 +124,7 @@ def _doublings(value: float, limit: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """Latency of one batch, milliseconds: device time under a CUDA graph, no transfers.
+    """Latency of one batch, milliseconds: device time, no transfers.
 
     Attributes:
         latency_ms: the best guess.
@@ -149,7 +147,7 @@ class Rates:
         element_bytes: size of an activation or weight.
         channel_granule: channels are padded to a multiple of it.
         launch_s: cost of a kernel beside its work.
-        busy_outputs: outputs at once that keep every SM busy.
+        busy_outputs: a kernel takes at least the time of so many outputs, which keep every SM busy.
         activation_share: of a kernel's cost that an activation of its own has.
     """
 
@@ -208,13 +206,14 @@ def sustained_rates(gpu: Gpu, precision: Precision, parameters: Parameters) -> R
     """
     lacks_int8 = precision == "int8" and gpu.int8_dp4a_tops is not None
     matrix_fact = "int8_dp4a_tops" if lacks_int8 else MATRIX_PEAK[precision]
-    sms, bandwidth_gb_s, fp32_tflops, matrix_tflops = require_facts(
-        gpu, "sm_count", "memory_bandwidth_gb_s", "fp32_tflops", matrix_fact
+    sms, bandwidth_gb_s, fp32_tflops, matrix_tflops, *_ = require_facts(
+        gpu, "sm_count", "memory_bandwidth_gb_s", "fp32_tflops", matrix_fact, *_clock_facts(gpu)
     )
     stored: Precision = "fp16" if lacks_int8 else precision
     is_int8 = stored == "int8"
     slowdown = parameters.int8_slowdown if is_int8 and (gpu.sm or AMPERE_SM) < AMPERE_SM else 1.0
-    flop_s = clock_fraction(gpu) * 1e12 / slowdown
+    unloaded, loaded = clock_fractions(gpu)
+    flop_s = loaded * 1e12 / slowdown
     on_tensor_cores = "tensor" in matrix_fact
     matrix_fraction = parameters.tensor_fraction if on_tensor_cores else parameters.cuda_fraction
     matrix_flop_s = matrix_tflops * matrix_fraction * flop_s
@@ -227,25 +226,34 @@ def sustained_rates(gpu: Gpu, precision: Precision, parameters: Parameters) -> R
         element_bytes=ELEMENT_BYTES[stored],
         channel_granule=CHANNEL_GRANULE[stored],
         launch_s=parameters.launch_us * 1e-6,
-        busy_outputs=parameters.outputs_per_sm * sms,
+        # SMs that wait draw little power: what fills the GPU up runs at the clock of one hardly busy.
+        busy_outputs=parameters.outputs_per_sm * sms * loaded / unloaded,
         activation_share=parameters.silu_fraction_int8 if is_int8 else parameters.silu_fraction,
     )
 
 
-def clock_fraction(gpu: Gpu) -> float:
-    """Clock under sustained load, as a fraction of boost: as somebody saw it, or as its power allows.
+def _clock_facts(gpu: Gpu) -> tuple[str, ...]:
+    return ("boost_mhz",) if gpu.sustained_mhz is not None else ("boost_mhz", "sm_count", "tdp_w")
+
+
+def clock_fractions(gpu: Gpu) -> tuple[float, float]:
+    """Clocks as fractions of boost: of a GPU that is hardly busy, and under sustained load.
+
+    The first is less than 1 where a power mode caps the clock; the second is what somebody saw, or what the
+    power allows.
 
     Raises:
         DeployError: the GPU's facts don't suffice.
     """
+    boost_mhz, *limit = require_facts(gpu, *_clock_facts(gpu))
+    at_most = 1.0 if gpu.mode_mhz is None else min(1.0, gpu.mode_mhz / boost_mhz)
     if gpu.sustained_mhz is not None:
-        (boost_mhz,) = require_facts(gpu, "boost_mhz")
-        return gpu.sustained_mhz / boost_mhz
-    sms, boost_mhz, tdp_w = require_facts(gpu, "sm_count", "boost_mhz", "tdp_w")
+        return at_most, min(at_most, gpu.sustained_mhz / boost_mhz)
+    sms, tdp_w = limit
     is_ada = gpu.sm is not None and gpu.sm >= ADA_SM
     wanted_w = UNTHROTTLED_W_PER_SM_GHZ_FROM_ADA if is_ada else UNTHROTTLED_W_PER_SM_GHZ
     w_per_sm_ghz = tdp_w / (sms * boost_mhz * 1e-3)
-    return min(1.0, math.pow(w_per_sm_ghz / wanted_w, THROTTLE_EXPONENT))
+    return at_most, min(at_most, math.pow(w_per_sm_ghz / wanted_w, THROTTLE_EXPONENT))
 
 
 def rated_kernels(network: Network, rates: Rates) -> tuple[tuple[Kernel, int], ...]:
@@ -274,10 +282,10 @@ def kernel_s(*, compute_s: float, memory_s: float, launch_s: float) -> float:
     return launch_s + math.sqrt(compute_s * compute_s + memory_s * memory_s)
 
 
-def can_predict(gpu: Gpu) -> bool:
-    """Whether enough is known of the GPU to predict FP16."""
+def can_predict(gpu: Gpu, precision: Precision = "fp16") -> bool:
+    """Whether enough is known of the GPU."""
     try:
-        sustained_rates(gpu, "fp16", calibration().parameters)
+        sustained_rates(gpu, precision, calibration().parameters)
     except DeployError:
         return False
     return True

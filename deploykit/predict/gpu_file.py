@@ -1,5 +1,6 @@
 """GPUs that a user describes in a file, as gpus.toml does."""
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import DeployError
-from deploykit.predict.gpus import Gpu, known_gpus
+from deploykit.predict.gpus import Gpu, key_of, known_gpus
 from deploykit.serial import from_builtins
 
 _TEXTS = ("architecture", "source", "compute_capability")
@@ -18,7 +19,7 @@ _FAR = 10.0  # times beyond all GPUs that are known: likely another unit
 
 
 def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
-    """The GPUs it describes, and a sentence for each fact that looks like one in another unit.
+    """The GPUs it describes, and a sentence for each that hides a known one or has a fact of an odd size.
 
     Raises:
         DeployError: no such file, no TOML, no GPU in it, or a fact that is none.
@@ -34,7 +35,7 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     if not tables:
         raise DeployError(f"{path} describes no GPU.", fix=_FIX)
     gpus = tuple(_gpu(path, name, table) for name, table in tables.items())
-    return gpus, tuple(sentence for gpu in gpus for sentence in _doubts(gpu))
+    return gpus, tuple(sentence for gpu in gpus for sentence in (*_hidden(gpu, path), *_doubts(gpu)))
 
 
 def _gpu(path: Path, name: str, table: Any) -> Gpu:
@@ -46,9 +47,11 @@ def _gpu(path: Path, name: str, table: Any) -> Gpu:
     for fact in _FACTS:
         value = known.get(fact)
         if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not value > 0
+            isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf
         ):
-            raise DeployError(f"{path}: {fact} of {name} is {value!r}, no number above 0.", fix=_FIX)
+            raise DeployError(f"{path}: {fact} of {name} is {value!r}, no finite number above 0.", fix=_FIX)
+        if fact == "sm_count" and value is not None and value % 1:
+            raise DeployError(f"{path}: {fact} of {name} is {value!r}, no whole number.", fix=_FIX)
     try:
         gpu = from_builtins({"name": name, **known}, Gpu)
     except ValueError as error:
@@ -58,6 +61,12 @@ def _gpu(path: Path, name: str, table: Any) -> Gpu:
             f"{path}: compute_capability of {name} is {gpu.compute_capability!r}.", fix='write it as "8.9"'
         )
     return gpu
+
+
+def _hidden(gpu: Gpu, path: Path) -> Iterator[str]:
+    for known in known_gpus():
+        if key_of(gpu.name) in map(key_of, (known.name, *known.aliases)):
+            yield f"{gpu.name} is taken as {path} describes it, not as the {known.name} that is known."
 
 
 def _doubts(gpu: Gpu) -> Iterator[str]:

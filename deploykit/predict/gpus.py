@@ -25,6 +25,7 @@ class Gpu:
         compute_capability: `7.5`.
         sm_count: streaming multiprocessors.
         boost_mhz: boost clock, at which the peaks are.
+        mode_mhz: clock that its power mode allows at most, whatever the load.
         sustained_mhz: clock that the power limit leaves under load, where somebody saw it.
         memory_gb: memory size.
         memory_bandwidth_gb_s: peak memory bandwidth, 1e9 bytes a second.
@@ -43,6 +44,7 @@ class Gpu:
     compute_capability: str | None = None
     sm_count: float | None = None
     boost_mhz: float | None = None
+    mode_mhz: float | None = None
     sustained_mhz: float | None = None
     memory_gb: float | None = None
     memory_bandwidth_gb_s: float | None = None
@@ -90,12 +92,12 @@ def require_facts(gpu: Gpu, *facts: str) -> tuple[float, ...]:
         DeployError: a fact is unknown.
     """
     values = tuple(getattr(gpu, fact) for fact in facts)
-    missing = [fact for fact, value in zip(facts, values, strict=True) if value is None]
+    missing = list(dict.fromkeys(fact for fact, value in zip(facts, values, strict=True) if value is None))
     if missing:
         known = ", ".join(_with_facts(facts, like=gpu))
         raise DeployError(
             f"Too little is known of the {gpu.name} for a prediction: {', '.join(missing)}.",
-            fix=f"measure on it with deploykit bench, or predict for one that is known: {known}",
+            fix=f"give them in a --gpu-file, measure with deploykit bench, or take a known one: {known}",
         )
     return values
 

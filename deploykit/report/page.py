@@ -20,6 +20,7 @@ from deploykit.report.sections import accuracy, axes, batches, distributions, la
 
 DEFAULT_TITLE = "How efficient is EfficientNet here?"
 _EXTRA = "report"
+_SUFFIXES = (".html", ".htm")
 
 
 def write_report(
@@ -49,6 +50,8 @@ def write_report(
         raise DeployError("A page without a title can't be told from others.", fix="give --title a few words")
     require_writable(path, inputs=tuple(map(Path, records)))
     _require_no_other_file(path)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise DeployError(f"{path} is no name for an HTML page.", fix="end it in .html")
     for module in ("plotly", "jinja2"):
         require(module, extra=_EXTRA)
     gathered = gather(records)

@@ -13,7 +13,7 @@ from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target, multiplies_matrices_alone
 from deploykit.engine.work import int8_products
 from deploykit.errors import DeployError
-from deploykit.model_file import Precision, info_of, read_model
+from deploykit.model_file import info_of, read_model
 from deploykit.runtime.bundle_cache import (
     EngineCache,
     engine_name,
@@ -24,6 +24,7 @@ from deploykit.runtime.bundle_choice import Prospect, choose, precision_on, requ
 from deploykit.runtime.bundle_file import MODEL, read_contents, read_file, require_whole
 from deploykit.runtime.bundle_writer import pack
 from deploykit.runtime.preflight import Machine, this_machine
+from deploykit.vocabulary import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -7,9 +7,9 @@ from deploykit.engine.build import require_buildable
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.targets import CPU, Target, precision_for, target_for
 from deploykit.errors import DeployError
-from deploykit.model_file import Precision
 from deploykit.runtime.bundle_file import BundledPlan, Contents
 from deploykit.runtime.preflight import Check, Machine, checks_of
+from deploykit.vocabulary import Precision
 
 _Checked = tuple[tuple[BundledPlan, tuple[Check, ...]], ...]
 

@@ -18,8 +18,9 @@ from deploykit.engine.manifest import Manifest
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.errors import DeployError
 from deploykit.files import write_atomically
-from deploykit.model_file import ModelInfo, Precision
+from deploykit.model_file import ModelInfo
 from deploykit.serial import from_sealed_json, to_sealed_json
+from deploykit.vocabulary import Precision
 
 CONTENTS, MODEL = "bundle.json", "model.onnx"
 MAX_CONTENTS_BYTES = 16 * 2**20

@@ -14,9 +14,10 @@ from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import CPU, target_for
 from deploykit.errors import DeployError
 from deploykit.files import require_writable
-from deploykit.model_file import ModelInfo, Precision, info_of, read_model
+from deploykit.model_file import ModelInfo, info_of, read_model
 from deploykit.runtime.bundle_choice import require_build
 from deploykit.runtime.bundle_file import MODEL, BundledPlan, Contents, begins_as_bundle, write_bundle_file
+from deploykit.vocabulary import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto

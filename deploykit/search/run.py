@@ -12,10 +12,10 @@ from deploykit.architecture.member import Member, choose_member
 from deploykit.files import require_writable
 from deploykit.latency import Clock, Measured, Predicted, absent_gpu
 from deploykit.local_gpu import local_gpu
-from deploykit.model_file import Precision
 from deploykit.scaling import Coefficients
 from deploykit.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE, coefficient_grid, work_factor
 from deploykit.search.score import Scorer
+from deploykit.vocabulary import Precision
 
 DEFAULT_GPU = "T4"
 FARTHEST_OFF = 0.2  # of the budget; time is in proportion to work over no more than that

@@ -7,8 +7,8 @@ from typing import Literal
 from deploykit.architecture.family import Family
 from deploykit.architecture.member import Member, choose_member
 from deploykit.architecture.single_axis import axis_member, single_axis_scale
-from deploykit.model_file import Precision
 from deploykit.scaling import AXES, Axis, Scale, axis_of
+from deploykit.vocabulary import Precision
 
 Kind = Literal["single-stream", "offline", "layers"]
 

@@ -20,9 +20,9 @@ from deploykit.extras import require
 from deploykit.files import require_writable
 from deploykit.local_gpu import local_gpu
 from deploykit.measure import built, onnx_sha256
-from deploykit.model_file import Precision
 from deploykit.scaling import AXES, Axis
 from deploykit.study.plan import CALLS, Step, plan_study
+from deploykit.vocabulary import Precision
 
 CPU_BATCHES, GPU_BATCHES = (1, 2, 4, 8), (1, 8, 32, 128)
 SECONDS = 3.0  # of each measurement, at least

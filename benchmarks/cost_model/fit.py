@@ -1,0 +1,190 @@
+"""The most plausible parameters of the cost model, given published latencies.
+
+Least squares on log(predicted / published), with a weak log-normal prior a parameter: where a left-out GPU
+leaves a parameter undetermined, the prior keeps it physical.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.published import Row, network_of
+from deploykit.predict.cost_model import CHANNEL_GRANULE, UNFUSED, Parameters, Rates, sustained_rates
+from deploykit.predict.gpus import find_gpu
+from deploykit.predict.kernels import KERNEL_KINDS, kernel_counts
+from deploykit.vocabulary import Precision
+
+CONVERGED_LOG_STEP = 1e-7  # far below the four digits kept
+ERROR_SCALE = (
+    0.2  # of a prediction's log; weighs the data, of which a network's batches are much alike, against
+)
+#                    the priors
+PRIOR_CENTRE = Parameters(
+    tensor_fraction=0.6,
+    cuda_fraction=0.6,
+    grouped_fraction=0.1,
+    depthwise_fraction=0.15,
+    bandwidth_fraction=0.75,
+    launch_us=3.5,
+    outputs_per_sm=1500.0,
+    silu_fraction=0.8,
+    silu_fraction_int8=0.3,
+    int8_slowdown=1.3,
+)
+PRIOR_LOG_SPREAD = Parameters(
+    tensor_fraction=0.3,
+    cuda_fraction=0.3,
+    grouped_fraction=0.7,
+    depthwise_fraction=0.5,
+    bandwidth_fraction=0.15,
+    launch_us=0.2,
+    outputs_per_sm=0.25,
+    silu_fraction=0.3,
+    silu_fraction_int8=0.3,
+    int8_slowdown=0.3,
+)
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """All kernels of some rows, one after another, as arrays: what the model's formula takes at once.
+
+    starts: where each row's begin. rates: which of `targets` each runs at. kind: index into KERNEL_KINDS.
+    """
+
+    targets: tuple[tuple[str, Precision], ...]
+    starts: NDArray[np.intp]
+    rates: NDArray[np.intp]
+    kind: NDArray[np.intp]
+    count: Vector
+    macs: Vector
+    batch: Vector
+    moved: Vector
+    written: Vector
+
+    def latencies_ms(self, parameters: Parameters) -> Vector:
+        """What the model says where the rows have what was published; cost_model.batch_ms, of arrays."""
+        at = [sustained_rates(find_gpu(gpu), precision, parameters) for gpu, precision in self.targets]
+
+        def each(fact: Callable[[Rates], float]) -> Vector:
+            return np.array([fact(rates) for rates in at])[self.rates]
+
+        flop_s = np.array([[rates.flop_s(kind) for kind in KERNEL_KINDS] for rates in at])
+        share = np.array([[rates.share(kind) for kind in KERNEL_KINDS] for rates in at])
+        images = self.batch + each(lambda rates: rates.busy_outputs) / self.written
+        compute_s = 2 * self.macs * images / flop_s[self.rates, self.kind]
+        memory_s = self.moved * each(lambda rates: rates.element_bytes / rates.bytes_s)
+        kernels_s = each(lambda rates: rates.launch_s) + np.hypot(compute_s, memory_s)
+        return np.add.reduceat(self.count * share[self.rates, self.kind] * kernels_s, self.starts) * 1e3
+
+
+@cache
+def work_of(rows: tuple[Row, ...]) -> Work:
+    """The kernels that the rows' networks run as."""
+    targets = tuple(dict.fromkeys((row.gpu, row.precision) for row in rows))
+    tables = [_kernels_of(row) for row in rows]
+    sizes = [len(table) for table in tables]
+    kind, count, macs, moved, weights, written = np.concatenate(tables).T
+    batch = np.repeat([float(row.batch) for row in rows], sizes)
+    return Work(
+        targets=targets,
+        starts=np.cumsum([0, *sizes[:-1]]),
+        rates=np.repeat([targets.index((row.gpu, row.precision)) for row in rows], sizes),
+        kind=kind.astype(int),
+        count=count,
+        macs=macs,
+        batch=batch,
+        moved=moved * batch + weights,
+        written=written,
+    )
+
+
+@cache
+def _kernels_of(row: Row) -> Vector:
+    """Kind, count, multiply-accumulates, elements moved an image, weights and outputs of each kernel."""
+    granule = CHANNEL_GRANULE[_stored(row)]
+    found = kernel_counts(
+        network_of(row.family, row.network, row.side_px), unfused=UNFUSED, channel_granule=granule
+    )
+    return np.array(
+        [
+            (
+                KERNEL_KINDS.index(kernel.kind),
+                count,
+                kernel.macs,
+                kernel.read_elements + kernel.written_elements,
+                kernel.weight_elements,
+                kernel.written_elements,
+            )
+            for kernel, count in found
+        ],
+        float,
+    )
+
+
+def _stored(row: Row) -> Precision:
+    """What its activations are stored as: a GPU without INT8 tensor cores keeps FP16."""
+    return "fp16" if find_gpu(row.gpu).int8_dp4a_tops is not None else row.precision
+
+
+def log_ratios(rows: Iterable[Row], parameters: Parameters) -> Vector:
+    """log(published / predicted): positive where the prediction is too fast."""
+    rows = tuple(rows)
+    published_ms = np.array([row.latency_ms for row in rows])
+    return np.log(published_ms / work_of(rows).latencies_ms(parameters))
+
+
+def fit(rows: Sequence[Row], *, steps: int = 40) -> Parameters:
+    """The most plausible parameters: Levenberg-Marquardt on their logarithms.
+
+    A prediction slower than what PyTorch was published with is wrong by that much; a faster one is not.
+    """
+    centre, spread = np.log(_vector(PRIOR_CENTRE)), _vector(PRIOR_LOG_SPREAD)
+    is_bound = np.array([row.runtime == "pytorch" for row in rows])
+
+    def residuals(x: Vector) -> Vector:
+        ratios = log_ratios(rows, _parameters(x))
+        errors = np.where(is_bound, np.minimum(ratios, 0.0), ratios)
+        return np.concatenate([errors / ERROR_SCALE, (x - centre) / spread])
+
+    return _parameters(_least_squares(residuals, centre, steps))
+
+
+def _least_squares(residuals: Callable[[Vector], Vector], x: Vector, steps: int) -> Vector:
+    damping, now = 1e-2, residuals(x)
+    for _ in range(steps):
+        jacobian = _jacobian(residuals, x, now)
+        normal = jacobian.T @ jacobian
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -jacobian.T @ now)
+        then = residuals(x + step)
+        if then @ then < now @ now:
+            x, now, damping = x + step, then, damping / 5
+        else:
+            damping *= 5
+        if np.max(np.abs(step)) < CONVERGED_LOG_STEP:
+            break
+    return x
+
+
+def _jacobian(residuals: Callable[[Vector], Vector], x: Vector, now: Vector, width: float = 1e-5) -> Vector:
+    columns = [(residuals(x + width * unit) - now) / width for unit in np.eye(len(x))]
+    return np.stack(columns, axis=1)
+
+
+def _vector(parameters: Parameters) -> Vector:
+    return np.array([getattr(parameters, field.name) for field in fields(parameters)])
+
+
+def _parameters(logs: Vector) -> Parameters:
+    names = (field.name for field in fields(Parameters))
+    return Parameters(**dict(zip(names, np.exp(logs).tolist(), strict=True)))
+
+
+def rounded(parameters: Parameters) -> Parameters:
+    """To four digits: more than the data know, few enough to come out the same everywhere."""
+    return Parameters(**{name: float(f"{value:.4g}") for name, value in asdict(parameters).items()})

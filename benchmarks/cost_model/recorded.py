@@ -1,0 +1,53 @@
+"""Latencies that deploykit itself measured on GPUs, from the records that are kept."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cost_model.published import Row
+from deploykit.architecture.families import FAMILIES
+from deploykit.bench.record import Measured, Record
+from deploykit.bench.record_file import read_folder
+from deploykit.errors import DeployError
+from deploykit.predict.gpus import find_gpu
+
+
+def read_recorded(folder: Path) -> tuple[Row, ...]:
+    """What can stand beside published figures: device time of a published network in FP16, its median.
+
+    INT8 is left out: published engines are INT8 throughout, deploykit's keep depthwise convolutions in FP16.
+    """
+    folders = sorted({path.parent for path in folder.rglob("*.json")})
+    records = [record for each in folders for record in read_folder(each).records.values()]
+    return tuple(row for record in records if isinstance(record, Record) for row in _rows(record))
+
+
+def _rows(record: Record) -> Iterator[Row]:
+    """One, or none."""
+    method, engine = record.method, record.engine
+    member = _member(engine)
+    if (method.scenario, method.scope, engine.precision) != ("single-stream", "device", "fp16"):
+        return
+    if record.machine.kind != "gpu" or member is None:
+        return
+    try:
+        gpu = find_gpu(record.machine.name).name
+    except DeployError:  # of which too little is known
+        return
+    yield Row(
+        runtime="tensorrt",
+        gpu=gpu,
+        family=engine.family,
+        network=member,
+        side_px=engine.side_px,
+        precision="fp16",
+        batch=method.batch,
+        latency_ms=record.percentile_ms(50).value,
+    )
+
+
+def _member(engine: Measured) -> str | None:
+    """By depth and width: the side is the row's own."""
+    family = FAMILIES.get(engine.family)
+    members = {} if family is None else family.members
+    asked = (engine.depth, engine.width)
+    return next((name for name, each in members.items() if (each.depth, each.width) == asked), None)
