@@ -24,7 +24,7 @@ NETWORKS = [
     ("mobilenet-v2", {"named": "1.40"}),
     ("mobilenet-v2-d", {"named": "110d"}),
     ("resnet18", {"named": "18"}),
-    ("resnet18", {"depth": 2.0, "width": 1.5}),
+    ("resnet18", {"depth": 1.5, "width": 1.25}),
     ("resnet50", {"named": "50"}),
 ]
 
