@@ -9,7 +9,7 @@ and server share the machine's cores, which a real deployment does not do: the r
 First one image after another: what a request costs. Then MLPerf's server scenario, images at random: the
 highest rate whose 99th percentile holds; what waits is sent at once, as requests of one image each, for
 Triton to put together or to run one by one. In turn, so that what the machine does meanwhile concerns all;
-medians of the rounds.
+medians of the rounds. Last what a bound on Triton's queue does to requests that never queue.
 """
 
 import json
@@ -42,6 +42,8 @@ ROUNDS, SECONDS = 6, 1.0
 SERVER_ROUNDS, SERVER_SECONDS = 2, 1.0
 SIDES_PX = (64, 224)
 BATCH, MAX_LATENCY_MS = 8, 100.0
+QUEUE, QUEUE_ROUNDS, QUEUE_REQUESTS = 64, 4, 400
+STALLED_MS = 300.0  # far above what any takes, and below the half second that some wait
 
 Call = Callable[[int], object]
 
@@ -55,10 +57,13 @@ def main() -> None:
             for batching, model in ((True, f"batched-{side_px}"), (False, f"alone-{side_px}")):
                 options = Options(name=model, backend="python", batching=batching, images=False)
                 write_repository(folder / "models", [path], options)
+        bounded = Options(name="bounded", backend="python", max_queue=QUEUE, images=False)
+        write_repository(folder / "models", [engines[SIDES_PX[0]]], bounded)
         with _served(folder / "models", python) as found:
             _print_single_stream(engines, found)
             bound_ms = float(sys.argv[2]) if len(sys.argv) > 2 else MAX_LATENCY_MS
             _print_server(engines[SIDES_PX[0]], SIDES_PX[0], found, bound_ms)
+            _print_stalls(SIDES_PX[0], found)
 
 
 def _engine(side_px: int, folder: Path) -> Path:
@@ -154,6 +159,24 @@ def _print_server(path: Path, side_px: int, found: dict[str, str], bound_ms: flo
         rate, p99 = statistics.median(rates[way]), statistics.median(p99s[way])
         share = f"{_ratio(rates[way], rates[beside]):.2f}" if beside else ""
         print(f"| {way} | {rate:.0f} requests/s | {p99:.1f} ms | {share} |", flush=True)
+
+
+def _print_stalls(side_px: int, found: dict[str, str]) -> None:
+    ways = {
+        "no bound": _asking("grpc", found, f"batched-{side_px}", _images(side_px)),
+        f"--max-queue {QUEUE}": _asking("grpc", found, "bounded", _images(side_px)),
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for at in range(QUEUE_ROUNDS):
+        for way in list(ways) if at % 2 else list(reversed(ways)):
+            samples = single_stream(ways[way], batch=1, seconds=0, samples=QUEUE_REQUESTS // QUEUE_ROUNDS)
+            taken[way] += samples.latency_ms
+    print()
+    print(f"| phi 0, {side_px} px, batching, one after another | over {STALLED_MS:g} ms | longest |")
+    print("|---|---|---|")
+    for way, latency_ms in taken.items():
+        stalled = sum(each > STALLED_MS for each in latency_ms)
+        print(f"| {way} | {stalled} of {len(latency_ms)} | {max(latency_ms):.0f} ms |", flush=True)
 
 
 def _holding(call: Call, bound_ms: float, *, seed: int) -> tuple[float, float]:

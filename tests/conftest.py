@@ -41,6 +41,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def tiny(workplace: Path) -> str:
+    """A family whose members take milliseconds, and differ well in that."""
+    text = (Path(__file__).parents[1] / "docs" / "families.md").read_text("utf-8")
+    Path("tiny.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    return "tiny.py"
+
+
 @pytest.fixture(scope="session")
 def cuda_stub(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What cuda_stub.loaded needs."""

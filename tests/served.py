@@ -1,6 +1,7 @@
 """A Triton to serve with, engines small enough for it, and images that each have an answer of their own."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 from small_models import colour_blocks
 from solid_colours import SIDE_PX
 
+from deploykit.engine.manifest import read_manifest, write_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
+from deploykit.files import sha256_of
 from deploykit.pipeline import build_engine
 from deploykit.serving.triton.find import Triton, find_triton
 from deploykit.serving.triton.server import Ports, ServerOptions
@@ -38,11 +41,22 @@ def triton() -> Triton:
         pytest.skip(f"needs Triton: {error}; make test sets one up")
 
 
-def colours(folder: Path, *, max_batch: int = 32) -> Path:
+def colours(folder: Path, *, max_batch: int = 32, labels: tuple[str, ...] | None = None) -> Path:
     """An engine whose logits are an image's mean red, green and blue."""
     model = colour_blocks(folder / "colours.onnx")
     batch = BatchRange(min=1, opt=8, max=max_batch)
-    return build_engine(onnx=model, gpu="cpu", batches=[batch], output=folder / "colours.cpu.onnx").path
+    path = build_engine(onnx=model, gpu="cpu", batches=[batch], output=folder / "colours.cpu.onnx").path
+    if labels is not None:
+        manifest = read_manifest(path)
+        named = replace(manifest, model=replace(manifest.model, labels=labels))
+        write_engine(path, path.read_bytes(), named)
+    return path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hashes by name, of all files below it."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    return {str(each.relative_to(folder)): sha256_of(each) for each in files}
 
 
 def flat_images(count: int, *, seed: int = 0) -> np.ndarray:

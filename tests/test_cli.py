@@ -17,15 +17,9 @@ from PIL import Image
 
 from deploykit import __version__
 from deploykit.cli.main import COMMANDS
-from deploykit.cli.units import duration_ms, images_per_s, size_bytes
-from deploykit.errors import DeployError
 from deploykit.runtime import Engine
 
 ROOT = Path(__file__).parents[1]
-
-
-def nothing_written(folder: Path) -> bool:
-    return not any(path for path in folder.rglob("*") if path.name not in ("images", "broken.jpg"))
 
 
 def test_the_three_commands_of_the_contract_work_in_this_order(run, tmp_path):
@@ -134,36 +128,6 @@ def test_an_engine_for_other_sizes_is_not_replaced_without_a_word(run):
     assert "which takes float32 (n, 3, 64, 64), n of 1 to 64; -o" in run(*build, "--batch", "1,2,4").err
 
 
-@pytest.mark.parametrize(
-    ("options", "about"),
-    [
-        (["--batch", "1,8,64", "--profiles", "1;8"], "--batch and --profiles contradict"),
-        (["--profiles", "1;x"], "no batch range"),
-        (["--side", "380,224,300"], "not MIN,OPT,MAX"),
-        (["--side", "big"], "no range of sides"),
-        (["--optimization-level", "9"], "no optimization level 9"),
-        (["--workspace", "0"], "workspace of 0 MiB"),
-        (["--strip"], "TensorRT-RTX engines can't be built with --strip"),
-        (["--compiler", "onnxruntime", "--gpu", "T4"], "T4 is not here"),
-        (["--compiler", "tensorrt", "--gpu", "A100"], "for the GPU of its machine alone"),
-    ],
-)
-def test_what_cannot_be_built_is_refused_before_anything_is_written(run, tmp_path, options, about):
-    run("export", "--phi", "0", "--side", "64")
-    refused = run("build-engine", *options)
-    assert (refused.status, refused.out) == (2, "")
-    assert about in refused.err
-    assert [path.name for path in (tmp_path / "engines" / "efficientnet-phi0").iterdir()] == ["model.onnx"]
-
-
-def test_inspect_refuses_what_is_no_engine(run, tmp_path):
-    (tmp_path / "photo.png").write_bytes(b"no engine")
-    for name, about in {"photo.png": "has no manifest", "none.engine": "There is no engine"}.items():
-        refused = run("inspect", name)
-        assert (refused.status, refused.out) == (2, "")
-        assert about in refused.err
-
-
 def test_calibrate_writes_ranges_that_the_int8_build_finds(run, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -253,104 +217,6 @@ def test_progress_is_drawn_on_a_terminal(random_b0, tmp_path):
     assert "largest phi" in on_a_terminal("fit", "--gpu", "T4", "--max-latency", "10ms", folder=tmp_path)
 
 
-BAD_INPUT = {
-    "phi out of range": (("export", "--phi", "8"), "between 0 and 7"),
-    "phi that is no number": (("export", "--phi", "three"), "'three' is not a valid float"),
-    "phi that is not a number": (("export", "--phi", "nan"), "between 0 and 7"),
-    "a latency without a unit": (("fit", "--gpu", "T4", "--max-latency", "10"), "10 what?"),
-    "an unknown GPU": (("fit", "--gpu", "T5", "--max-latency", "10ms"), "No GPU named 'T5'"),
-    "an unknown command": (("expart",), "No such command"),
-    "no target": (("fit", "--gpu", "T4"), "no target"),
-    "a batch range that falls": (("build-engine", "--batch", "8,4,1"), "rising order"),
-    "nothing exported": (("build-engine",), "no exported model"),
-    "a missing image folder": (("calibrate", "--data", "nowhere"), "no exported model"),
-    "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model file no.onnx"),
-    "batches that are no numbers": (("bench", "x.engine", "--batch", "1,b"), "is not what --batch takes"),
-    "a record that is not there": (("compare", "a.json", "b.json"), "no record a.json"),
-    "a missing engine": (("bench", "no.engine"), "no engine no.engine"),
-    "a folder as an engine": (("bench", "."), "no engine ."),
-    "contradicting precisions": (("build-engine", "--fp16", "--int8"), "contradict each other"),
-    "images without INT8": (("build-engine", "--data", "generated"), "for INT8 alone"),
-    "images to evaluate on without INT8": (
-        ("build-engine", "--eval", "x", "--max-drop", "1"),
-        "for INT8 alone",
-    ),
-    "nothing exported to quantize": (("quantize", "--data", "generated"), "no exported model"),
-    "a missing model to quantize": (("quantize", "--onnx", "no.onnx"), "no model file no.onnx"),
-    "two ways to name a model to quantize": (
-        ("quantize", "--phi", "0", "--onnx", "m.onnx"),
-        "both name a model",
-    ),
-    "a missing model to look into": (
-        ("sensitivity", "no.onnx", "--data", "generated"),
-        "no model file no.onnx",
-    ),
-    "ranges to merge that are missing": (
-        ("calibrate", "--merge", "a.json", "-o", "b.json"),
-        "no ranges file a.json",
-    ),
-    "two ways to name a model": (("build-engine", "--phi", "0", "--onnx", "m.onnx"), "both name a model"),
-    "a missing checkpoint": (("export", "--phi", "0", "--weights", "no.pth"), "no weights file no.pth"),
-    "an unwritable place": (("export", "--phi", "0", "-o", "/proc/nowhere/x"), "written"),
-    "an export that is named as no model is": (
-        ("export", "--phi", "0", "-o", "a/notes.txt"),
-        "no name for an ONNX model",
-    ),
-    "a page that is named as no page is": (("report", "x", "-o", "x.pdf"), "no name for an HTML page"),
-    "FP16 on the CPU": (("build-engine", "--gpu", "cpu", "--fp16"), "no FP16 arithmetic"),
-    "a GPU no compiler here builds for": (("build-engine", "--gpu", "H100"), "can't compile for H100"),
-}
-
-
-def test_a_model_given_without_its_option_is_told_of_it(run):
-    assert "name a model's file with --onnx" in run("build-engine", "model.onnx").err
-    assert "--onnx" not in run("compare", "a", "b", "c").err
-
-
-@pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, tmp_path, case):
-    arguments, about = BAD_INPUT[case]
-    shown = run(*arguments)
-    assert shown.status == 2
-    problem, fix = shown.err.splitlines()
-    assert problem.startswith("error: ")
-    assert about in problem
-    assert fix.startswith("  fix: ")
-    assert shown.out == ""
-    assert nothing_written(tmp_path)
-
-
-def test_a_truncated_model_is_refused(run, random_b0, tmp_path):
-    cut = tmp_path / "cut.onnx"
-    cut.write_bytes(random_b0.path.read_bytes()[:-100_000])
-    shown = run("build-engine", "--onnx", str(cut))
-    assert shown.status == 2
-    assert "not an ONNX model, or was cut short" in shown.err
-
-
-def test_a_broken_image_is_named(run, random_b0, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "broken.jpg").write_text("no image")
-    shown = run("calibrate", "--onnx", str(random_b0.path), "--data", str(folder))
-    assert shown.status == 2
-    assert "broken.jpg is not a readable image" in shown.err
-    assert nothing_written(tmp_path)
-
-
-def test_an_empty_image_folder_is_refused(run, random_b0, tmp_path):
-    (tmp_path / "images").mkdir()
-    shown = run("calibrate", "--onnx", str(random_b0.path), "--data", "images")
-    assert (shown.status, "holds no images" in shown.err) == (2, True)
-
-
-def test_int8_of_trained_weights_asks_for_images(run, trained):
-    shown = run("build-engine", "--int8", "--onnx", str(trained.path), "-o", "x.engine")
-    assert shown.status == 2
-    assert "INT8 needs calibration images" in shown.err
-    assert "--data DIR" in shown.err
-
-
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_leaves_nothing(random_b0, tmp_path, kind):
     process = subprocess.Popen(
@@ -376,41 +242,6 @@ def test_an_interrupted_build_leaves_nothing(random_b0, tmp_path, kind):
     assert process.returncode == 130, rest
     assert "Traceback" not in rest
     assert not any(tmp_path.rglob("*"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("10ms", 10), ("10 ms", 10), ("500us", 0.5), ("0.5s", 500), ("1e1MS", 10), (" 2.5ms ", 2.5)],
-)
-def test_latencies_are_read_with_their_units(text, expected):
-    assert duration_ms(text) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("text", ["10", "ms", "", "-5ms", "1.2.3ms", "10m", "ten ms", "10ms!"])
-def test_latencies_that_are_none_are_refused(text):
-    with pytest.raises(DeployError):
-        duration_ms(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("500", 500), ("500/s", 500), ("500 images/s", 500), ("1e3", 1000)]
-)
-def test_throughputs_are_images_a_second(text, expected):
-    assert images_per_s(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("4GB", 4e9), ("512 MiB", 2**29), ("1kb", 1e3), ("100TB", 1e14), ("2tib", 2**41), ("0.5KiB", 512)],
-)
-def test_sizes_are_read_with_their_units(text, expected):
-    assert size_bytes(text, option="--max-memory", example="4GB") == expected
-
-
-@pytest.mark.parametrize("text", ["4", "GB", "", "0GB", "-1GB", "1e999GB", "1PB", "4i"])
-def test_sizes_that_are_none_are_refused(text):
-    with pytest.raises(DeployError, match="is not a size"):
-        size_bytes(text, option="--max-memory", example="4GB")
 
 
 def test_the_python_calls_do_what_the_commands_do(tmp_path, monkeypatch):

@@ -1,26 +1,18 @@
 """The largest phi for a target: decided, predicted, measured."""
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from records import MACHINE, engine, latency
 
-from deploykit import latency as clocks
 from deploykit.architecture.builder import NetworkBuilder
 from deploykit.architecture.families import find_family
-from deploykit.architecture.member import choose_member
-from deploykit.bench.record import Record
-from deploykit.bench.record_file import read_folder, write_record
 from deploykit.errors import DeployError
 from deploykit.fit.goal import Goal
 from deploykit.fit.grid import BATCHES, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.memory import estimated_bytes
 from deploykit.fit.run import fit_phi
-from deploykit.measure import longer
 from deploykit.scaling import axis_of
 
 GPUS = ("T4", "A100", "V100", "RTX 4090")
@@ -182,14 +174,6 @@ def test_a_local_gpu_that_is_not_there_is_refused(workplace):
         fit_phi("local", max_latency_ms=10)
 
 
-@pytest.fixture
-def tiny(workplace):
-    """A family whose members take milliseconds, and differ well in that."""
-    text = (Path(__file__).parents[1] / "docs" / "families.md").read_text("utf-8")
-    Path("tiny.py").write_text(text.partition("```python\n")[2].partition("```")[0])
-    return "tiny.py"
-
-
 # ---------------------------------------------------------------- more targets
 
 
@@ -345,90 +329,3 @@ def test_where_nothing_fits_it_says_what_would():
     for gpu in named:
         assert fit_phi(gpu, max_latency_ms=3, batch=8).chosen.phi >= 0
     assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to fit.",)
-
-
-# ---------------------------------------------------------------- recorded and measured
-
-
-def recorded(on: str) -> Record:
-    """B4 at 7 ms, on a GPU of that name."""
-    machine = replace(MACHINE, kind="gpu", name=on)
-    return latency(engine(phi=4, precision="fp16"), 7.0, machine=machine)
-
-
-def test_a_record_counts_more_than_a_prediction(tmp_path):
-    write_record(recorded("NVIDIA T4"), tmp_path)
-    fit = fit_phi("T4", max_latency_ms=10, records=[tmp_path])
-    fourth = fit.candidates[4]
-    assert fourth.latency.evidence == "recorded"
-    assert fourth.latency.high_ms == recorded("NVIDIA T4").percentile_ms(90).value
-    assert {each.latency.evidence for each in fit.candidates if each.phi != 4} == {"predicted"}
-    assert fit.remarks == ()
-    assert fit_phi("T4", max_latency_ms=10, records=str(tmp_path)) == fit
-
-
-def test_a_percentile_that_the_samples_do_not_bound_is_said_to_be_rough(tmp_path):
-    write_record(recorded("NVIDIA T4"), tmp_path)
-    (remark,) = fit_phi("T4", max_latency_ms=10, records=[tmp_path], percentile=99.99).remarks
-    assert remark.startswith("Too few samples to bound p99.99 of phi 4:")
-
-
-def test_a_record_of_another_machine_is_refused(tmp_path):
-    path = write_record(recorded("NVIDIA A100-SXM4-40GB"), tmp_path)
-    with pytest.raises(DeployError, match="was measured on NVIDIA A100-SXM4-40GB, which is no T4"):
-        fit_phi("T4", max_latency_ms=10, records=[path])
-    alone = fit_phi("T4", max_latency_ms=10, records=[tmp_path])  # of a folder, those of that GPU
-    assert {each.latency.evidence for each in alone.candidates} == {"predicted"}
-    with pytest.raises(DeployError, match="records of others say nothing"):
-        fit_phi("cpu", max_latency_ms=10, records=[path])
-
-
-def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
-    monkeypatch.setattr(clocks, "SECONDS", 0.1)
-    family = find_family(tiny)
-    clock = clocks.Measured("cpu", percentile=50, folder=Path("all"))
-    everything = {
-        phi: clock.latency(choose_member(family, phi=phi), precision="fp32", batch=1).expected_ms
-        for phi in phi_grid(1.75, family.phi_range)  # each does three times the work of the one before
-    }
-    for path in Path("all").glob("*.json"):  # the same evidence for both, so that noise decides nothing
-        Path("records").mkdir(exist_ok=True)
-        (Path("records") / path.name).write_bytes(path.read_bytes())
-    for target_ms in (min(everything.values()) / 2, *(value * 1.001 for value in everything.values())):
-        fit = fit_phi("cpu", max_latency_ms=target_ms, family=tiny, percentile=50, phi_step=1.75)
-        fitting = [phi for phi, found in everything.items() if found <= target_ms]
-        assert (fit.chosen.phi if fit.chosen else None) == max(fitting, default=None)
-        assert len(fit.candidates) <= math.log2(len(everything)) + 2
-
-
-def test_measuring_takes_as_long_as_the_percentile_does(tiny, monkeypatch):
-    monkeypatch.setattr(clocks, "SECONDS", 0.01)
-    clock = clocks.Measured("cpu", percentile=99, folder=Path("records"))
-    clock.latency(choose_member(tiny, phi=0), precision="fp32", batch=1)
-    (record,) = read_folder(Path("records")).records.values()
-    assert len(record.latency_ms) >= 1000  # for ten of them to lie beyond
-
-
-@pytest.mark.parametrize(
-    ("took_s", "count", "percentile", "left_s", "seconds"),
-    [
-        (2, 200, 99, 18, 11),  # 1,000 at 10 ms, and a tenth more
-        (2, 400, 90, 18, 4),  # there are a hundred, but alike: twice as many
-        (8, 100, 90, 12, 12),
-        (8, 100, 90, 11, None),
-        (2, 100, 99, 18, None),  # 20 s at least
-        (2, 10_000, 100, 18, None),  # no samples bound the largest
-    ],
-)
-def test_a_run_too_short_for_its_percentile_is_made_longer_within_reason(
-    took_s, count, percentile, left_s, seconds
-):
-    assert longer(took_s, count, percentile, left_s=left_s) == (seconds and pytest.approx(seconds))
-
-
-def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
-    monkeypatch.setattr(clocks, "SECONDS", 0.1)
-    first = fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5)
-    assert len(list(Path("records").glob("*.json"))) == len(first.candidates) == 2
-    assert fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5) == first
-    assert len(list(Path("records").glob("*.json"))) == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import wait_for
 
 from deploykit.errors import DeployError
 from deploykit.images import Images, open_images
@@ -240,10 +241,7 @@ def test_threads_end_when_the_one_who_took_the_batches_fails():
 
     with pytest.raises(RuntimeError):
         take()
-    deadline = time.monotonic() + 10
-    while image_threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert image_threads() == []
+    wait_for(lambda: not image_threads())
 
 
 def test_ctrl_c_ends_a_long_run_at_once(tmp_path):

@@ -14,6 +14,7 @@ from deploykit.engine.shapes import BatchRange
 from deploykit.errors import DeployError
 from deploykit.files import sha256_of
 from deploykit.pipeline import build_engine
+from deploykit.runtime import Engine
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,21 @@ def test_without_threads_all_cores_are_used_and_recorded(engine):
     assert record.method.threads == record.machine.cores == len(os.sched_getaffinity(0))
 
 
-def test_a_larger_batch_takes_longer(engine):
-    one, four = (benchmark(engine, batch=batch, seconds=0.2, threads=1) for batch in (1, 4))
-    assert four.percentile_ms(50).value > 1.3 * one.percentile_ms(50).value
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_each_call_that_is_timed_takes_and_answers_a_whole_batch(engine, batch, scenario, monkeypatch):
+    sizes: list[tuple[int, int]] = []
+    call = Engine.__call__
+
+    def watched(loaded: Engine, images: np.ndarray) -> np.ndarray:
+        answers = call(loaded, images)
+        sizes.append((len(images), len(answers)))
+        return answers
+
+    monkeypatch.setattr(Engine, "__call__", watched)
+    record = benchmark(engine, scenario=scenario, batch=batch, seconds=0.01, samples=20, threads=1)
+    assert set(sizes) == {(batch, batch)}
+    assert len(sizes) >= len(record.latency_ms) + len(record.warm_up_ms)
 
 
 def test_throughput_is_images_over_the_time_they_took(measured):

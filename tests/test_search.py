@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from deploykit.errors import DeployError
 from deploykit.scaling import Coefficients
@@ -180,10 +180,8 @@ def test_ctrl_c_ends_the_commands_too_and_keeps_their_scores(family):
          "--score-command", score_command(), "--jobs", "2"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while len(started := [int(path.name[3:]) for path in Path().glob("at-*")]) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: len(list(Path().glob("at-*"))) == 2)
+    started = [int(path.name[3:]) for path in Path().glob("at-*")]
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=30)
     assert search.returncode == 130

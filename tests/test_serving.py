@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from hostile_requests import fuzzed, infer_body, nonsense
 from PIL import Image
 from served import ROOT, colours, flat_images, options, photo, triton
 from tritonclient.utils import InferenceServerException
@@ -150,27 +151,22 @@ def post(served: Served, path: str, body: bytes, **headers: str) -> tuple[int, d
     return answer.status, json.loads(text)
 
 
-def body(name: str = "input", kind: str = "FP32", shape: tuple[int, ...] = (1, 3, 8, 8)) -> bytes:
-    data = [0] * int(np.prod(shape))
-    return json.dumps({"inputs": [{"name": name, "datatype": kind, "shape": shape, "data": data}]}).encode()
-
-
 @pytest.mark.parametrize(
     ("path", "text", "expected_status", "problem"),
     [
-        (COLOURS, body(shape=(1, 3, 9, 9)), 400, "unexpected shape"),
-        (COLOURS, body(shape=(33, 3, 8, 8)), 400, "batch-size must be <= 32"),
-        (COLOURS, body(kind="INT32"), 400, "inference input 'input' data-type is 'INT32'"),
-        (COLOURS, body(name="picture"), 400, "unexpected inference input 'picture'"),
-        ("roses", body(), 404, "unknown model: 'roses'"),
-        (f"{COLOURS}/versions/7", body(), 404, "not found"),
+        (COLOURS, infer_body(shape=(1, 3, 9, 9)), 400, "unexpected shape"),
+        (COLOURS, infer_body(shape=(33, 3, 8, 8)), 400, "batch-size must be <= 32"),
+        (COLOURS, infer_body(kind="INT32"), 400, "inference input 'input' data-type is 'INT32'"),
+        (COLOURS, infer_body(name="picture"), 400, "unexpected inference input 'picture'"),
+        ("roses", infer_body(), 404, "unknown model: 'roses'"),
+        (f"{COLOURS}/versions/7", infer_body(), 404, "not found"),
         (COLOURS, b"no JSON", 400, "failed to parse the request"),
         (COLOURS, b"{}", 400, "Unable to parse 'inputs'"),
-        (COLOURS, body().replace(b"[0", b"[0, 0", 1), 400, "Unable to parse 'data'"),
+        (COLOURS, infer_body().replace(b"[0", b"[0, 0", 1), 400, "Unable to parse 'data'"),
         (COLOURS, b"", 400, "byte size mismatch"),
         (
             f"{COLOURS}-image",
-            body(name="image", kind="BYTES", shape=(1, 1)),
+            infer_body(name="image", kind="BYTES", shape=(1, 1)),
             400,
             "Unable to parse JSON bytes",
         ),
@@ -264,14 +260,11 @@ def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):
 
 def test_1_000_fuzzed_requests_are_answered_or_refused_and_memory_stays_flat(served):
     random = np.random.default_rng(0)
-    whole = (
-        f"POST /v2/models/{COLOURS}/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body())}\r\n\r\n"
-    ).encode() + body()
     for at in range(100):
-        fuzz(served, whole, random, at)
+        ask_fuzzed(served, random, at)
     before = memory_kb(served)
     for at in range(900):
-        fuzz(served, whole, random, at)
+        ask_fuzzed(served, random, at)
     assert_answers(served)
     assert memory_kb(served) - before < 30_000
 
@@ -287,76 +280,10 @@ def test_1_000_requests_of_sound_json_that_make_no_sense_are_refused_and_memory_
     assert memory_kb(served) - before < 30_000
 
 
-NUMBERS = (
-    0,
-    1,
-    -1,
-    2,
-    3,
-    8,
-    33,
-    2**20,
-    2**31 - 1,
-    2**31,
-    2**32,
-    2**40,
-    2**62,
-    2**63 - 1,
-    2**63,
-    2**64,
-    1e300,
-    0.5,
-)
-OTHERS = (None, True, "", "x", "input", "logits", "x" * 5000, "\0", "é", [], {}, [[]], [1, "x"], {"a": {}})
-PARAMETERS = (
-    "classification",
-    "binary_data",
-    "binary_data_size",
-    "binary_data_output",
-    "shared_memory_region",
-    "shared_memory_byte_size",
-    "shared_memory_offset",
-    "sequence_id",
-    "sequence_start",
-    "priority",
-    "timeout",
-    "own",
-)
-
-
 def ask_nonsense(served: Served, random: np.random.Generator, at: int) -> None:
-    def pick(*groups: tuple) -> object:
-        values = [value for group in groups for value in group]
-        return values[random.integers(len(values))]
-
-    def some(most: int) -> range:
-        return range(random.integers(most + 1))
-
-    def tensor(name: str) -> dict[str, object]:
-        made = {"name": name, "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
-        if name != "input":
-            made = {"name": name}
-        for key in {str(pick(("name", "datatype", "shape", "data", "parameters"))) for _ in some(2)}:
-            made[key] = {
-                "name": lambda: pick(("input", "image", "logits", "weights"), OTHERS),
-                "datatype": lambda: pick(("FP16", "INT8", "INT64", "BYTES", "BOOL", "FP99"), OTHERS),
-                "shape": lambda: [pick(NUMBERS) for _ in some(6)] if random.integers(4) else pick(OTHERS),
-                "data": lambda: [pick(NUMBERS, OTHERS) for _ in some(200)],
-                "parameters": lambda: {pick(PARAMETERS): pick(NUMBERS, OTHERS) for _ in some(3)},
-            }[key]()
-        return made
-
-    request: dict[str, object] = {
-        "inputs": [tensor("input") for _ in range(1 + random.integers(3) // 2)],
-        "outputs": [tensor("logits") for _ in some(2)],
-    }
-    if random.integers(2):
-        request["parameters"] = {pick(PARAMETERS): pick(NUMBERS, OTHERS) for _ in some(3)}
-    if random.integers(3) == 0:
-        request[str(pick(("id", "inputs", "outputs", "parameters")))] = pick(NUMBERS, OTHERS)
     model = (COLOURS, BATCHED, f"{COLOURS}-image", f"{COLOURS}-decode")[at % 4]
     action = ("infer", "infer", "infer", "generate")[at % 3 if at % 7 else 3]
-    text = json.dumps(request).encode()
+    text = nonsense(random)
     connection = http.client.HTTPConnection(served.address, timeout=60)
     head = {"Inference-Header-Content-Length": str(len(text))} if random.integers(3) == 0 else {}
     connection.request("POST", f"/v2/models/{model}/{action}", text + bytes(768 if head else 0), head)
@@ -367,32 +294,14 @@ def ask_nonsense(served: Served, random: np.random.Generator, at: int) -> None:
     assert len(said) < 10_000_000
 
 
-def fuzz(served: Served, whole: bytes, random: np.random.Generator, at: int) -> None:
-    """Garbage, a request that was altered or cut short, a path or a header that nobody writes."""
-    kinds = (
-        lambda: random.bytes(int(random.integers(1, 2000))),
-        lambda: altered(whole, random),
-        lambda: whole[: int(random.integers(1, len(whole)))],
-        lambda: altered(whole[: whole.index(b"\r\n\r\n") + 4], random) + whole[-len(body()) :],
-        lambda: b"GET /v2/../" + random.bytes(20).hex().encode() + b" HTTP/1.1\r\nHost: here\r\n\r\n",
-        lambda: whole.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n", 1),
-        lambda: whole.replace(b"\r\n\r\n", b"\r\nInference-Header-Content-Length: -1\r\n\r\n", 1),
-        lambda: whole.replace(body(), b"[" * len(body())),
-    )
+def ask_fuzzed(served: Served, random: np.random.Generator, at: int) -> None:
     with socket.create_connection(served.address.split(":"), timeout=30) as client:
-        client.sendall(kinds[at % len(kinds)]())
+        client.sendall(fuzzed(COLOURS, random, at))
         client.shutdown(socket.SHUT_WR)
         answer = b""
         while read := client.recv(2**16):
             answer += read
     assert not answer or answer.startswith(b"HTTP/1.1 ")
-
-
-def altered(text: bytes, random: np.random.Generator) -> bytes:
-    changed = bytearray(text)
-    for place in random.integers(0, len(changed), 5):
-        changed[place] = random.integers(256)
-    return bytes(changed)
 
 
 def test_garbage_over_grpc_is_survived(served):

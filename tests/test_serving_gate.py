@@ -5,11 +5,11 @@ import http.server
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
+from waiting import PATIENCE_S, wait_for
 
 from deploykit.errors import DeployError
 from deploykit.serving.triton.gate import Gate
@@ -19,10 +19,11 @@ BINARY = {"Inference-Header-Content-Length": "0"}  # none of the body is JSON
 
 
 class Behind(http.server.BaseHTTPRequestHandler):
-    """Answers with what it was sent; to /slow after a while."""
+    """Answers with what it was sent; to /slow once it may."""
 
     protocol_version = "HTTP/1.1"
     seen: ClassVar[list[str]] = []
+    may_answer = threading.Event()
 
     def do_POST(self) -> None:
         if self.headers.get("transfer-encoding"):
@@ -30,9 +31,10 @@ class Behind(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.seen.append(self.requestline)
         if self.path == "/slow":
-            time.sleep(0.7)
+            self.may_answer.wait(PATIENCE_S)
         if self.path == "/gone":
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
             return
         self.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
@@ -49,8 +51,21 @@ def behind() -> Iterator[int]:
 
 
 @pytest.fixture
+def slow(behind) -> Iterator[threading.Event]:
+    """Until it is set, /slow does not answer."""
+    Behind.seen.clear()
+    Behind.may_answer.clear()
+    yield Behind.may_answer
+    Behind.may_answer.set()
+
+
+def is_asked_slowly() -> bool:
+    return "POST /slow HTTP/1.1" in Behind.seen
+
+
+@pytest.fixture
 def gate(behind) -> Iterator[Gate]:
-    opened = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8, idle_s=1.0))
+    opened = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8))
     opened.open("127.0.0.1", 0)
     yield opened
     if not opened.is_closing:
@@ -200,6 +215,13 @@ def test_a_server_behind_that_goes_is_the_protocols_error(gate):
     assert ask(gate)[0] == 200
 
 
+def test_a_server_behind_that_is_silent_is_not_waited_for_forever(behind, slow):
+    gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, idle_s=0.2))
+    gate.open("127.0.0.1", 0)
+    assert ask(gate, path="/slow") == (503, b'{"error": "the server behind gives no answer"}')
+    gate.close(1)
+
+
 def test_a_server_behind_that_is_not_there_is_too():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -209,10 +231,13 @@ def test_a_server_behind_that_is_not_there_is_too():
     gate.close(1)
 
 
-def test_a_silent_client_is_not_waited_for_forever(gate):
+def test_a_silent_client_is_not_waited_for_forever(behind):
+    gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, idle_s=0.2))
+    gate.open("127.0.0.1", 0)
     with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
         client.sendall(b"POST /echo HTTP/1.1\r\n")
         assert client.recv(100) == b""
+    gate.close(1)
 
 
 def test_connections_beyond_the_limit_are_refused_and_then_taken_again(behind):
@@ -229,42 +254,34 @@ def test_connections_beyond_the_limit_are_refused_and_then_taken_again(behind):
     gate.close(1)
 
 
-def wait_for(holds) -> None:
-    for _ in range(400):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise TimeoutError
-
-
-def test_closing_answers_what_was_asked_and_takes_nothing_new(gate):
+def test_closing_answers_what_was_asked_and_takes_nothing_new(gate, slow):
     answers: list[tuple[int, bytes]] = []
     asking = threading.Thread(target=lambda: answers.append(ask(gate, path="/slow")))
     asking.start()
     idle = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
     idle.request("POST", "/echo", "before", BINARY)
     assert idle.getresponse().read() == b"before"
-    time.sleep(0.2)
-    closing = threading.Thread(target=gate.close, args=(5,))
+    wait_for(is_asked_slowly)
+    closing = threading.Thread(target=gate.close, args=(PATIENCE_S,))
     closing.start()
-    time.sleep(0.1)
+    wait_for(lambda: gate.is_closing)
     idle.request("POST", "/echo", "meanwhile", BINARY)  # on a connection that was there
     last = idle.getresponse()
     assert (last.read(), last.headers["connection"]) == (b"meanwhile", "close")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", gate.port))
+    assert answers == []
+    slow.set()
     asking.join()
     closing.join()
     assert answers == [(200, b"hello")]
 
 
-def test_what_takes_longer_than_it_may_is_ended_without_a_word(gate, caplog):
+def test_what_takes_longer_than_it_may_is_ended_without_a_word(gate, slow, caplog):
     with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
         client.sendall(b"POST /slow HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}")
-        time.sleep(0.2)
-        start = time.monotonic()
-        gate.close(0.1)
-        assert time.monotonic() - start < 0.6
+        wait_for(is_asked_slowly)
+        gate.close(0.1)  # returns, though there is no answer yet
         assert client.recv(100) == b""
     assert caplog.records == []
 

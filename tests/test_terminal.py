@@ -9,6 +9,7 @@ import time
 
 import pytest
 from records import engine, latency
+from waiting import wait_for
 
 from deploykit.bench.record_file import write_record
 from deploykit.cli.output import phases, print_table
@@ -82,9 +83,7 @@ def test_several_interrupts_at_once_end_it_once_and_quietly(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 60
-    while not list(scratch.glob("*/*.onnx")) and time.monotonic() < end:  # the first network, being built
-        time.sleep(0.1)
+    wait_for(lambda: list(scratch.glob("*/*.onnx")))  # the first network, being built
     for _ in range(5):
         process.send_signal(signal.SIGINT)
         time.sleep(0.01)
