@@ -17,7 +17,6 @@ from deploykit.vocabulary import Precision
 if TYPE_CHECKING:
     from deploykit.bench.record import Record
 
-SECONDS = 2.0  # of a measurement, at least
 DEFAULT_FOLDER = Path("records")
 
 Evidence = Literal["measured", "recorded", "predicted"]
@@ -184,7 +183,6 @@ class Measured:
                 gpu=self._gpu,
                 precision=precision,
                 batch=batch,
-                seconds=SECONDS,
                 percentile=self._percentile,
             )
             self.measurements += 1

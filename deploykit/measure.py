@@ -51,7 +51,6 @@ def measure_latency(
     gpu: str,
     precision: Precision | None = None,
     batch: int = 1,
-    seconds: float = SECONDS,
     percentile: float | None = None,
 ) -> Record:
     """One request after another, of so many images.
@@ -59,7 +58,6 @@ def measure_latency(
     Args:
         gpu: `cpu`, `local`, or the name of the GPU that is here.
         precision: default what the target runs best.
-        seconds: how long at least.
         percentile: measured again, for longer, until there are samples enough to bound it.
 
     Raises:
@@ -67,7 +65,7 @@ def measure_latency(
     """
     only = BatchRange(min=batch, opt=batch, max=batch)
     with built(member, gpu=gpu, precision=precision, batches=[only]) as engine:
-        record = benchmark(engine, seconds=seconds, samples=CALLS)
+        record = benchmark(engine, seconds=SECONDS, samples=CALLS)
         spent_s = record.seconds
         while percentile is not None and record.percentile_ms(percentile).high is None:
             longer_s = longer(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,14 @@ SHARED = Path(os.environ.get("DEPLOYKIT_TEST_DATA", Path(__file__).parents[2] / 
 def pytest_configure() -> None:
     """Tests that interrupt a process work where they themselves run in the background, deaf to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        _keep_to_one_core(int(worker.removeprefix("gw")))
+
+
+def _keep_to_one_core(number: int) -> None:
+    """Workers would else start as many threads each as there are cores, and wait for one another's."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def pytest_report_header() -> str:
@@ -55,6 +64,21 @@ def cuda_stub(tmp_path_factory: pytest.TempPathFactory) -> None:
     from cuda_stub.loaded import prepare
 
     prepare(tmp_path_factory.mktemp("stub"))
+
+
+@pytest.fixture
+def threads_ahead() -> Callable[[], list[threading.Thread]]:
+    """Gives the threads that decode ahead and were not there before the test."""
+    before = set(threading.enumerate())
+
+    def started() -> list[threading.Thread]:
+        return [
+            each
+            for each in threading.enumerate()
+            if each.name.startswith("deploykit-ahead") and each not in before
+        ]
+
+    return started
 
 
 @pytest.fixture(scope="session")

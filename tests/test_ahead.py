@@ -7,10 +7,6 @@ import pytest
 from deploykit.ahead import ahead, workers
 
 
-def threads_left() -> int:
-    return sum(each.name.startswith("deploykit-ahead") for each in threading.enumerate())
-
-
 def slow(value: int, seconds: float) -> Callable[[], int]:
     def job() -> int:
         time.sleep(seconds)
@@ -19,10 +15,10 @@ def slow(value: int, seconds: float) -> Callable[[], int]:
     return job
 
 
-def test_results_come_in_the_order_of_the_jobs_whichever_is_done_first():
+def test_results_come_in_the_order_of_the_jobs_whichever_is_done_first(threads_ahead):
     jobs = (slow(number, 0.02 if number % 2 == 0 else 0) for number in range(12))
     assert [future.result() for future in ahead(jobs, window=5)] == list(range(12))
-    assert threads_left() == 0
+    assert threads_ahead() == []
 
 
 @pytest.mark.parametrize("window", [1, 3, 100])
@@ -52,10 +48,9 @@ def test_work_goes_on_while_nothing_is_asked_for():
 
 
 def test_several_jobs_run_at_once():
-    if workers() < 2:
-        pytest.skip("one core: one thread")
     meeting = threading.Barrier(2, timeout=10)
-    assert sorted(future.result() for future in ahead([meeting.wait, meeting.wait], window=2)) == [0, 1]
+    jobs = [meeting.wait, meeting.wait]
+    assert sorted(future.result() for future in ahead(jobs, window=2, threads=2)) == [0, 1]
 
 
 def test_a_job_that_fails_does_so_in_its_place():
@@ -71,29 +66,29 @@ def test_a_job_that_fails_does_so_in_its_place():
     results.close()
 
 
-def test_what_fails_in_asking_for_jobs_reaches_the_one_who_asks_for_results():
+def test_what_fails_in_asking_for_jobs_reaches_the_one_who_asks_for_results(threads_ahead):
     def jobs():
         yield slow(0, 0)
         raise ValueError("no more jobs")
 
     with pytest.raises(ValueError, match="no more jobs"):
         list(ahead(jobs(), window=5))
-    assert threads_left() == 0
+    assert threads_ahead() == []
 
 
-def test_closing_drops_what_has_not_begun_and_ends_the_threads():
+def test_closing_drops_what_has_not_begun_and_ends_the_threads(threads_ahead):
     ran = []
     jobs = [slow(0, 0), *[lambda: (time.sleep(0.05), ran.append(1)) for _ in range(100)]]
     results = ahead(jobs, window=101)
     next(results)
     results.close()
-    assert threads_left() == 0
+    assert threads_ahead() == []
     so_far = len(ran)
     assert so_far <= 2 * workers()
     time.sleep(0.2)
     assert len(ran) == so_far
 
 
-def test_no_jobs_give_no_results():
+def test_no_jobs_give_no_results(threads_ahead):
     assert list(ahead([], window=3)) == []
-    assert threads_left() == 0
+    assert threads_ahead() == []

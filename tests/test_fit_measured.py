@@ -8,6 +8,7 @@ import pytest
 from records import MACHINE, engine, latency
 
 from deploykit import latency as clocks
+from deploykit import measure
 from deploykit.architecture.families import find_family
 from deploykit.architecture.member import choose_member
 from deploykit.bench.record import Record
@@ -52,7 +53,7 @@ def test_a_record_of_another_machine_is_refused(tmp_path):
 
 
 def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
-    monkeypatch.setattr(clocks, "SECONDS", 0.1)
+    monkeypatch.setattr(measure, "SECONDS", 0.1)
     family = find_family(tiny)
     clock = clocks.Measured("cpu", percentile=50, folder=Path("all"))
     everything = {
@@ -70,7 +71,7 @@ def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
 
 
 def test_measuring_takes_as_long_as_the_percentile_does(tiny, monkeypatch):
-    monkeypatch.setattr(clocks, "SECONDS", 0.01)
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
     clock = clocks.Measured("cpu", percentile=99, folder=Path("records"))
     clock.latency(choose_member(tiny, phi=0), precision="fp32", batch=1)
     (record,) = read_folder(Path("records")).records.values()
@@ -95,7 +96,7 @@ def test_a_run_too_short_for_its_percentile_is_made_longer_within_reason(
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
-    monkeypatch.setattr(clocks, "SECONDS", 0.1)
+    monkeypatch.setattr(measure, "SECONDS", 0.1)
     first = fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5)
     assert len(list(Path("records").glob("*.json"))) == len(first.candidates) == 2
     assert fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5) == first

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -51,10 +50,6 @@ def save_archive(path: Path, values: list[int], **others: object) -> Path:
     pixels = np.array(values, np.uint8)[:, None, None, None] * np.ones((1, SIDE_PX, SIDE_PX, 3), np.uint8)
     np.savez(path, images=pixels, **others)
     return path
-
-
-def image_threads() -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name.startswith("deploykit-ahead")]
 
 
 def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path):
@@ -161,13 +156,13 @@ def test_an_archive_of_the_networks_size_is_left_as_it_is(shared):
     assert images.classes == tuple(archive["classes"])
 
 
-def test_a_broken_file_stops_the_batches_with_its_name_and_the_way_past_it(tmp_path):
+def test_a_broken_file_stops_the_batches_with_its_name_and_the_way_past_it(tmp_path, threads_ahead):
     save(tmp_path / "a.png", 1)
     break_file(tmp_path / "b.png")
     with pytest.raises(DeployError, match=r"b\.png is not a readable image") as caught:
         levels(open_small(tmp_path))
     assert "--skip-bad" in caught.value.fix
-    assert image_threads() == []
+    assert threads_ahead() == []
 
 
 def test_broken_files_are_left_out_and_told_of_where_that_is_wanted(tmp_path):
@@ -226,22 +221,22 @@ def test_the_digest_says_which_images_were_drawn(tmp_path):
         assert len(all_four) == 64
 
 
-def test_threads_end_when_the_batches_are_left_early(tmp_path):
+def test_threads_end_when_the_batches_are_left_early(tmp_path, threads_ahead):
     batches = open_small("generated", limit=1000).batches(2)
     next(batches)
-    assert image_threads()
+    assert threads_ahead()
     batches.close()
-    assert image_threads() == []
+    assert threads_ahead() == []
 
 
-def test_threads_end_when_the_one_who_took_the_batches_fails():
+def test_threads_end_when_the_one_who_took_the_batches_fails(threads_ahead):
     def take() -> None:
         for _ in open_small("generated", limit=1000).batches(2):
             raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError):
         take()
-    wait_for(lambda: not image_threads())
+    wait_for(lambda: not threads_ahead())
 
 
 def test_ctrl_c_ends_a_long_run_at_once(tmp_path):

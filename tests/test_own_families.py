@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from deploykit import measure
 from deploykit.architecture.families import find_family
 from deploykit.architecture.member import choose_member
 from deploykit.errors import DeployError
@@ -16,13 +17,8 @@ CODE = DOCS.read_text("utf-8").partition("```python\n")[2].partition("```")[0]
 OTHER = CODE.replace("16, 32, 64, 128, 256", "16, 32, 64, 128, 200")
 
 
-@pytest.fixture
-def tiny(workplace):
-    Path("tiny.py").write_text(CODE)
-    return "tiny.py"
-
-
-def test_another_network_under_the_same_name_is_measured_again(tiny):
+def test_another_network_under_the_same_name_is_measured_again(tiny, monkeypatch):
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
     fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=7)
     before = set(Path("records").glob("*.json"))
     fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=7)

@@ -206,14 +206,15 @@ def test_very_long_names_make_the_page_no_wider(browser, tmp_path, width):
     opened.page.close()
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_stays_text(browser, tmp_path, name):
-    opened = Opened(browser, write(tmp_path, hostile_records(name)))
+def test_hostile_names_stay_text(browser, tmp_path):
+    opened = Opened(browser, write(tmp_path, [each for name in HOSTILE for each in hostile_records(name)]))
     assert opened.said == []
     assert len(opened.asked) == 1
-    assert name in opened.page.locator("#distributions tbody th").first.text_content()
-    legend = " ".join(opened.page.locator("#plot-distributions .legendtext").all_text_contents())
-    assert name in legend
+    rows = opened.page.locator("#distributions tbody th").all_text_contents()
+    legend = opened.page.locator("#plot-distributions .legendtext").all_text_contents()
+    for name in HOSTILE:
+        assert any(name in row for row in rows)
+        assert any(name in text for text in legend)
     assert opened.page.locator("svg a, .plot img, td img, td a, th a, th img").count() == 0
     opened.page.close()
 
