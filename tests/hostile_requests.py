@@ -1,8 +1,10 @@
-"""Requests that no client means: bytes that are no HTTP, and JSON that says nothing sensible."""
+"""Requests that no client means: what is no HTTP, JSON that says nothing sensible, gRPC by hand."""
 
 import json
 
 import numpy as np
+
+from deploykit.serving.triton.grpc_relay import END_HEADERS, HEADERS, encoded_frame, encoded_header
 
 NUMBERS = (
     0,
@@ -106,3 +108,17 @@ def _altered(text: bytes, random: np.random.Generator) -> bytes:
     for place in random.integers(0, len(changed), 5):
         changed[place] = random.integers(256)
     return bytes(changed)
+
+
+def begun_call(name: str, stream: int) -> bytes:
+    """The head of one of Triton's calls over gRPC."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": f"/inference.GRPCInferenceService/{name}",
+        ":authority": "here",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    block = b"".join(map(encoded_header, fields, fields.values()))
+    return encoded_frame(HEADERS, stream, block, flags=END_HEADERS)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from hostile_requests import fuzzed, infer_body, nonsense
+from hostile_requests import begun_call, fuzzed, infer_body, nonsense
 from PIL import Image
 from served import ROOT, colours, flat_images, options, photo, triton
 from tritonclient.utils import InferenceServerException
@@ -27,6 +27,14 @@ from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
 from deploykit.serving.client import Client
 from deploykit.serving.repository.write import Options, write_repository
+from deploykit.serving.triton.grpc_relay import (
+    DATA,
+    END_STREAM,
+    PADDED,
+    PREFACE,
+    SETTINGS,
+    encoded_frame,
+)
 from deploykit.serving.triton.server import Server, serving
 
 MAX_BODY = 2**20
@@ -241,17 +249,38 @@ def test_a_message_that_is_too_long_is_refused_over_grpc_and_its_connection_goes
     """Triton alone would keep gigabytes of it."""
     client, before = served.grpc(), memory_kb(served)
     for count in (1000, 100_000):  # 0.8 and 77 MB
-        problem = "batch-size must be" if count == 1000 else "RESOURCE_EXHAUSTED"
+        problem = (
+            "batch-size must be" if count == 1000 else r"RESOURCE_EXHAUSTED\] a message of 76800\d\d\d bytes"
+        )
         with pytest.raises(InferenceServerException, match=problem):
             ask(client, tritonclient.grpc, COLOURS, np.zeros((count, 3, 8, 8), np.float32))
         assert ask(client, tritonclient.grpc, COLOURS, flat_images(1)).shape == (1, 3)
     assert memory_kb(served) - before < 50_000
 
 
+def test_a_message_whose_length_padding_hides_is_refused_over_grpc_and_its_connection_goes_on(served):
+    padded = encoded_frame(DATA, 1, b"\3" + bytes(20) + bytes(3), flags=PADDED)
+    empty = encoded_frame(DATA, 3, bytes(5), flags=END_STREAM)
+    live = encoded_frame(DATA, 3, b"\0\0\0\0\2" + b"\x08\1")
+    with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=20) as client:
+
+        def wait_for(text: bytes) -> None:
+            answer = b""
+            while text not in answer:
+                read = client.recv(2**12)
+                assert read, answer
+                answer += read
+
+        client.sendall(PREFACE + encoded_frame(SETTINGS, 0, b"") + begun_call("ModelInfer", 1) + padded)
+        wait_for(b"padded messages are not taken")
+        client.sendall(begun_call("ServerLive", 3) + empty)
+        wait_for(live)
+
+
 def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):
     images = flat_images(1)
     by_grpc = tritonclient.grpc.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
-    with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED"):
+    with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED\] compressed messages are not taken"):
         served.grpc().infer(COLOURS, [by_grpc], compression_algorithm="gzip")
     by_http = tritonclient.http.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
     with pytest.raises(InferenceServerException, match="compressed requests are not taken"):
