@@ -319,13 +319,26 @@ def test_an_axis_that_can_not_follow_says_so():
 def test_where_nothing_fits_it_says_what_would():
     *others, faster = fit_phi("T4", max_latency_ms=3, batch=8).advice
     assert others == [
-        "--batch 1 is predicted to fit, for phi 0.",
+        "--batch 4 is predicted to fit, for phi 0.",
         "--precision int8 is predicted to fit, for phi 0.",
     ]
-    assert fit_phi("T4", max_latency_ms=3, batch=1).chosen.phi >= 0
+    assert fit_phi("T4", max_latency_ms=3, batch=4).chosen.phi >= 0
+    assert fit_phi("T4", max_latency_ms=3, batch=8).chosen is None
     assert fit_phi("T4", max_latency_ms=3, batch=8, precision="int8").chosen.phi >= 0
     named = faster.removeprefix("Predicted to fit, for phi 0: ").removesuffix(" and others.").split(", ")
     assert len(named) == 3
     for gpu in named:
         assert fit_phi(gpu, max_latency_ms=3, batch=8).chosen.phi >= 0
     assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to fit.",)
+
+
+def test_of_a_percentile_predictions_say_nothing():
+    assert fit_phi("T4", max_latency_ms=10).remarks == ()
+    (remark,) = fit_phi("T4", max_latency_ms=10, percentile=99).remarks
+    assert "of p99 they say nothing" in remark
+
+
+def test_a_folder_for_what_is_not_measured_is_refused():
+    with pytest.raises(DeployError, match="nothing is kept in here") as caught:
+        fit_phi("T4", max_latency_ms=10, folder="here")
+    assert "--records" in caught.value.fix

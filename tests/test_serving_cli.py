@@ -266,6 +266,7 @@ def test_an_engine_for_a_gpu_is_refused_where_none_is(run, tmp_path):
         (("ENGINE", "--drain", "soon"), "'soon' is no time for --drain"),
         (("ENGINE", "--max-body", "much"), "'much' is not a size"),
         (("ENGINE", *ANY, "--max-body", "2GiB"), "A body of 2 GiB or more ends Triton"),
+        (("ENGINE", *ANY, "--max-body", "0.5KiB"), "512 bytes hold no image for "),
         (("ENGINE", "--max-latency", "10"), "A latency has a unit"),
         (("ENGINE", "--python", "folder"), "folder is no Python that can be run"),
     ],

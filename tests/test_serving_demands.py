@@ -1,7 +1,8 @@
 import pytest
 
+from deploykit.errors import DeployError
 from deploykit.serving.repository.config import read_config, schema, to_text
-from deploykit.serving.repository.demands import largest_body
+from deploykit.serving.repository.demands import largest_body, require_room
 
 MIB = 2**20
 
@@ -32,6 +33,17 @@ def repository(tmp_path):
 )
 def test_the_largest_batch_is_let_through_within_reason(repository, max_batch, dtype, dims, largest):
     assert largest_body(repository(max_batch, dtype, dims)) == largest
+
+
+def test_a_limit_under_one_image_is_refused(repository):
+    models = repository(8, "TYPE_FP32", [3, 8, 8])
+    require_room(models, 768)
+    with pytest.raises(DeployError, match="767 bytes hold no image for b7, which takes 768 bytes each"):
+        require_room(models, 767)
+
+
+def test_encoded_images_are_of_any_size(repository):
+    require_room(repository(8, "TYPE_STRING", [1]), 1)
 
 
 def test_an_empty_repository_asks_for_little(tmp_path):

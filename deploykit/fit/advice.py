@@ -7,6 +7,7 @@ from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.fit.answer import Candidate
 from deploykit.fit.goal import Goal
+from deploykit.fit.grid import BATCHES
 from deploykit.fit.memory import estimated_bytes
 from deploykit.predict.cost_model import predict_latency
 from deploykit.predict.gpus import Gpu, known_gpus
@@ -46,9 +47,10 @@ def advise(
             latency_ms=latency_ms(where, precision, batch), batch=batch
         )
 
-    batches = [size for size in (1, 8, 32, 128) if size != miss.batch and meets(gpu, miss.precision, size)]
-    if batches:
-        yield f"--batch {batches[0]} is predicted to fit, {wanted}."
+    others = sorted(BATCHES, key=lambda size: abs(math.log(size / miss.batch)))
+    batch = next((size for size in others if size != miss.batch and meets(gpu, miss.precision, size)), None)
+    if batch is not None:
+        yield f"--batch {batch} is predicted to fit, {wanted}."
     if miss.precision != "int8" and meets(gpu, "int8", miss.batch):
         yield f"--precision int8 is predicted to fit, {wanted}."
     faster = [other for other in known_gpus() if other != gpu and meets(other, miss.precision, miss.batch)]

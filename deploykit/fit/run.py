@@ -86,7 +86,7 @@ def fit_phi(
         percentile: of measured and recorded latencies, which decides.
         optimistic: let the middle of predicted intervals decide, not the unfavourable end.
         records: file or folder of measurements on that GPU, or several, which count more than predictions.
-        folder: keeps what is measured here, and is looked into first.
+        folder: keeps what is measured here, and is looked into first; not for a GPU that isn't here.
         progress: told what is going on.
 
     Raises:
@@ -108,6 +108,11 @@ def fit_phi(
     absent = gpu if isinstance(gpu, Gpu) else absent_gpu(gpu)
     clock: Clock
     if absent is not None:
+        if Path(folder) != DEFAULT_FOLDER:
+            raise DeployError(
+                f"A {absent.name} that is not here is not measured, and nothing is kept in {folder}.",
+                fix="leave out --folder; --records reads what was measured on one",
+            )
         paths = [records] if isinstance(records, str | Path) else records
         clock = Predicted(absent, percentile=percentile, records=map(Path, paths))
     elif records:
@@ -140,6 +145,12 @@ def fit_phi(
         remarks.append(f"INT8 was not compared: too little is known of the {clock.title} for it.")
     if records and not any(each.latency.evidence == "recorded" for fit in fits for each in fit.candidates):
         remarks.append("No record is of a network, precision and batch that was looked at: all is predicted.")
+    if percentile != DEFAULT_PERCENTILE and not any(
+        each.latency.evidence != "predicted" for fit in fits for each in fit.candidates
+    ):
+        remarks.append(
+            f"Predictions are of the usual latency: of p{percentile:g} they say nothing, and measuring does."
+        )
     best = replace(fits[-1], remarks=(*fits[-1].remarks, *remarks))
     return best if len(fits) == 1 else replace(best, rival=fits[0])
 

@@ -24,6 +24,22 @@ def largest_body(repository: Path) -> int:
     return min(max(largest, _AT_LEAST), _AT_MOST)
 
 
+def require_room(repository: Path, body_bytes: int) -> None:
+    """Fails where a request so large holds not even one image of some model, in binary.
+
+    Raises:
+        DeployError: naming the first.
+    """
+    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+        config = read_config(path)
+        least = 0 if _takes_encoded(config) else sum(map(_item, config.input))
+        if body_bytes < least:
+            raise DeployError(
+                f"{body_bytes} bytes hold no image for {path.parent.name}, which takes {least} bytes each.",
+                fix="give a larger --max-body, or none for what the largest batch takes",
+            )
+
+
 def require_backends(repository: Path) -> None:
     """Fails where nvidia-pytriton's server, which has the Python backend alone, can't run some model.
 
@@ -44,8 +60,16 @@ def _body(config: Config) -> int:
     return batch * sum(map(_item, config.input))
 
 
+def _takes_encoded(config: Config) -> bool:
+    return any(_type_of(tensor) == "STRING" for tensor in config.input)
+
+
+def _type_of(tensor: Config) -> str:
+    return str(schema().DataType.Name(tensor.data_type)).removeprefix("TYPE_")
+
+
 def _item(tensor: Config) -> int:
-    name: str = schema().DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    name = _type_of(tensor)
     if name == "STRING":
         return _IMAGE_BYTES
     return _ITEM_BYTES.get(name, 1) * math.prod(size if size > 0 else _FREE_SIDE for size in tensor.dims)

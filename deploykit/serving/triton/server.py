@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.repository.demands import largest_body, models_in
+from deploykit.serving.repository.demands import largest_body, models_in, require_room
 from deploykit.serving.triton.find import Triton
 from deploykit.serving.triton.gate import Gate, port_taken
 from deploykit.serving.triton.grpc_relay import GrpcRelay
@@ -123,7 +123,9 @@ def serving(
     inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
     if options.body_bytes is not None and options.body_bytes > _MOST_BODY_BYTES:
         raise DeployError("A body of 2 GiB or more ends Triton.", fix="give --max-body 1GiB or less")
-    if options.body_bytes is None:
+    if options.body_bytes is not None:
+        require_room(Path(repository), options.body_bytes)
+    else:
         options = replace(options, body_bytes=largest_body(Path(repository)))
     region = f"deploykit-{secrets.token_hex(6)}-"
     said: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
