@@ -42,7 +42,7 @@ ROUNDS, SECONDS = 6, 1.0
 SERVER_ROUNDS, SERVER_SECONDS = 2, 1.0
 SIDES_PX = (64, 224)
 BATCH, MAX_LATENCY_MS = 8, 100.0
-QUEUE, QUEUE_ROUNDS, QUEUE_REQUESTS = 64, 4, 400
+QUEUE, QUEUE_ROUNDS, QUEUE_REQUESTS = 64, 4, 2000
 STALLED_MS = 300.0  # far above what any takes, and below the half second that some wait
 
 Call = Callable[[int], object]
@@ -169,7 +169,7 @@ def _print_stalls(side_px: int, found: dict[str, str]) -> None:
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for at in range(QUEUE_ROUNDS):
         for way in list(ways) if at % 2 else list(reversed(ways)):
-            samples = single_stream(ways[way], batch=1, seconds=0, samples=QUEUE_REQUESTS // QUEUE_ROUNDS)
+            samples = single_stream(ways[way], batch=1, seconds=0.01, samples=QUEUE_REQUESTS // QUEUE_ROUNDS)
             taken[way] += samples.latency_ms
     print()
     print(f"| phi 0, {side_px} px, batching, one after another | over {STALLED_MS:g} ms | longest |")
