@@ -51,9 +51,23 @@ def test_several_gpus_make_a_line_each(run):
         "fit", "--gpu", "T4,L4,A100", "--max-latency", "5ms", "--batch", "auto", "--precision", "best"
     )
     assert result.status == 0
-    assert [line.split()[0] for line in result.out.splitlines()[2:]] == ["T4", "L4", "A100"]
+    lines = result.out.splitlines()[2:]
+    assert [line.split()[0] for line in lines[:3]] == ["T4", "L4", "A100"]
+    assert "L4: INT8, because FP16 ends at phi 3." in lines[3:]
+    assert result.err.count("note: INT8 is predicted") == 1  # not one a GPU
     plain = json.loads(run("fit", "--gpu", "T4,L4", "--max-latency", "5ms", "--json").out)
     assert [each["fit"]["gpu"] for each in plain] == ["T4", "L4"]
+
+
+def test_of_several_gpus_each_has_its_nearest_miss_advice_and_remarks(run):
+    result = run("fit", "--gpu", "T4,A100", "--max-latency", "1.3ms", "--axis", "depth")
+    assert result.out.startswith("EfficientNet, depth alone: ")
+    assert "T4: nothing fits; the nearest miss is phi 0: " in result.out
+    assert "T4: --precision int8 is predicted to fit, for phi 0." in result.out
+    assert "A100 SXM4 40GB: nothing" not in result.out
+    assert "note: No depth alone has as much work as phi 6" in result.err
+    plain = json.loads(run("fit", "--gpu", "T4,A100", "--max-latency", "1.3ms", "--json").out)
+    assert [(each["chosen_phi"], each["nearest_miss_phi"]) for each in plain] == [(None, 0), (0, None)]
 
 
 @pytest.mark.parametrize(

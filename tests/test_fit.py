@@ -1,6 +1,7 @@
 """The largest phi for a target: decided, predicted, measured."""
 
 import math
+import re
 
 import pytest
 from hypothesis import example, given
@@ -8,11 +9,14 @@ from hypothesis import strategies as st
 
 from deploykit.architecture.builder import NetworkBuilder
 from deploykit.architecture.families import find_family
+from deploykit.architecture.member import choose_member
 from deploykit.errors import DeployError
 from deploykit.fit.goal import Goal
 from deploykit.fit.grid import BATCHES, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.memory import estimated_bytes
-from deploykit.fit.run import fit_phi
+from deploykit.fit.question import Question
+from deploykit.fit.run import candidate_at, fit_phi
+from deploykit.latency import Latency
 from deploykit.scaling import axis_of
 
 GPUS = ("T4", "A100", "V100", "RTX 4090")
@@ -342,3 +346,78 @@ def test_a_folder_for_what_is_not_measured_is_refused():
     with pytest.raises(DeployError, match="nothing is kept in here") as caught:
         fit_phi("T4", max_latency_ms=10, folder="here")
     assert "--records" in caught.value.fix
+
+
+CHANGES = {
+    r"--batch (\d+) is": lambda found: {"batch": int(found)},
+    r"--precision (int8) is": lambda found: {"precision": found},
+    r"--max-memory (\d+)MB is": lambda found: {"max_memory_bytes": 1e6 * int(found)},
+    r"--min-accuracy ([\d.]+)% fits": lambda found: {"min_accuracy": float(found) / 100},
+    r"Predicted to fit, for phi [\d.]+: ([^,.]+)": lambda found: {"gpu": found},
+}
+
+
+@pytest.mark.parametrize("min_accuracy", [None, 0.82, 0.9])
+@pytest.mark.parametrize("max_memory_bytes", [None, 12e6, 60e6])
+@pytest.mark.parametrize("max_latency_ms", [0.01, 3, 9])
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_what_is_advised_fits(max_latency_ms, max_memory_bytes, min_accuracy, batch, precision):
+    asked = {"gpu": "T4", "max_latency_ms": max_latency_ms, "max_memory_bytes": max_memory_bytes}
+    asked |= {"min_accuracy": min_accuracy, "batch": batch, "precision": precision}
+    fit = fit_phi(**asked)
+    assert fit.chosen is None or fit.advice == ()
+    for sentence in fit.advice:
+        changes = [make(found[1]) for what, make in CHANGES.items() if (found := re.search(what, sentence))]
+        assert len(changes) == 1 or sentence.startswith("No "), sentence
+        for change in changes:
+            assert fit_phi(**(asked | change)).chosen is not None, sentence
+
+
+def test_what_was_compared_already_is_not_advised():
+    assert any("int8" in sentence for sentence in fit_phi("T4", max_latency_ms=1.2).advice)
+    compared = fit_phi("T4", max_latency_ms=0.7, precision="best")
+    assert compared.chosen is None
+    assert not any("int8" in sentence for sentence in compared.advice)
+
+
+def test_one_axis_is_tried_in_steps_to_where_it_can_follow():
+    fit = fit_phi("A100", max_latency_ms=300, axis="depth", phi_step=0.1)
+    assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 5, 5.1, 5.2, 5.3]
+    assert fit.chosen.phi == 5.3
+
+
+class Stopwatch:
+    """A machine whose throughput ends to rise at batch 4."""
+
+    title, measures, compared = "a machine", True, ("fp32",)
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def precision_for(self, asked):
+        return asked or "fp32"
+
+    def latency(self, member, *, precision, batch):
+        self.asked.append(batch)
+        ms = float(max(batch, 4))
+        return Latency(expected_ms=ms, low_ms=ms, high_ms=ms, evidence="measured")
+
+
+def test_a_free_batch_is_measured_until_throughput_rises_no_more():
+    clock = Stopwatch()
+    question = Question(
+        clock=clock,
+        gpu=None,
+        precision="fp32",
+        compared=("fp32",),
+        family=find_family("efficientnet"),
+        axis=None,
+        goal=Goal(min_images_per_s=5000),
+        batch=None,
+        phi_step=1.0,
+        percentile=90.0,
+        optimistic=False,
+    )
+    assert candidate_at(question, 0.0, choose_member(phi=0.0)).batch == 4
+    assert clock.asked == [1, 2, 4, 8]

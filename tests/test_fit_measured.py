@@ -101,3 +101,11 @@ def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
     assert len(list(Path("records").glob("*.json"))) == len(first.candidates) == 2
     assert fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5) == first
     assert len(list(Path("records").glob("*.json"))) == 2
+
+
+def test_networks_that_are_not_accurate_enough_are_not_measured(workplace, monkeypatch):
+    """Their accuracy was published."""
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    monkeypatch.setattr(measure, "CALLS", 1)
+    fit = fit_phi("cpu", max_latency_ms=1e-3, min_accuracy=0.79, family="efficientnet-lite", percentile=50)
+    assert [each.phi for each in fit.candidates] == [3]

@@ -185,6 +185,7 @@ def _fields(fit: Fit) -> dict[str, object]:
     return {
         "chosen_phi": chosen,
         "may_fit_phi": hoped_for,
+        "nearest_miss_phi": None if fit.chosen else fit.nearest_miss.phi,
         "fit": {**asdict(fit), "precision": fit.precision, "candidates": candidates},
     }
 

@@ -1,5 +1,7 @@
 """A fit as text."""
 
+from collections.abc import Iterator
+
 from deploykit.cli.output import note, print_table
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.scaling import phi_label
@@ -8,42 +10,36 @@ from deploykit.scaling import phi_label
 def print_fit(fit: Fit) -> None:
     """One GPU's: a line a phi, the edge marked, and the answer."""
     predicted = any(each.latency.evidence == "predicted" for each in fit.candidates)
-    axis = "" if fit.axis is None else f", {fit.axis} alone"
     how = (
         "predicted for TensorRT, with a 90 % interval"
         if predicted
         else f"{fit.candidates[0].latency.evidence}, p{fit.percentile:g}"
     )
-    print(f"{fit.family}{axis} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {how}")
+    print(f"{fit.family}{_axis(fit)} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {how}")
     _print_candidates(fit, predicted=predicted)
     print(_answer(fit))
-    if fit.rival is not None:
-        print(_why(fit, fit.rival))
-    for sentence in fit.advice:
+    for sentence in _afterwards(fit):
         print(sentence)
     for sentence in fit.remarks:
         note(sentence)
-    if predicted:
-        _note_int8([fit])
+
+
+def _afterwards(fit: Fit) -> Iterator[str]:
+    """What else there is to say."""
+    if fit.rival is not None:
+        yield _why(fit, fit.rival)
+    yield from fit.advice
     if fit.hoped_for is not None and not fit.optimistic:
         maybe, latency = phi_label(fit.hoped_for.phi), fit.hoped_for.latency
-        print(
+        yield (
             f"phi {maybe} may fit too: {latency.expected_ms:.2f} ms expected, up to {latency.high_ms:.2f} ms "
             "possible; measure it there with deploykit bench."
         )
 
 
-def _note_int8(fits: list[Fit]) -> None:
-    if any(fit.precision == "int8" for fit in fits):
-        note(
-            "INT8 is predicted for TensorRT with every layer in INT8, as published; what TensorRT-RTX builds "
-            "keeps depthwise convolutions in FP16 and gains less."
-        )
-
-
 def print_fits(fits: list[Fit]) -> None:
     """Several GPUs': a line each."""
-    print(f"{fits[0].family}: the largest phi that fits")
+    print(f"{fits[0].family}{_axis(fits[0])}: the largest phi that fits")
     rows = []
     for fit in fits:
         shown = fit.chosen or fit.nearest_miss
@@ -64,9 +60,21 @@ def print_fits(fits: list[Fit]) -> None:
         ),
         rows,
     )
-    _note_int8(fits)
-    if any(fit.chosen is None for fit in fits):
-        note("Where none fits, the figures are the nearest miss's.")
+    for fit in fits:
+        nearest = () if fit.chosen else (_answer(fit),)
+        for sentence in (*nearest, *_afterwards(fit)):
+            print(f"{fit.gpu}: {sentence}")
+    for remark, gpus in _by_remark(fits).items():
+        note(remark if len(gpus) == len(fits) else f"{', '.join(gpus)}: {remark}")
+
+
+def _by_remark(fits: list[Fit]) -> dict[str, list[str]]:
+    """Which GPUs each is about."""
+    found: dict[str, list[str]] = {}
+    for fit in fits:
+        for remark in fit.remarks:
+            found.setdefault(remark, []).append(fit.gpu)
+    return found
 
 
 def _print_candidates(fit: Fit, *, predicted: bool) -> None:
@@ -119,6 +127,10 @@ def _figures(each: Candidate, *, predicted: bool) -> tuple[str, ...]:
         "" if each.accuracy is None else f"{100 * each.accuracy:.1f} %",
         latency.evidence,
     )
+
+
+def _axis(fit: Fit) -> str:
+    return "" if fit.axis is None else f", {fit.axis} alone"
 
 
 def _batches(fit: Fit) -> str:

@@ -28,11 +28,11 @@ def phi_grid(step: float, phi_range: tuple[float, float]) -> tuple[float, ...]:
 
 
 def at_the_edge(grid: Sequence[float], looked_at: Sequence[float], fitting: float | None) -> list[float]:
-    """The phis of a fine grid between the largest fitting one of those looked at, and the next of these."""
-    above = [phi for phi in looked_at if fitting is None or phi > fitting]
-    if fitting is None or not above:
+    """The phis of a fine grid above the largest fitting one of those looked at, up to the next of these."""
+    if fitting is None:
         return []
-    return [phi for phi in grid if fitting < phi < min(above)]
+    above = min((phi for phi in looked_at if phi > fitting), default=math.inf)
+    return [phi for phi in grid if fitting < phi < above]
 
 
 def bisect_largest(phis: Sequence[float], fits: Callable[[float], bool]) -> None:

@@ -2,13 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, get_args
 
 from deploykit.architecture.families import DEFAULT_FAMILY, find_family
-from deploykit.architecture.family import Family
 from deploykit.architecture.member import Member, choose_member
 from deploykit.architecture.single_axis import single_axis_member
 from deploykit.errors import DeployError
@@ -16,39 +15,14 @@ from deploykit.fit.advice import advise
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.goal import Goal
 from deploykit.fit.grid import BATCHES, MAX_BATCH, at_the_edge, bisect_largest, phi_grid
-from deploykit.fit.memory import estimated_bytes
-from deploykit.latency import DEFAULT_FOLDER, Clock, Latency, Measured, Predicted, absent_gpu
+from deploykit.fit.question import Question, published_accuracy
+from deploykit.latency import DEFAULT_FOLDER, Clock, Measured, Predicted, absent_gpu
 from deploykit.predict.gpus import Gpu
 from deploykit.scaling import AXES, Axis, phi_label
 from deploykit.vocabulary import Precision
 
+_RISES = 1.02  # less is noise
 DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked of each network.
-
-    Attributes:
-        clock: says how long a batch takes.
-        gpu: that is predicted for; None where this machine is measured.
-        batch: None where it is free.
-        optimistic: the middle of an interval decides, not its unfavourable end.
-    """
-
-    clock: Clock
-    gpu: Gpu | None
-    precision: Precision
-    family: Family
-    axis: Axis | None
-    goal: Goal
-    batch: int | None
-    phi_step: float
-    percentile: float
-    optimistic: bool
-
-    def decisive_ms(self, latency: Latency) -> float:
-        return latency.expected_ms if self.optimistic else latency.high_ms
 
 
 def fit_phi(
@@ -122,12 +96,14 @@ def fit_phi(
         )
     else:
         clock = Measured(str(gpu), percentile=percentile, folder=Path(folder), progress=progress)
+    asked = clock.compared if precision == "best" else (clock.precision_for(precision),)
     fits = [
         _fit(
             Question(
                 clock=clock,
                 gpu=absent,
                 precision=each,
+                compared=asked,
                 family=found,
                 axis=axis,
                 goal=goal,
@@ -137,7 +113,7 @@ def fit_phi(
                 optimistic=optimistic,
             )
         )
-        for each in (clock.compared if precision == "best" else (clock.precision_for(precision),))
+        for each in asked
     ]
     fits.sort(key=_merit)
     remarks: list[str] = []
@@ -184,13 +160,13 @@ def _fit(question: Question) -> Fit:
     def fits(phi: float) -> bool:
         if phi not in found:
             members[phi] = _member(question, phi)
-            found[phi] = _candidate(question, phi, members[phi])
+            found[phi] = candidate_at(question, phi, members[phi])
         return not {"latency", "throughput", "memory"} & set(found[phi].misses)
 
     grid = phi_grid(question.phi_step, question.family.phi_range)
     reachable, cut = _reachable(question, grid)
     if question.clock.measures:
-        bisect_largest(reachable, fits)
+        bisect_largest(_accurate(question, reachable) or reachable, fits)
     else:
         coarse = reachable if question.phi_step >= 1 else [phi for phi in reachable if phi == int(phi)]
         fitting = max((phi for phi in coarse if fits(phi)), default=None)
@@ -206,13 +182,17 @@ def _fit(question: Question) -> Fit:
         percentile=question.percentile,
         candidates=candidates,
         optimistic=question.optimistic,
-        remarks=(*cut, *_falls(candidates), *_rough(candidates, question.percentile)),
+        remarks=(
+            *cut,
+            *_falls(candidates),
+            *_rough(candidates, question.percentile),
+            *_published_otherwise(candidates),
+        ),
     )
     if fit.chosen is not None:
         return fit
     miss = fit.nearest_miss
-    advice = advise(miss, members[miss.phi], question.goal, question.gpu, optimistic=question.optimistic)
-    return replace(fit, advice=tuple(advice))
+    return replace(fit, advice=tuple(advise(question, miss, members[miss.phi], candidates)))
 
 
 def _member(question: Question, phi: float) -> Member:
@@ -220,6 +200,16 @@ def _member(question: Question, phi: float) -> Member:
     if question.axis is None:
         return compound
     return single_axis_member(question.family, question.axis, macs=compound.network().macs)
+
+
+def _accurate(question: Question, phis: Sequence[float]) -> list[float]:
+    """What is published need not be measured."""
+
+    def is_accurate(phi: float) -> bool:
+        found = published_accuracy(question.family, phi, _member(question, phi))
+        return question.goal.is_accurate_enough(found)
+
+    return [phi for phi in phis if is_accurate(phi)]
 
 
 def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[float], tuple[str, ...]]:
@@ -243,19 +233,22 @@ def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[floa
     )
 
 
-def _candidate(question: Question, phi: float, member: Member) -> Candidate:
+def candidate_at(question: Question, phi: float, member: Member) -> Candidate:
     """The network at the batch asked for; where it is free, at the one that suits best.
 
     Of those that hold latency and memory that is the largest; with a throughput to reach the smallest that
-    does, or else the one that comes nearest. Where none holds them, a single image.
+    does, or else the one that comes nearest; what is measured grows until the throughput does so no more.
+    Where none holds them, a single image.
     """
     if question.batch is not None:
-        return _at(question, phi, member, question.batch)
+        return question.answer(phi, member, question.batch)
     wants_rate = question.goal.min_images_per_s is not None
     tried: list[Candidate] = []
     for batch in BATCHES:
-        tried.append(_at(question, phi, member, batch))
+        tried.append(question.answer(phi, member, batch))
         if not _holds(tried[-1]) or (wants_rate and "throughput" not in tried[-1].misses):
+            break
+        if question.clock.measures and wants_rate and not _rises(tried):
             break
     holding = [each for each in tried if _holds(each)]
     if not holding:
@@ -265,41 +258,13 @@ def _candidate(question: Question, phi: float, member: Member) -> Candidate:
     return max(holding, key=lambda each: each.batch / question.decisive_ms(each.latency))
 
 
+def _rises(tried: Sequence[Candidate]) -> bool:
+    """Whether a larger batch made more of the time."""
+    return len(tried) < 2 or tried[-1].images_per_s > _RISES * tried[-2].images_per_s
+
+
 def _holds(candidate: Candidate) -> bool:
     return not {"latency", "memory"} & set(candidate.misses)
-
-
-def _at(question: Question, phi: float, member: Member, batch: int) -> Candidate:
-    goal, precision = question.goal, question.precision
-    latency = question.clock.latency(member, precision=precision, batch=batch)
-    decisive_ms = question.decisive_ms(latency)
-    memory_bytes = estimated_bytes(member.network(), precision=precision, batch=batch)
-    accuracy = _published(question.family, phi, member)
-    met = {
-        "latency": goal.is_fast_enough(decisive_ms),
-        "throughput": goal.is_productive_enough(decisive_ms, batch),
-        "memory": goal.is_small_enough(memory_bytes),
-        "accuracy": goal.is_accurate_enough(accuracy),
-    }
-    return Candidate(
-        phi=phi,
-        scale=member.scale,
-        precision=precision,
-        batch=batch,
-        latency=latency,
-        memory_bytes=memory_bytes,
-        accuracy=accuracy,
-        misses=tuple(target for target, is_met in met.items() if not is_met),
-    )
-
-
-def _published(family: Family, phi: float, member: Member) -> float | None:
-    """Of that very network; between published members that of the one below."""
-    scale = member.scale
-    if member.phi is not None and member.rule == "published":
-        scale = family.ladder[int(phi)]
-    found = family.accuracy.get(scale)
-    return None if found is None else found.value
 
 
 def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...]:
@@ -309,6 +274,15 @@ def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...
     return (
         f"Too few samples to bound p{percentile:g} of phi {', '.join(rough)}: take a lower --percentile, or "
         "measure longer with deploykit bench.",
+    )
+
+
+def _published_otherwise(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    if not any((each.precision, each.latency.evidence) == ("int8", "predicted") for each in candidates):
+        return ()
+    return (
+        "INT8 is predicted for TensorRT with every layer in INT8, as published; what TensorRT-RTX builds "
+        "keeps depthwise convolutions in FP16 and gains less.",
     )
 
 
