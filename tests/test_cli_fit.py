@@ -41,6 +41,41 @@ def test_a_gpu_without_int8_facts_is_not_compared_in_int8_and_that_is_said(run, 
     assert "int8_tensor_tops" in run("fit", *options, "--precision", "int8").err
 
 
+def described(tmp_path, name, **texts):
+    """A GPU as fast as a T4, except that its memory is three hundred times slower."""
+    facts = {"sm_count": 40, "boost_mhz": 1590, "sustained_mhz": 900, "memory_bandwidth_gb_s": 1}
+    facts |= {"tdp_w": 70, "fp32_tflops": 8.1, "fp16_tensor_tflops": 65} | texts
+    lines = [f"{fact} = {value}" for fact, value in facts.items()]
+    (tmp_path / "my.toml").write_text("\n".join([f'["{name}"]', *lines]))
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases", "asked"),
+    [
+        ("Mine", '["Own 9000", "own"]', "own-9000"),
+        ("A100 SXM4 40GB", "[]", "A100"),
+        ("A100", "[]", "A100 SXM4 40GB"),
+        ("A100", "[]", "NVIDIA A100-SXM4-40GB"),
+        ("Mine", '["A100"]', "A100 40GB"),
+    ],
+)
+def test_a_description_answers_to_each_of_its_names(run, tmp_path, name, aliases, asked):
+    described(tmp_path, name, aliases=aliases)
+    result = run("fit", "--gpu", asked, "--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert result.status == 3, result.err  # an A100 holds that easily
+    assert f"on {name}" in result.out
+    assert "names nothing" not in result.err
+    both = run("fit", "--gpu", f"{name},{asked}", "--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert both.out == result.out
+
+
+def test_a_description_does_not_answer_to_another_gpus_name(run, tmp_path):
+    described(tmp_path, "A100 80GB", aliases='["Mine"]')
+    result = run("fit", "--gpu", "A100", "--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert result.status == 0
+    assert "--gpu names nothing that my.toml describes: A100 80GB." in result.err
+
+
 def test_records_that_tell_nothing_are_said_to(run, tmp_path):
     (tmp_path / "records").mkdir()
     assert "No record is of a network" in run(*TARGET, "--records", "records").err

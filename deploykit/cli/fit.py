@@ -15,7 +15,7 @@ from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
 from deploykit.latency import DEFAULT_FOLDER
 from deploykit.predict.gpu_file import read_gpu_file
-from deploykit.predict.gpus import Gpu, key_of
+from deploykit.predict.gpus import Gpu, key_of, known_names, names_of
 from deploykit.scaling import AXES
 
 NOTHING_FITS, STOPPED = 3, 130
@@ -190,9 +190,18 @@ def _fields(fit: Fit) -> dict[str, object]:
 
 
 def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
-    own = {} if file is None else {key_of(each.name): each for each in _read(file)}
-    asked = {key_of(name): name for name in names.split(",")}
-    return [own.get(key, name) for key, name in asked.items()]
+    """Those that --gpu names, each once; what the file describes takes the place of what is known."""
+    described = () if file is None else _read(file)
+    own = {key: each for each in described for key in names_of(each)}
+    own |= {key_of(each.name): each for each in described}  # a name means more than an alias
+    found: dict[frozenset[str], str | Gpu] = {}
+    for name in names.split(","):
+        alike = (each for each in described if names_of(each) & known_names(name))
+        gpu = own.get(key_of(name)) or next(alike, name)
+        found[names_of(gpu) if isinstance(gpu, Gpu) else known_names(name)] = gpu
+    if described and not any(isinstance(each, Gpu) for each in found.values()):
+        note(f"--gpu names nothing that {file} describes: {', '.join(each.name for each in described)}.")
+    return list(found.values())
 
 
 def _read(file: Path) -> tuple[Gpu, ...]:
