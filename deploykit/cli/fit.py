@@ -11,6 +11,7 @@ from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.errors import DeployError
+from deploykit.files import require_writable
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
 from deploykit.latency import DEFAULT_FOLDER
@@ -120,6 +121,7 @@ def command(
     if drawn is not None:
         from deploykit.fit.picture import require_drawable
 
+        require_writable(drawn, option="--plot")
         require_drawable(drawn)
     if exports:
         from deploykit.engine.targets import target_for
@@ -128,7 +130,9 @@ def command(
     targets: dict[str, Any] = {
         "max_latency_ms": duration_ms(max_latency),
         "min_images_per_s": images_per_s(min_throughput),
-        "max_memory_bytes": max_memory and size_bytes(max_memory, option="--max-memory", example="4GB"),
+        "max_memory_bytes": None
+        if max_memory is None
+        else size_bytes(max_memory, option="--max-memory", example="4GB"),
         "min_accuracy": fraction(min_accuracy),
     }
     one_axis = next((each for each in AXES if each == axis), None)
