@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from deploykit import measure
+from deploykit.latency import Measured
+from deploykit.local_gpu import local_gpu
+
 TARGET = ("fit", "--gpu", "T4", "--max-latency", "10ms")
 
 
@@ -89,6 +93,51 @@ def test_several_gpus_make_a_line_each(run):
     assert [line.split()[0] for line in result.out.splitlines()[2:]] == ["T4", "L4", "A100"]
     plain = json.loads(run("fit", "--gpu", "T4,L4", "--max-latency", "5ms", "--json").out)
     assert [each["fit"]["gpu"] for each in plain] == ["T4", "L4"]
+
+
+@pytest.fixture
+def measured(tiny, monkeypatch):
+    """What was measured, in order."""
+    began: list[str] = []
+    really = Measured.latency
+
+    def latency(self, member, *, precision, batch):
+        began.append(f"{self.title} {member.name}")
+        return really(self, member, precision=precision, batch=batch)
+
+    monkeypatch.setattr(Measured, "latency", latency)
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    return began
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "sentence"),
+    [
+        ("cpu,RTX 5090", (), "Too little is known of the RTX 5090"),
+        ("cpu,RTX 5090,T4", ("--precision", "best"), "Too little is known of the RTX 5090"),
+        ("cpu,RTX 9999", (), "No GPU named 'RTX 9999'"),
+        ("cpu,local", (), "no NVIDIA GPU"),
+    ],
+)
+def test_what_refuses_a_gpu_is_told_before_another_is_measured(run, measured, gpus, options, sentence):
+    if "local" in gpus and local_gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    result = run("fit", "--gpu", gpus, "--family", "tiny.py", "--max-latency", "1000ms", *options)
+    assert result.status == 2
+    assert sentence in result.err
+    assert measured == []
+
+
+def test_a_folder_is_for_those_of_several_that_are_measured(run, tmp_path, measured):
+    options = ("--family", "tiny.py", "--max-latency", "1000ms", "--phi-step", "7", "--folder", "mine")
+    result = run("fit", "--gpu", "cpu,T4", *options)
+    assert result.status == 0, result.err
+    assert [line.split()[0] for line in result.out.splitlines()[2:]] == ["CPU", "T4"]
+    assert len(list((tmp_path / "mine").glob("*.json"))) == len(measured) > 0
+    assert not (tmp_path / "records").exists()
+    nowhere = run("fit", "--gpu", "L4,T4", *options)
+    assert nowhere.status == 2
+    assert "nothing is kept in mine" in nowhere.err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from deploykit.errors import DeployError
 from deploykit.files import require_writable
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
-from deploykit.latency import DEFAULT_FOLDER
+from deploykit.latency import DEFAULT_FOLDER, Measured, absent_gpu
 from deploykit.predict.gpu_file import read_gpu_file
 from deploykit.predict.gpus import Gpu, key_of, known_names, names_of
 from deploykit.scaling import AXES
@@ -136,10 +136,10 @@ def command(
         "min_accuracy": fraction(min_accuracy),
     }
     one_axis = next((each for each in AXES if each == axis), None)
-    others |= {"batch": _batch(batch), "axis": one_axis, "records": records, "folder": folder}
+    others |= targets | {"batch": _batch(batch), "axis": one_axis, "records": records}
     try:
         with phases("fitting") as progress:
-            fits = [fit_phi(each, **targets, **others, progress=progress) for each in gpus]
+            fits = _fits(gpus, folder, **others, progress=progress)
     except KeyboardInterrupt:
         print(f"stopped; {_kept(folder)}", file=sys.stderr)
         sys.exit(STOPPED)
@@ -150,6 +150,22 @@ def command(
     _show(fits, written, drawn=drawn, in_terminal=plot is not None and drawn is None, as_json=as_json)
     if all(each.chosen is None for each in fits):
         sys.exit(NOTHING_FITS)
+
+
+def _fits(gpus: Sequence[str | Gpu], folder: Path, **others: Any) -> list[Fit]:
+    """One of each, in order; what refuses one of them is told before any is measured, which takes minutes."""
+    here = [each for each in gpus if not isinstance(each, Gpu) and absent_gpu(each) is None]
+    if len(here) > 1:
+        asked = None if others["precision"] == "best" else others["precision"]
+        for each in here:
+            Measured(each, percentile=others["percentile"], folder=folder).precision_for(asked)
+    predictions_first = sorted(gpus, key=lambda each: each in here)
+    fits = {
+        # a folder is about those that are measured; without any, fit_phi refuses it
+        each: fit_phi(each, folder=folder if each in here or not here else DEFAULT_FOLDER, **others)
+        for each in predictions_first
+    }
+    return [fits[each] for each in gpus]
 
 
 def _kept(folder: Path) -> str:
