@@ -1,16 +1,16 @@
 """How long a batch takes: measured here, recorded there, or predicted; in this order of trust."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from deploykit.architecture.families import is_known
+from deploykit.architecture.families import FAMILIES, is_known
 from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.predict.cost_model import can_predict, predict_latency
-from deploykit.predict.gpus import Gpu, find_gpu
+from deploykit.predict.gpus import Gpu, find_gpu, known_names, names_of
 from deploykit.scaling import Scale
 from deploykit.vocabulary import Precision
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("records")
 
+T = TypeVar("T")
 Evidence = Literal["measured", "recorded", "predicted"]
 
 
@@ -65,12 +66,16 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a record has to be of, to stand for a network."""
+    """What a record has to be of, to stand for a network.
+
+    Attributes: classes: how many the network has; None where that was not recorded.
+    """
 
     family: str
     scale: Scale | None
     precision: Precision | None
     batch: int
+    classes: int | None
 
 
 class Predicted:
@@ -82,7 +87,7 @@ class Predicted:
         """Args: records: files or folders; of a folder, those of this GPU.
 
         Raises:
-            DeployError: a file is no record, or of another machine.
+            DeployError: a file is no record of single requests, or of another machine or network.
         """
         self._gpu, self.title = gpu, gpu.name
         self._recorded: dict[Key, Latency] = {}
@@ -97,8 +102,8 @@ class Predicted:
         return asked or "fp16"
 
     def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency:
-        key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
-        if (recorded := self._recorded.get(key)) is not None:
+        key = _key(member, precision=precision, batch=batch)
+        if (recorded := _found(self._recorded, key)) is not None:
             return recorded
         found = predict_latency(member.network(), self._gpu, precision=precision, batch=batch)
         return Latency(
@@ -120,14 +125,13 @@ class Predicted:
                     f"{path} was measured on {mine[0].machine.name}, which is no {self.title}.",
                     fix="leave it out, or name that machine with --gpu",
                 )
+            _require_latency(mine[0], path)
         for record in mine:
             self._recorded[key_of(record)] = _latency_of(record, percentile, "recorded")
 
     def _is_mine(self, record: "Record") -> bool:
-        try:
-            return find_gpu(record.machine.name) == self._gpu
-        except DeployError:  # a CPU, or a GPU nobody told us of
-            return False
+        """Whether it names the GPU by a name that it has, or that a known GPU shares with it."""
+        return not names_of(self._gpu).isdisjoint(known_names(record.machine.name))
 
 
 class Measured:
@@ -175,8 +179,9 @@ class Measured:
         from deploykit.bench.record_file import write_record
         from deploykit.measure import measure_latency
 
-        key = Key(family=member.family.name, scale=member.scale, precision=precision, batch=batch)
-        if key not in self._known or not self._is_of(self._known[key], member):
+        key = _key(member, precision=precision, batch=batch)
+        record = _found(self._known, key)
+        if record is None or not self._is_of(record, member):
             self._progress(f"measuring {member.name}, batch {batch}")
             record = measure_latency(
                 member,
@@ -188,7 +193,7 @@ class Measured:
             self.measurements += 1
             write_record(record, self._folder)
             self._known[key] = record
-        return _latency_of(self._known[key], self._percentile, "measured")
+        return _latency_of(record, self._percentile, "measured")
 
     def _is_of(self, record: "Record", member: Member) -> bool:
         """Whether a record that is called so is of that network: its family's file may have changed."""
@@ -222,11 +227,29 @@ def _latencies(folder: Path) -> "Iterator[Record]":
     from deploykit.bench.record_file import read_folder
 
     for record in read_folder(folder).records.values():
-        if isinstance(record, Record) and (record.method.scenario, record.method.scope) == (
-            "single-stream",
-            "end-to-end",
-        ):
+        if isinstance(record, Record) and _is_latency(record):
             yield record
+
+
+def _is_latency(record: "Record") -> bool:
+    return (record.method.scenario, record.method.scope) == ("single-stream", "end-to-end")
+
+
+def _require_latency(record: "Record", path: Path) -> None:
+    """Raises: DeployError: it stands for no network that a fit looks at."""
+    method, family = record.method, FAMILIES.get(record.engine.family)
+    if not _is_latency(record):
+        raise DeployError(
+            f"{path} is of scenario {method.scenario} and scope {method.scope}: no latency of requests one "
+            "after another, end to end.",
+            fix="leave it out, or measure with deploykit bench without --scenario and --scope",
+        )
+    if family is not None and record.engine.classes not in (None, family.classes):
+        raise DeployError(
+            f"{path} is of a network with {record.engine.classes} classes, and {family.title} has "
+            f"{family.classes}.",
+            fix="leave it out, or measure one that was exported without --weights and --num-classes",
+        )
 
 
 def key_of(record: "Record") -> Key:
@@ -235,7 +258,23 @@ def key_of(record: "Record") -> Key:
         scale=record.engine.scale,
         precision=record.engine.precision,
         batch=record.method.batch,
+        classes=record.engine.classes,
     )
+
+
+def _key(member: Member, *, precision: Precision, batch: int) -> Key:
+    return Key(
+        family=member.family.name,
+        scale=member.scale,
+        precision=precision,
+        batch=batch,
+        classes=member.network().num_classes,
+    )
+
+
+def _found(known: Mapping[Key, T], key: Key) -> T | None:
+    """What has as many classes, or else what doesn't tell them."""
+    return known.get(key) or known.get(replace(key, classes=None))
 
 
 def absent_gpu(name: str) -> Gpu | None:

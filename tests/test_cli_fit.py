@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from deploykit import measure
+from deploykit.latency import Measured
+from deploykit.local_gpu import local_gpu
+
 TARGET = ("fit", "--gpu", "T4", "--max-latency", "10ms")
 
 
@@ -41,6 +45,41 @@ def test_a_gpu_without_int8_facts_is_not_compared_in_int8_and_that_is_said(run, 
     assert "int8_tensor_tops" in run("fit", *options, "--precision", "int8").err
 
 
+def described(tmp_path, name, **texts):
+    """A GPU as fast as a T4, except that its memory is three hundred times slower."""
+    facts = {"sm_count": 40, "boost_mhz": 1590, "sustained_mhz": 900, "memory_bandwidth_gb_s": 1}
+    facts |= {"tdp_w": 70, "fp32_tflops": 8.1, "fp16_tensor_tflops": 65} | texts
+    lines = [f"{fact} = {value}" for fact, value in facts.items()]
+    (tmp_path / "my.toml").write_text("\n".join([f'["{name}"]', *lines]))
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases", "asked"),
+    [
+        ("Mine", '["Own 9000", "own"]', "own-9000"),
+        ("A100 SXM4 40GB", "[]", "A100"),
+        ("A100", "[]", "A100 SXM4 40GB"),
+        ("A100", "[]", "NVIDIA A100-SXM4-40GB"),
+        ("Mine", '["A100"]', "A100 40GB"),
+    ],
+)
+def test_a_description_answers_to_each_of_its_names(run, tmp_path, name, aliases, asked):
+    described(tmp_path, name, aliases=aliases)
+    result = run("fit", "--gpu", asked, "--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert result.status == 3, result.err  # an A100 holds that easily
+    assert f"on {name}" in result.out
+    assert "names nothing" not in result.err
+    both = run("fit", "--gpu", f"{name},{asked}", "--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert both.out == result.out
+
+
+def test_a_description_does_not_answer_to_another_gpus_name(run, tmp_path):
+    described(tmp_path, "A100 80GB", aliases='["Mine"]')
+    result = run("fit", "--gpu", "A100", "--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert result.status == 0
+    assert "--gpu names nothing that my.toml describes: A100 80GB." in result.err
+
+
 def test_records_that_tell_nothing_are_said_to(run, tmp_path):
     (tmp_path / "records").mkdir()
     assert "No record is of a network" in run(*TARGET, "--records", "records").err
@@ -68,6 +107,51 @@ def test_of_several_gpus_each_has_its_nearest_miss_advice_and_remarks(run):
     assert "note: No depth alone has as much work as phi 6" in result.err
     plain = json.loads(run("fit", "--gpu", "T4,A100", "--max-latency", "1.3ms", "--json").out)
     assert [(each["chosen_phi"], each["nearest_miss_phi"]) for each in plain] == [(None, 0), (0, None)]
+
+
+@pytest.fixture
+def measured(tiny, monkeypatch):
+    """What was measured, in order."""
+    began: list[str] = []
+    really = Measured.latency
+
+    def latency(self, member, *, precision, batch):
+        began.append(f"{self.title} {member.name}")
+        return really(self, member, precision=precision, batch=batch)
+
+    monkeypatch.setattr(Measured, "latency", latency)
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    return began
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "sentence"),
+    [
+        ("cpu,RTX 5090", (), "Too little is known of the RTX 5090"),
+        ("cpu,RTX 5090,T4", ("--precision", "best"), "Too little is known of the RTX 5090"),
+        ("cpu,RTX 9999", (), "No GPU named 'RTX 9999'"),
+        ("cpu,local", (), "no NVIDIA GPU"),
+    ],
+)
+def test_what_refuses_a_gpu_is_told_before_another_is_measured(run, measured, gpus, options, sentence):
+    if "local" in gpus and local_gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    result = run("fit", "--gpu", gpus, "--family", "tiny.py", "--max-latency", "1000ms", *options)
+    assert result.status == 2
+    assert sentence in result.err
+    assert measured == []
+
+
+def test_a_folder_is_for_those_of_several_that_are_measured(run, tmp_path, measured):
+    options = ("--family", "tiny.py", "--max-latency", "1000ms", "--phi-step", "7", "--folder", "mine")
+    result = run("fit", "--gpu", "cpu,T4", *options)
+    assert result.status == 0, result.err
+    assert [line.split()[0] for line in result.out.splitlines()[2:4]] == ["CPU", "T4"]
+    assert len(list((tmp_path / "mine").glob("*.json"))) == len(measured) > 0
+    assert not (tmp_path / "records").exists()
+    nowhere = run("fit", "--gpu", "L4,T4", *options)
+    assert nowhere.status == 2
+    assert "nothing is kept in mine" in nowhere.err
 
 
 @pytest.mark.parametrize(
@@ -134,12 +218,17 @@ def test_an_engine_that_can_not_be_built_is_refused_before_anything_is_exported(
         ),
         (("--gpu", "T4", "--max-latency", "1ms", "--max-memory", "4"), "not a size"),
         (("--gpu", "T4", "--max-latency", "1ms", "--batch", "some"), "is no batch"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--max-memory", ""), "'' is not a size"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--min-throughput", ""), "'' is not a throughput"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--min-accuracy", ""), "'' is not an accuracy"),
+        (("--gpu", "T4", "--max-latency", ""), "'' is not a latency"),
         (("--gpu", "T4", "--max-latency", "1ms", "--phi-step", "0"), "phi step"),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "--json"), "would draw where --json prints"),
         (("--gpu", "cpu", "--max-latency", "1ms", "--folder", "/proc/x"), "/proc/x/record.json"),
         (("--gpu", "T4,", "--max-latency", "1ms"), "No GPU named ''"),
         (("--gpu", "T4,L4", "--max-latency", "1ms", "--export"), "about one GPU"),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "no kind of picture"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--plot", "/proc/a.png"), "another place with --plot"),
         (("--gpu", "T4", "--max-latency", "1ms", "--records", "none.json"), "none.json"),
         (("--gpu", "cpu", "--max-latency", "1ms", "--records", "a.json"), "records of others"),
     ],

@@ -11,11 +11,12 @@ from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.errors import DeployError
+from deploykit.files import require_writable
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
-from deploykit.latency import DEFAULT_FOLDER
+from deploykit.latency import DEFAULT_FOLDER, Measured, absent_gpu
 from deploykit.predict.gpu_file import read_gpu_file
-from deploykit.predict.gpus import Gpu, key_of
+from deploykit.predict.gpus import Gpu, key_of, known_names, names_of
 from deploykit.scaling import AXES
 
 NOTHING_FITS, STOPPED = 3, 130
@@ -120,6 +121,7 @@ def command(
     if drawn is not None:
         from deploykit.fit.picture import require_drawable
 
+        require_writable(drawn, option="--plot")
         require_drawable(drawn)
     if exports:
         from deploykit.engine.targets import target_for
@@ -128,14 +130,16 @@ def command(
     targets: dict[str, Any] = {
         "max_latency_ms": duration_ms(max_latency),
         "min_images_per_s": images_per_s(min_throughput),
-        "max_memory_bytes": max_memory and size_bytes(max_memory, option="--max-memory", example="4GB"),
+        "max_memory_bytes": None
+        if max_memory is None
+        else size_bytes(max_memory, option="--max-memory", example="4GB"),
         "min_accuracy": fraction(min_accuracy),
     }
     one_axis = next((each for each in AXES if each == axis), None)
-    others |= {"batch": _batch(batch), "axis": one_axis, "records": records, "folder": folder}
+    others |= targets | {"batch": _batch(batch), "axis": one_axis, "records": records}
     try:
         with phases("fitting") as progress:
-            fits = [fit_phi(each, **targets, **others, progress=progress) for each in gpus]
+            fits = _fits(gpus, folder, **others, progress=progress)
     except KeyboardInterrupt:
         print(f"stopped; {_kept(folder)}", file=sys.stderr)
         sys.exit(STOPPED)
@@ -146,6 +150,22 @@ def command(
     _show(fits, written, drawn=drawn, in_terminal=plot is not None and drawn is None, as_json=as_json)
     if all(each.chosen is None for each in fits):
         sys.exit(NOTHING_FITS)
+
+
+def _fits(gpus: Sequence[str | Gpu], folder: Path, **others: Any) -> list[Fit]:
+    """One of each, in order; what refuses one of them is told before any is measured, which takes minutes."""
+    here = [each for each in gpus if not isinstance(each, Gpu) and absent_gpu(each) is None]
+    if len(here) > 1:
+        asked = None if others["precision"] == "best" else others["precision"]
+        for each in here:
+            Measured(each, percentile=others["percentile"], folder=folder).precision_for(asked)
+    predictions_first = sorted(gpus, key=lambda each: each in here)
+    fits = {
+        # a folder is about those that are measured; without any, fit_phi refuses it
+        each: fit_phi(each, folder=folder if each in here or not here else DEFAULT_FOLDER, **others)
+        for each in predictions_first
+    }
+    return [fits[each] for each in gpus]
 
 
 def _kept(folder: Path) -> str:
@@ -191,9 +211,18 @@ def _fields(fit: Fit) -> dict[str, object]:
 
 
 def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
-    own = {} if file is None else {key_of(each.name): each for each in _read(file)}
-    asked = {key_of(name): name for name in names.split(",")}
-    return [own.get(key, name) for key, name in asked.items()]
+    """Those that --gpu names, each once; what the file describes takes the place of what is known."""
+    described = () if file is None else _read(file)
+    own = {key: each for each in described for key in names_of(each)}
+    own |= {key_of(each.name): each for each in described}  # a name means more than an alias
+    found: dict[frozenset[str], str | Gpu] = {}
+    for name in names.split(","):
+        alike = (each for each in described if names_of(each) & known_names(name))
+        gpu = own.get(key_of(name)) or next(alike, name)
+        found[names_of(gpu) if isinstance(gpu, Gpu) else known_names(name)] = gpu
+    if described and not any(isinstance(each, Gpu) for each in found.values()):
+        note(f"--gpu names nothing that {file} describes: {', '.join(each.name for each in described)}.")
+    return list(found.values())
 
 
 def _read(file: Path) -> tuple[Gpu, ...]:

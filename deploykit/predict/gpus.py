@@ -85,6 +85,17 @@ def find_gpu(name: str) -> Gpu:
     return gpu
 
 
+def names_of(gpu: Gpu) -> frozenset[str]:
+    """The keys of all its names, see key_of."""
+    return frozenset(map(key_of, (gpu.name, *gpu.aliases)))
+
+
+def known_names(name: str) -> frozenset[str]:
+    """The key of `name`, with those of the known GPU that it means, if any."""
+    gpu = _by_key().get(key_of(name))
+    return frozenset({key_of(name)}) | (names_of(gpu) if gpu is not None else frozenset())
+
+
 def require_facts(gpu: Gpu, *facts: str) -> tuple[float, ...]:
     """The values of `facts` (attribute names of Gpu), in order.
 
