@@ -1,3 +1,4 @@
+import csv
 import math
 import subprocess
 import sys
@@ -187,6 +188,16 @@ def test_the_page_says_what_the_committed_figures_give(evidence):
     assert page.with_tables(committed, page.tables(evidence)) == committed
 
 
+def test_the_page_counts_the_figures_that_say_they_are_of_a_cuda_graph():
+    with published.PUBLISHED_CSV.open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["runtime"] == "tensorrt"]
+    silent = [line["gpu"] for line in lines if "--useCudaGraph" not in line["note"]]
+    text = fit_cost_model.PAGE_MD.read_text(encoding="utf-8")
+    assert f"{len(lines) - len(silent)} of the {len(lines)} TensorRT figures" in text
+    assert f"The T4's {len(silent)}\ndon't say" in text
+    assert set(silent) == {"T4"}
+
+
 def test_an_array_of_kernels_takes_what_they_take_one_by_one():
     """The fit works on arrays, the prediction on numbers."""
     found = calibration().parameters
@@ -260,12 +271,13 @@ def test_predicting_imports_nothing_heavy():
     assert not {"numpy", "torch", "onnx", "scipy"} & set(loaded.split())
 
 
-def kept(folder, *, on="NVIDIA T4", scope="device", **engine_facts):
+def kept(folder, *, on="NVIDIA T4", scope="device", cuda_graph=True, **engine_facts):
     """A record of B4 at 7 ms, or of what the facts say, in a folder of records."""
     machine = replace(records.MACHINE, kind="gpu", name=on)
     measured = records.engine(**{"phi": 4, "precision": "fp16", **engine_facts})
     record = records.latency(measured, 7.0, batch=8, machine=machine)
-    write_record(replace(record, method=replace(record.method, scope=scope)), folder)
+    method = replace(record.method, scope=scope, cuda_graph=cuda_graph)
+    write_record(replace(record, method=method), folder)
 
 
 def test_records_of_gpus_stand_beside_published_figures(tmp_path):
@@ -282,6 +294,7 @@ def test_records_of_gpus_stand_beside_published_figures(tmp_path):
     "changes",
     [
         {"scope": "end-to-end"},  # with transfers
+        {"cuda_graph": False},
         {"on": "NVIDIA Unheard Of"},
         {"precision": "int8"},  # of which deploykit's engines have less than published ones
         {"phi": 3.7},  # no published member

@@ -53,7 +53,7 @@ class Parameters:
         grouped_fraction: of what other convolutions sustain, in those of a few groups.
         depthwise_fraction: of the FP32 peak that depthwise convolutions sustain in FP16; twice that in INT8.
         bandwidth_fraction: of the peak bandwidth that is sustained.
-        launch_us: from one kernel's end to the next one's work, as the published figures have it.
+        launch_us: from one kernel's end to the next one's work, in a CUDA graph as most figures are.
         outputs_per_sm: outputs an SM needs at once to be busy; with fewer, the arithmetic waits.
         silu_fraction: of a kernel of its own that a SiLU costs in FP16: some are fused.
         silu_fraction_int8: the same in INT8.
@@ -171,7 +171,7 @@ class Rates:
 
 
 def predict_latency(network: Network, gpu: Gpu, *, precision: Precision, batch: int) -> Prediction:
-    """Latency of one batch of `network` on `gpu` with TensorRT, with an interval.
+    """Latency of one batch of `network` on `gpu` with TensorRT and a CUDA graph, with an interval.
 
     Args:
         network: what is to run.
