@@ -121,7 +121,8 @@ def _odd_cores(gpu: Gpu) -> Iterator[str]:
     if not _FEWEST_CORES / _CORES_OFF <= cores <= _MOST_CORES * _CORES_OFF:
         yield (
             f"fp32_tflops of {gpu.name} is {tflops:g}, which with its sm_count and boost_mhz makes "
-            f"{cores:.3g} CUDA cores an SM, where GPUs have {_FEWEST_CORES} to {_MOST_CORES}: are those the units?"
+            f"{cores:.3g} CUDA cores an SM, where GPUs have {_FEWEST_CORES} to {_MOST_CORES}: "
+            "are those the units?"
         )
 
 
