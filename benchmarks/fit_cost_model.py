@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from cost_model.errors import efficientnets, interval
+from cost_model.errors import interval
 from cost_model.fit import fit, rounded
 from cost_model.page import Evidence, gather, residuals_svg, tables, with_tables
 from cost_model.published import Row, of_tensorrt, read_rows
@@ -40,16 +40,18 @@ def known_rows() -> tuple[Row, ...]:
 def model_json(evidence: Evidence) -> str:
     """What cost_model.json holds."""
     published = of_tensorrt(evidence.rows)
+    measured, elsewhere, unfamiliar = (interval(pairs) for _, pairs in evidence.behind_intervals)
     model = {
         "parameters": asdict(rounded(fit(evidence.rows))),
         "gpus": sorted({row.gpu for row in published if row.family == "efficientnet"}),
         "families": sorted({row.family for row in published}),
+        "precisions": sorted({row.precision for row in published}),
         "largest_batch": max(row.batch for row in published),
         "smallest_macs": min(row.macs for row in published),
         "largest_macs": max(row.macs for row in published),
-        "interval_measured": interval(efficientnets(evidence.left_network)),
-        "interval_elsewhere": interval(evidence.left_gpu),
-        "interval_unfamiliar": interval(evidence.left_both),
+        "interval_measured": measured,
+        "interval_elsewhere": elsewhere,
+        "interval_unfamiliar": unfamiliar,
     }
     return json.dumps(model, indent=2) + "\n"
 

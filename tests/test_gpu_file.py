@@ -1,15 +1,19 @@
 """GPUs that a user describes."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from deploykit.architecture.efficientnet import efficientnet
 from deploykit.engine.manifest import read_manifest
 from deploykit.errors import DeployError
 from deploykit.fit.run import fit_phi
+from deploykit.predict.cost_model import predict_latency
 from deploykit.predict.gpu_file import read_gpu_file
-from deploykit.predict.gpus import find_gpu
+from deploykit.predict.gpus import find_gpu, known_gpus
+from deploykit.scaling import BASE
 
 FACTS = {
     "compute_capability": '"8.9"',
@@ -80,6 +84,59 @@ def test_a_unit_that_is_off_by_a_thousand_is_doubted(tmp_path, changes, sentence
     assert doubts[0].endswith("is that the unit?")
 
 
+# Jetson Nano, of Maxwell: 128 cores at 921.6 MHz, 25.6 GB/s, 0.472 TFLOPS in FP16 and half that in FP32.
+NANO = {
+    "compute_capability": '"5.3"',
+    "sm_count": 1,
+    "boost_mhz": 921.6,
+    "memory_bandwidth_gb_s": 25.6,
+    "tdp_w": 10,
+    "fp32_tflops": 0.236,
+    "fp16_tensor_tflops": 0.472,
+}
+PEAKS = ("memory_bandwidth_gb_s", "fp32_tflops", "fp16_tensor_tflops")
+
+
+def times(factor, *facts):
+    return NANO | {fact: NANO[fact] * factor for fact in facts}
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (times(1000, *PEAKS), "with its sm_count and boost_mhz makes 1.28e+05 CUDA cores an SM"),
+        (times(1000, "fp32_tflops"), "fp32_tflops of Mine is 236, which with its sm_count and boost_mhz"),
+        (times(128, "sm_count"), "makes 1 CUDA cores an SM"),  # cores for SMs
+        (times(1000, "memory_bandwidth_gb_s"), "memory_bandwidth_gb_s of Mine is 1.08e+05 times its fp32"),
+        (times(1000, "fp16_tensor_tflops"), "fp16_tensor_tflops of Mine is 2e+03 times its fp32_tflops"),
+    ],
+)
+def test_a_small_gpus_facts_are_doubted_that_a_large_one_could_have(tmp_path, facts, sentence):
+    _, doubts = read_gpu_file(written(tmp_path / "my.toml", **facts))
+    assert len(doubts) == 1
+    assert sentence in doubts[0]
+
+
+@pytest.mark.parametrize("gpu", known_gpus(), ids=lambda gpu: gpu.name)
+def test_the_facts_of_known_gpus_are_not_doubted(tmp_path, gpu):
+    facts = {name: getattr(gpu, name) for name in (*FACTS, "int8_tensor_tops", "int8_dp4a_tops")}
+    facts["compute_capability"] = f'"{gpu.compute_capability}"'
+    assert read_gpu_file(written(tmp_path / "my.toml", **facts))[1] == ()
+
+
+def test_the_facts_of_a_gpu_smaller_than_those_known_are_not_doubted(tmp_path):
+    assert read_gpu_file(written(tmp_path / "my.toml", **NANO))[1] == ()
+
+
+@pytest.mark.parametrize("end", [1e-6, 1e9])
+def test_facts_at_the_ends_of_what_is_allowed_give_finite_predictions(tmp_path, end):
+    numbers = {**dict.fromkeys(FACTS, end), "sm_count": max(1, int(end)), "compute_capability": '"8.9"'}
+    for facts in (numbers, *({fact: value} for fact, value in numbers.items())):
+        (mine,), _ = read_gpu_file(written(tmp_path / "my.toml", **facts))
+        found = predict_latency(efficientnet(BASE), mine, precision="fp16", batch=8)
+        assert 0 < found.low_ms < found.latency_ms < found.high_ms < math.inf
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -90,6 +147,9 @@ def test_a_unit_that_is_off_by_a_thousand_is_doubted(tmp_path, changes, sentence
         ({"sm_count": 57.5}, "is 57.5, no whole number"),
         ({"tdp_w": "true"}, "is True, no finite number above 0"),
         ({"tdp_w": '"72 W"'}, "is '72 W', no finite number above 0"),
+        ({"boost_mhz": 1e308}, "is 1e+308, which no GPU has: it must be 1e-06 to 1e+09"),
+        ({"tdp_w": "1e-320"}, "which no GPU has"),
+        ({"tdp_w": "0x" + "f" * 10_000}, "is an integer of 40000 bits, which no GPU has"),
         ({"bandwidth": 280}, "nobody knows the fact bandwidth"),
         ({"compute_capability": 8.9}, "not described as a GPU is"),
         ({"compute_capability": '"sm_89"'}, "compute_capability of Mine is 'sm_89'"),
@@ -117,6 +177,8 @@ def test_a_description_that_hides_a_known_gpu_is_said_to(tmp_path, name, known):
         ("# nothing", "describes no GPU"),
         ("[Mine", "is no TOML"),
         ("sm_count = 3", "outside of a table"),
+        ("x = " + "[" * 5000 + "]" * 5000, "nests brackets too deeply"),
+        ("x = " + "9" * 5000, "is no TOML"),
     ],
 )
 def test_a_file_without_gpus_is_refused(tmp_path, text, sentence):

@@ -19,6 +19,9 @@ CUDA_CORES_PER_SM = {
     "12.0": 128,
 }
 
+# Their FP32 peak is given at another clock than their tensor cores', which is the one in gpus.toml.
+FP32_PEAK_MHZ = {"H100 SXM5": 1980, "H200 SXM": 1980}
+
 
 def test_the_t4_is_as_its_datasheet_has_it():
     t4 = find_gpu("T4")
@@ -68,8 +71,16 @@ def test_every_gpu_names_its_source(gpu):
 )
 def test_the_fp32_peak_is_two_operations_a_core_and_clock(gpu):
     cores = gpu.sm_count * CUDA_CORES_PER_SM[gpu.compute_capability]
-    # H100 SXM5's boost clock is given as 1830 MHz, its peak at 1980 MHz.
-    assert gpu.fp32_tflops == pytest.approx(2 * cores * gpu.boost_mhz * 1e-6, rel=0.09)
+    clock_mhz = FP32_PEAK_MHZ.get(gpu.name, gpu.boost_mhz)
+    assert gpu.fp32_tflops == pytest.approx(2 * cores * clock_mhz * 1e-6, rel=0.015)
+
+
+def test_a_v100_in_a_slot_has_less_power_than_one_on_a_board():
+    assert (find_gpu("V100 PCIe").tdp_w, find_gpu("V100 SXM2").tdp_w) == (250, 300)  # NVIDIA V100 datasheet
+
+
+def test_an_l4_is_not_the_whole_chip():
+    assert find_gpu("L4").sm_count == 7424 / 128
 
 
 def test_a_v100_has_no_int8_tensor_cores_and_falls_back_on_dot_products():

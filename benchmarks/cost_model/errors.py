@@ -71,6 +71,25 @@ def coverage(pairs: Iterable[HeldOut], factors: tuple[float, float]) -> float:
     return float(np.mean([factors[0] <= math.exp(ratio) <= factors[1] for _, ratio in pairs]))
 
 
+def coverage_by_others(pairs: Iterable[HeldOut]) -> dict[str, float]:
+    """Share of each GPU's rows inside the interval that the other GPUs' rows alone give."""
+    pairs = tuple(pairs)
+    return {
+        gpu: coverage(
+            (pair for pair in pairs if pair[0].gpu == gpu),
+            interval(pair for pair in pairs if pair[0].gpu != gpu),
+        )
+        for gpu in dict.fromkeys(row.gpu for row, _ in pairs)
+    }
+
+
+def coverage_of_all_by_others(pairs: Iterable[HeldOut]) -> float:
+    """Share of all rows inside the interval that the GPUs other than theirs give."""
+    pairs = tuple(pairs)
+    shares = coverage_by_others(pairs)
+    return float(np.mean([shares[row.gpu] for row, _ in pairs]))
+
+
 def in_sample(rows: Sequence[Row]) -> tuple[HeldOut, ...]:
     """Each row under the fit to all of them."""
     published = of_tensorrt(rows)

@@ -13,7 +13,8 @@ from cost_model.errors import (
     HeldOut,
     by_gpu,
     by_gpu_and_network,
-    coverage,
+    coverage_by_others,
+    coverage_of_all_by_others,
     efficientnets,
     extrapolated,
     held_out,
@@ -52,6 +53,17 @@ class Evidence:
             ("fitted without that GPU", self.left_gpu),
             ("fitted without that network on that GPU", self.left_network),
             ("fitted without that GPU and without any size of that network", self.left_both),
+        )
+
+    @property
+    def behind_intervals(self) -> tuple[tuple[str, Pairs], ...]:
+        return (
+            (
+                "EfficientNets where they were published, from fits without that network there",
+                efficientnets(self.left_network),
+            ),
+            ("published families elsewhere, from fits without that GPU", self.left_gpu),
+            ("other families and FP32, from fits without that GPU and that design", self.left_both),
         )
 
 
@@ -135,19 +147,11 @@ def _bounds(rows: Sequence[Row]) -> str:
 
 def _intervals(evidence: Evidence) -> str:
     lines = []
-    for name, pairs in (
-        ("EfficientNets where they were published, from fits without that network there",
-         efficientnets(evidence.left_network)),
-        ("published families elsewhere, from fits without that GPU", evidence.left_gpu),
-        ("other families, from fits without that GPU and that design", evidence.left_both),
-    ):  # fmt: skip
-        factors = interval(pairs)
-        lines.append(
-            (f"**{name}**", f"{factors[0]:.3f} to {factors[1]:.3f}", f"{coverage(pairs, factors):.1%}")
-        )
-        for gpu, members in _grouped(pairs, by_gpu).items():
-            lines.append((f"- {gpu}", "", f"{coverage(members, factors):.1%}"))
-    return _table(("", "factors", "rows inside"), lines)
+    for name, pairs in evidence.behind_intervals:
+        low, high = interval(pairs)
+        lines.append((f"**{name}**", f"{low:.3f} to {high:.3f}", f"{coverage_of_all_by_others(pairs):.1%}"))
+        lines += [(f"- {gpu}", "", f"{share:.1%}") for gpu, share in coverage_by_others(pairs).items()]
+    return _table(("", "factors", "rows inside factors from the other GPUs"), lines)
 
 
 def _distance(evidence: Evidence) -> str:

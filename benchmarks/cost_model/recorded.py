@@ -14,6 +14,8 @@ from deploykit.predict.gpus import find_gpu
 def read_recorded(folder: Path) -> tuple[Row, ...]:
     """What can stand beside published figures: device time of a published network in FP16, its median.
 
+    With a CUDA graph, as those are.
+
     INT8 is left out: published engines are INT8 throughout, deploykit's keep depthwise convolutions in FP16.
     """
     folders = sorted({path.parent for path in folder.rglob("*.json")})
@@ -27,7 +29,7 @@ def _rows(record: Record) -> Iterator[Row]:
     member = _member(engine)
     if (method.scenario, method.scope, engine.precision) != ("single-stream", "device", "fp16"):
         return
-    if record.machine.kind != "gpu" or member is None:
+    if record.machine.kind != "gpu" or not method.cuda_graph or member is None:
         return
     try:
         gpu = find_gpu(record.machine.name).name

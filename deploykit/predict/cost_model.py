@@ -11,7 +11,7 @@ References:
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -53,7 +53,7 @@ class Parameters:
         grouped_fraction: of what other convolutions sustain, in those of a few groups.
         depthwise_fraction: of the FP32 peak that depthwise convolutions sustain in FP16; twice that in INT8.
         bandwidth_fraction: of the peak bandwidth that is sustained.
-        launch_us: from one kernel's end to the next one's work, as the published figures have it.
+        launch_us: from one kernel's end to the next one's work, in a CUDA graph as most figures are.
         outputs_per_sm: outputs an SM needs at once to be busy; with fewer, the arithmetic waits.
         silu_fraction: of a kernel of its own that a SiLU costs in FP16: some are fused.
         silu_fraction_int8: the same in INT8.
@@ -84,16 +84,19 @@ class Calibration:
         parameters: what the fit found.
         gpus: on which EfficientNets are among the published figures.
         families: of the published figures.
+        precisions: of the published figures; another's predictions have none behind them.
         largest_batch, smallest_macs, largest_macs: of the published figures; MACs of an image.
-        interval_measured: of EfficientNets on `gpus` in FP16 and INT8, from fits that never saw the network
+        interval_measured: of EfficientNets on `gpus` at `precisions`, from fits that never saw the network
             there.
         interval_elsewhere: of `families` on other GPUs, from fits that never saw the GPU.
-        interval_unfamiliar: of other families, from fits that saw neither GPU nor family.
+        interval_unfamiliar: of other families and other precisions, from fits that saw neither GPU nor
+            family.
     """
 
     parameters: Parameters
     gpus: tuple[str, ...]
     families: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     largest_batch: int
     smallest_macs: int
     largest_macs: int
@@ -103,9 +106,9 @@ class Calibration:
 
     def interval(self, network: Network, gpu: Gpu, *, precision: Precision, batch: int) -> Factors:
         """As wide as fits like this one were wrong, and wider the further off the published figures."""
-        if network.family not in self.families:
+        if network.family not in self.families or precision not in self.precisions:
             factors = self.interval_unfamiliar
-        elif network.family == "efficientnet" and gpu.name in self.gpus and precision != "fp32":
+        elif network.family == "efficientnet" and gpu.name in self.gpus:
             factors = self.interval_measured
         else:
             factors = self.interval_elsewhere
@@ -129,11 +132,14 @@ class Prediction:
     Attributes:
         latency_ms: the best guess.
         low_ms, high_ms: the truth is in between with probability `confidence`.
+        has_figures: whether latencies at its precision are among the published figures; without, the interval
+            is borrowed from precisions that have some, and reaches down to TF32's.
     """
 
     latency_ms: float
     low_ms: float
     high_ms: float
+    has_figures: bool
     confidence: float = CONFIDENCE
 
 
@@ -171,7 +177,7 @@ class Rates:
 
 
 def predict_latency(network: Network, gpu: Gpu, *, precision: Precision, batch: int) -> Prediction:
-    """Latency of one batch of `network` on `gpu` with TensorRT, with an interval.
+    """Latency of one batch of `network` on `gpu` with TensorRT and a CUDA graph, with an interval.
 
     Args:
         network: what is to run.
@@ -189,7 +195,13 @@ def predict_latency(network: Network, gpu: Gpu, *, precision: Precision, batch: 
     rates = sustained_rates(gpu, precision, model.parameters)
     latency_ms = batch_ms(rated_kernels(network, rates), rates, batch)
     low, high = model.interval(network, gpu, precision=precision, batch=batch)
-    return Prediction(latency_ms=latency_ms, low_ms=latency_ms * low, high_ms=latency_ms * high)
+    fastest = with_tf32(rates, gpu, model.parameters) if precision == "fp32" else rates
+    return Prediction(
+        latency_ms=latency_ms,
+        low_ms=batch_ms(rated_kernels(network, fastest), fastest, batch) * low,
+        high_ms=latency_ms * high,
+        has_figures=precision in model.precisions,
+    )
 
 
 @cache
@@ -229,6 +241,19 @@ def sustained_rates(gpu: Gpu, precision: Precision, parameters: Parameters) -> R
         # SMs that wait draw little power: what fills the GPU up runs at the clock of one hardly busy.
         busy_outputs=parameters.outputs_per_sm * sms * loaded / unloaded,
         activation_share=parameters.silu_fraction_int8 if is_int8 else parameters.silu_fraction,
+    )
+
+
+def with_tf32(rates: Rates, gpu: Gpu, parameters: Parameters) -> Rates:
+    """FP32's, had TensorRT all its products on tensor cores in TF32, as it may from Ampere on.
+
+    Half the FP16 peak: NVIDIA A100, H100, GA102 and Ada whitepapers.
+    """
+    if (gpu.sm or AMPERE_SM) < AMPERE_SM or gpu.fp16_tensor_tflops is None:
+        return rates
+    matrix_flop_s = max(rates.matrix_flop_s, sustained_rates(gpu, "fp16", parameters).matrix_flop_s / 2)
+    return replace(
+        rates, matrix_flop_s=matrix_flop_s, grouped_flop_s=matrix_flop_s * parameters.grouped_fraction
     )
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,15 @@ _TEXTS = ("architecture", "source", "compute_capability")
 _FACTS = tuple(field.name for field in fields(Gpu) if field.name not in ("name", "aliases", *_TEXTS))
 _FIX = "write facts as deploykit/predict/gpus.toml has them: docs/fit.md shows an example"
 _FAR = 10.0  # times beyond all GPUs that are known: likely another unit
+# Orders of magnitude beyond any GPU, in any fact; within them every prediction is a finite number.
+_LOW, _HIGH = 1e-6, 1e9
+# FP32 cores of an SM. Source: CUDA C++ Programming Guide, compute capabilities; 192 in Kepler.
+_FEWEST_CORES, _MOST_CORES = 64, 192
+_CORES_OFF = (
+    1.5  # times fewer or more: likely another unit; an H100 SXM5 is off by 1.08, by its two boost clocks
+)
+_CORE_FACTS = ("fp32_tflops", "sm_count", "boost_mhz")
+_BESIDE_FP32 = ("memory_bandwidth_gb_s", "fp16_tensor_tflops", "int8_tensor_tops", "int8_dp4a_tops")
 
 
 def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
@@ -30,8 +39,10 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
         raise DeployError(
             f"{path} can't be read: {error}.", fix="give a TOML file with --gpu-file"
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # of the syntax, or an integer of thousands of digits
         raise DeployError(f"{path} is no TOML: {error}.", fix=_FIX) from error
+    except RecursionError as error:
+        raise DeployError(f"{path} nests brackets too deeply.", fix=_FIX) from error
     if not tables:
         raise DeployError(f"{path} describes no GPU.", fix=_FIX)
     gpus = tuple(_gpu(path, name, table) for name, table in tables.items())
@@ -45,13 +56,8 @@ def _gpu(path: Path, name: str, table: Any) -> Gpu:
     if unknown := [fact for fact in known if fact not in (*_TEXTS, *_FACTS, "aliases")]:
         raise DeployError(f"{path}: nobody knows the fact {unknown[0]} of {name}.", fix=_FIX)
     for fact in _FACTS:
-        value = known.get(fact)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf
-        ):
-            raise DeployError(f"{path}: {fact} of {name} is {value!r}, no finite number above 0.", fix=_FIX)
-        if fact == "sm_count" and value is not None and value % 1:
-            raise DeployError(f"{path}: {fact} of {name} is {value!r}, no whole number.", fix=_FIX)
+        if fact in known and (fault := _fault(fact, known[fact])):
+            raise DeployError(f"{path}: {fact} of {name} is {fault}.", fix=_FIX)
     try:
         gpu = from_builtins({"name": name, **known}, Gpu)
     except ValueError as error:
@@ -63,18 +69,81 @@ def _gpu(path: Path, name: str, table: Any) -> Gpu:
     return gpu
 
 
+def _fault(fact: str, value: Any) -> str | None:
+    """A value that is no fact, and why."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        return f"{_shown(value)}, no finite number above 0"
+    if not _LOW <= value <= _HIGH:
+        return f"{_shown(value)}, which no GPU has: it must be {_LOW:g} to {_HIGH:g}"
+    if fact == "sm_count" and value % 1:
+        return f"{value!r}, no whole number"
+    return None
+
+
+def _shown(value: Any) -> str:
+    """As written, but for integers of so many digits that Python doesn't write them."""
+    is_long = isinstance(value, int) and value.bit_length() > 64
+    return f"an integer of {value.bit_length()} bits" if is_long else repr(value)
+
+
 def _hidden(gpu: Gpu, path: Path) -> Iterator[str]:
     for known in known_gpus():
         if key_of(gpu.name) in map(key_of, (known.name, *known.aliases)):
             yield f"{gpu.name} is taken as {path} describes it, not as the {known.name} that is known."
 
 
-def _doubts(gpu: Gpu) -> Iterator[str]:
-    for fact in _FACTS:
-        value = getattr(gpu, fact)
-        others = [getattr(each, fact) for each in known_gpus() if getattr(each, fact) is not None]
-        if value is not None and not min(others) / _FAR <= value <= max(others) * _FAR:
-            yield (
-                f"{fact} of {gpu.name} is {value:g}, where known GPUs have {min(others):g} to "
-                f"{max(others):g}: is that the unit?"
+def _doubts(gpu: Gpu) -> tuple[str, ...]:
+    """Of each fact; what stands beside fp32_tflops is judged by it where nothing is odd about that."""
+    sizes = {fact: doubt for fact in _FACTS if (doubt := _odd_size(gpu, fact))}
+    alone = [doubt for fact, doubt in sizes.items() if fact not in _BESIDE_FP32]
+    of_cores = () if set(_CORE_FACTS) & set(sizes) else tuple(_odd_cores(gpu))
+    is_fp32_odd = "fp32_tflops" in sizes or of_cores
+    return (*alone, *of_cores, *(() if is_fp32_odd else _odd_beside(gpu, sizes)))
+
+
+def _odd_size(gpu: Gpu, fact: str) -> str | None:
+    value = getattr(gpu, fact)
+    others = [getattr(each, fact) for each in known_gpus() if getattr(each, fact) is not None]
+    if value is None or not _is_far(value, others):
+        return None
+    return (
+        f"{fact} of {gpu.name} is {value:g}, where known GPUs have {min(others):g} to {max(others):g}: "
+        "is that the unit?"
+    )
+
+
+def _odd_cores(gpu: Gpu) -> Iterator[str]:
+    """Small GPUs' facts can be a thousand times off and yet of a size that large ones have."""
+    tflops, sms, boost_mhz = (getattr(gpu, fact) for fact in _CORE_FACTS)
+    if None in (tflops, sms, boost_mhz):
+        return
+    cores = tflops * 1e6 / (2 * sms * boost_mhz)
+    if not _FEWEST_CORES / _CORES_OFF <= cores <= _MOST_CORES * _CORES_OFF:
+        yield (
+            f"fp32_tflops of {gpu.name} is {tflops:g}, which with its sm_count and boost_mhz makes "
+            f"{cores:.3g} CUDA cores an SM, where GPUs have {_FEWEST_CORES} to {_MOST_CORES}: "
+            "are those the units?"
+        )
+
+
+def _odd_beside(gpu: Gpu, sizes: Mapping[str, str]) -> Iterator[str]:
+    """A small GPU's facts are small beside known ones', and in proportion."""
+    for fact in _BESIDE_FP32:
+        ratio = _beside_fp32(gpu, fact)
+        others = [each for known in known_gpus() if (each := _beside_fp32(known, fact)) is not None]
+        if ratio is None:
+            yield from [sizes[fact]] if fact in sizes else []
+        elif _is_far(ratio, others):
+            yield sizes.get(fact) or (
+                f"{fact} of {gpu.name} is {ratio:.3g} times its fp32_tflops, where known GPUs have "
+                f"{min(others):.3g} to {max(others):.3g} times: is that the unit?"
             )
+
+
+def _beside_fp32(gpu: Gpu, fact: str) -> float | None:
+    value: float | None = getattr(gpu, fact)
+    return None if value is None or gpu.fp32_tflops is None else value / gpu.fp32_tflops
+
+
+def _is_far(value: float, others: Sequence[float]) -> bool:
+    return not min(others) / _FAR <= value <= max(others) * _FAR
