@@ -421,3 +421,8 @@ def test_a_free_batch_is_measured_until_throughput_rises_no_more():
     )
     assert candidate_at(question, 0.0, choose_member(phi=0.0)).batch == 4
     assert clock.asked == [1, 2, 4, 8]
+
+
+def test_predictions_of_what_nobody_published_say_so():
+    (remark,) = fit_phi("T4", max_latency_ms=20, precision="fp32").remarks
+    assert remark.startswith("No FP32 latency was published")

@@ -17,6 +17,7 @@ from deploykit.fit.goal import Goal
 from deploykit.fit.grid import BATCHES, MAX_BATCH, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.question import Question, published_accuracy
 from deploykit.latency import DEFAULT_FOLDER, Clock, Measured, Predicted, absent_gpu
+from deploykit.predict.cost_model import calibration
 from deploykit.predict.gpus import Gpu
 from deploykit.scaling import AXES, Axis, phi_label
 from deploykit.vocabulary import Precision
@@ -278,7 +279,12 @@ def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...
 
 
 def _published_otherwise(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    if not any((each.precision, each.latency.evidence) == ("int8", "predicted") for each in candidates):
+    """What figures the predictions rest on, where that is not what they are asked for."""
+    precisions = {each.precision for each in candidates if each.latency.evidence == "predicted"}
+    if unpublished := precisions - set(calibration().precisions):
+        which = ", ".join(sorted(unpublished)).upper()
+        return (f"No {which} latency was published: predictions of it rest on those of other precisions.",)
+    if "int8" not in precisions:
         return ()
     return (
         "INT8 is predicted for TensorRT with every layer in INT8, as published; what TensorRT-RTX builds "
