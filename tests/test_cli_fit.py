@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +161,19 @@ def test_a_folder_is_for_those_of_several_that_are_measured(run, tmp_path, measu
 def test_the_picture_is_of_the_kind_that_was_named(run, tmp_path, file, head):
     assert run(*TARGET, "--plot", file).status == 0
     assert (tmp_path / file).read_bytes().startswith(head)
+
+
+@pytest.mark.parametrize(
+    ("file", "title"), [("a.png", ""), ("a.html", r"on Mine $\\x$ &lt;b&gt;, predicted")]
+)
+def test_in_a_picture_a_gpus_name_is_plain_text(run, tmp_path, file, title):
+    name = r"Mine $\x$ <b>"
+    own = (Path(__file__).parents[1] / "docs" / "fit.md").read_text("utf-8")
+    own = own.partition("```toml\n")[2].partition("```")[0]
+    Path("my.toml").write_text(own.replace('["Mine"]', f"['{name}']"))
+    shown = run("fit", "--gpu", name, "--gpu-file", "my.toml", "--max-latency", "9ms", "--plot", file)
+    assert shown.status == 0, shown.err  # as a formula it could not be drawn
+    assert title in (tmp_path / file).read_text("utf-8", errors="replace")
 
 
 def test_the_picture_in_the_terminal_has_a_line_a_phi_and_the_target(run):

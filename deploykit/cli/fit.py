@@ -11,7 +11,6 @@ from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.errors import DeployError
-from deploykit.files import require_writable
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
 from deploykit.latency import DEFAULT_FOLDER, Measured, absent_gpu
@@ -121,7 +120,6 @@ def command(
     if drawn is not None:
         from deploykit.fit.picture import require_drawable
 
-        require_writable(drawn, option="--plot")
         require_drawable(drawn)
     if exports:
         from deploykit.engine.targets import target_for

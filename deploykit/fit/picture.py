@@ -2,6 +2,7 @@
 
 import io
 import math
+from html import escape
 from pathlib import Path
 
 from deploykit.errors import DeployError
@@ -50,7 +51,7 @@ def require_drawable(path: Path) -> None:
             f"{path} names no kind of picture that can be drawn.", fix="end it in .png, .svg or .html"
         )
     require("plotly" if path.suffix == ".html" else "matplotlib", extra="plot")
-    require_writable(path)
+    require_writable(path, option="--plot")
 
 
 def draw(fit: Fit, path: Path) -> None:
@@ -90,7 +91,8 @@ def _image(fit: Fit, kind: str) -> bytes:
             )
         if fit.goal.max_latency_ms is not None:
             axes.axhline(fit.goal.max_latency_ms, color="0.4", linestyle="--", linewidth=1)
-        axes.set(title=_title(fit), xlabel="phi", ylabel="latency of a batch, ms", yscale="log")
+        axes.set_title(_title(fit), parse_math=False)  # a GPU's name may have dollars
+        axes.set(xlabel="phi", ylabel="latency of a batch, ms", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         out = io.BytesIO()
         figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
@@ -122,7 +124,7 @@ def _page(fit: Fit) -> str:
         )
     if fit.goal.max_latency_ms is not None:
         figure.add_hline(fit.goal.max_latency_ms, line={"dash": "dash", "color": "gray"})
-    figure.update_layout(title=_title(fit), template="plotly_white")
+    figure.update_layout(title=escape(_title(fit), quote=False), template="plotly_white")
     figure.update_xaxes(title="phi")
     figure.update_yaxes(title="latency of a batch, ms", type="log")
     return str(figure.to_html(include_plotlyjs=True))
