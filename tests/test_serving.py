@@ -1,5 +1,6 @@
 """A real Triton, of nvidia-pytriton's wheel, serves."""
 
+import contextlib
 import http.client
 import io
 import json
@@ -140,11 +141,26 @@ def test_10_000_requests_of_32_clients_get_each_their_own_answer(served):
 
 def test_requests_are_put_together_where_that_was_asked_for(served):
     """Triton counts what it runs: fewer batches than images."""
-    counts = {}
-    for name in (COLOURS, BATCHED):
+
+    def counts(name: str) -> np.ndarray:
         (found,) = served.client().get_inference_statistics(name)["model_stats"]
-        counts[name] = found["inference_count"] / found["execution_count"]
-    assert counts[BATCHED] > 1.2 * counts[COLOURS]
+        return np.array([found["inference_count"], found["execution_count"]])
+
+    def images_a_batch(name: str) -> float:
+        def work(at: int) -> None:
+            client = served.grpc()
+            for _ in range(25):
+                ask(client, tritonclient.grpc, name, flat_images(1, seed=at))
+
+        before = counts(name)
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(work, range(16)))
+        images, batches = counts(name) - before
+        assert images == 16 * 25
+        return images / batches
+
+    assert images_a_batch(COLOURS) == 1
+    assert images_a_batch(BATCHED) > 1.2
 
 
 # --- requests that are wrong
@@ -275,6 +291,29 @@ def test_a_message_whose_length_padding_hides_is_refused_over_grpc_and_its_conne
         wait_for(b"padded messages are not taken")
         client.sendall(begun_call("ServerLive", 3) + empty)
         wait_for(live)
+
+
+def test_a_call_that_is_none_of_a_clients_hides_no_other(served):
+    """Triton passes over a stream of an even number, whose number is higher than those to come."""
+    before = memory_kb(served)
+    endless = encoded_frame(DATA, 1, b"\0" + struct.pack(">I", 2**30) + bytes(2**13))
+    with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=20) as client:
+        calls = begun_call("ModelInfer", 0x7FFFFFFE) + begun_call("ModelInfer", 1)
+        client.sendall(PREFACE + encoded_frame(SETTINGS, 0, b"") + calls + endless)
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(2**12):
+                pass  # until the gate ends it
+    assert_answers(served)
+    assert memory_kb(served) - before < 10_000
+
+
+def test_a_frame_longer_than_triton_takes_is_not_waited_for(served):
+    with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=20) as client:
+        client.sendall(PREFACE + encoded_frame(SETTINGS, 0, b"") + b"\xff\xff\xff" + bytes(6))
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(2**12):
+                pass
+    assert_answers(served)
 
 
 def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):

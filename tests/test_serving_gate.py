@@ -65,7 +65,9 @@ def is_asked_slowly() -> bool:
 
 @pytest.fixture
 def gate(behind) -> Iterator[Gate]:
-    opened = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8))
+    opened = Gate(
+        upstream_port=behind, limits=Limits(body_bytes=1000, connections=8, last_request_s=PATIENCE_S)
+    )
     opened.open("127.0.0.1", 0)
     yield opened
     if not opened.is_closing:

@@ -81,8 +81,9 @@ class Gate:
         self._connections[task] = connection = self._relay(self, reader, writer)
         try:
             await connection.serve()
-        except (OSError, TimeoutError, EOFError, self.h11.ProtocolError):
-            pass  # the client went, or was silent for too long
+        except (OSError, TimeoutError, EOFError, self.h11.ProtocolError) as error:
+            # The client went, or was silent for too long. Its reader keeps the error, and that what it read.
+            error.__traceback__ = None
         except asyncio.CancelledError:
             if not self.is_closing:  # else it had its time: asyncio's streams would report it as a fault
                 raise

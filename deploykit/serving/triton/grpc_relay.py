@@ -26,6 +26,7 @@ END_STREAM, END_HEADERS, PADDED = 0x1, 0x4, 0x8
 _NO_ERROR, _CANCEL = 0, 8
 _RESOURCE_EXHAUSTED, _UNIMPLEMENTED = 8, 12  # gRPC's
 _HEAD_BYTES, _PREFIX_BYTES = 9, 5
+_FRAME_BYTES = 2**22  # SETTINGS_MAX_FRAME_SIZE of Triton 2.51
 _FAREWELL_S = 2.0  # that a client has to close a connection, once told
 
 
@@ -103,7 +104,6 @@ class GrpcRelay:
         self._gate, self._reader, self._writer = gate, reader, writer
         self._most_bytes = gate.limits.body_bytes
         self._calls: dict[int, _Call] = {}
-        self._refused: set[int] = set()
         self._newest = 0
         self._last: int | None = None  # call that is passed on, once there shall be no more
 
@@ -133,7 +133,7 @@ class GrpcRelay:
         self._end_when_done()
 
     async def _ask(self, triton: asyncio.StreamWriter) -> None:
-        async for frames in _batches(self._reader):
+        async for frames in _batches(self._reader, most_bytes=_FRAME_BYTES):
             triton.write(b"".join(map(self._for_triton, frames)))
             await triton.drain()
             await self._writer.drain()  # of what refusals say, to clients that don't read them
@@ -154,25 +154,24 @@ class GrpcRelay:
         if frame.kind in (HEADERS, CONTINUATION):
             return frame.whole if self._begins(frame) else b""
         if frame.kind == RST_STREAM:
-            self._calls.pop(frame.stream, None)
-            return b"" if frame.stream in self._refused else frame.whole
+            return b"" if self._calls.pop(frame.stream, None) is None else frame.whole
         if frame.kind != DATA:
             return frame.whole
-        call = self._calls.get(frame.stream)
-        ended = b""
+        call, ended = self._calls.get(frame.stream), b""
         if call is not None:
             refusal = _PADDING if frame.flags & PADDED else call.refusal(frame.payload, self._most_bytes)
             if refusal is None:
                 return frame.whole
             ended = self._refuse(frame.stream, call, refusal)
-        elif frame.stream not in self._refused and not self._is_too_late(frame):
-            return frame.whole  # for a call that was answered
-        # Triton doesn't see it and so won't give back what it took of the window.
+        # Triton doesn't see it, of a call that was answered, refused or came too late, and so won't give back
+        # what it took of the window.
         if len(frame.payload):
             self._writer.write(encoded_frame(WINDOW_UPDATE, 0, struct.pack(">I", len(frame.payload))))
         return ended
 
     def _begins(self, frame: Frame) -> bool:
+        if frame.stream % 2 == 0:
+            raise ConnectionError("a client's streams are odd")  # RFC 9113, section 5.1.1
         if self._is_too_late(frame):
             return False
         if frame.kind == HEADERS and frame.stream > self._newest:
@@ -186,7 +185,6 @@ class GrpcRelay:
 
     def _refuse(self, stream: int, call: _Call, refusal: _Refusal) -> bytes:
         """Tells the client, and gives what tells Triton."""
-        self._refused.add(stream)
         self._calls.pop(stream)
         self._writer.write(refusal.frames(stream, is_answered=call.is_answered))
         return encoded_frame(RST_STREAM, stream, struct.pack(">I", _CANCEL))
@@ -197,22 +195,29 @@ class GrpcRelay:
             asyncio.get_running_loop().call_later(_FAREWELL_S, self._writer.close)
 
 
-async def _batches(reader: asyncio.StreamReader) -> AsyncIterator[list[Frame]]:
-    """Whole frames, as they come."""
+async def _batches(reader: asyncio.StreamReader, *, most_bytes: int = 2**24) -> AsyncIterator[list[Frame]]:
+    """Whole frames, as they come.
+
+    Raises:
+        ConnectionError: one is longer than may be.
+    """
     left = bytearray()
     while read := await reader.read(CHUNK_BYTES):
         left += read
-        frames = list(_frames(left))
+        frames = list(_frames(left, most_bytes))
         del left[: sum(len(each.whole) for each in frames)]
         if frames:
             yield frames
 
 
-def _frames(text: bytearray) -> Iterator[Frame]:
+def _frames(text: bytearray, most_bytes: int) -> Iterator[Frame]:
     at = 0
     while len(text) - at >= _HEAD_BYTES:
         high, low, kind, flags, stream = struct.unpack_from(">BHBBI", text, at)
-        end = at + _HEAD_BYTES + (high << 16 | low)
+        length = high << 16 | low
+        if length > most_bytes:
+            raise ConnectionError("a frame is longer than Triton takes")
+        end = at + _HEAD_BYTES + length
         if end > len(text):
             return
         yield Frame(kind, flags, stream & 0x7FFFFFFF, bytes(text[at:end]))

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from deploykit.serving.triton.gate import Gate
 
 CHUNK_BYTES = 2**18
-_LAST_REQUEST_S = 0.5  # that a connection has for it, once no more are to come
 _DISCARD_S, _DISCARD_BYTES = 5.0, 2**33  # so that whoever still sends sees the refusal
 # What Triton 2.51 answers with status 500 where the request is to blame; 400 is what KServe's protocol says.
 _UNPARSED = (b'{"error":"failed to parse the request JSON', b'{"error":"Unable to parse ')
@@ -31,12 +30,14 @@ class Limits:
     Attributes:
         body_bytes: of a request.
         connections: at the same time.
-        idle_s: how long a connection may be silent.
+        idle_s: how long an HTTP connection may be silent, or one of gRPC before it says what it is.
+        last_request_s: that a connection has for it, once no more are to come.
     """
 
     body_bytes: int
     connections: int = 512
     idle_s: float = 120.0
+    last_request_s: float = 0.5
 
 
 class Refusal(Exception):  # noqa: N818  # no error of ours
@@ -107,7 +108,7 @@ class Relay:
 
     def finish(self) -> None:
         """Ends the connection after what is asked, or about to be."""
-        asyncio.get_running_loop().call_later(_LAST_REQUEST_S, self._end_if_idle)
+        asyncio.get_running_loop().call_later(self._limits.last_request_s, self._end_if_idle)
 
     def _end_if_idle(self) -> None:
         if self._is_idle:
