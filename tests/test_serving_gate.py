@@ -5,6 +5,7 @@ import http.server
 import json
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from waiting import PATIENCE_S, wait_for
 from deploykit.errors import DeployError
 from deploykit.serving.triton.gate import Gate
 from deploykit.serving.triton.relay import Limits
+from deploykit.serving.triton.request_json import rewritten
 
 BINARY = {"Inference-Header-Content-Length": "0"}  # none of the body is JSON
 
@@ -136,6 +138,33 @@ def test_data_after_the_json_pass_and_its_length_is_that_of_what_is_passed_on(ga
 def test_of_a_key_that_is_there_twice_one_is_passed_on(gate):
     twice = b'{"inputs":[{"shape":[99999],"shape":[1]}],"inputs":[{"shape":[2],"shape":[3]}]}'
     assert ask(gate, twice, headers={}) == (200, b'{"inputs":[{"shape":[3]}]}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"inputs":[' + b"{}," * 200_000 + b"{}]}",
+        b'{"inputs":[{"name":' + b'{"a":1},' * 200_000 + b"1}]}",
+        b"{" + b'"a":1,' * 200_000 + b'"b":1}',
+        b'{"a":[' + b"[]," * 2_000_000 + b"[]]}",
+        b'{"inputs":[[' + b"1," * 4_000_000 + b"1]]}",
+        b'{"inputs":[{"shape":[' + b"1," * 4_000_000 + b"1]}]}",
+    ],
+    ids=["objects", "objects in one", "names", "arrays", "numbers", "sizes"],
+)
+def test_what_is_no_data_takes_no_memory_to_speak_of(text):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"at most|more than"):
+            rewritten(text, request_bytes=len(text))
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_data_may_take_all_of_the_request():
+    text = b'{"inputs":[{"shape":[4000000],"data":[' + b"1," * 3_999_999 + b"1]}]}"
+    assert rewritten(text, request_bytes=len(text)) == text
 
 
 @pytest.mark.parametrize(

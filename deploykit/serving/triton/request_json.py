@@ -12,6 +12,9 @@ from typing import Any
 
 import msgspec
 
+# Read, a byte of text may take twenty of memory: what is no data is bounded by these.
+_MOST_NAMES, _MOST_BYTES = 100_000, 4 * 2**20
+_OBJECT = dict[str, msgspec.Raw]
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)
 
 
@@ -22,9 +25,12 @@ def rewritten(text: bytes, *, request_bytes: int) -> bytes:
         request_bytes: length of the request, in which every element of a tensor has at least one byte.
 
     Raises:
-        ValueError: it is none, nests too deep, or a tensor says that it is larger; in words for the client.
+        ValueError: it is none, nests too deep, says too much that is no data, or a tensor says that it is
+            larger; in words for the client.
     """
-    found = _read(text, dict[str, msgspec.Raw], "the request")
+    if max(text.count(b":"), text.count(b"{")) > _MOST_NAMES:
+        raise ValueError(f"a request has at most {_MOST_NAMES} names and objects")
+    found = _read(text, _OBJECT, "the request")
     for name, value in found.items():
         # Data are arrays of numbers, by the megabyte: skipped, not read.
         found[name] = _tensors(value, request_bytes) if name == "inputs" else _read(value, Any, name)
@@ -34,7 +40,7 @@ def rewritten(text: bytes, *, request_bytes: int) -> bytes:
 def _tensors(text: msgspec.Raw, request_bytes: int) -> Any:
     """Each with its shape looked at, where they are tensors, as in what `infer` takes."""
     try:
-        tensors = msgspec.json.decode(text, type=list[dict[str, msgspec.Raw]])
+        tensors = msgspec.json.decode(text, type=list[_OBJECT])
     except _UNREADABLE:  # of `generate`, say, whose keys are the model's own
         return _read(text, Any, "inputs")
     return [
@@ -53,6 +59,8 @@ def _sound(key: str, text: msgspec.Raw, request_bytes: int) -> Any:
 
 
 def _read(text: Any, kind: Any, what: str) -> Any:
+    if kind is not _OBJECT and len(memoryview(text)) > _MOST_BYTES:
+        raise ValueError(f"{what} takes more than the {_MOST_BYTES} bytes that are read of what is no data")
     try:
         return msgspec.json.decode(text, type=kind)
     except _UNREADABLE as error:
