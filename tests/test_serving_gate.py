@@ -6,7 +6,9 @@ import json
 import socket
 import threading
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import pytest
@@ -276,8 +278,10 @@ def test_connections_beyond_the_limit_are_refused_and_then_taken_again(behind):
     gate.open("127.0.0.1", 0)
     held = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(8)]
     wait_for(lambda: len(gate._connections) == 8)
-    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as ninth:
-        assert ninth.recv(2**12).startswith(b"HTTP/1.1 503 ")
+    for sent in (0, 1000):  # what is left unread when a connection is closed would drop the answer
+        with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as ninth:
+            ninth.sendall(b"POST /echo HTTP/1.1\r\nContent-Length: 1000\r\n\r\n" + bytes(sent))
+            assert ninth.recv(2**12).startswith(b"HTTP/1.1 503 ")
     for each in held:
         each.close()
     wait_for(lambda: not gate._connections)
@@ -306,6 +310,37 @@ def test_closing_answers_what_was_asked_and_takes_nothing_new(gate, slow):
     asking.join()
     closing.join()
     assert answers == [(200, b"hello")]
+
+
+def test_connections_that_are_being_taken_when_it_closes_are_answered(behind):
+    found: Counter[str] = Counter()
+
+    def work(port: int) -> None:
+        while True:
+            try:
+                connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+            except OSError:
+                return  # closed
+            with connection:
+                connection.sendall(
+                    b"POST /echo HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                )
+                try:
+                    found["answered" if connection.recv(2**12).startswith(b"HTTP/1.1 200 ") else "lost"] += 1
+                except OSError:
+                    found["lost"] += 1
+
+    for _ in range(10):
+        gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000))
+        gate.open("127.0.0.1", 0)
+        with ThreadPoolExecutor(8) as pool:
+            asking = [pool.submit(work, gate.port) for _ in range(8)]
+            enough = gate.requests + 20
+            wait_for(lambda: gate.requests > enough, every_s=0.001)  # noqa: B023  # waited for at once
+            gate.close(20)
+        assert all(each.done() for each in asking)
+    assert found["answered"] > 200
+    assert found["lost"] <= 1  # that the system queued in the moment between the last look and the close
 
 
 def test_what_takes_longer_than_it_may_is_ended_without_a_word(gate, slow, caplog):

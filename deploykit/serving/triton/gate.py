@@ -7,8 +7,10 @@ two readers could understand differently doesn't get through. Of gRPC the length
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Awaitable
+from contextlib import closing
 from typing import TypeVar
 
 from deploykit.errors import DeployError
@@ -17,6 +19,8 @@ from deploykit.serving.triton.grpc_relay import GrpcRelay
 from deploykit.serving.triton.relay import CHUNK_BYTES, Limits, Relay, error_body
 
 T = TypeVar("T")
+_BACKLOG, _REFUSING = 1024, 64  # connections that wait to be taken, and that are told that they are too many
+_REFUSE_S, _PAUSE_S = 2.0, 0.2  # for the latter; and for want of file descriptors
 
 
 class Gate:
@@ -32,8 +36,9 @@ class Gate:
         self._relay = relay
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread
-        self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.Task[None], Relay | GrpcRelay] = {}
+        self._listening: list[socket.socket] = []
+        self._connections: dict[asyncio.Task[None], Relay | GrpcRelay | None] = {}  # None: just accepted
+        self._refusing: set[asyncio.Task[None]] = set()
         self.is_closing = False
 
     def open(self, host: str, port: int) -> None:
@@ -42,53 +47,102 @@ class Gate:
         self._thread = threading.Thread(target=self._loop.run_forever, name="deploykit-gate", daemon=True)
         self._thread.start()
         try:
-            self._server = self._call(self._listen(host, port))
+            self._call(self._listen(host, port))
         except OSError as error:
             self._end()
             raise port_taken(host, port, error) from error
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = self._listening[0].getsockname()[1]
 
     def close(self, drain_s: float) -> None:
         """Takes no more connections, answers what was asked on those there are, and ends."""
         self._call(self._drain(drain_s))
         self._end()
 
-    async def _listen(self, host: str, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._accept, host, port, limit=CHUNK_BYTES, backlog=1024)
+    async def _listen(self, host: str, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        bound = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)  # finds addresses
+        self._listening = [socket.socket(fileno=os.dup(each.fileno())) for each in bound.sockets]
+        bound.close()
+        for each in self._listening:
+            each.setblocking(False)
+            each.listen(_BACKLOG)
+            loop.add_reader(each, self._take, each)
+
+    def _take(self, listening: socket.socket) -> None:
+        """All that wait to be: asyncio's servers lose those that they are about to take when they close."""
+        while True:
+            try:
+                client, _ = listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError:  # no file descriptor is left
+                if not self.is_closing:
+                    loop = asyncio.get_running_loop()
+                    loop.remove_reader(listening)
+                    loop.call_later(_PAUSE_S, self._take_again, listening)
+                return
+            client.setblocking(False)
+            if len(self._connections) < self.limits.connections:
+                task = asyncio.ensure_future(self._serve(client))
+                self._connections[task] = None
+            elif self._relay is Relay and len(self._refusing) < _REFUSING:
+                refusing = asyncio.ensure_future(self._refuse(client))
+                self._refusing.add(refusing)
+                refusing.add_done_callback(self._refusing.discard)
+            else:
+                client.close()
+
+    def _take_again(self, listening: socket.socket) -> None:
+        if not self.is_closing:
+            asyncio.get_running_loop().add_reader(listening, self._take, listening)
 
     async def _drain(self, drain_s: float) -> None:
-        if self._server is not None:
-            self._server.close()
         self.is_closing = True
-        await asyncio.sleep(0)  # connections that were just accepted come to be known
+        for listening in self._listening:
+            asyncio.get_running_loop().remove_reader(listening)
+            self._take(listening)
+            listening.close()
         for each in self._connections.values():
-            each.finish()
+            if each is not None:
+                each.finish()
         tasks = list(self._connections)
         if tasks:
             await asyncio.wait(tasks, timeout=drain_s)
-        for task in tasks:
+        for task in (*tasks, *self._refusing):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._refusing, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, client: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # asyncio runs this as one
-        if len(self._connections) >= self.limits.connections:
-            if self._relay is Relay:
-                writer.write(_plain_refusal("too many connections"))
-            writer.close()
-            return
-        self._connections[task] = connection = self._relay(self, reader, writer)
         try:
-            await connection.serve()
+            reader, writer = await asyncio.open_connection(sock=client, limit=CHUNK_BYTES)
+            with closing(writer):
+                self._connections[task] = connection = self._relay(self, reader, writer)
+                if self.is_closing:
+                    connection.finish()
+                await connection.serve()
         except (OSError, TimeoutError, EOFError, self.h11.ProtocolError) as error:
             # The client went, or was silent for too long. Its reader keeps the error, and that what it read.
             error.__traceback__ = None
         except asyncio.CancelledError:
-            if not self.is_closing:  # else it had its time: asyncio's streams would report it as a fault
+            if not self.is_closing:  # else it had its time
                 raise
         finally:
             del self._connections[task]
+
+    async def _refuse(self, client: socket.socket) -> None:
+        """Reads what it sends, too: left unread, that would make the system drop the answer."""
+        reader, writer = await asyncio.open_connection(sock=client, limit=CHUNK_BYTES)
+        try:
+            async with asyncio.timeout(_REFUSE_S):
+                writer.write(_plain_refusal("too many connections"))
+                writer.write_eof()
+                while await reader.read(CHUNK_BYTES):
+                    pass
+        except OSError:  # TimeoutError is one
+            pass
+        finally:
             writer.close()
 
     def _call(self, work: Awaitable[T]) -> T:
