@@ -6,11 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
+from deploykit.cli.serve import _announce
 from deploykit.serving import client
-from deploykit.serving.triton.server import _is_ready
+from deploykit.serving.repository.names import versions_in
+from deploykit.serving.triton.server import Server, _is_ready
 
 
 @contextmanager
@@ -108,3 +111,35 @@ def _file(folder):
     path = folder / "a.png"
     path.write_bytes(b"some image")
     return path
+
+
+@pytest.mark.parametrize(
+    ("host", "shown", "is_open"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("::1", "[::1]", False),
+        ("localhost", "localhost", False),
+        ("0.0.0.0", "0.0.0.0", True),
+        ("::", "[::]", True),
+    ],
+)
+def test_what_is_announced_can_be_given_to_the_client(capsys, host, shown, is_open):
+    gates = [SimpleNamespace(port=port) for port in (8000, 8001, 8002)]
+    server = Server(SimpleNamespace(pid=1), gates, host, ("flowers",))
+    _announce(server, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["http"] == f"http://{shown}:8000"
+    assert found["grpc"] == f"grpc://{shown}:8001"
+    assert found["metrics"] == f"http://{shown}:8002/metrics"
+    client.Client(found["http"])
+    client.Client(found["grpc"])
+    _announce(server, as_json=False)
+    printed = capsys.readouterr()
+    assert f"ready: {found['http']}, {found['grpc']}, {found['metrics']}\n" in printed.out
+    assert ("Whoever reaches" in printed.err) == is_open
+
+
+def test_a_file_is_no_version(tmp_path):
+    (tmp_path / "7").write_text("")
+    (tmp_path / "2").mkdir()
+    assert versions_in(tmp_path) == (2,)

@@ -80,7 +80,21 @@ class Server:
     @property
     def url(self) -> str:
         """Of HTTP, as clients take it."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.ports.http}"
+        return f"http://{self._host_in_urls}:{self.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Of gRPC, as deploykit's client takes it."""
+        return f"grpc://{self._host_in_urls}:{self.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Of what Prometheus reads."""
+        return f"http://{self._host_in_urls}:{self.ports.metrics}/metrics"
+
+    @property
+    def _host_in_urls(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def requests(self) -> int:
