@@ -304,3 +304,35 @@ def test_the_client_says_that_nobody_answers(run, tmp_path):
         assert "Nobody answers at" in done.err
     done = run("client", "a.png", "--url", "ftp://there")
     assert "'ftp://there' is no address of a server" in done.err
+
+
+def test_a_file_that_is_called_as_a_version_is_passed_over(run, engine, tmp_path):
+    assert run("serve", "--triton", "models", str(engine), "--name", "colours").status == 0
+    (tmp_path / "models" / "colours" / "7").write_text("")
+    done = run("serve", "--check", "models", "--json")
+    assert done.status == 0
+    (model, *_) = json.loads(done.out)["models"]
+    assert model["versions"] == [1]
+    assert run("serve", "--triton", "models", str(engine), "--name", "colours").status == 0
+
+
+def test_what_serve_prints_of_an_ipv6_address_the_client_takes(run, engine, tmp_path):
+    Image.new("RGB", (SIDE_PX, SIDE_PX)).save(tmp_path / "a.png")
+    with started(engine, "--host", "::1") as (_, found):
+        for url in (found["http"], found["grpc"]):
+            assert "://[::1]:" in url
+            assert run("client", "a.png", "--url", url).status == 0
+            (tmp_path / "b.png").write_bytes(b"no image")
+            done = run("client", "b.png", "--url", url)
+            assert done.status == 2
+            assert "fix: give JPEG, PNG" in done.err
+
+
+def test_a_body_that_is_too_large_has_a_way_out(run, engine, tmp_path):
+    (tmp_path / "a.png").write_bytes(bytes(2**16))
+    with started(engine, "--max-body", "32KiB") as (_, found):
+        for url in (found["http"], found["grpc"]):
+            done = run("client", "a.png", "--url", url)
+            assert done.status == 2
+            assert "more than the 32768 that are taken" in done.err
+            assert "--max-body" in done.err

@@ -1,3 +1,4 @@
+import ipaddress
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -55,9 +56,15 @@ DISAGREES = 3
 @click.option("--http-port", type=int, default=8000, show_default=True, help="0 for any.")
 @click.option("--grpc-port", type=int, default=8001, show_default=True, help="0 for any.")
 @click.option("--metrics-port", type=int, default=8002, show_default=True, help="0 for any.")
-@click.option("--max-body", metavar="64MB", help="Of an HTTP request; default: what the largest batch takes.")
 @click.option(
-    "--connections", type=click.IntRange(1, 65536), default=512, show_default=True, help="HTTP, at most."
+    "--max-body", metavar="64MB", help="Of a request or message; default: what the largest batch takes."
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 65536),
+    default=512,
+    show_default=True,
+    help="HTTP, and gRPC, each at most.",
 )
 @click.option(
     "--drain", metavar="30s", default="30s", show_default=True, help="For requests under way, when stopped."
@@ -155,10 +162,7 @@ def _print_line(line: str) -> None:
 
 
 def _announce(server: Server, *, as_json: bool) -> None:
-    grpc, metrics = (
-        f"grpc://{server.host}:{server.ports.grpc}",
-        f"http://{server.host}:{server.ports.metrics}/metrics",
-    )
+    grpc, metrics = server.grpc_url, server.metrics_url
     if as_json:
         print_json(
             {"http": server.url, "grpc": grpc, "metrics": metrics, "models": server.models, "pid": server.pid}
@@ -166,9 +170,17 @@ def _announce(server: Server, *, as_json: bool) -> None:
     else:
         print(f"ready: {server.url}, {grpc}, {metrics}")
         print(f"models: {', '.join(server.models)}")
-        if server.host != LOOPBACK:
+        if not _is_here_alone(server.host):
             note(f"Whoever reaches {server.host} can ask: nothing checks who it is.")
     sys.stdout.flush()
+
+
+def _is_here_alone(host: str) -> bool:
+    """Whether none but this machine reaches it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _print_written(written: Sequence[Written], *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from deploykit.serving.repository.names import IMAGE_SUFFIX
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_S = 60.0
 _HOW = "give --url http://HOST:8000, or grpc://HOST:8001"
+_UNREAD = "is not a readable image"  # in what the decoding model refuses with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +52,13 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         """Raises: DeployError: that is no address."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "grpc") or not parts.hostname:
-            raise DeployError(f"{url!r} is no address of a server.", fix=_HOW)
+        parts = _parts(url)
         self._is_grpc = parts.scheme == "grpc"
         self._kind: Any = require(f"tritonclient.{parts.scheme}", extra="serve")
         self._refusals: Any = require("tritonclient.utils", extra="serve").InferenceServerException
         self.url = url
         try:
-            self._client = self._kind.InferenceServerClient(parts.netloc, **self._timeouts())
+            self._client = self._kind.InferenceServerClient(parts.netloc, **self._connecting())
         except (ValueError, OSError, self._refusals) as error:
             raise DeployError(f"{url!r} is no address of a server.", fix=_HOW) from error
 
@@ -69,9 +68,7 @@ class Client:
         Raises:
             DeployError: none does, or several do, or nobody answers.
         """
-        index = self._asked(lambda: self._client.get_model_repository_index(**self._as_json()))
-        models = index.get("models", []) if self._is_grpc else index
-        names = sorted({each["name"] for each in models if each["name"].endswith(IMAGE_SUFFIX)})
+        names = self._asked(self._image_models)
         if len(names) != 1:
             raise DeployError(
                 f"{self.url} has {len(names) or 'no'} models for images: {', '.join(names) or 'none'}.",
@@ -89,14 +86,28 @@ class Client:
         if missing := [each for each in paths if not each.is_file()]:
             raise DeployError(f"There is no image {missing[0]}.", fix="give image files")
         name = model or self.image_model()
-        metadata = self._asked(lambda: self._client.get_model_metadata(name, **self._as_json()))
-        if [(each["name"], each["datatype"]) for each in metadata["inputs"]] != [(IMAGE, "BYTES")]:
+        inputs, outputs = self._asked(lambda: self._tensors(name))
+        if inputs != [(IMAGE, "BYTES")]:
             raise DeployError(
                 f"{name} takes no encoded images.", fix=f"name a model that does, as {name}{IMAGE_SUFFIX}"
             )
-        outputs = {each["name"]: [int(size) for size in each["shape"]] for each in metadata["outputs"]}
         for path in paths:
             yield self._one(path, name, outputs, top)
+
+    def _image_models(self) -> list[str]:
+        index = self._client.get_model_repository_index(**self._asking(), **self._as_json())
+        models = index.get("models", []) if self._is_grpc else index
+        if not isinstance(models, list):
+            raise TypeError("an index is a list")
+        return sorted({each["name"] for each in models if each["name"].endswith(IMAGE_SUFFIX)})
+
+    def _tensors(self, model: str) -> tuple[list[tuple[str, str]], dict[str, list[int]]]:
+        """Names and types of what the model takes, and names and shapes of what it gives."""
+        metadata = self._client.get_model_metadata(model, **self._asking(), **self._as_json())
+        return (
+            [(each["name"], each["datatype"]) for each in metadata["inputs"]],
+            {each["name"]: [int(size) for size in each["shape"]] for each in metadata["outputs"]},
+        )
 
     def _one(self, path: Path, model: str, outputs: dict[str, list[int]], top: int) -> Answer:
         try:
@@ -110,38 +121,57 @@ class Client:
             self._kind.InferRequestedOutput(name, class_count=shape[-1] if is_classifier else 0)
             for name, shape in outputs.items()
         ]
-        start = time.perf_counter()
-        result = self._asked(lambda: self._client.infer(model, [image], outputs=wanted), about=path)
-        ms = 1000 * (time.perf_counter() - start)
-        arrays = {name: result.as_numpy(name) for name in outputs}
-        response = result.get_response(**self._as_json())
-        (first, *_) = arrays.values()
-        return Answer(
-            path=path,
-            model=model,
-            version=str(response["model_version"]),
-            odds=_odds(first[0])[:top] if is_classifier else (),
-            shapes={name: tuple(array.shape) for name, array in arrays.items()},
-            ms=ms,
-        )
+
+        def ask() -> Answer:
+            start = time.perf_counter()
+            result = self._client.infer(model, [image], outputs=wanted, **self._asking())
+            ms = 1000 * (time.perf_counter() - start)
+            arrays = {name: result.as_numpy(name) for name in outputs}
+            (first, *_) = arrays.values()
+            return Answer(
+                path=path,
+                model=model,
+                version=str(result.get_response(**self._as_json())["model_version"]),
+                odds=_odds(first[0])[:top] if is_classifier else (),
+                shapes={name: tuple(array.shape) for name, array in arrays.items()},
+                ms=ms,
+            )
+
+        answer: Answer = self._asked(ask, about=path)
+        return answer
 
     def _asked(self, ask: Any, about: Path | None = None) -> Any:
+        """What a function makes of the server's answer."""
         try:
             return ask()
         except self._refusals as error:
-            message = str(error.message() or error).rstrip(".")
-            if self._is_grpc and "UNAVAILABLE" in str(error.status()) and "connect" in message:
-                raise self._nobody(message) from error
-            raise DeployError(
-                f"{self.url} refuses{f' {about}' if about else ''}: {message}.",
-                fix="see what it serves: deploykit serve prints it"
-                if about is None
-                else "give JPEG, PNG, WebP, BMP, GIF or TIFF files of up to 50 megapixels",
-            ) from error
+            raise self._refused(error, about) from error
         except HTTPException as error:
             raise DeployError(f"What listens at {self.url} speaks no HTTP.", fix=_HOW) from error
         except OSError as error:  # of sockets, timeouts among them
             raise self._nobody(error.strerror or str(error)) from error
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # not JSON, or not the protocol's
+            raise DeployError(
+                f"What answers at {self.url} does not speak the KServe protocol.", fix=_HOW
+            ) from error
+
+    def _refused(self, error: Any, about: Path | None) -> DeployError:
+        message, status = str(error.message() or error).rstrip("."), str(error.status())
+        if self._is_grpc and "UNAVAILABLE" in status and "connect" in message:
+            return self._nobody(message)
+        if self._is_grpc and "DEADLINE_EXCEEDED" in status:
+            return self._nobody("timed out")
+        fix = "see what it serves: deploykit serve prints it"
+        if status == "413" or "RESOURCE_EXHAUSTED" in status:
+            fix = "start the server with a larger --max-body, or send a smaller image"
+        elif about is not None and _UNREAD in message:
+            fix = "give JPEG, PNG, WebP, BMP, GIF or TIFF files of up to 50 megapixels"
+        return DeployError(f"{self.url} refuses{f' {about}' if about else ''}: {message}.", fix=fix)
 
     def _nobody(self, reason: str) -> DeployError:
         return DeployError(
@@ -149,11 +179,26 @@ class Client:
             fix=f"deploykit serve ENGINE starts a server; {_HOW}",
         )
 
-    def _timeouts(self) -> dict[str, float]:
+    def _connecting(self) -> dict[str, float]:
         return {} if self._is_grpc else {"network_timeout": _TIMEOUT_S, "connection_timeout": _TIMEOUT_S}
+
+    def _asking(self) -> dict[str, float]:
+        return {"client_timeout": _TIMEOUT_S} if self._is_grpc else {}
 
     def _as_json(self) -> dict[str, bool]:
         return {"as_json": True} if self._is_grpc else {}
+
+
+def _parts(url: str) -> SplitResult:
+    """Raises: DeployError: that is no address."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        _ = parts.port  # read now: the clients leave a half-made connection behind where it is none
+    except ValueError as error:
+        raise DeployError(f"{url!r} is no address of a server.", fix=_HOW) from error
+    if parts.scheme not in ("http", "grpc") or not parts.hostname:
+        raise DeployError(f"{url!r} is no address of a server.", fix=_HOW)
+    return parts
 
 
 def _odds(scores: Any) -> tuple[Odds, ...]:

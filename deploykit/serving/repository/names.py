@@ -34,7 +34,9 @@ def is_version(name: str) -> bool:
 
 def versions_in(model: Path) -> tuple[int, ...]:
     """The versions of a model that are there, ascending."""
-    return tuple(sorted(int(each.name) for each in model.iterdir() if is_version(each.name)))
+    return tuple(
+        sorted(int(each.name) for each in model.iterdir() if is_version(each.name) and each.is_dir())
+    )
 
 
 def stays_inside(folder: Path, name: str) -> bool:

@@ -10,12 +10,11 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from deploykit.errors import DeployError
@@ -81,7 +80,21 @@ class Server:
     @property
     def url(self) -> str:
         """Of HTTP, as clients take it."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.ports.http}"
+        return f"http://{self._host_in_urls}:{self.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Of gRPC, as deploykit's client takes it."""
+        return f"grpc://{self._host_in_urls}:{self.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Of what Prometheus reads."""
+        return f"http://{self._host_in_urls}:{self.ports.metrics}/metrics"
+
+    @property
+    def _host_in_urls(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def requests(self) -> int:
@@ -250,11 +263,14 @@ def _wait_until_ready(
 
 
 def _is_ready(port: int) -> bool:
+    asking = HTTPConnection(LOOPBACK, port, timeout=5)  # itself, whatever proxy the environment names
     try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/v2/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
+        asking.request("GET", "/v2/health/ready")
+        return asking.getresponse().status == 200
+    except (OSError, HTTPException):
         return False
+    finally:
+        asking.close()
 
 
 def _stop(process: "subprocess.Popen[str]", drain_s: float) -> None:
