@@ -281,7 +281,7 @@ def test_a_message_whose_length_padding_hides_is_refused_over_grpc_and_its_conne
     live = encoded_frame(DATA, 3, b"\0\0\0\0\2" + b"\x08\1")
     with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=20) as client:
 
-        def wait_for(text: bytes) -> None:
+        def wait_until(text: bytes) -> None:
             answer = b""
             while text not in answer:
                 read = client.recv(2**12)
@@ -289,9 +289,9 @@ def test_a_message_whose_length_padding_hides_is_refused_over_grpc_and_its_conne
                 answer += read
 
         client.sendall(PREFACE + encoded_frame(SETTINGS, 0, b"") + begun_call("ModelInfer", 1) + padded)
-        wait_for(b"padded messages are not taken")
+        wait_until(b"padded messages are not taken")
         client.sendall(begun_call("ServerLive", 3) + empty)
-        wait_for(live)
+        wait_until(live)
 
 
 def test_a_call_that_is_none_of_a_clients_hides_no_other(served):
