@@ -218,6 +218,15 @@ def test_models_of_others_are_left_alone(models):
     assert check_repository(models).findings == ()
 
 
+@pytest.mark.parametrize("name", [".git", "lost+found", "photos"])
+def test_a_folder_that_is_no_model_is_found_out_for_triton_would_not_start(models, follow, name):
+    (models / name).mkdir()
+    (finding,) = check_repository(models).findings
+    assert "is no model, and Triton starts with none" in finding.problem
+    follow(finding.fix)
+    assert check_repository(models).findings == ()
+
+
 def test_an_altered_manifest_is_found_out(models):
     rewrite(models / "colours" / "1" / "model.cpu.engine.json", "build_seconds", "build_second")
     (finding,) = check_repository(models).findings

@@ -122,8 +122,9 @@ def test_stopped_under_load_it_answers_all_it_has_taken_and_ends_with_success(en
     assert load.refused == 8
 
 
-def test_what_it_started_is_gone_with_it_even_when_it_is_killed(engine):
+def test_what_it_started_is_gone_with_it_even_when_it_is_killed(engine, tmp_path, monkeypatch):
     before = set(Path("/dev/shm").glob("deploykit-*"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # nobody is left to remove what it had there
     with started(engine, "--name", "colours", "--no-images") as (process, found):
         process.kill()
         process.wait()
@@ -151,7 +152,7 @@ def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_
         load = Load(found, "colours")
         write_repository(models, [newer], options)
         wait_for(lambda: client.is_model_ready("colours", "2"))
-        bad = models / "colours" / ".bad"
+        bad = tmp_path / "bad"
         shutil.copytree(models / "colours" / "2", bad)
         (bad / "model.cpu.engine").write_bytes(b"no engine")
         bad.rename(models / "colours" / "3")  # behind deploykit's back, which would have refused it
@@ -166,6 +167,7 @@ def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_
         _, said = process.communicate(timeout=60)
     assert (load.lost, load.wrong, load.refused) == ([], 0, 0)
     news = [line for line in said.splitlines() if line.startswith("note: ")]
+    assert [line for line in news if "loaded" in line] == ["note: Triton has loaded colours anew."] * 2
     assert news[0] == news[-1] == "note: Triton has loaded colours anew."
     assert any("can't load colours, version 3: " in line and "goes on" in line for line in news)
 

@@ -81,6 +81,13 @@ def test_an_engine_of_before_is_a_version_again_after_another(models, engine, tm
     assert written.version == 3
 
 
+def test_a_file_that_is_called_as_the_next_version_is_stepped_over(models, tmp_path):
+    (models / "colours" / "2").write_text("no version")
+    (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert written.version == 3
+    assert (models / "colours" / "2").read_text() == "no version"
+
+
 def test_versions_written_at_the_same_time_are_all_there(models, tmp_path):
     folders = [tmp_path / str(size) for size in range(33, 37)]
     for folder in folders:

@@ -57,7 +57,7 @@ def check_repository(folder: str | Path) -> CheckedRepository:
         raise DeployError(
             f"{folder} holds no models.", fix="deploykit serve --triton DIR ENGINE puts some in"
         )
-    if not any((each / CONFIG_FILE).exists() or versions_in(each) for each in paths):
+    if not any(map(_is_model, paths)):
         raise DeployError(
             f"{folder} is no model repository: none of its folders has a {CONFIG_FILE}.",
             fix=f"give the folder above the models' own; deploykit serve --triton {folder} ENGINE makes one",
@@ -66,6 +66,7 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     wrong: list[tuple[str, DeployError]] = []
     for path in paths:
         try:
+            _require_model(path)
             require_name(path.name)
             configs[path.name] = read_config(path / CONFIG_FILE)
         except DeployError as error:
@@ -83,6 +84,20 @@ def check_repository(folder: str | Path) -> CheckedRepository:
         models=tuple(_checked(name, config, versions[name]) for name, config in configs.items()),
         findings=tuple(Finding(model=name, problem=each.problem, fix=each.fix) for name, each in wrong),
     )
+
+
+def _is_model(path: Path) -> bool:
+    """Or what is left of one."""
+    return (path / CONFIG_FILE).exists() or bool(versions_in(path))
+
+
+def _require_model(path: Path) -> None:
+    """Raises: DeployError: it is something else, as .git and lost+found are."""
+    if not _is_model(path):
+        raise DeployError(
+            f"{path} is no model, and Triton starts with none of its repository while that is there.",
+            fix=f"move {path} elsewhere, or the models into a folder of their own",
+        )
 
 
 def _checked(name: str, config: Config, versions: tuple[Version, ...]) -> CheckedModel:

@@ -10,10 +10,16 @@ from pathlib import Path
 from deploykit.errors import DeployError
 from deploykit.serving.repository.anew import write_anew
 from deploykit.serving.repository.config import CONFIG_FILE, read_config, to_text
-from deploykit.serving.repository.layout import ModelFolder, Source, is_written
-from deploykit.serving.repository.names import versions_in
+from deploykit.serving.repository.layout import MODEL_FILE, ModelFolder, Source, is_written
+from deploykit.serving.repository.names import is_version, versions_in
 
 Note = Callable[[str], None]
+
+_BYTECODE = "__pycache__"
+_INSTEAD_OF_BYTECODE = (
+    "This file is where Python would put a folder of bytecode as the model loads.\n"
+    "Triton, which looks for changes, would take that for one, and load the model again.\n"
+)
 
 
 def make_repository(folder: Path) -> None:
@@ -57,46 +63,58 @@ def _put_engine(folder: Path, model: ModelFolder, note: Note) -> tuple[int, bool
     newest = max(versions_in(path), default=0)
     if newest and _holds(path / str(newest), model.version):
         return newest, False
-    version = newest + 1
-    with _staging(path) as staging:  # Triton passes over folders that are no numbers
-        _fill(staging / "new", model.version)
-        (staging / "new").rename(path / str(version))
+    version = 1 + max((int(each.name) for each in path.iterdir() if is_version(each.name)), default=0)
+    with _staged(path / str(version), repository=folder) as staged:
+        _fill_version(staged, model)
     return version, True
 
 
 def _holds(folder: Path, files: Mapping[str, Source]) -> bool:
     """Whether a version is these files, byte for byte."""
-    if {each.name for each in folder.iterdir()} - {"__pycache__"} != set(files):
+    if {each.name for each in folder.iterdir()} - {_BYTECODE} != set(files):
         return False
     return all(is_written(folder / name, source) for name, source in files.items())
 
 
 def _put_new(folder: Path, model: ModelFolder) -> None:
-    """Made beside the repository, where a server that looks meanwhile would take it for a model."""
-    with _staging(folder.absolute().parent) as staging:
-        _fill(staging / "new", {CONFIG_FILE: to_text(model.config), **model.beside})
-        _fill(staging / "new" / "1", model.version)
-        try:
-            (staging / "new").rename(folder / model.name)
-        except OSError as error:
-            raise DeployError(
-                f"{folder / model.name} can't be put there in one step: {error.strerror}.",
-                fix="name a folder inside of that file system for the repository",
-            ) from error
+    with _staged(folder / model.name, repository=folder) as staged:
+        _fill(staged, {CONFIG_FILE: to_text(model.config), **model.beside})
+        _fill_version(staged / "1", model)
 
 
 @contextmanager
-def _staging(parent: Path) -> Iterator[Path]:
+def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
+    """Gives a folder to make, which then becomes `path`.
+
+    It is beside the repository: inside, a server that looks meanwhile would take it for a model, or for a
+    change of one.
+
+    Raises:
+        DeployError: that can't be written, or is another file system's.
+    """
+    parent = repository.absolute().parent
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".deploykit-", dir=parent))
+        staging = Path(tempfile.mkdtemp(prefix=".deploykit-", dir=parent))
     except OSError as error:
         raise DeployError(
             f"{parent} can't be written: {error.strerror}.", fix="name a folder that can be written"
         ) from error
     try:
-        yield folder
+        yield staging / "new"
+        try:
+            (staging / "new").rename(path)
+        except OSError as error:
+            raise DeployError(
+                f"{path} can't be put there in one step: {error.strerror}.",
+                fix="name a folder inside of that file system for the repository",
+            ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fill_version(folder: Path, model: ModelFolder) -> None:
+    is_python = MODEL_FILE in model.version
+    _fill(folder, {**model.version, **({_BYTECODE: _INSTEAD_OF_BYTECODE} if is_python else {})})
 
 
 def _fill(folder: Path, files: Mapping[str, Source]) -> None:
