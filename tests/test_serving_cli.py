@@ -270,6 +270,11 @@ def test_an_engine_for_a_gpu_is_refused_where_none_is(run, tmp_path):
         (("ENGINE", *ANY, "--max-body", "2GiB"), "A body of 2 GiB or more ends Triton"),
         (("ENGINE", *ANY, "--max-body", "0.5KiB"), "512 bytes hold no image for "),
         (("ENGINE", "--max-latency", "10"), "A latency has a unit"),
+        (("ENGINE", "--poll", "3s"), "--poll would do nothing: an engine gets no new versions"),
+        (("folder", "--no-images"), "--no-images would do nothing: a repository's own configurations"),
+        (("folder", "--max-latency", "9ms"), "--max-latency would do nothing"),
+        (("--triton", "models", "ENGINE", "-v"), "--verbose would do nothing: --triton starts no server"),
+        (("--check", "folder", "--backend", "python"), "--backend would do nothing: --check writes"),
         (("ENGINE", "--python", "folder"), "folder is no Python that can be run"),
     ],
 )
@@ -277,7 +282,8 @@ def test_a_mistake_is_one_sentence_and_a_fix(run, engine, tmp_path, arguments, p
     triton()
     (tmp_path / "folder").mkdir()
     given = [str(engine) if each == "ENGINE" else each for each in arguments]
-    done = run(*(["serve", *given] if "--python" in given else own(*given)))
+    is_done_without = {"--python", "--triton", "--check"} & set(given)
+    done = run(*(["serve", *given] if is_done_without else own(*given)))
     assert done.status == 2
     error, fix = done.err.splitlines()[-2:]
     assert problem in error

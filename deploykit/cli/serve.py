@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from deploykit.cli.output import json_option, note, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, size_bytes
@@ -16,6 +17,11 @@ from deploykit.serving.repository.write import Options, Written, write_repositor
 from deploykit.serving.triton.server import LOOPBACK, Ports, Server, ServerOptions
 
 DISAGREES = 3
+_OF_MODELS = ("name", "backend", "max_latency", "batching", "instances", "threads", "max_queue", "images")
+_OF_SERVERS = (
+    *("host", "http_port", "grpc_port", "metrics_port", "max_body", "connections"),
+    *("drain", "ready", "poll", "python", "verbose"),
+)
 
 
 @click.command(name="serve")
@@ -115,6 +121,7 @@ def command(
     """
     if check is not None:
         _require_alone(check, engines, triton)
+        _require_unused((*_OF_MODELS, *_OF_SERVERS), why="--check writes and serves nothing")
         sys.exit(_check(check, as_json=as_json))
     options = Options(
         name=name,
@@ -127,10 +134,15 @@ def command(
         images=images,
     )
     if triton is not None:
+        _require_unused(_OF_SERVERS, why="--triton starts no server")
         with phases("writing"):
             written = write_repository(triton, engines, options, note=note)
         _print_written(written, as_json=as_json)
         return
+    if any(each.is_dir() for each in engines):
+        _require_unused(_OF_MODELS, why="a repository's own configurations say that")
+    else:
+        _require_unused(("poll",), why="an engine gets no new versions; a repository does")
     server = ServerOptions(
         host=host,
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
@@ -227,6 +239,15 @@ def _print_check(folder: Path, found: CheckedRepository) -> None:
 def _require_alone(check: Path, engines: Sequence[Path], triton: Path | None) -> None:
     if engines or triton is not None:
         raise DeployError("--check writes and serves nothing.", fix=f"deploykit serve --check {check}")
+
+
+def _require_unused(options: Sequence[str], *, why: str) -> None:
+    """Raises: DeployError: one of the options was given."""
+    context = click.get_current_context()
+    for each in context.command.params:
+        if each.name in options and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE:
+            given = each.secondary_opts if context.params[each.name] is False else each.opts
+            raise DeployError(f"{given[-1]} would do nothing: {why}.", fix="leave it out")
 
 
 def _seconds(text: str, option: str) -> float:
