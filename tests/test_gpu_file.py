@@ -170,6 +170,20 @@ def test_a_description_that_hides_a_known_gpu_is_said_to(tmp_path, name, known):
     assert notes == (f"{name} is taken as {path} describes it, not as the {known} that is known.",)
 
 
+def test_an_alias_that_hides_a_known_gpu_is_said_to(tmp_path):
+    path = written(tmp_path / "my.toml", aliases='["mine", "tesla t4"]')
+    _, notes = read_gpu_file(path)
+    assert notes == (f"tesla t4 is taken as {path} describes it, not as the T4 that is known.",)
+
+
+@pytest.mark.parametrize(("name", "aliases"), [("mine", "[]"), ("NVIDIA Mi-ne", "[]"), ("Yours", '["MINE"]')])
+def test_two_gpus_that_answer_to_one_name_are_refused(tmp_path, name, aliases):
+    path = written(tmp_path / "my.toml")
+    path.write_text(f'{path.read_text()}\n["{name}"]\naliases = {aliases}\n')
+    with pytest.raises(DeployError, match=f"has Mine and {name}, which answer to one name"):
+        read_gpu_file(path)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -1,5 +1,6 @@
 """GPUs that a user describes in a file, as gpus.toml does."""
 
+import itertools
 import math
 import re
 import tomllib
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import DeployError
-from deploykit.predict.gpus import Gpu, key_of, known_gpus
+from deploykit.predict.gpus import Gpu, key_of, known_gpus, names_of
 from deploykit.serial import from_builtins
 
 _TEXTS = ("architecture", "source", "compute_capability")
@@ -46,6 +47,12 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     if not tables:
         raise DeployError(f"{path} describes no GPU.", fix=_FIX)
     gpus = tuple(_gpu(path, name, table) for name, table in tables.items())
+    for gpu, other in itertools.combinations(gpus, 2):
+        if names_of(gpu) & names_of(other):
+            raise DeployError(
+                f"{path} has {gpu.name} and {other.name}, which answer to one name.",
+                fix="name them apart, by more than case, spaces, dashes or a brand",
+            )
     return gpus, tuple(sentence for gpu in gpus for sentence in (*_hidden(gpu, path), *_doubts(gpu)))
 
 
@@ -88,8 +95,9 @@ def _shown(value: Any) -> str:
 
 def _hidden(gpu: Gpu, path: Path) -> Iterator[str]:
     for known in known_gpus():
-        if key_of(gpu.name) in map(key_of, (known.name, *known.aliases)):
-            yield f"{gpu.name} is taken as {path} describes it, not as the {known.name} that is known."
+        hiding = [each for each in (gpu.name, *gpu.aliases) if key_of(each) in names_of(known)]
+        if hiding:
+            yield f"{hiding[0]} is taken as {path} describes it, not as the {known.name} that is known."
 
 
 def _doubts(gpu: Gpu) -> tuple[str, ...]:
