@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.output import json_option, print_json, print_table, progress_bar
 from deploykit.serving.client import DEFAULT_URL, Answer, Client
 
 
@@ -23,7 +23,10 @@ def command(images: tuple[Path, ...], url: str, model: str | None, top: int, as_
     """
     answers: list[Answer] = []
     try:
-        answers.extend(Client(url).classify(images, model, top=top))
+        with progress_bar("asking", "images") as progress:
+            for answer in Client(url).classify(images, model, top=top):
+                answers.append(answer)
+                progress(len(answers), len(images))
     finally:  # what was answered before some image was refused is shown all the same
         if answers and not as_json:
             _print(answers)
