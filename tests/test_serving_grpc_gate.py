@@ -260,6 +260,33 @@ def test_closing_answers_the_calls_there_are_and_takes_no_others(ends, gate):
     assert not closing.is_alive()
 
 
+@pytest.mark.parametrize("last", [encoded_frame(RST_STREAM, 1, bytes(4)), TOO_LONG])
+def test_closing_waits_for_no_call_that_was_cancelled_or_refused(ends, gate, last):
+    client, server = ends
+    sent(client, server, begun_call("ModelInfer", 1))
+    closing = Thread(target=gate.close, args=(3 * PATIENCE_S,))  # longer than this waits
+    closing.start()
+    assert client.frame().kind == GOAWAY
+    sent(client, server, last)
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
+
+
+def test_a_client_that_does_not_read_is_not_kept_forever(behind):
+    limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.2)
+    gate = Gate(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    gate.open("127.0.0.1", 0)
+    with connected(gate) as client:
+        client.send(PREFACE)
+        accepted, _ = behind.accept()
+        with accepted, suppress(OSError):
+            accepted.settimeout(PATIENCE_S)
+            while True:  # until the gate ends it
+                accepted.sendall(encoded_frame(DATA, 1, bytes(2**14)))
+        wait_for(lambda: not gate._connections)
+    gate.close(1)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -9,14 +9,14 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Awaitable
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.serving.triton.grpc_relay import GrpcRelay
-from deploykit.serving.triton.relay import CHUNK_BYTES, Limits, Relay, error_body
+from deploykit.serving.triton.relay import CHUNK_BYTES, HELD_BODIES, Limits, Relay, error_body
 
 T = TypeVar("T")
 _BACKLOG, _REFUSING = 1024, 64  # connections that wait to be taken, and that are told that they are too many
@@ -39,6 +39,7 @@ class Gate:
         self._listening: list[socket.socket] = []
         self._connections: dict[asyncio.Task[None], Relay | GrpcRelay | None] = {}  # None: just accepted
         self._refusing: set[asyncio.Task[None]] = set()
+        self._held_bytes = 0
         self.is_closing = False
 
     def open(self, host: str, port: int) -> None:
@@ -57,6 +58,22 @@ class Gate:
         """Takes no more connections, answers what was asked on those there are, and ends."""
         self._call(self._drain(drain_s))
         self._end()
+
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[int], bool]]:
+        """Gives what counts bytes that a connection keeps, and tells whether all of them still may."""
+        own_bytes, most_bytes = 0, HELD_BODIES * self.limits.body_bytes
+
+        def hold(more_bytes: int) -> bool:
+            nonlocal own_bytes
+            own_bytes += more_bytes
+            self._held_bytes += more_bytes
+            return self._held_bytes <= most_bytes
+
+        try:
+            yield hold
+        finally:
+            self._held_bytes -= own_bytes
 
     async def _listen(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
@@ -117,11 +134,16 @@ class Gate:
         assert task is not None  # noqa: S101  # asyncio runs this as one
         try:
             reader, writer = await asyncio.open_connection(sock=client, limit=CHUNK_BYTES)
-            with closing(writer):
+            try:
                 self._connections[task] = connection = self._relay(self, reader, writer)
                 if self.is_closing:
                     connection.finish()
                 await connection.serve()
+                writer.close()
+                async with asyncio.timeout(self.limits.idle_s):
+                    await writer.wait_closed()  # until the system has all of the answer
+            finally:
+                writer.transport.abort()
         except (OSError, TimeoutError, EOFError, self.h11.ProtocolError) as error:
             # The client went, or was silent for too long. Its reader keeps the error, and that what it read.
             error.__traceback__ = None

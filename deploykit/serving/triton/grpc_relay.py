@@ -136,7 +136,8 @@ class GrpcRelay:
         async for frames in _batches(self._reader, most_bytes=_FRAME_BYTES):
             triton.write(b"".join(map(self._for_triton, frames)))
             await triton.drain()
-            await self._writer.drain()  # of what refusals say, to clients that don't read them
+            await self._drain()  # of what refusals say
+            self._end_when_done()
 
     async def _answer(self, triton: asyncio.StreamReader) -> None:
         async for frames in _batches(triton):
@@ -146,8 +147,13 @@ class GrpcRelay:
                     self._calls[each.stream].is_answered = True
                 if each.kind == RST_STREAM or (each.kind in (DATA, HEADERS) and each.flags & END_STREAM):
                     self._calls.pop(each.stream, None)
-            await self._writer.drain()
+            await self._drain()
             self._end_when_done()
+
+    async def _drain(self) -> None:
+        """Ends the connection of a client that doesn't read."""
+        async with asyncio.timeout(self._gate.limits.idle_s):
+            await self._writer.drain()
 
     def _for_triton(self, frame: Frame) -> bytes:
         """What Triton gets to see of a frame: all, nothing, or that its call has ended."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
     from deploykit.serving.triton.gate import Gate
 
 CHUNK_BYTES = 2**18
+_NO_ANSWER = "the server behind gives no answer"
 _DISCARD_S, _DISCARD_BYTES = 5.0, 2**33  # so that whoever still sends sees the refusal
 # What Triton 2.51 answers with status 500 where the request is to blame; 400 is what KServe's protocol says.
 _UNPARSED = (b'{"error":"failed to parse the request JSON', b'{"error":"Unable to parse ')
-_JSON_LENGTH = b"inference-header-content-length"
+_JSON_LENGTH, _MOST_DIGITS = b"inference-header-content-length", 20
+# Where Triton reads that header. Elsewhere it parses all of a body, whatever the header says.
+_INFER = re.compile(rb"/v2/models/[^/?#]+(?:/versions/[0-9]+)?/infer")
+HELD_BODIES = 4  # of the largest size, that JSON waiting to be read may take in all
 _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"expect", b"transfer-encoding", b"te"}
 )
@@ -30,13 +35,16 @@ class Limits:
     Attributes:
         body_bytes: of a request.
         connections: at the same time.
-        idle_s: how long an HTTP connection may be silent, or one of gRPC before it says what it is.
+        idle_s: how long a client may be silent over HTTP, take no more of its answer, or say over gRPC not
+            what it is.
+        answer_s: how long the server behind may be silent once it was asked over HTTP.
         last_request_s: that a connection has for it, once no more are to come.
     """
 
     body_bytes: int
     connections: int = 512
     idle_s: float = 120.0
+    answer_s: float = 600.0
     last_request_s: float = 0.5
 
 
@@ -63,6 +71,8 @@ class Relay:
     async def serve(self) -> None:
         try:
             while await self._one():
+                if self._gate.is_closing:
+                    self.finish()
                 self._client.start_next_cycle()
                 if self._is_done(self._triton):
                     self._triton.start_next_cycle()
@@ -102,7 +112,7 @@ class Relay:
         """The head of the next request, or that there is none."""
         self._is_idle = True
         try:
-            return await self._next(self._client, self._reader)
+            return await self._from_client()
         finally:
             self._is_idle = False
 
@@ -114,13 +124,45 @@ class Relay:
         if self._is_idle:
             self._writer.close()
 
-    async def _next(self, parser: Any, reader: asyncio.StreamReader) -> Any:
-        while (event := parser.next_event()) is self._h11.NEED_DATA:
-            if parser is self._client and parser.they_are_waiting_for_100_continue:
-                self._writer.write(parser.send(self._h11.InformationalResponse(status_code=100, headers=[])))
+    async def _from_client(self) -> Any:
+        """The next event of what the client sends."""
+        while (event := self._client.next_event()) is self._h11.NEED_DATA:
+            if self._client.they_are_waiting_for_100_continue:
+                go_on = self._h11.InformationalResponse(status_code=100, headers=[])
+                self._writer.write(self._client.send(go_on))
             async with asyncio.timeout(self._limits.idle_s):
-                parser.receive_data(await reader.read(CHUNK_BYTES))
+                self._client.receive_data(await self._reader.read(CHUNK_BYTES))
         return event
+
+    async def _to_client(self, event: Any) -> None:
+        self._writer.write(self._client.send(event) or b"")
+        async with asyncio.timeout(self._limits.idle_s):
+            await self._writer.drain()
+
+    async def _from_triton(self) -> Any:
+        """The next event of its answer.
+
+        Raises:
+            Refusal: it goes, is silent for too long, or speaks no HTTP.
+        """
+        assert self._triton_reader is not None  # noqa: S101  # it was asked
+        try:
+            while (event := self._triton.next_event()) is self._h11.NEED_DATA:
+                async with asyncio.timeout(self._limits.answer_s):
+                    self._triton.receive_data(await self._triton_reader.read(CHUNK_BYTES))
+        except (OSError, self._h11.RemoteProtocolError) as error:  # TimeoutError is an OSError
+            raise Refusal(503, _NO_ANSWER) from error
+        return event
+
+    async def _to_triton(self, *events: Any) -> None:
+        """Raises: Refusal: it is gone."""
+        assert self._triton_writer is not None  # noqa: S101  # connected before
+        try:
+            for event in events:
+                self._triton_writer.write(self._triton.send(event) or b"")
+            await self._triton_writer.drain()
+        except OSError as error:
+            raise Refusal(503, _NO_ANSWER) from error
 
     def _length_of(self, request: Any) -> int:
         """Of its body.
@@ -142,45 +184,47 @@ class Relay:
 
     async def _pass_on(self, request: Any, length: int) -> None:
         told = _told_json_bytes(request, length)
-        json_bytes = length if told is None else told
-        begun = await self._begin_of_body(json_bytes)
-        text = _rewritten(begun[:json_bytes], length)
-        length += len(text) - json_bytes
-        headers = [each for each in request.headers if each[0] not in _OWN_HEADERS]
-        if told is not None:
-            headers.append((_JSON_LENGTH, str(len(text)).encode()))
-        if length or request.method == b"POST":
-            headers.append((b"content-length", str(length).encode()))
-        writer = await self._connected()
-        head = self._h11.Request(method=request.method, target=request.target, headers=headers)
-        writer.write(self._triton.send(head))
-        writer.write(self._triton.send(self._h11.Data(text + begun[json_bytes:])) or b"")
-        while isinstance(event := await self._next(self._client, self._reader), self._h11.Data):
-            writer.write(self._triton.send(event))
-            await writer.drain()
+        with self._gate.holding() as hold:
+            text, rest = await self._begin_of_body(length if told is None else told, hold)
+            length -= len(text)
+            text = _rewritten(text, length + len(text))
+            length += len(text)
+            headers = [each for each in request.headers if each[0] not in _OWN_HEADERS]
+            if told is not None:
+                headers.append((_JSON_LENGTH, str(len(text)).encode()))
+            if length or request.method == b"POST":
+                headers.append((b"content-length", str(length).encode()))
+            if not any(name == b"host" for name, _ in headers):  # HTTP/1.0 has none, and 1.1 must
+                headers.append((b"host", b"localhost"))
+            await self._connect()
+            head = self._h11.Request(method=request.method, target=request.target, headers=headers)
+            await self._to_triton(head, *map(self._h11.Data, filter(None, (text, rest))))
+        while isinstance(event := await self._from_client(), self._h11.Data):
+            await self._to_triton(event)
         if not isinstance(event, self._h11.EndOfMessage):
             raise EOFError  # noqa: TRY004  # what a client does that goes
-        writer.write(self._triton.send(self._h11.EndOfMessage()) or b"")
-        await writer.drain()
+        await self._to_triton(self._h11.EndOfMessage())
 
-    async def _begin_of_body(self, least_bytes: int) -> bytes:
-        """That much of it, or some more."""
+    async def _begin_of_body(self, json_bytes: int, hold: Callable[[int], bool]) -> tuple[bytes, bytes]:
+        """That much of it, and what was read beyond.
+
+        Raises:
+            Refusal: others are being held already.
+        """
         begun = bytearray()
-        while len(begun) < least_bytes:
-            event = await self._next(self._client, self._reader)
+        while len(begun) < json_bytes:
+            event = await self._from_client()
             if not isinstance(event, self._h11.Data):
                 raise EOFError  # noqa: TRY004  # what a client does that goes
+            if not hold(len(event.data)):
+                raise Refusal(503, "too much JSON is being read: ask again, or send the tensors in binary")
             begun += event.data
-        return bytes(begun)
+        return bytes(begun[:json_bytes]), bytes(begun[json_bytes:])
 
     async def _answer(self) -> None:
-        assert self._triton_reader is not None  # noqa: S101  # it was asked
-        try:
-            response = await self._next(self._triton, self._triton_reader)
-        except (OSError, TimeoutError, self._h11.RemoteProtocolError) as error:
-            raise Refusal(503, "the server behind gives no answer") from error
+        response = await self._from_triton()
         if not isinstance(response, self._h11.Response):
-            raise Refusal(503, "the server behind gives no answer")
+            raise Refusal(503, _NO_ANSWER)
         headers = [each for each in response.headers if each[0] not in _HOP_BY_HOP]
         if self._gate.is_closing:
             headers.append((b"connection", b"close"))
@@ -190,26 +234,24 @@ class Relay:
             held = [event async for event in rest]
             if b"".join(event.data for event in held).startswith(_UNPARSED):
                 status, reason = 400, b"Bad Request"
-        self._writer.write(
-            self._client.send(self._h11.Response(status_code=status, headers=headers, reason=reason))
-        )
+        await self._to_client(self._h11.Response(status_code=status, headers=headers, reason=reason))
         for event in held:
-            self._writer.write(self._client.send(event))
+            await self._to_client(event)
         async for event in rest:  # ended, where it was held
-            self._writer.write(self._client.send(event))
-            await self._writer.drain()
-        self._writer.write(self._client.send(self._h11.EndOfMessage()) or b"")
-        await self._writer.drain()
+            await self._to_client(event)
+        await self._to_client(self._h11.EndOfMessage())
 
     async def _rest_of_answer(self) -> AsyncIterator[Any]:
         """What Triton sends after the head."""
-        assert self._triton_reader is not None  # noqa: S101  # it was asked
-        while isinstance(event := await self._next(self._triton, self._triton_reader), self._h11.Data):
+        while isinstance(event := await self._from_triton(), self._h11.Data):
             yield event
 
-    async def _connected(self) -> asyncio.StreamWriter:
+    async def _connect(self) -> None:
+        """Raises: Refusal: nobody is there."""
+        if self._triton_reader is not None and self._triton_reader.at_eof():
+            self._disconnect()
         if self._triton_writer is not None:
-            return self._triton_writer
+            return
         try:
             self._triton_reader, self._triton_writer = await asyncio.open_connection(
                 "127.0.0.1", self._gate.upstream_port, limit=CHUNK_BYTES
@@ -217,7 +259,6 @@ class Relay:
         except OSError as error:
             raise Refusal(503, "the server behind can't be reached") from error
         self._triton = self._h11.Connection(self._h11.CLIENT)
-        return self._triton_writer
 
     async def _refuse(self, status: int, problem: str) -> None:
         """The protocol's error, where the client can still be told; and the connection ends."""
@@ -229,12 +270,9 @@ class Relay:
             ("content-length", str(len(body))),
             ("connection", "close"),
         ]
-        self._writer.write(
-            self._client.send(self._h11.Response(status_code=status, headers=headers, reason=reason))
-        )
-        self._writer.write(self._client.send(self._h11.Data(body)))
-        self._writer.write(self._client.send(self._h11.EndOfMessage()) or b"")
-        await self._writer.drain()
+        await self._to_client(self._h11.Response(status_code=status, headers=headers, reason=reason))
+        await self._to_client(self._h11.Data(body))
+        await self._to_client(self._h11.EndOfMessage())
         if self._writer.can_write_eof():
             self._writer.write_eof()
         await self._discard()
@@ -254,12 +292,15 @@ def _told_json_bytes(request: Any, length: int) -> int | None:
     """How much of the body is JSON, where binary data follow it; None where all is.
 
     Raises:
-        Refusal: that is said twice, is no number, or more than the body.
+        Refusal: that is said twice, is no number, more than the body, or of what is all JSON to Triton.
     """
     told = [value for name, value in request.headers if name == _JSON_LENGTH]
     if not told:
         return None
-    if len(told) > 1 or not told[0].isdigit() or int(told[0]) > length:
+    if not _INFER.fullmatch(request.target):
+        raise Refusal(400, "Inference-Header-Content-Length is for /v2/models/MODEL/infer alone")
+    is_number = len(told) == 1 and told[0].isdigit() and len(told[0]) <= _MOST_DIGITS
+    if not is_number or int(told[0]) > length:
         raise Refusal(400, f"Inference-Header-Content-Length has to be one number, of 0 to {length}")
     return int(told[0])
 

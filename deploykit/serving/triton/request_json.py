@@ -30,37 +30,48 @@ def rewritten(text: bytes, *, request_bytes: int) -> bytes:
     """
     if max(text.count(b":"), text.count(b"{")) > _MOST_NAMES:
         raise ValueError(f"a request has at most {_MOST_NAMES} names and objects")
-    found = _read(text, _OBJECT, "the request")
-    for name, value in found.items():
-        # Data are arrays of numbers, by the megabyte: skipped, not read.
-        found[name] = _tensors(value, request_bytes) if name == "inputs" else _read(value, Any, name)
+    reader = _Reader(request_bytes)
+    # Data are arrays of numbers, by the megabyte: skipped, not read.
+    found = {
+        name: reader.tensors(value) if name == "inputs" else reader.read(value, Any, name)
+        for name, value in _decoded(text, _OBJECT, "the request").items()
+    }
     return msgspec.json.encode(found)
 
 
-def _tensors(text: msgspec.Raw, request_bytes: int) -> Any:
-    """Each with its shape looked at, where they are tensors, as in what `infer` takes."""
-    try:
-        tensors = msgspec.json.decode(text, type=list[_OBJECT])
-    except _UNREADABLE:  # of `generate`, say, whose keys are the model's own
-        return _read(text, Any, "inputs")
-    return [
-        {key: value if key == "data" else _sound(key, value, request_bytes) for key, value in tensor.items()}
-        for tensor in tensors
-    ]
+class _Reader:
+    """Of one request, of which it reads so much and no more."""
+
+    def __init__(self, request_bytes: int) -> None:
+        self._request_bytes, self._left_bytes = request_bytes, _MOST_BYTES
+
+    def read(self, text: msgspec.Raw, kind: Any, what: str) -> Any:
+        self._left_bytes -= len(memoryview(text))
+        if self._left_bytes < 0:
+            raise ValueError(f"more than {_MOST_BYTES} bytes of the request are no data, with {what}")
+        return _decoded(text, kind, what)
+
+    def tensors(self, text: msgspec.Raw) -> Any:
+        """Each with its shape looked at, where they are tensors, as in what `infer` takes."""
+        try:
+            tensors = msgspec.json.decode(text, type=list[_OBJECT])
+        except _UNREADABLE:  # of `generate`, say, whose keys are the model's own
+            return self.read(text, Any, "inputs")
+        return [
+            {key: value if key == "data" else self._sound(key, value) for key, value in tensor.items()}
+            for tensor in tensors
+        ]
+
+    def _sound(self, key: str, text: msgspec.Raw) -> Any:
+        if key != "shape":
+            return self.read(text, Any, key)
+        shape = self.read(text, list[int], key)
+        if min(shape, default=0) < 0 or math.prod(shape) > self._request_bytes:
+            raise ValueError(f"a tensor of shape {shape} has more elements than the request has bytes")
+        return shape
 
 
-def _sound(key: str, text: msgspec.Raw, request_bytes: int) -> Any:
-    if key != "shape":
-        return _read(text, Any, key)
-    shape = _read(text, list[int], key)
-    if min(shape, default=0) < 0 or math.prod(shape) > request_bytes:
-        raise ValueError(f"a tensor of shape {shape} has more elements than the request has bytes")
-    return shape
-
-
-def _read(text: Any, kind: Any, what: str) -> Any:
-    if kind is not _OBJECT and len(memoryview(text)) > _MOST_BYTES:
-        raise ValueError(f"{what} takes more than the {_MOST_BYTES} bytes that are read of what is no data")
+def _decoded(text: Any, kind: Any, what: str) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except _UNREADABLE as error:

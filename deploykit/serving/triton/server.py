@@ -172,7 +172,7 @@ def serving(
 def _gates(options: ServerOptions, inner: Ports) -> tuple[tuple[Gate, int], ...]:
     """And the port that each is to listen on."""
     limits = Limits(body_bytes=options.body_bytes or 0, connections=options.connections)
-    none = Limits(body_bytes=0, connections=16)
+    none = Limits(body_bytes=0, connections=16, idle_s=10.0)
     return (
         (Gate(upstream_port=inner.http, limits=limits), options.ports.http),
         (Gate(upstream_port=inner.grpc, limits=limits, relay=GrpcRelay), options.ports.grpc),
