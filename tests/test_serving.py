@@ -236,6 +236,27 @@ def test_a_bad_image_spoils_no_other_request(served):
         assert all(pool.map(work, range(16)))
 
 
+def test_a_request_without_images_spoils_no_other_that_it_is_put_together_with(served):
+    """Triton lets it through where its bytes are those of one."""
+
+    def work(seed: int) -> int:
+        client, images = served.grpc(), flat_images(1, seed=seed)
+        given = tritonclient.grpc.InferInput("input", images.shape, "FP32")
+        given.set_data_from_numpy(images)
+        if seed == 0:
+            given.set_shape([0, 3, 8, 8])
+        right = 0
+        for _ in range(200):
+            with contextlib.suppress(InferenceServerException):
+                answer = client.infer(BATCHED, [given]).as_numpy("logits")
+                np.testing.assert_allclose(answer, images[:, :, 0, 0], rtol=1e-6)
+                right += 1
+        return right
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [0, 200, 200, 200]
+
+
 def assert_answers(served: Served) -> None:
     images = flat_images(1, seed=9)
     answer = ask(served.client(), tritonclient.http, COLOURS, images)

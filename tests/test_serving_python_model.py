@@ -14,7 +14,7 @@ from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
 from deploykit.serving.decode_model import prepare
-from deploykit.serving.python_model import engine_in, run_together, threads_of
+from deploykit.serving.python_model import answers_to, engine_in, run_together, threads_of
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,18 @@ def test_requests_run_together_get_each_their_own_answers(engine, counts):
 def test_more_than_the_largest_batch_is_refused(engine):
     with Engine.load(engine) as loaded, pytest.raises(DeployError, match="not 9"):
         run_together(loaded, [flat_images(9)])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (0, 3, 8, 8), (1, 3, 8, 9), (9, 3, 8, 8), (3,), ()])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_request_that_cannot_be_run_fails_alone(engine, shape, at):
+    """Triton lets some of them through: a batch of no images with the bytes of one."""
+    good = [flat_images(1, seed=1), flat_images(2, seed=2)]
+    with Engine.load(engine) as loaded:
+        answers = answers_to(loaded, [*good[:at], np.zeros(shape, np.float32), *good[at:]])
+    assert isinstance(answers.pop(at), DeployError)
+    for (answer,), images in zip(answers, good, strict=True):
+        np.testing.assert_allclose(answer, images[:, :, 0, 0], rtol=1e-6)
 
 
 def test_the_engine_that_runs_here_is_taken(engine, tmp_path):

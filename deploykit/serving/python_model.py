@@ -41,17 +41,15 @@ class TritonPythonModel:
         import triton_python_backend_utils as triton
 
         images = [triton.get_input_tensor_by_name(each, self._takes).as_numpy() for each in requests]
-        try:
-            answers = run_together(self._engine, images)
-        except DeployError as error:
-            refusal = triton.TritonError(str(error), triton.TritonError.INVALID_ARG)
-            return [triton.InferenceResponse(error=refusal) for _ in requests]
-        return [
-            triton.InferenceResponse(
-                [triton.Tensor(name, array) for name, array in zip(self._gives, parts, strict=True)]
-            )
-            for parts in answers
-        ]
+        responses = []
+        for answer in answers_to(self._engine, images):
+            if isinstance(answer, DeployError):
+                refusal = triton.TritonError(str(answer), triton.TritonError.INVALID_ARG)
+                responses.append(triton.InferenceResponse(error=refusal))
+            else:
+                tensors = map(triton.Tensor, self._gives, answer)
+                responses.append(triton.InferenceResponse(list(tensors)))
+        return responses
 
     def finalize(self) -> None:
         self._engine.close()
@@ -81,14 +79,33 @@ def engine_in(folder: Path) -> Path:
     raise AssertionError  # require raised
 
 
+def answers_to(engine: Engine, images: Sequence[Array]) -> list[list[Array] | DeployError]:
+    """Of each request's images each output, or why there are none.
+
+    Triton puts requests together before anybody has looked at them: one that can't be run fails alone.
+    """
+    try:
+        return list(run_together(engine, images))
+    except DeployError as error:
+        if len(images) == 1:
+            return [error]
+    return [answer for each in images for answer in answers_to(engine, [each])]
+
+
 def run_together(engine: Engine, images: Sequence[Array]) -> list[list[Array]]:
     """What an engine makes of several requests' images: of each request, each output.
 
     A batch that no profile of the engine holds is filled up with its last image.
 
     Raises:
-        DeployError: the engine can't run them.
+        DeployError: the engine can't run them, or they are of different shapes, or one has no images.
     """
+    shapes = {each.shape[1:] for each in images}
+    if len(shapes) > 1 or not all(each.ndim and each.size for each in images):
+        raise DeployError(
+            f"Images of shapes {', '.join(str(each.shape) for each in images)} make no batch.",
+            fix="send one image or more, of the shape that the model's configuration says",
+        )
     counts = [len(each) for each in images]
     batch = images[0] if len(images) == 1 else np.concatenate(images)
     missing = filled_up(engine.manifest.batches, len(batch)) - len(batch)
