@@ -1,7 +1,10 @@
 """What the client makes of servers that are not as they should be, and how a server is seen to be ready."""
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +66,11 @@ def refused(run, tmp_path, *arguments: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://[::1", "http://127.0.0.1:abc", "grpc://there:99999", "http://", "x://y"]
+    "url",
+    [
+        *("http://[::1", "http://127.0.0.1:abc", "grpc://there:99999", "http://", "x://y"),
+        *("http://there:8000/v2", "http://there:8000/?a=b", "http://there:8000#a", "grpc://me:secret@there"),
+    ],
 )
 def test_what_is_no_address_is_said(run, tmp_path, url):
     error, fix = refused(run, tmp_path, "--url", url)
@@ -86,6 +93,20 @@ def test_a_server_that_never_answers_is_not_waited_for_without_end(run, tmp_path
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
         error, _ = refused(run, tmp_path, "--url", url)
     assert f"Nobody answers at {url} (timed out)" in error
+
+
+def test_stopped_while_it_waits_it_ends_without_a_stack(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "deploykit", "client", _file(tmp_path), "--url", url]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        asking, _ = silent.accept()
+        with asking:
+            asking.recv(1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == "stopped; no result was written"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from served import python, triton
 from deploykit.errors import DeployError
 from deploykit.serving.live import serve
 from deploykit.serving.triton.find import find_triton
-from deploykit.serving.triton.log import why_not_ready
+from deploykit.serving.triton.log import News, why_not_ready
 
 
 def test_the_helper_runs_the_python_it_was_made_for(tmp_path):
@@ -134,6 +134,17 @@ def test_what_a_triton_can_be_told_is_read_from_its_help(a_python, tmp_path, mon
     assert not found.knows("--http-max-output-size")
 
 
+def test_nothing_of_the_current_folder_is_run_to_ask_a_python(workplace, monkeypatch):
+    found = triton()
+    Path("json.py").write_text("raise SystemExit('run')\n")
+    Path("python3").write_text("#!/bin/sh\necho no\n")
+    Path("python3").chmod(0o755)
+    which = Path(python() or sys.executable)
+    assert find_triton(which) == found
+    monkeypatch.setenv("PATH", f"{which.parent}:/usr/bin:/bin")
+    assert find_triton(which.name).executable == found.executable
+
+
 @pytest.mark.parametrize("wrong", ["nothing", "folder", "text"])
 def test_what_is_no_python_is_refused(tmp_path, wrong):
     (tmp_path / "folder").mkdir()
@@ -178,3 +189,25 @@ def test_what_triton_says_becomes_a_sentence(said, problem, fix):
     else:
         assert "failed to load all models" in error.problem
         assert why_not_ready([said]).problem == problem
+
+
+def test_news_are_told_once():
+    news = News()
+    failed = LINE.format("failed to load 'b0' version 3: Internal: no engine")
+    said = [
+        'I1 model_lifecycle.cc:472] "loading: b0:2"',
+        "I1 successfully loaded 'b0'",
+        "I1 successfully loaded 'b0-image'",
+        *(failed, "I1 successfully loaded 'b0-image'") * 3,
+        'I1 model_lifecycle.cc:472] "loading: b0:4"',
+        "I1 successfully loaded 'b0'",
+        failed,
+        "I1 nothing of note",
+    ]
+    assert [sentence for line in said if (sentence := news.in_line(line)) is not None] == [
+        "Triton has loaded b0, version 2.",
+        "Triton has loaded b0-image.",
+        "Triton can't load b0, version 3: no engine. What was served before goes on.",
+        "Triton has loaded b0, version 4.",
+        "Triton can't load b0, version 3: no engine. What was served before goes on.",
+    ]

@@ -23,15 +23,15 @@ def command(images: tuple[Path, ...], url: str, model: str | None, top: int, as_
     """
     answers: list[Answer] = []
     try:
-        with progress_bar("asking", "images") as progress:
-            for answer in Client(url).classify(images, model, top=top):
+        with progress_bar("asking", "images") as progress, Client(url) as client:
+            for answer in client.classify(images, model, top=top):
                 answers.append(answer)
                 progress(len(answers), len(images))
     finally:  # what was answered before some image was refused is shown all the same
-        if answers and not as_json:
+        if as_json and answers:
+            print_json({"answers": [dataclasses.asdict(each) for each in answers]})
+        elif answers:
             _print(answers)
-    if as_json:
-        print_json({"answers": [dataclasses.asdict(each) for each in answers]})
 
 
 def _print(answers: list[Answer]) -> None:

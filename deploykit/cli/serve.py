@@ -17,6 +17,7 @@ from deploykit.serving.repository.write import Options, Written, write_repositor
 from deploykit.serving.triton.server import LOOPBACK, Ports, Server, ServerOptions
 
 DISAGREES = 3
+_DAY_S = 86_400
 _OF_MODELS = ("name", "backend", "max_latency", "batching", "instances", "threads", "max_queue", "images")
 _OF_SERVERS = (
     *("host", "http_port", "grpc_port", "metrics_port", "max_body", "connections"),
@@ -24,17 +25,23 @@ _OF_SERVERS = (
 )
 
 
+def _folder(_context: click.Context, option: click.Parameter, text: str | None) -> Path | None:
+    if text == "":  # as of a variable that isn't set; Path would take it for the current folder
+        raise DeployError(f"--{option.name} names no folder.", fix=f"give one: --{option.name} models")
+    return None if text is None else Path(text)
+
+
 @click.command(name="serve")
 @click.argument("engines", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--triton",
-    type=click.Path(path_type=Path),
+    callback=_folder,
     metavar="DIR",
     help="Write a model repository, and start nothing.",
 )
 @click.option(
     "--check",
-    type=click.Path(path_type=Path),
+    callback=_folder,
     metavar="DIR",
     help="Compare a model repository with its engines.",
 )
@@ -148,9 +155,9 @@ def command(
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
         body_bytes=None if max_body is None else size_bytes(max_body, option="--max-body", example="64MB"),
         connections=connections,
-        drain_s=_seconds(drain, "--drain"),
-        ready_s=_seconds(ready, "--ready"),
-        poll_s=_seconds(poll, "--poll"),
+        drain_s=_seconds(drain, "--drain", least=0),
+        ready_s=_seconds(ready, "--ready", least=1),
+        poll_s=_seconds(poll, "--poll", least=1),
     )
     log = _print_line if verbose else lambda line: None
     with ExitStack() as stack:
@@ -250,9 +257,11 @@ def _require_unused(options: Sequence[str], *, why: str) -> None:
             raise DeployError(f"{given[-1]} would do nothing: {why}.", fix="leave it out")
 
 
-def _seconds(text: str, option: str) -> float:
+def _seconds(text: str, option: str, *, least: float) -> float:
     try:
-        ms = duration_ms(text)
+        seconds = (duration_ms(text) or 0.0) / 1000
     except DeployError as error:
         raise DeployError(f"{text!r} is no time for {option}.", fix=f"write {option} 30s") from error
-    return (ms or 0.0) / 1000
+    if not least <= seconds <= _DAY_S:
+        raise DeployError(f"{option} is {least:g} s to a day, not {text}.", fix=f"write {option} 30s")
+    return seconds

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
@@ -48,12 +48,14 @@ class Answer:
 
 
 class Client:
-    """A connection to a server."""
+    """A connection to a server; a context manager, that ends it."""
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         """Raises: DeployError: that is no address."""
         parts = _parts(url)
         self._is_grpc = parts.scheme == "grpc"
+        if not self._is_grpc:
+            _let_interrupts_pass()
         self._kind: Any = require(f"tritonclient.{parts.scheme}", extra="serve")
         self._refusals: Any = require("tritonclient.utils", extra="serve").InferenceServerException
         self.url = url
@@ -61,6 +63,15 @@ class Client:
             self._client = self._kind.InferenceServerClient(parts.netloc, **self._connecting())
         except (ValueError, OSError, self._refusals) as error:
             raise DeployError(f"{url!r} is no address of a server.", fix=_HOW) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
 
     def image_model(self) -> str:
         """The one model there that takes encoded images.
@@ -196,9 +207,16 @@ def _parts(url: str) -> SplitResult:
         _ = parts.port  # read now: the clients leave a half-made connection behind where it is none
     except ValueError as error:
         raise DeployError(f"{url!r} is no address of a server.", fix=_HOW) from error
-    if parts.scheme not in ("http", "grpc") or not parts.hostname:
+    is_known = parts.scheme in ("http", "grpc") and parts.hostname
+    if not is_known or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
         raise DeployError(f"{url!r} is no address of a server.", fix=_HOW)
     return parts
+
+
+def _let_interrupts_pass() -> None:
+    """The HTTP client waits in gevent's hub, which else prints the stack of what ends it."""
+    hub: Any = require("gevent", extra="serve").get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
 
 
 def _odds(scores: Any) -> tuple[Odds, ...]:

@@ -23,7 +23,9 @@ from deploykit.errors import DeployError
 _CONTAINERS_OWN = Path("/opt/tritonserver/bin/tritonserver")
 _INSTALL = "pip install 'deploykit[serve]', or name a Python that has it with --python"
 _ASK = """
-import importlib.metadata, importlib.util, json, os, sys, sysconfig
+import sys
+sys.path[:] = [each for each in sys.path if each]  # not whatever lies in the current folder
+import importlib.metadata, importlib.util, json, os, sysconfig
 def found(name):
     spec = importlib.util.find_spec(name)
     return os.path.dirname(spec.origin) if spec and spec.origin else None
@@ -104,7 +106,8 @@ def find_triton(python: str | Path | None = None) -> Triton:
     Raises:
         DeployError: there is none, or that Python doesn't work with it.
     """
-    asked = Path(python or sys.executable)
+    named = python or sys.executable
+    asked = Path(shutil.which(named) or named)
     facts = _ask(asked)
     first_on_path = f"{asked.absolute().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     if facts["pytriton"] is not None:
@@ -137,7 +140,7 @@ def _bundled(python: Path, facts: Mapping[str, Any], first_on_path: str) -> Trit
             f"{python} has no shared library of its own, which {title} needs to run models with it.",
             fix="name another with --python: Debian's, conda's, uv's, or one built with --enable-shared",
         )
-    if facts["old_numpy_alone"] and int(facts["numpy"].partition(".")[0]) > 1:
+    if facts["old_numpy_alone"] and int((facts["numpy"] or "0").partition(".")[0]) > 1:
         raise DeployError(
             f"{title} gets nothing but zeros from NumPy {facts['numpy']}, which {python} has.",
             fix="name a Python that has NumPy 1 with --python: "

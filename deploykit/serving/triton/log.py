@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from deploykit.errors import DeployError
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<reason>.*)")
+_LOADING = re.compile(r"\"loading: (?P<model>.+):(?P<version>\d+)\"")
 _LOADED = re.compile(r"successfully loaded '(?P<model>[^']+)'")
 _LIBRARY = re.compile(r"error while loading shared libraries: (?P<reason>.*)")
 _ERROR = re.compile(r"^(?:error: |E\d{4} .*\] ?\"?)(?P<reason>.*)")
@@ -31,13 +32,33 @@ def why_not_ready(said: Sequence[str]) -> DeployError:
     )
 
 
-def news_in(line: str) -> str | None:
-    """What becomes of a model while Triton serves, in a sentence; None where the line says nothing of it."""
-    if match := _FAILED.search(line):
-        return f"{_not_loaded(match).problem} What was served before goes on."
-    if match := _LOADED.search(line):
-        return f"Triton has loaded {match['model']} anew."
-    return None
+class News:
+    """What becomes of models while Triton serves.
+
+    Of a version that it can't load it says so at every look at the repository, and loads again whatever
+    leads to it: all that is news once.
+    """
+
+    def __init__(self) -> None:
+        self._versions: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+
+    def in_line(self, line: str) -> str | None:
+        """In a sentence; None where the line says nothing of it, or nothing new."""
+        if match := _LOADING.search(line):
+            self._versions[match["model"]] = match["version"]
+        if match := _FAILED.search(line):
+            sentence = f"{_not_loaded(match).problem} What was served before goes on."
+        elif match := _LOADED.search(line):
+            version = self._versions.get(match["model"])
+            which = match["model"] if version is None else f"{match['model']}, version {version}"
+            sentence = f"Triton has loaded {which}."
+        else:
+            return None
+        if self._said.get(match["model"]) == sentence:
+            return None
+        self._said[match["model"]] = sentence
+        return sentence
 
 
 def _not_loaded(match: re.Match[str]) -> DeployError:

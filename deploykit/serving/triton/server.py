@@ -3,6 +3,7 @@
 import collections
 import ctypes
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -22,7 +23,7 @@ from deploykit.serving.repository.demands import largest_body, models_in, requir
 from deploykit.serving.triton.find import Triton
 from deploykit.serving.triton.gate import Gate, port_taken
 from deploykit.serving.triton.grpc_relay import GrpcRelay
-from deploykit.serving.triton.log import news_in, why_not_ready
+from deploykit.serving.triton.log import News, why_not_ready
 from deploykit.serving.triton.relay import Limits
 
 LOOPBACK = "127.0.0.1"
@@ -31,6 +32,7 @@ _KEPT_LINES = 400
 _BODY_OPTION = "--http-max-input-size"
 _MOST_BODY_BYTES = 2**31 - 1
 _TOLD_APART = 0.05
+_OTHER_FILES = 256
 
 Log = Callable[[str], None]
 
@@ -131,9 +133,9 @@ def serving(
     Raises:
         DeployError: a port is taken, or a model doesn't load.
     """
-    for port in (options.ports.http, options.ports.grpc, options.ports.metrics):
-        _require_free(options.host, port)
-    inner = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
+    _require_listens(options.host, options.ports)
+    inner = _free_ports()
+    _allow_files(options.connections)
     if options.body_bytes is not None and options.body_bytes > _MOST_BODY_BYTES:
         raise DeployError("A body of 2 GiB or more ends Triton.", fix="give --max-body 1GiB or less")
     if options.body_bytes is not None:
@@ -147,13 +149,14 @@ def serving(
         stack.callback(_forget, region)
         command = _command(Path(repository), triton, options, folder=folder, inner=inner, region=region)
         process = _start(command, triton)
-        is_ready = threading.Event()
+        is_ready, news = threading.Event(), News()
 
         def listen(line: str) -> None:
             said.append(line)
             log(line)
-            if is_ready.is_set() and (news := news_in(line)) is not None:
-                note(news)
+            sentence = news.in_line(line)
+            if is_ready.is_set() and sentence is not None:
+                note(sentence)
 
         reader = threading.Thread(target=_read, args=(process, listen), daemon=True)
         reader.start()
@@ -289,20 +292,43 @@ def _forget(region: str) -> None:
         each.unlink(missing_ok=True)
 
 
-def _require_free(host: str, port: int) -> None:
-    """Raises: DeployError: somebody listens there, or nobody could."""
-    if not 0 <= port <= 65535:
-        raise DeployError(f"{port} is no port.", fix="give one of 1024 to 65535, or 0 for any that is free")
-    try:
-        socket.create_server((host, port), family=_family(host)).close()
-    except OSError as error:
-        raise port_taken(host, port, error) from error
+def _require_listens(host: str, ports: Ports) -> None:
+    """Raises: DeployError: somebody listens there, or nobody could, or two ports are one."""
+    if not host:
+        raise DeployError("No address was named to listen on.", fix=f"--host {LOOPBACK}, or 0.0.0.0 for all")
+    asked = (ports.http, ports.grpc, ports.metrics)
+    for port in asked:
+        if not 0 <= port <= 65535:
+            raise DeployError(
+                f"{port} is no port.", fix="give one of 1024 to 65535, or 0 for any that is free"
+            )
+        if port and asked.count(port) > 1:
+            raise DeployError(
+                f"{port} is given twice: HTTP, gRPC and metrics have a port each.",
+                fix="give another --http-port, --grpc-port or --metrics-port; 0 for any that is free",
+            )
+        try:
+            socket.create_server((host, port), family=_family(host)).close()
+        except OSError as error:
+            raise port_taken(host, port, error) from error
 
 
-def _free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+def _free_ports() -> Ports:
+    """Of this machine alone; none twice, since all are held until all are found."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server((LOOPBACK, 0))).getsockname()[1] for _ in range(3)]
+    http, grpc, metrics = found
+    return Ports(http=http, grpc=grpc, metrics=metrics)
+
+
+def _allow_files(connections: int) -> None:
+    """Two a connection, here and to Triton, over HTTP and over gRPC; many systems begin with 1024."""
+    wanted = 4 * connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _family(host: str) -> socket.AddressFamily:
