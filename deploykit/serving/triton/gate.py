@@ -181,7 +181,8 @@ class Gate:
 
 def port_taken(host: str, port: int, error: OSError) -> DeployError:
     """What to tell the user."""
-    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+    said = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+    reason = said.partition(" (while")[0].lower()  # of what Python adds
     return DeployError(
         f"{host}:{port} can't be listened on: {reason}.",
         fix="give another --host, --http-port, --grpc-port or --metrics-port; 0 for any port that is free",
