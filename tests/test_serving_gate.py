@@ -160,7 +160,7 @@ def test_a_silent_client_is_not_waited_for_forever(behind):
     gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, idle_s=0.2))
     gate.open("127.0.0.1", 0)
     with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
-        client.sendall(BEGIN + b"")
+        client.sendall(BEGIN)
         assert client.recv(100) == b""
     gate.close(1)
 

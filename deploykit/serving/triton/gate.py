@@ -143,7 +143,9 @@ class Gate:
                 async with asyncio.timeout(self.limits.idle_s):
                     await writer.wait_closed()  # until the system has all of the answer
             finally:
-                writer.transport.abort()
+                writer.close()
+                if writer.transport.get_write_buffer_size():  # of which the client takes no more
+                    writer.transport.abort()
         except (OSError, TimeoutError, EOFError, self.h11.ProtocolError) as error:
             # The client went, or was silent for too long. Its reader keeps the error, and that what it read.
             error.__traceback__ = None
