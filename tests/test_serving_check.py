@@ -34,6 +34,7 @@ def rewrite(path: Path, before: str, after: str) -> None:
 
 
 NAMED = 'backend: "python" default_model_filename: "{}"'
+PLANS = 'backend: "python" platform: "tensorrt_plan"'
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,24 @@ NAMED = 'backend: "python" default_model_filename: "{}"'
         ("colours", "max_batch_size", "max_batch_sise", "no configuration of Triton's"),
         ("colours", 'backend: "python"', NAMED.format("../x"), "outside"),
         ("colours", 'backend: "python"', NAMED.format("x"), "is not there"),
+        ("colours", 'backend: "python"', NAMED.format("model.cpu.engine"), "is loaded through model.py; its"),
+        (
+            "colours",
+            'backend: "python"',
+            'backend: "nope"',
+            "onnxruntime or python; its configuration says nope",
+        ),
+        ("colours", 'backend: "python"', 'backend: "onnxruntime"', "loaded through model.cpu.engine; its"),
+        ("colours", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
+        (
+            "colours",
+            "max_batch_size: 32",
+            "max_batch_size: 0",
+            "batches of up to 32; its configuration says 0",
+        ),
+        ("colours-decode", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
+        ("colours-decode", 'backend: "python"', NAMED.format("../x"), "is loaded through model.py; its"),
+        ("colours-decode", "max_batch_size: 32", "max_batch_size: 0", "its configuration says 0"),
         ("colours-image", '"colours-decode"', '"roses"', "needs roses, which is not there"),
         ("colours-image", 'key: "input"', 'key: "x"', "needs x of colours"),
     ],
@@ -190,6 +209,27 @@ def test_a_broken_version_is_found_out_beside_a_whole_one(models, follow, tmp_pa
 def test_a_configuration_may_be_tuned(models, path, change):
     edit(change, models / path)
     assert check_repository(models).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problems"),
+    [
+        ('backend: "onnxruntime"', "", []),
+        ('platform: "onnxruntime_onnx"', "", []),
+        ('default_model_filename: "model.onnx"', "", []),
+        ('backend: "onnxruntime"', 'backend: "python"', ["python and onnxruntime"]),
+        ('"model.onnx"', '"model.onnx.json"', ["has no manifest", "loaded through model.onnx; its"]),
+    ],
+)
+def test_what_loads_an_engine_may_be_said_in_tritons_other_ways_and_in_no_wrong_one(
+    engine, tmp_path, before, after, problems
+):
+    models = tmp_path / "models"
+    write_repository(models, [engine], Options(name="colours"))
+    rewrite(models / "colours" / "config.pbtxt", before, after)
+    findings = check_repository(models).findings
+    assert len(findings) == len(problems)
+    assert all(problem in found.problem for problem, found in zip(problems, findings, strict=True))
 
 
 def test_an_engine_without_its_manifest_is_found_out_for_tritons_own_backend_too(engine, tmp_path):

@@ -11,7 +11,7 @@ from deploykit.serving.repository.anew import do_without, write_anew
 from deploykit.serving.repository.config import CONFIG_FILE, Config, read_config
 from deploykit.serving.repository.differing import differs
 from deploykit.serving.repository.inventory import Version, versions_of
-from deploykit.serving.repository.layout import MODEL_FILE
+from deploykit.serving.repository.layout import loaded_files
 from deploykit.serving.repository.names import require_name, stays_inside, versions_in
 
 
@@ -120,7 +120,7 @@ def _wrong_with(path: Path, config: Config, versions: tuple[Version, ...]) -> It
     for version in versions:
         yield from version.broken
         for engine, manifest in version.engines.items():
-            for each in differs(config, manifest):
+            for each in differs(config, engine, manifest):
                 yield DeployError(f"{engine} {each}", fix=write_anew(path))
         yield from _missing_files(version.folder, config)
     yield from altered_engine(path, config, versions)
@@ -150,14 +150,11 @@ def _leaving(path: Path, config: Config) -> Iterator[DeployError]:
 
 
 def _missing_files(folder: Path, config: Config) -> Iterator[DeployError]:
-    named = {config.default_model_filename, *config.cc_model_filenames.values()} - {""}
-    if config.backend == "python" and not config.default_model_filename:
-        named = {MODEL_FILE}
-    for name in sorted(named):
+    for name in sorted(loaded_files(config)):
         path = folder / name
-        if stays_inside(folder, name) and not path.is_file() and not manifest_path(path).is_file():
+        if stays_inside(folder, name) and not path.exists() and not manifest_path(path).is_file():
             model = folder.parent
-            is_elsewhere = any((model / str(each) / name).is_file() for each in versions_in(model))
+            is_elsewhere = any((model / str(each) / name).exists() for each in versions_in(model))
             yield _missing(path, do_without(folder) if is_elsewhere else write_anew(model))
 
 

@@ -22,7 +22,11 @@ DECODERS = 2  # processes that decode images
 Config = Any
 """tritonclient.grpc.model_config_pb2.ModelConfig, which has no types."""
 
-_PLATFORMS = {"tensorrt": "tensorrt_plan", "onnxruntime": "onnxruntime_onnx", "python": ""}
+_PLATFORMS: dict[Backend, str] = {
+    "tensorrt": "tensorrt_plan",
+    "onnxruntime": "onnxruntime_onnx",
+    "python": "",
+}
 
 
 def schema() -> Any:
@@ -98,6 +102,13 @@ def ensemble_config(name: str, manifest: Manifest, *, decoder: str, engine: str,
     for each in outputs_of(manifest):
         infer.output_map[each.name] = each.name
     return config
+
+
+def run_by(config: Config) -> str:
+    """Its backend; where its platform is another backend's, both."""
+    backends: dict[str, str] = {platform: backend for backend, platform in _PLATFORMS.items() if platform}
+    of_platform = backends.get(config.platform, config.platform)
+    return " and ".join(dict.fromkeys(filter(None, [config.backend, of_platform]))) or "nothing"
 
 
 def to_text(config: Config) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 from deploykit.errors import DeployError
 from deploykit.serving.decode_model import RECIPE_FILE
 from deploykit.serving.repository.anew import write_anew
-from deploykit.serving.repository.config import CONFIG_FILE, LABELS_FILE, Config, read_config
-from deploykit.serving.repository.differing import differs, run_by, tensors_of, words
+from deploykit.serving.repository.config import CONFIG_FILE, LABELS_FILE, Config, read_config, run_by
+from deploykit.serving.repository.differing import differs, tensors_of, words
 from deploykit.serving.repository.inventory import read_version
 from deploykit.serving.repository.layout import ModelFolder, Source, is_written
 from deploykit.serving.repository.names import versions_in
@@ -48,7 +48,7 @@ def _require_unaltered(path: Path, there: Config) -> None:
     """What an altered configuration promises, the engine there does not keep either."""
     for version in versions_in(path)[-1:]:
         for engine, manifest in read_version(path / str(version), there).engines.items():
-            for problem in differs(there, manifest):
+            for problem in differs(there, engine, manifest):
                 raise DeployError(f"{engine} {problem}", fix=write_anew(path))
 
 

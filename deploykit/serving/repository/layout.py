@@ -17,12 +17,16 @@ from deploykit.serving.repository.config import (
     decode_config,
     engine_config,
     ensemble_config,
+    run_by,
 )
 from deploykit.serving.repository.names import DECODER_SUFFIX, ENGINE_SUFFIX, IMAGE_SUFFIX, require_name
 
 MODEL_FILE = "model.py"
 SUFFIXES: Mapping[Backend, str] = {"tensorrt": ".plan", "onnxruntime": ".onnx", "python": ENGINE_SUFFIX}
 """Of the engines' files."""
+
+_FILES = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": MODEL_FILE}
+"""What Triton's backends load where a configuration names nothing."""
 
 Source = Path | str
 """A file to copy, or a text to write."""
@@ -132,6 +136,12 @@ def labels_file(manifest: Manifest) -> dict[str, Source]:
 def engine_program(backend: Backend) -> dict[str, Source]:
     """What a backend runs, beside the engines."""
     return {MODEL_FILE: _model_py("python_model")} if backend == "python" else {}
+
+
+def loaded_files(config: Config) -> set[str]:
+    """What Triton loads from a version's folder, as far as that is known of a backend."""
+    named = {config.default_model_filename, *config.cc_model_filenames.values()} - {""}
+    return named or {file for backend, file in _FILES.items() if backend == run_by(config)}
 
 
 def is_written(path: Path, source: Source) -> bool:
