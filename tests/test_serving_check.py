@@ -176,6 +176,24 @@ def test_a_broken_model_gets_no_other_version_until_it_is_written_anew_as_the_fi
     assert contents(models) == before
 
 
+@pytest.mark.parametrize("model", ["colours", "colours-decode"])
+def test_what_leads_to_a_model_that_was_tuned_to_smaller_batches_is_written_for_those(models, follow, model):
+    tuned = models / model / "config.pbtxt"
+    rewrite(tuned, "max_batch_size: 32", "max_batch_size: 8")
+    before = tuned.read_text()
+    (finding,) = check_repository(models).findings
+    assert f"colours-image takes more images at once than {model}" in finding.problem
+    with pytest.raises(
+        DeployError, match="takes batches of up to 32, and the new ensemble of up to 8"
+    ) as caught:
+        follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
+    assert caught.value.fix == finding.fix
+    follow(finding.fix)
+    assert check_repository(models).findings == ()
+    assert tuned.read_text() == before
+    assert "max_batch_size: 8\n" in (models / "colours-image" / "config.pbtxt").read_text()
+
+
 def test_what_is_around_an_engine_that_is_gone_is_found_out(models, follow):
     shutil.rmtree(models / "colours")
     (finding,) = check_repository(models).findings

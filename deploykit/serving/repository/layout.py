@@ -2,7 +2,7 @@
 
 import filecmp
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploykit.engine.manifest import Manifest, manifest_path
@@ -123,6 +123,14 @@ def image_folders(name: str, manifest: Manifest, *, max_batch: int) -> tuple[Mod
             version={},
         ),
     )
+
+
+def keeping_to(model: ModelFolder, max_batch: int) -> ModelFolder:
+    """The model, which takes so many images at once."""
+    config = type(model.config)()
+    config.CopyFrom(model.config)
+    config.max_batch_size = max_batch
+    return replace(model, config=config)
 
 
 def labels_file(manifest: Manifest) -> dict[str, Source]:

@@ -15,7 +15,7 @@ from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.batching import batching_of
 from deploykit.serving.repository.config import Backend
-from deploykit.serving.repository.fitting import require_fits
+from deploykit.serving.repository.fitting import fitted
 from deploykit.serving.repository.layout import ModelFolder, backend_for, engine_folder, image_folders
 from deploykit.serving.repository.names import require_name
 from deploykit.serving.repository.placing import make_repository, put_models
@@ -88,10 +88,8 @@ def write_repository(
     staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
     make_repository(folder)
     with alone_in(folder):
-        for _, models in staged:
-            for model in models:
-                require_fits(folder / model.name, model)
-        versions = [put_models(folder, models, note) for _, models in staged]
+        fitting = [fitted(folder, models) for _, models in staged]
+        versions = [put_models(folder, models, note) for models in fitting]
     return tuple(
         replace(written, version=version, path=written.path / str(version))
         for version, (written, _) in zip(versions, staged, strict=True)
