@@ -75,9 +75,15 @@ def engine_folder(
     """Of engines of one model, each for other GPUs.
 
     Raises:
-        DeployError: the backend can't put requests together for them, or two are for the same GPUs.
+        DeployError: the backend can't put requests together for them, two are for the same GPUs, or threads
+            are asked for though none is for the CPU.
     """
     first, *_ = engines.values()
+    if threads is not None and not first.target.on_cpu:
+        raise DeployError(
+            f"--threads would do nothing: {name} is for {first.target.title}.",
+            fix="leave out --threads",
+        )
     if backend != "python" and (size := missing_batch(first, batching.max_batch)) is not None:
         raise DeployError(
             f"The engine's profiles hold no batch of {size}, which Triton's {backend} backend would run.",
@@ -98,7 +104,7 @@ def engine_folder(
         backend=backend,
         batching=batching,
         instances=instances,
-        threads=threads if first.target.on_cpu else None,
+        threads=threads,
         files=by_capability,
         default_file=default,
     )

@@ -103,8 +103,6 @@ def _planned(
     first, *_ = group.values()
     timed = [_proven(path, note) for path in group]
     batch_ms = next((each for each in timed if each is not None), None)
-    if batch_ms is None and options.max_latency_ms is not None:
-        note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
     batching = batching_of(
         first,
         max_latency_ms=options.max_latency_ms,
@@ -112,6 +110,8 @@ def _planned(
         max_queue=options.max_queue,
         dynamic=options.batching,
     )
+    if options.max_latency_ms is not None:
+        _note_latency(name, first, options.max_latency_ms, batch_ms, note)
     backend = backend_for(list(group.values()), options.backend)
     engine = engine_folder(
         name,
@@ -134,6 +134,22 @@ def _planned(
         image_model=around[-1].name if around else None,
     )
     return written, [engine, *around]
+
+
+def _note_latency(
+    name: str,
+    manifest: Manifest,
+    max_latency_ms: float,
+    batch_ms: Callable[[int], float] | None,
+    note: Callable[[str], None],
+) -> None:
+    if batch_ms is None:
+        note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
+        return
+    least = min(each.min for each in manifest.batches)
+    if (took_ms := batch_ms(least)) > max_latency_ms:
+        took = f"{name} takes {took_ms:.3g} ms here for a batch of {least}"
+        note(f"{took}: a latency of {max_latency_ms:g} ms can't be held.")
 
 
 def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, Manifest]]:
