@@ -155,6 +155,20 @@ def test_a_plain_name_is_taken(name):
     assert require_name(name) == name
 
 
+def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path):
+    """Engines' own folder, say, which --check and serve may be given by mistake."""
+    engines = tmp_path / "engines"
+    shutil.copytree(engine.parent, engines / "colours")
+    before = contents(engines)
+    with pytest.raises(DeployError, match="is no model repository") as caught:
+        check_repository(engines)
+    assert str(engines) not in caught.value.fix
+    with pytest.raises(DeployError, match="colours is no model, and Triton starts with none") as caught:
+        write_repository(engines, [engine], OPTIONS)
+    assert caught.value.fix.startswith("take a folder for models alone")
+    assert contents(engines) == before
+
+
 def test_a_link_in_the_place_of_a_model_is_not_followed(engine, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -10,6 +10,7 @@ from deploykit.serving.repository.altered import altered_around, altered_engine,
 from deploykit.serving.repository.anew import do_without, write_anew
 from deploykit.serving.repository.config import CONFIG_FILE, Config, read_config
 from deploykit.serving.repository.differing import differs
+from deploykit.serving.repository.folders import folders_in, is_model, require_model
 from deploykit.serving.repository.inventory import Version, versions_of
 from deploykit.serving.repository.layout import loaded_files
 from deploykit.serving.repository.names import require_name, stays_inside, versions_in
@@ -52,21 +53,21 @@ def check_repository(folder: str | Path) -> CheckedRepository:
         raise DeployError(
             f"There is no folder {folder}.", fix="deploykit serve --triton DIR ENGINE makes one"
         )
-    paths = sorted(each for each in folder.iterdir() if each.is_dir())
+    paths = folders_in(folder)
     if not paths:
         raise DeployError(
             f"{folder} holds no models.", fix="deploykit serve --triton DIR ENGINE puts some in"
         )
-    if not any(map(_is_model, paths)):
+    if not any(map(is_model, paths)):
         raise DeployError(
             f"{folder} is no model repository: none of its folders has a {CONFIG_FILE}.",
-            fix=f"give the folder above the models' own; deploykit serve --triton {folder} ENGINE makes one",
+            fix="give the folder above the models' own; deploykit serve --triton DIR ENGINE makes a new one",
         )
     configs: dict[str, Config] = {}
     wrong: list[tuple[str, DeployError]] = []
     for path in paths:
         try:
-            _require_model(path)
+            require_model(path)
             require_name(path.name)
             configs[path.name] = read_config(path / CONFIG_FILE)
         except DeployError as error:
@@ -84,20 +85,6 @@ def check_repository(folder: str | Path) -> CheckedRepository:
         models=tuple(_checked(name, config, versions[name]) for name, config in configs.items()),
         findings=tuple(Finding(model=name, problem=each.problem, fix=each.fix) for name, each in wrong),
     )
-
-
-def _is_model(path: Path) -> bool:
-    """Or what is left of one."""
-    return (path / CONFIG_FILE).exists() or bool(versions_in(path))
-
-
-def _require_model(path: Path) -> None:
-    """Raises: DeployError: it is something else, as .git and lost+found are."""
-    if not _is_model(path):
-        raise DeployError(
-            f"{path} is no model, and Triton starts with none of its repository while that is there.",
-            fix=f"move {path} elsewhere, or the models into a folder of their own",
-        )
 
 
 def _checked(name: str, config: Config, versions: tuple[Version, ...]) -> CheckedModel:

@@ -8,6 +8,7 @@ from deploykit.serving.decode_model import RECIPE_FILE
 from deploykit.serving.repository.anew import write_anew
 from deploykit.serving.repository.config import CONFIG_FILE, LABELS_FILE, Config, read_config, run_by
 from deploykit.serving.repository.differing import differs, tensors_of, words
+from deploykit.serving.repository.folders import require_model
 from deploykit.serving.repository.inventory import read_version
 from deploykit.serving.repository.layout import ModelFolder, Source, is_written, keeping_to
 from deploykit.serving.repository.names import versions_in
@@ -42,6 +43,7 @@ def require_fits(path: Path, model: ModelFolder) -> None:
         return
     if path.is_symlink() or not path.is_dir():
         raise DeployError(f"{path} is no folder of a model.", fix=_ways(path))
+    require_model(path)
     there = read_config(path / CONFIG_FILE)
     _require_unaltered(path, there)
     for verb, own, new in (

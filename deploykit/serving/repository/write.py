@@ -16,6 +16,7 @@ from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.batching import batching_of
 from deploykit.serving.repository.config import Backend
 from deploykit.serving.repository.fitting import fitted
+from deploykit.serving.repository.folders import folders_in, require_model
 from deploykit.serving.repository.layout import ModelFolder, backend_for, engine_folder, image_folders
 from deploykit.serving.repository.names import require_name
 from deploykit.serving.repository.placing import make_repository, put_models
@@ -81,13 +82,18 @@ def write_repository(
         note: told what the user should know.
 
     Raises:
-        DeployError: an engine is damaged, fails, or doesn't fit the model there; nothing changes then.
+        DeployError: an engine is damaged, fails, or doesn't fit the model there; the folder holds others than
+            models. Nothing changes then.
     """
     folder = Path(folder)
     groups = by_model([Path(each) for each in engines], options)
     staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
     make_repository(folder)
     with alone_in(folder):
+        names = {model.name for _, models in staged for model in models}
+        for each in folders_in(folder):
+            if each.name not in names:
+                require_model(each)
         fitting = [fitted(folder, models) for _, models in staged]
         versions = [put_models(folder, models, note) for models in fitting]
     return tuple(
