@@ -123,8 +123,9 @@ def follow(engine):
     """Does what a fix says, where that is to move or remove a folder, and to write a repository."""
 
     def do(fix: str) -> None:
-        if folder := re.search(r"(?:move|remove) (\S+)", fix):
-            shutil.rmtree(folder[1])
+        if folder := re.search(r"(?:move|remove) (.+?)( out of|,? elsewhere|,? then|$)", fix):
+            for each in re.split(", | and ", folder[1]):
+                shutil.rmtree(each)
         if command := re.search(
             r"deploykit serve --triton (\S+) ENGINE --name (\S+)( --backend python)?", fix
         ):
@@ -192,6 +193,40 @@ def test_what_leads_to_a_model_that_was_tuned_to_smaller_batches_is_written_for_
     assert check_repository(models).findings == ()
     assert tuned.read_text() == before
     assert "max_batch_size: 8\n" in (models / "colours-image" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    "deleted",
+    [
+        ["colours/1"],
+        ["colours/1", "colours-decode/config.pbtxt"],
+        ["colours-decode/config.pbtxt", "colours-image/config.pbtxt"],
+        ["colours-decode/config.pbtxt", "colours-image"],
+        ["colours/config.pbtxt", "colours-decode/config.pbtxt", "colours-image/config.pbtxt"],
+        ["colours/1/model.cpu.engine.json", "colours-decode/1", "colours-image/labels.txt"],
+    ],
+)
+def test_any_fix_mends_a_model_that_is_broken_in_several_places(models, follow, tmp_path, deleted):
+    before = contents(models)
+    for each in deleted:
+        edit("delete", models / each)
+    shutil.copytree(models, tmp_path / "broken")
+    for at in range(len(check_repository(models).findings)):
+        shutil.rmtree(models)
+        shutil.copytree(tmp_path / "broken", models)
+        follow(check_repository(models).findings[at].fix)
+        assert contents(models) == before
+
+
+def test_the_writer_says_all_that_has_to_be_moved(models, follow):
+    before = contents(models)
+    shutil.rmtree(models / "colours")
+    for each in ("colours-decode", "colours-image"):
+        (models / each / "config.pbtxt").unlink()
+    with pytest.raises(DeployError) as caught:
+        follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
+    follow(caught.value.fix)
+    assert contents(models) == before
 
 
 def test_what_is_around_an_engine_that_is_gone_is_found_out(models, follow):

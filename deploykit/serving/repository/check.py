@@ -7,13 +7,13 @@ from pathlib import Path
 from deploykit.engine.manifest import manifest_path
 from deploykit.errors import DeployError
 from deploykit.serving.repository.altered import altered_around, altered_engine, newest_manifest
-from deploykit.serving.repository.anew import do_without, write_anew
-from deploykit.serving.repository.config import CONFIG_FILE, Config, read_config
+from deploykit.serving.repository.anew import do_without, mended_together, write_anew
+from deploykit.serving.repository.config import Config, read_config
 from deploykit.serving.repository.differing import differs
 from deploykit.serving.repository.folders import folders_in, is_model, require_model
 from deploykit.serving.repository.inventory import Version, versions_of
 from deploykit.serving.repository.layout import loaded_files
-from deploykit.serving.repository.names import require_name, stays_inside, versions_in
+from deploykit.serving.repository.names import CONFIG_FILE, require_name, stays_inside, versions_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +81,13 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     blamed = {name for name, _ in wrong}
     for name, config in configs.items():
         wrong += [(name, each) for each in _unconnected(folder / name, config, configs, blamed)]
+    mended = mended_together([(folder / name, each) for name, each in wrong])
     return CheckedRepository(
         models=tuple(_checked(name, config, versions[name]) for name, config in configs.items()),
-        findings=tuple(Finding(model=name, problem=each.problem, fix=each.fix) for name, each in wrong),
+        findings=tuple(
+            Finding(model=name, problem=each.problem, fix=each.fix)
+            for (name, _), each in zip(wrong, mended, strict=True)
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from deploykit.serving.repository.tensors import input_dims, is_classifier, outp
 Backend = Literal["tensorrt", "onnxruntime", "python"]
 BACKENDS: tuple[Backend, ...] = ("tensorrt", "onnxruntime", "python")
 
-CONFIG_FILE, LABELS_FILE = "config.pbtxt", "labels.txt"
+LABELS_FILE = "labels.txt"
 IMAGE, PREPARED = "image", "prepared"
 """What the models around an engine call an encoded image, and what they make of it."""
 DECODERS = 2  # processes that decode images

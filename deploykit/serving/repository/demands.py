@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.repository.config import CONFIG_FILE, Config, read_config, schema
+from deploykit.serving.repository.config import Config, read_config, schema
+from deploykit.serving.repository.names import CONFIG_FILE
 
 _AT_LEAST, _AT_MOST = 64 * 2**20, 2**30
 _AROUND = 2**20  # headers, and what the protocol says of the tensors

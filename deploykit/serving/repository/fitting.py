@@ -5,13 +5,13 @@ from pathlib import Path
 
 from deploykit.errors import DeployError
 from deploykit.serving.decode_model import RECIPE_FILE
-from deploykit.serving.repository.anew import write_anew
-from deploykit.serving.repository.config import CONFIG_FILE, LABELS_FILE, Config, read_config, run_by
+from deploykit.serving.repository.anew import mended_together, write_anew
+from deploykit.serving.repository.config import LABELS_FILE, Config, read_config, run_by
 from deploykit.serving.repository.differing import differs, tensors_of, words
 from deploykit.serving.repository.folders import require_model
 from deploykit.serving.repository.inventory import read_version
 from deploykit.serving.repository.layout import ModelFolder, Source, is_written, keeping_to
-from deploykit.serving.repository.names import versions_in
+from deploykit.serving.repository.names import CONFIG_FILE, versions_in
 
 
 def fitted(folder: Path, models: Sequence[ModelFolder]) -> list[ModelFolder]:
@@ -23,13 +23,20 @@ def fitted(folder: Path, models: Sequence[ModelFolder]) -> list[ModelFolder]:
         DeployError: one does not fit what is there.
     """
     found: list[ModelFolder] = []
+    wrong: list[tuple[Path, DeployError]] = []
     max_batch = max(model.config.max_batch_size for model in models)
     for each in models:
         path, model = folder / each.name, keeping_to(each, max_batch)
-        require_fits(path, model)
-        there = read_config(path / CONFIG_FILE) if path.exists() else model.config
+        try:
+            require_fits(path, model)
+            there = read_config(path / CONFIG_FILE) if path.exists() else model.config
+        except DeployError as error:
+            wrong.append((path, error))
+            continue
         max_batch = min(max_batch, there.max_batch_size)
         found.append(model)
+    for first in mended_together(wrong, models[0].config.backend):
+        raise first
     return found
 
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.repository.config import CONFIG_FILE
-from deploykit.serving.repository.names import versions_in
+from deploykit.serving.repository.names import CONFIG_FILE, versions_in
 
 
 def folders_in(repository: Path) -> list[Path]:

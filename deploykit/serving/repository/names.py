@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from deploykit.errors import DeployError
 
+CONFIG_FILE = "config.pbtxt"
 DECODER_SUFFIX, IMAGE_SUFFIX = "-decode", "-image"
 """What the models around an engine's are called besides its name."""
 ENGINE_SUFFIX = ".engine"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from deploykit.errors import DeployError
 from deploykit.serving.repository.anew import write_anew
-from deploykit.serving.repository.config import CONFIG_FILE, read_config, to_text
+from deploykit.serving.repository.config import read_config, to_text
 from deploykit.serving.repository.layout import MODEL_FILE, ModelFolder, Source, is_written
-from deploykit.serving.repository.names import is_version, versions_in
+from deploykit.serving.repository.names import CONFIG_FILE, is_version, versions_in
 
 Note = Callable[[str], None]
 
