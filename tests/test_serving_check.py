@@ -330,6 +330,15 @@ def test_links_that_leave_a_model_are_found_out(models, tmp_path):
     (models / "colours" / "1" / "secret").symlink_to(tmp_path)
     (finding,) = check_repository(models).findings
     assert "is a link that leaves" in finding.problem
+    assert finding.fix == "copy there what it leads to"
+
+
+def test_a_folder_that_can_be_no_models_name_is_to_be_renamed(models):
+    (models / "colours").rename(models / "my colours")
+    fix = f"rename {models / 'my colours'}, in its config.pbtxt and wherever another model names it too"
+    found = [each for each in check_repository(models).findings if each.model == "my colours"]
+    assert [each.problem for each in found] == ["'my colours' can't be a model's name."]
+    assert found[0].fix.startswith(fix)
 
 
 @pytest.mark.parametrize(

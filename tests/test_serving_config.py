@@ -242,4 +242,5 @@ def test_engines_of_several_models_need_names(engine, manifest, tmp_path):
     path = colours(tmp_path)
     with pytest.raises(DeployError, match="not of one model") as caught:
         written(tmp_path, path, engine(RTX_T4))
+    assert "deploykit serve --triton DIR ENGINE --name NAME" in caught.value.fix
     assert "--name" in caught.value.fix

@@ -13,7 +13,7 @@ from deploykit.serving.repository.differing import differs
 from deploykit.serving.repository.folders import folders_in, is_model, require_model
 from deploykit.serving.repository.inventory import Version, versions_of
 from deploykit.serving.repository.layout import loaded_files
-from deploykit.serving.repository.names import CONFIG_FILE, require_name, stays_inside, versions_in
+from deploykit.serving.repository.names import CONFIG_FILE, NAMES, is_name, stays_inside, versions_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     for path in paths:
         try:
             require_model(path)
-            require_name(path.name)
+            _require_named(path)
             configs[path.name] = read_config(path / CONFIG_FILE)
         except DeployError as error:
             wrong.append((path.name, error))
@@ -89,6 +89,14 @@ def check_repository(folder: str | Path) -> CheckedRepository:
             for (name, _), each in zip(wrong, mended, strict=True)
         ),
     )
+
+
+def _require_named(path: Path) -> None:
+    if not is_name(path.name):
+        raise DeployError(
+            f"{path.name!r} can't be a model's name.",
+            fix=f"rename {path}, in its {CONFIG_FILE} and wherever another model names it too: {NAMES}",
+        )
 
 
 def _checked(name: str, config: Config, versions: tuple[Version, ...]) -> CheckedModel:
@@ -137,7 +145,7 @@ def _leaving(path: Path, config: Config) -> Iterator[DeployError]:
             )
     for each in path.rglob("*"):
         if each.is_symlink() and not each.resolve().is_relative_to(path.resolve()):
-            yield DeployError(f"{each} is a link that leaves {path}.", fix="put the file itself there")
+            yield DeployError(f"{each} is a link that leaves {path}.", fix="copy there what it leads to")
 
 
 def _missing_files(folder: Path, config: Config) -> Iterator[DeployError]:

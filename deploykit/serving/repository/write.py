@@ -185,7 +185,7 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
                 raise DeployError(
                     f"Two engines would be {name}, and are not of one model, compiler and size: "
                     f"{', '.join(map(str, group))}.",
-                    fix="put them in one after the other, each with a --name of its own",
+                    fix="for each, deploykit serve --triton DIR ENGINE --name NAME, then deploykit serve DIR",
                 )
     return groups
 
