@@ -1,5 +1,6 @@
 """What lands in a repository, beside what is there."""
 
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -126,6 +127,20 @@ def test_a_version_that_takes_less_than_clients_were_promised_is_refused(models,
     with pytest.raises(DeployError, match="batches of up to 32, and the new engine of up to 16") as caught:
         write_repository(models, [colours(tmp_path, max_batch=16)], OPTIONS)
     assert "--name" in caught.value.fix
+    assert contents(models) == before
+
+
+def test_a_disk_without_room_is_told_by_where_it_is(models, tmp_path):
+    before = contents(models)
+    engine = colours(tmp_path, max_batch=33)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(DeployError) as caught:
+            write_repository(models, [engine], OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.problem == f"{models / 'colours' / '2'} can't be written: File too large."
     assert contents(models) == before
 
 

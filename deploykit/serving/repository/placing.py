@@ -90,7 +90,7 @@ def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
     change of one.
 
     Raises:
-        DeployError: that can't be written, or is another file system's.
+        DeployError: that can't be written, the disk is full, or it is another file system's.
     """
     parent = repository.absolute().parent
     try:
@@ -100,7 +100,12 @@ def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
             f"{parent} can't be written: {error.strerror}.", fix="name a folder that can be written"
         ) from error
     try:
-        yield staging / "new"
+        try:
+            yield staging / "new"
+        except OSError as error:
+            raise DeployError(
+                f"{path} can't be written: {error.strerror}.", fix="make room there, or name another folder"
+            ) from error
         try:
             (staging / "new").rename(path)
         except OSError as error:
@@ -118,22 +123,27 @@ def _fill_version(folder: Path, model: ModelFolder) -> None:
 
 
 def _fill(folder: Path, files: Mapping[str, Source]) -> None:
-    """Raises: DeployError: the disk is full, or a file has gone."""
+    """Raises: DeployError: a file has gone."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    for name, source in files.items():
+        target = folder / name
+        if isinstance(source, Path):
+            _copy(source, target)
+        else:
+            target.write_text(source, encoding="utf-8")
+        _flush(target)
+
+
+def _copy(source: Path, target: Path) -> None:
     try:
-        folder.mkdir()
-        folder.chmod(0o755)
-        for name, source in files.items():
-            target = folder / name
-            if isinstance(source, Path):
-                shutil.copyfile(source, target)
-            else:
-                target.write_text(source, encoding="utf-8")
-            _flush(target)
+        given = source.open("rb")
     except OSError as error:
         raise DeployError(
-            f"{folder.name} can't be written: {error.strerror} ({error.filename}).",
-            fix="make room there, or name another folder",
+            f"{source} can't be read: {error.strerror}.", fix="put it there again, with its manifest"
         ) from error
+    with given, target.open("wb") as copy:
+        shutil.copyfileobj(given, copy)
 
 
 def _flush(path: Path) -> None:
