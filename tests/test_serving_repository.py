@@ -1,5 +1,6 @@
 """What lands in a repository, beside what is there."""
 
+import os
 import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,46 @@ def test_a_file_that_is_called_as_the_next_version_is_stepped_over(models, tmp_p
     (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
     assert written.version == 3
     assert (models / "colours" / "2").read_text() == "no version"
+
+
+@pytest.mark.parametrize(("newest", "following"), [(999_999_999, 10**9), (10**18 - 2, 10**18 - 1)])
+def test_any_version_that_triton_counts_is_followed_by_the_next(models, tmp_path, newest, following):
+    (models / "colours" / "1").rename(models / "colours" / str(newest))
+    (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert written.version == following
+    assert check_repository(models).models[0].versions == (newest, following)
+
+
+def test_after_the_last_number_a_version_is_refused(models, tmp_path):
+    (models / "colours" / "1").rename(models / "colours" / ("9" * 18))
+    before = contents(models)
+    with pytest.raises(DeployError, match=f"can have no version 1{'0' * 18}"):
+        write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert contents(models) == before
+
+
+def test_what_is_moved_in_is_on_the_disk_with_its_names_before_and_its_own_name_after(
+    models, tmp_path, monkeypatch
+):
+    """As a power cut needs it: every file, then every folder that has it, then it is there, and then that."""
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def flushed(handle: int) -> None:
+        done.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> None:
+        done.append("renamed")
+        rename(path, target)
+
+    engine = colours(tmp_path, max_batch=33)
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    write_repository(models, [engine], OPTIONS)
+    *files, folder, name, parent = done
+    assert sorted(files) == sorted(each.name for each in (models / "colours" / "2").iterdir())
+    assert (folder, name, parent) == ("new", "renamed", "colours")
 
 
 def test_versions_written_at_the_same_time_are_all_there(models, tmp_path):

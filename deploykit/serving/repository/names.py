@@ -13,7 +13,7 @@ ENGINE_SUFFIX = ".engine"
 NAMES = "up to 100 letters, digits, _, - and dots, a letter or digit first"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")  # Triton's is an int64
 
 
 def is_name(name: str) -> bool:

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deploykit.errors import DeployError
@@ -38,7 +38,7 @@ def put_models(folder: Path, models: Sequence[ModelFolder], note: Note) -> int:
         The version of the engine.
 
     Raises:
-        DeployError: the disk is full, or the folder can't be written.
+        DeployError: the disk is full, the folder can't be written, or there is no number for another version.
     """
     engine, *around = models
     version, is_new = _put_engine(folder, engine, note)
@@ -64,6 +64,8 @@ def _put_engine(folder: Path, model: ModelFolder, note: Note) -> tuple[int, bool
     if newest and _holds(path / str(newest), model.version):
         return newest, False
     version = 1 + max((int(each.name) for each in path.iterdir() if is_version(each.name)), default=0)
+    if not is_version(str(version)):
+        raise DeployError(f"{path} can have no version {version}.", fix=write_anew(path))
     with _staged(path / str(version), repository=folder) as staged:
         _fill_version(staged, model)
     return version, True
@@ -107,7 +109,10 @@ def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
                 f"{path} can't be written: {error.strerror}.", fix="make room there, or name another folder"
             ) from error
         try:
+            for folder, _, _ in os.walk(staging / "new", topdown=False):
+                _flush_folder(Path(folder))
             (staging / "new").rename(path)
+            _flush_folder(path.parent)
         except OSError as error:
             raise DeployError(
                 f"{path} can't be put there in one step: {error.strerror}.",
@@ -148,5 +153,14 @@ def _copy(source: Path, target: Path) -> None:
 
 def _flush(path: Path) -> None:
     """Onto the disk: what is renamed after shall be whole after a power cut too."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(path: Path) -> None:
+    """The names in it, which no file's own flushing puts there."""
+    with suppress(OSError):  # some network file systems know that of files alone
+        _flush(path)
