@@ -13,6 +13,7 @@ from small_models import two_convolutions
 
 from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
+from deploykit.serving.live import serve
 from deploykit.serving.repository.check import check_repository
 from deploykit.serving.repository.names import require_name, stays_inside
 from deploykit.serving.repository.write import Options, write_repository
@@ -223,6 +224,20 @@ def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path)
         write_repository(engines, [engine], OPTIONS)
     assert caught.value.fix.startswith("take a folder for models alone")
     assert contents(engines) == before
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(engine, models, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DeployError, match="folder has no name"):
+        write_repository("", [engine], OPTIONS)
+    assert list((tmp_path / "empty").iterdir()) == []
+    monkeypatch.chdir(models)
+    with pytest.raises(DeployError, match="folder has no name"):
+        check_repository("")
+    with pytest.raises(DeployError, match="folder has no name"), serve([""]):
+        pass
+    assert check_repository(".").findings == ()
 
 
 def test_a_link_in_the_place_of_a_model_is_not_followed(engine, tmp_path):

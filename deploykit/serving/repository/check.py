@@ -10,7 +10,7 @@ from deploykit.serving.repository.altered import altered_around, altered_engine,
 from deploykit.serving.repository.anew import do_without, mended_together, write_anew
 from deploykit.serving.repository.config import Config, read_config
 from deploykit.serving.repository.differing import differs
-from deploykit.serving.repository.folders import folders_in, is_model, require_model
+from deploykit.serving.repository.folders import folders_in, is_model, repository_at, require_model
 from deploykit.serving.repository.inventory import Version, versions_of
 from deploykit.serving.repository.layout import loaded_files
 from deploykit.serving.repository.names import CONFIG_FILE, NAMES, is_name, stays_inside, versions_in
@@ -48,7 +48,7 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     Raises:
         DeployError: the folder is no repository.
     """
-    folder = Path(folder)
+    folder = repository_at(folder)
     if not folder.is_dir():
         raise DeployError(
             f"There is no folder {folder}.", fix="deploykit serve --triton DIR ENGINE makes one"

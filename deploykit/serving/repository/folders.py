@@ -6,6 +6,17 @@ from deploykit.errors import DeployError
 from deploykit.serving.repository.names import CONFIG_FILE, versions_in
 
 
+def repository_at(folder: str | Path) -> Path:
+    """The repository's folder, which need not be there.
+
+    Raises:
+        DeployError: the name is empty, which would be the current folder.
+    """
+    if folder == "":
+        raise DeployError("A repository's folder has no name.", fix='name one: models, or "." for this one')
+    return Path(folder)
+
+
 def folders_in(repository: Path) -> list[Path]:
     return sorted(each for each in repository.iterdir() if each.is_dir())
 

@@ -16,7 +16,7 @@ from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.batching import batching_of
 from deploykit.serving.repository.config import Backend
 from deploykit.serving.repository.fitting import fitted
-from deploykit.serving.repository.folders import folders_in, require_model
+from deploykit.serving.repository.folders import folders_in, repository_at, require_model
 from deploykit.serving.repository.layout import ModelFolder, backend_for, engine_folder, image_folders
 from deploykit.serving.repository.names import require_name
 from deploykit.serving.repository.placing import make_repository, put_models
@@ -85,7 +85,7 @@ def write_repository(
         DeployError: an engine is damaged, fails, or doesn't fit the model there; the folder holds others than
             models. Nothing changes then.
     """
-    folder = Path(folder)
+    folder = repository_at(folder)
     groups = by_model([Path(each) for each in engines], options)
     staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
     make_repository(folder)
