@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from deploykit.errors import DeployError
@@ -33,6 +35,15 @@ def repository(tmp_path):
 )
 def test_the_largest_batch_is_let_through_within_reason(repository, max_batch, dtype, dims, largest):
     assert largest_body(repository(max_batch, dtype, dims)) == largest
+
+
+BITS = re.compile(r"TYPE_[A-Z]+([0-9]+)")
+
+
+@pytest.mark.parametrize("dtype", [each for each, _ in schema().DataType.items() if BITS.fullmatch(each)])
+def test_every_type_takes_the_bits_it_is_named_for(repository, dtype):
+    bits = int(BITS.fullmatch(dtype)[1])
+    assert largest_body(repository(1, dtype, [100 * MIB])) == 100 * MIB * bits // 8 + MIB
 
 
 def test_a_limit_under_one_image_is_refused(repository):
