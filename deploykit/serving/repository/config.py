@@ -9,7 +9,7 @@ from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.serving.repository.anew import write_anew
 from deploykit.serving.repository.batching import Batching
-from deploykit.serving.repository.tensors import input_dims, is_classifier, outputs_of, triton_type
+from deploykit.serving.repository.tensors import input_dims, is_classifier, triton_type
 
 Backend = Literal["tensorrt", "onnxruntime", "python"]
 BACKENDS: tuple[Backend, ...] = ("tensorrt", "onnxruntime", "python")
@@ -99,7 +99,7 @@ def ensemble_config(name: str, manifest: Manifest, *, decoder: str, engine: str,
     decode.output_map[PREPARED] = PREPARED
     infer = config.ensemble_scheduling.step.add(model_name=engine, model_version=-1)
     infer.input_map[manifest.input.name] = PREPARED
-    for each in outputs_of(manifest):
+    for each in manifest.outputs:
         infer.output_map[each.name] = each.name
     return config
 
@@ -147,7 +147,7 @@ def _add_bytes(tensors: Any, name: str) -> None:
 
 
 def _add_outputs(config: Config, manifest: Manifest) -> None:
-    for each in outputs_of(manifest):
+    for each in manifest.outputs:
         output = _add(config.output, each.name, each.dtype, each.shape)
         if _has_labels(manifest, each):
             output.label_filename = LABELS_FILE

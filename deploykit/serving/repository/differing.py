@@ -7,7 +7,7 @@ from deploykit.engine.manifest import Manifest
 from deploykit.serving.repository.batching import missing_batch
 from deploykit.serving.repository.config import Config, run_by, schema
 from deploykit.serving.repository.layout import MODEL_FILE, backend_for, loaded_files
-from deploykit.serving.repository.tensors import input_dims, outputs_of, triton_type
+from deploykit.serving.repository.tensors import input_dims, triton_type
 
 Tensors = list[tuple[str, str, tuple[int, ...]]]
 """Name, type and dimensions of each."""
@@ -21,7 +21,7 @@ def differs(config: Config, engine: Path, manifest: Manifest) -> Iterator[str]:
     else:
         yield from _loads_otherwise(config, MODEL_FILE if run_by(config) == "python" else engine.name)
     taken = (manifest.input.name, triton_type(manifest.input.dtype), input_dims(manifest))
-    given = [(each.name, triton_type(each.dtype), each.shape) for each in outputs_of(manifest)]
+    given = [(each.name, triton_type(each.dtype), each.shape) for each in manifest.outputs]
     for verb, configured, own in (("takes", config.input, [taken]), ("gives", config.output, given)):
         found = tensors_of(configured)
         if found != own:
