@@ -1,10 +1,11 @@
 import re
+from contextlib import nullcontext
 
 import pytest
 
 from deploykit.errors import DeployError
 from deploykit.serving.repository.config import read_config, schema, to_text
-from deploykit.serving.repository.demands import largest_body, require_room
+from deploykit.serving.repository.demands import largest_body, require_backends, require_room
 
 MIB = 2**20
 
@@ -59,3 +60,21 @@ def test_encoded_images_are_of_any_size(repository):
 
 def test_an_empty_repository_asks_for_little(tmp_path):
     assert largest_body(tmp_path) == 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ('backend: "python"', False),
+        ('platform: "ensemble"', False),
+        ('backend: "onnxruntime"', True),
+        ('platform: "onnxruntime_onnx"', True),
+        ('backend: "tensorrt" platform: "tensorrt_plan"', True),
+    ],
+)
+def test_a_backend_that_only_other_tritons_have_is_refused_whatever_names_it(tmp_path, said, refused):
+    (tmp_path / "b7").mkdir()
+    (tmp_path / "b7" / "config.pbtxt").write_text(said)
+    expected = pytest.raises(DeployError, match=r"b7 is for Triton's (onnxruntime|tensorrt) backend")
+    with expected if refused else nullcontext():
+        require_backends(tmp_path)

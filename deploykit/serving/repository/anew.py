@@ -47,6 +47,10 @@ def mended_together(
     """What is wrong with models of a repository, each fix of which moves all that is in the way of it.
 
     While one of the models of an engine is not as it should be, none is written.
+
+    Args:
+        wrong: each with the model's folder.
+        backend: as of write_missing.
     """
     moved: dict[str, dict[Path, None]] = {}
     for path, error in wrong:

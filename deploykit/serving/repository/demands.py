@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.repository.config import Config, read_config, schema
+from deploykit.serving.repository.config import Config, read_config, run_by, schema
 from deploykit.serving.repository.names import CONFIG_FILE
 
 _AT_LEAST, _AT_MOST = 64 * 2**20, 2**30
@@ -27,6 +27,7 @@ _ITEM_BYTES = {
     "FP64": 8,
 }
 _FREE_SIDE = 1024
+_EVERYWHERE = ("python", "ensemble", "nothing")  # what runs models in every Triton
 
 
 def models_in(repository: Path) -> tuple[str, ...]:
@@ -61,9 +62,9 @@ def require_backends(repository: Path) -> None:
         DeployError: naming the first.
     """
     for name, config in _configs_in(repository):
-        if config.backend not in ("", "python"):
+        if run_by(config) not in _EVERYWHERE:
             raise DeployError(
-                f"{name} is for Triton's {config.backend} backend, which nvidia-pytriton does not have.",
+                f"{name} is for Triton's {run_by(config)} backend, which nvidia-pytriton does not have.",
                 fix="serve it with a Triton that does, or write it with --backend python",
             )
 
