@@ -186,6 +186,20 @@ def test_a_disk_without_room_is_told_by_where_it_is(models, tmp_path):
     assert contents(models) == before
 
 
+def test_an_engine_that_goes_meanwhile_is_named(tmp_path, monkeypatch):
+    engine, models = colours(tmp_path), tmp_path / "models"
+
+    def meanwhile(folder: Path) -> None:
+        folder.mkdir()
+        engine.unlink()
+
+    monkeypatch.setattr("deploykit.serving.repository.write.make_repository", meanwhile)
+    with pytest.raises(DeployError) as caught:
+        write_repository(models, [engine], OPTIONS)
+    assert caught.value.problem == f"{engine} can't be read: No such file or directory."
+    assert list(models.iterdir()) == []
+
+
 def test_another_model_under_the_same_name_is_refused(models, random_b0, tmp_path):
     other = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "other.onnx").path
     with pytest.raises(DeployError, match=r"takes input FP32 \(3, 8, 8\), and the new engine"):
