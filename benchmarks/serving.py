@@ -9,7 +9,8 @@ and server share the machine's cores, which a real deployment does not do: the r
 First one image after another: what a request costs. Then MLPerf's server scenario, images at random: the
 highest rate whose 99th percentile holds; what waits is sent at once, as requests of one image each, for
 Triton to put together or to run one by one. In turn, so that what the machine does meanwhile concerns all;
-medians of the rounds. Last what a bound on Triton's queue does to requests that never queue.
+medians of the rounds, of which there are six and two. Last what a bound on Triton's queue does to requests
+that never queue.
 """
 
 import json
@@ -20,7 +21,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +56,19 @@ def main() -> None:
         folder = Path(name)
         engines = {side_px: _engine(side_px, folder) for side_px in SIDES_PX}
         for side_px, path in engines.items():
-            for batching, model in ((True, f"batched-{side_px}"), (False, f"alone-{side_px}")):
-                options = Options(name=model, backend="python", batching=batching, images=False)
-                write_repository(folder / "models", [path], options)
-        bounded = Options(name="bounded", backend="python", max_queue=QUEUE, images=False)
-        write_repository(folder / "models", [engines[SIDES_PX[0]]], bounded)
+            _write(folder / "models", path, Options(name=f"alone-{side_px}", batching=False))
+        smallest = engines[SIDES_PX[0]]
+        _write(folder / "models", smallest, Options(name="batched"))
+        _write(folder / "models", smallest, Options(name="bounded", max_queue=QUEUE))
         with _served(folder / "models", python) as found:
             _print_single_stream(engines, found)
             bound_ms = float(sys.argv[2]) if len(sys.argv) > 2 else MAX_LATENCY_MS
-            _print_server(engines[SIDES_PX[0]], SIDES_PX[0], found, bound_ms)
+            _print_server(smallest, SIDES_PX[0], found, bound_ms)
             _print_stalls(SIDES_PX[0], found)
+
+
+def _write(models: Path, engine: Path, options: Options) -> None:
+    write_repository(models, [engine], replace(options, backend="python", images=False))
 
 
 def _engine(side_px: int, folder: Path) -> Path:
@@ -99,12 +104,12 @@ def _print_single_stream(engines: dict[int, Path], found: dict[str, str]) -> Non
     print(f"| phi 0, one image after another | {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|")
     for side_px, path in engines.items():
-        with Engine.load(path) as engine:
+        with Engine.load(path) as engine, ExitStack() as clients:
             images = _images(side_px)
             ways: dict[str, Callable[[], object]] = {
                 "engine": lambda engine=engine, images=images: engine(images),  # type: ignore[misc]
-                "grpc": _asking("grpc", found, f"alone-{side_px}", images),
-                "http": _asking("http", found, f"alone-{side_px}", images),
+                "grpc": clients.enter_context(_asking("grpc", found, f"alone-{side_px}", images)),
+                "http": clients.enter_context(_asking("http", found, f"alone-{side_px}", images)),
             }
             taken = _in_turn(ways)
         for percent in (50, 99):
@@ -125,7 +130,11 @@ def _in_turn(ways: dict[str, Callable[[], object]]) -> dict[str, list[Any]]:
 
 def _print_server(path: Path, side_px: int, found: dict[str, str], bound_ms: float) -> None:
     images = _images(side_px)
-    with Engine.load(path) as engine:
+    with (
+        Engine.load(path) as engine,
+        _asking_at_once(found, "batched", images) as batched,
+        _asking_at_once(found, f"alone-{side_px}", images) as alone,
+    ):
 
         def one_by_one(count: int) -> None:
             for _ in range(count):
@@ -134,15 +143,9 @@ def _print_server(path: Path, side_px: int, found: dict[str, str], bound_ms: flo
         many = np.repeat(images, BATCH, axis=0)
         ways: dict[str, tuple[Call, str]] = {
             f"Engine, batches of up to {BATCH}": (lambda count: engine(many[:count]), ""),
-            "Triton, batching": (
-                _asking_at_once(found, f"batched-{side_px}", images),
-                f"Engine, batches of up to {BATCH}",
-            ),
+            "Triton, batching": (batched, f"Engine, batches of up to {BATCH}"),
             "Engine, one by one": (one_by_one, ""),
-            "Triton, no batching": (
-                _asking_at_once(found, f"alone-{side_px}", images),
-                "Engine, one by one",
-            ),
+            "Triton, no batching": (alone, "Engine, one by one"),
         }
         rates: dict[str, list[float]] = {way: [] for way in ways}
         p99s: dict[str, list[float]] = {way: [] for way in ways}
@@ -162,15 +165,17 @@ def _print_server(path: Path, side_px: int, found: dict[str, str], bound_ms: flo
 
 
 def _print_stalls(side_px: int, found: dict[str, str]) -> None:
-    ways = {
-        "no bound": _asking("grpc", found, f"batched-{side_px}", _images(side_px)),
-        f"--max-queue {QUEUE}": _asking("grpc", found, "bounded", _images(side_px)),
-    }
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    for at in range(QUEUE_ROUNDS):
-        for way in list(ways) if at % 2 else list(reversed(ways)):
-            samples = single_stream(ways[way], batch=1, seconds=0.01, samples=QUEUE_REQUESTS // QUEUE_ROUNDS)
-            taken[way] += samples.latency_ms
+    images, requests = _images(side_px), QUEUE_REQUESTS // QUEUE_ROUNDS
+    with (
+        _asking("grpc", found, "batched", images) as unbounded,
+        _asking("grpc", found, "bounded", images) as bounded,
+    ):
+        ways = {"no bound": unbounded, f"--max-queue {QUEUE}": bounded}
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        for at in range(QUEUE_ROUNDS):
+            for way in list(ways) if at % 2 else list(reversed(ways)):
+                samples = single_stream(ways[way], batch=1, seconds=0.01, samples=requests)
+                taken[way] += samples.latency_ms
     print()
     print(f"| phi 0, {side_px} px, batching, one after another | over {STALLED_MS:g} ms | longest |")
     print("|---|---|---|")
@@ -201,47 +206,51 @@ def _images(side_px: int) -> Any:
     return np.random.default_rng(0).standard_normal((1, 3, side_px, side_px), np.float32)
 
 
-def _client(protocol: str, found: dict[str, str]) -> tuple[Any, Any]:
+@contextmanager
+def _client(protocol: str, found: dict[str, str]) -> Iterator[tuple[Any, Any]]:
     import tritonclient.grpc
     import tritonclient.http
 
     module: Any = getattr(tritonclient, protocol)
-    return module, module.InferenceServerClient(found[protocol].partition("://")[2])
+    with module.InferenceServerClient(found[protocol].partition("://")[2]) as client:
+        yield module, client
 
 
-def _asking(protocol: str, found: dict[str, str], model: str, images: Any) -> Callable[[], object]:
-    module, client = _client(protocol, found)
+@contextmanager
+def _asking(protocol: str, found: dict[str, str], model: str, images: Any) -> Iterator[Callable[[], object]]:
+    with _client(protocol, found) as (module, client):
 
-    def ask() -> object:
+        def ask() -> object:
+            given = module.InferInput("input", images.shape, "FP32")
+            given.set_data_from_numpy(images)
+            return client.infer(model, [given]).as_numpy("logits")
+
+        yield ask
+
+
+@contextmanager
+def _asking_at_once(found: dict[str, str], model: str, images: Any) -> Iterator[Call]:
+    """So many requests of one image each, over gRPC, and waits for all."""
+    with _client("grpc", found) as (module, client):
         given = module.InferInput("input", images.shape, "FP32")
         given.set_data_from_numpy(images)
-        return client.infer(model, [given]).as_numpy("logits")
 
-    return ask
+        def ask(count: int) -> None:
+            done, failed = threading.Semaphore(0), []
 
+            def answered(result: Any, error: Any) -> None:
+                if error is not None:
+                    failed.append(error)
+                done.release()
 
-def _asking_at_once(found: dict[str, str], model: str, images: Any) -> Call:
-    """So many requests of one image each, over gRPC, and waits for all."""
-    module, client = _client("grpc", found)
-    given = module.InferInput("input", images.shape, "FP32")
-    given.set_data_from_numpy(images)
+            for _ in range(count):
+                client.async_infer(model, [given], answered)
+            for _ in range(count):
+                done.acquire()
+            if failed:
+                raise failed[0]
 
-    def ask(count: int) -> None:
-        done, failed = threading.Semaphore(0), []
-
-        def answered(result: Any, error: Any) -> None:
-            if error is not None:
-                failed.append(error)
-            done.release()
-
-        for _ in range(count):
-            client.async_infer(model, [given], answered)
-        for _ in range(count):
-            done.acquire()
-        if failed:
-            raise failed[0]
-
-    return ask
+        yield ask
 
 
 if __name__ == "__main__":

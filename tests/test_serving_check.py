@@ -34,6 +34,7 @@ def rewrite(path: Path, before: str, after: str) -> None:
 
 
 NAMED = 'backend: "python" default_model_filename: "{}"'
+PLANS = 'backend: "python" platform: "tensorrt_plan"'
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,24 @@ NAMED = 'backend: "python" default_model_filename: "{}"'
         ("colours", "max_batch_size", "max_batch_sise", "no configuration of Triton's"),
         ("colours", 'backend: "python"', NAMED.format("../x"), "outside"),
         ("colours", 'backend: "python"', NAMED.format("x"), "is not there"),
+        ("colours", 'backend: "python"', NAMED.format("model.cpu.engine"), "is loaded through model.py; its"),
+        (
+            "colours",
+            'backend: "python"',
+            'backend: "nope"',
+            "onnxruntime or python; its configuration says nope",
+        ),
+        ("colours", 'backend: "python"', 'backend: "onnxruntime"', "loaded through model.cpu.engine; its"),
+        ("colours", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
+        (
+            "colours",
+            "max_batch_size: 32",
+            "max_batch_size: 0",
+            "batches of up to 32; its configuration says 0",
+        ),
+        ("colours-decode", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
+        ("colours-decode", 'backend: "python"', NAMED.format("../x"), "is loaded through model.py; its"),
+        ("colours-decode", "max_batch_size: 32", "max_batch_size: 0", "its configuration says 0"),
         ("colours-image", '"colours-decode"', '"roses"', "needs roses, which is not there"),
         ("colours-image", 'key: "input"', 'key: "x"', "needs x of colours"),
     ],
@@ -104,8 +123,9 @@ def follow(engine):
     """Does what a fix says, where that is to move or remove a folder, and to write a repository."""
 
     def do(fix: str) -> None:
-        if folder := re.search(r"(?:move|remove) (\S+)", fix):
-            shutil.rmtree(folder[1])
+        if folder := re.search(r"(?:move|remove) (.+?)( out of|,? elsewhere|,? then|$)", fix):
+            for each in re.split(", | and ", folder[1]):
+                shutil.rmtree(each)
         if command := re.search(
             r"deploykit serve --triton (\S+) ENGINE --name (\S+)( --backend python)?", fix
         ):
@@ -157,6 +177,58 @@ def test_a_broken_model_gets_no_other_version_until_it_is_written_anew_as_the_fi
     assert contents(models) == before
 
 
+@pytest.mark.parametrize("model", ["colours", "colours-decode"])
+def test_what_leads_to_a_model_that_was_tuned_to_smaller_batches_is_written_for_those(models, follow, model):
+    tuned = models / model / "config.pbtxt"
+    rewrite(tuned, "max_batch_size: 32", "max_batch_size: 8")
+    before = tuned.read_text()
+    (finding,) = check_repository(models).findings
+    assert f"colours-image takes more images at once than {model}" in finding.problem
+    with pytest.raises(
+        DeployError, match="takes batches of up to 32, and the new ensemble of up to 8"
+    ) as caught:
+        follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
+    assert caught.value.fix == finding.fix
+    follow(finding.fix)
+    assert check_repository(models).findings == ()
+    assert tuned.read_text() == before
+    assert "max_batch_size: 8\n" in (models / "colours-image" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    "deleted",
+    [
+        ["colours/1"],
+        ["colours/1", "colours-decode/config.pbtxt"],
+        ["colours-decode/config.pbtxt", "colours-image/config.pbtxt"],
+        ["colours-decode/config.pbtxt", "colours-image"],
+        ["colours/config.pbtxt", "colours-decode/config.pbtxt", "colours-image/config.pbtxt"],
+        ["colours/1/model.cpu.engine.json", "colours-decode/1", "colours-image/labels.txt"],
+    ],
+)
+def test_any_fix_mends_a_model_that_is_broken_in_several_places(models, follow, tmp_path, deleted):
+    before = contents(models)
+    for each in deleted:
+        edit("delete", models / each)
+    shutil.copytree(models, tmp_path / "broken")
+    for at in range(len(check_repository(models).findings)):
+        shutil.rmtree(models)
+        shutil.copytree(tmp_path / "broken", models)
+        follow(check_repository(models).findings[at].fix)
+        assert contents(models) == before
+
+
+def test_the_writer_says_all_that_has_to_be_moved(models, follow):
+    before = contents(models)
+    shutil.rmtree(models / "colours")
+    for each in ("colours-decode", "colours-image"):
+        (models / each / "config.pbtxt").unlink()
+    with pytest.raises(DeployError) as caught:
+        follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
+    follow(caught.value.fix)
+    assert contents(models) == before
+
+
 def test_what_is_around_an_engine_that_is_gone_is_found_out(models, follow):
     shutil.rmtree(models / "colours")
     (finding,) = check_repository(models).findings
@@ -190,6 +262,27 @@ def test_a_broken_version_is_found_out_beside_a_whole_one(models, follow, tmp_pa
 def test_a_configuration_may_be_tuned(models, path, change):
     edit(change, models / path)
     assert check_repository(models).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problems"),
+    [
+        ('backend: "onnxruntime"', "", []),
+        ('platform: "onnxruntime_onnx"', "", []),
+        ('default_model_filename: "model.onnx"', "", []),
+        ('backend: "onnxruntime"', 'backend: "python"', ["python and onnxruntime"]),
+        ('"model.onnx"', '"model.onnx.json"', ["has no manifest", "loaded through model.onnx; its"]),
+    ],
+)
+def test_what_loads_an_engine_may_be_said_in_tritons_other_ways_and_in_no_wrong_one(
+    engine, tmp_path, before, after, problems
+):
+    models = tmp_path / "models"
+    write_repository(models, [engine], Options(name="colours"))
+    rewrite(models / "colours" / "config.pbtxt", before, after)
+    findings = check_repository(models).findings
+    assert len(findings) == len(problems)
+    assert all(problem in found.problem for problem, found in zip(problems, findings, strict=True))
 
 
 def test_an_engine_without_its_manifest_is_found_out_for_tritons_own_backend_too(engine, tmp_path):
@@ -237,6 +330,15 @@ def test_links_that_leave_a_model_are_found_out(models, tmp_path):
     (models / "colours" / "1" / "secret").symlink_to(tmp_path)
     (finding,) = check_repository(models).findings
     assert "is a link that leaves" in finding.problem
+    assert finding.fix == "copy there what it leads to"
+
+
+def test_a_folder_that_can_be_no_models_name_is_to_be_renamed(models):
+    (models / "colours").rename(models / "my colours")
+    fix = f"rename {models / 'my colours'}, in its config.pbtxt and wherever another model names it too"
+    found = [each for each in check_repository(models).findings if each.model == "my colours"]
+    assert [each.problem for each in found] == ["'my colours' can't be a model's name."]
+    assert found[0].fix.startswith(fix)
 
 
 @pytest.mark.parametrize(

@@ -167,14 +167,54 @@ def test_where_nothing_was_timed_they_wait_a_quarter(manifest):
 
 
 def test_without_batching_nothing_waits(manifest):
-    found = batching(manifest, None, 10, dynamic=False)
+    found = batching(manifest, None, None, dynamic=False)
     assert (found.preferred, found.delay_us, found.dynamic) == ((), 0, False)
 
 
-@pytest.mark.parametrize("wrong", [{"target_ms": 0.0}, {"target_ms": float("nan")}, {"max_queue": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target_ms": 0.0},
+        {"target_ms": float("nan")},
+        {"target_ms": 1e300},
+        {"max_queue": 0},
+        {"max_queue": 2**32},
+    ],
+)
 def test_a_latency_or_a_queue_that_cannot_be_is_refused(manifest, wrong):
     with pytest.raises(DeployError):
         batching(manifest, None, wrong.get("target_ms"), max_queue=wrong.get("max_queue"))
+
+
+@pytest.mark.parametrize("option", ["max_latency_ms", "max_queue"])
+@pytest.mark.parametrize(
+    ("batches", "dynamic", "way"),
+    [("1,8,16", False, "leave out --no-batching"), ("1", True, "build the engine with --batch")],
+)
+def test_what_puts_requests_together_is_refused_where_none_are(manifest, option, batches, dynamic, way):
+    alone = replace(manifest, batches=parse_profiles(batches))
+    with pytest.raises(DeployError, match="would do nothing") as caught:
+        batching_of(alone, dynamic=dynamic, **{option: 5})
+    assert caught.value.problem.startswith(f"--{option.removesuffix('_ms').replace('_', '-')} ")
+    assert way in caught.value.fix
+
+
+def test_threads_of_an_engine_for_a_gpu_are_refused(engine, tmp_path):
+    with pytest.raises(DeployError, match=r"--threads would do nothing: flowers is for T4 \(SM75\)"):
+        written(tmp_path, engine(RTX_T4), threads=3)
+
+
+@pytest.mark.parametrize(("latency_ms", "count"), [(1e-6, 1), (1e6, 0)])
+def test_a_latency_that_one_image_alone_exceeds_here_is_said(tmp_path, latency_ms, count):
+    notes: list[str] = []
+    options = Options(name="flowers", max_latency_ms=latency_ms)
+    write_repository(tmp_path / "models", [colours(tmp_path)], options, note=notes.append)
+    assert [each.endswith("a latency of 1e-06 ms can't be held.") for each in notes] == [True] * count
+
+
+def test_the_longest_queue_and_latency_are_what_the_schema_holds(engine, tmp_path):
+    _, config = written(tmp_path, engine(RTX_T4), max_queue=2**32 - 1, max_latency_ms=1e16)
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 2**32 - 1
 
 
 def test_requests_that_may_wait_are_bounded_where_asked_for(engine, tmp_path):
@@ -202,4 +242,5 @@ def test_engines_of_several_models_need_names(engine, manifest, tmp_path):
     path = colours(tmp_path)
     with pytest.raises(DeployError, match="not of one model") as caught:
         written(tmp_path, path, engine(RTX_T4))
+    assert "deploykit serve --triton DIR ENGINE --name NAME" in caught.value.fix
     assert "--name" in caught.value.fix

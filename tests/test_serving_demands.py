@@ -1,8 +1,11 @@
+import re
+from contextlib import nullcontext
+
 import pytest
 
 from deploykit.errors import DeployError
 from deploykit.serving.repository.config import read_config, schema, to_text
-from deploykit.serving.repository.demands import largest_body, require_room
+from deploykit.serving.repository.demands import largest_body, require_backends, require_room
 
 MIB = 2**20
 
@@ -35,6 +38,15 @@ def test_the_largest_batch_is_let_through_within_reason(repository, max_batch, d
     assert largest_body(repository(max_batch, dtype, dims)) == largest
 
 
+BITS = re.compile(r"TYPE_[A-Z]+([0-9]+)")
+
+
+@pytest.mark.parametrize("dtype", [each for each, _ in schema().DataType.items() if BITS.fullmatch(each)])
+def test_every_type_takes_the_bits_it_is_named_for(repository, dtype):
+    bits = int(BITS.fullmatch(dtype)[1])
+    assert largest_body(repository(1, dtype, [100 * MIB])) == 100 * MIB * bits // 8 + MIB
+
+
 def test_a_limit_under_one_image_is_refused(repository):
     models = repository(8, "TYPE_FP32", [3, 8, 8])
     require_room(models, 768)
@@ -48,3 +60,21 @@ def test_encoded_images_are_of_any_size(repository):
 
 def test_an_empty_repository_asks_for_little(tmp_path):
     assert largest_body(tmp_path) == 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ('backend: "python"', False),
+        ('platform: "ensemble"', False),
+        ('backend: "onnxruntime"', True),
+        ('platform: "onnxruntime_onnx"', True),
+        ('backend: "tensorrt" platform: "tensorrt_plan"', True),
+    ],
+)
+def test_a_backend_that_only_other_tritons_have_is_refused_whatever_names_it(tmp_path, said, refused):
+    (tmp_path / "b7").mkdir()
+    (tmp_path / "b7" / "config.pbtxt").write_text(said)
+    expected = pytest.raises(DeployError, match=r"b7 is for Triton's (onnxruntime|tensorrt) backend")
+    with expected if refused else nullcontext():
+        require_backends(tmp_path)

@@ -1,5 +1,8 @@
 """What users copy runs as it stands."""
 
+import asyncio
+import importlib
+import io
 import json
 import os
 import socket
@@ -16,10 +19,13 @@ from pathlib import Path
 import kubernetes_validate
 import numpy as np
 import pytest
+import starlette.requests
 import yaml
+from PIL import Image
 from served import ROOT, photo
 
 from deploykit.engine.shapes import BatchRange
+from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
 from deploykit.runtime import Engine
 
@@ -77,6 +83,35 @@ def expected(path: Path, seed: int) -> dict[str, float]:
     return {str(at): odds[at] for at in odds.argsort()[:-6:-1]}
 
 
+def many_pixels() -> bytes:
+    """A PNG of 64 megapixels, in a few KB; the limit is 50."""
+    written = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(written, "PNG")
+    return written.getvalue()
+
+
+def assert_refuses_what_it_should(url: str) -> None:
+    for body, status in ((b"no image", 400), (many_pixels(), 400), (bytes(20_000_001), 413)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(url, body)
+        assert caught.value.code == status
+
+
+def test_an_engine_that_fails_in_the_fastapi_application_is_no_fault_of_the_image(engine, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the application has its own
+    application = importlib.import_module("fastapi_app")
+
+    async def body() -> dict[str, object]:
+        return {"type": "http.request", "body": photo(0)}
+
+    with Engine.load(engine) as application.app.state.engine:
+        pass
+    request = starlette.requests.Request({"type": "http"}, body)
+    with pytest.raises(DeployError, match="closed"):
+        asyncio.run(application.classify(request))
+
+
 def test_the_fastapi_application_answers(engine):
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "fastapi_app:app", "--port", str(port)]
@@ -84,10 +119,7 @@ def test_the_fastapi_application_answers(engine):
     with process(command, {"ENGINE": str(engine)}, url, photo(0)):
         for seed in range(3):
             assert ask(url, photo(seed)) == pytest.approx(expected(engine, seed), rel=1e-3)
-        for body, status in ((b"no image", 400), (bytes(20_000_001), 413)):
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                ask(url, body)
-            assert caught.value.code == status
+        assert_refuses_what_it_should(url)
         assert len(ask(url, photo(0))) == 5
 
 
@@ -121,9 +153,15 @@ def test_the_ray_serve_deployment_answers(engine, tmp_path, short_folder):
     with process([sys.executable, str(code)], environment, url, photo(0)):
         for seed in range(3):
             assert ask(url, photo(seed)) == pytest.approx(expected(engine, seed), rel=1e-3)
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            ask(url, b"no image")
-        assert caught.value.code == 400
+        assert_refuses_what_it_should(url)
+
+
+def test_a_ray_replica_that_never_had_an_engine_is_let_go_without_one(engine, monkeypatch):
+    pytest.importorskip("ray.serve", reason="needs ray[serve]")
+    monkeypatch.setenv("ENGINE", str(engine))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    classifier = importlib.import_module("ray_serve_app").Classifier.func_or_class
+    classifier.__del__(classifier.__new__(classifier))
 
 
 def test_kubernetes_takes_the_manifest():

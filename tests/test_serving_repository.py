@@ -1,5 +1,7 @@
 """What lands in a repository, beside what is there."""
 
+import os
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ from small_models import two_convolutions
 
 from deploykit.errors import DeployError
 from deploykit.pipeline import build_engine
+from deploykit.serving.live import serve
 from deploykit.serving.repository.check import check_repository
 from deploykit.serving.repository.names import require_name, stays_inside
 from deploykit.serving.repository.write import Options, write_repository
@@ -88,6 +91,46 @@ def test_a_file_that_is_called_as_the_next_version_is_stepped_over(models, tmp_p
     assert (models / "colours" / "2").read_text() == "no version"
 
 
+@pytest.mark.parametrize(("newest", "following"), [(999_999_999, 10**9), (10**18 - 2, 10**18 - 1)])
+def test_any_version_that_triton_counts_is_followed_by_the_next(models, tmp_path, newest, following):
+    (models / "colours" / "1").rename(models / "colours" / str(newest))
+    (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert written.version == following
+    assert check_repository(models).models[0].versions == (newest, following)
+
+
+def test_after_the_last_number_a_version_is_refused(models, tmp_path):
+    (models / "colours" / "1").rename(models / "colours" / ("9" * 18))
+    before = contents(models)
+    with pytest.raises(DeployError, match=f"can have no version 1{'0' * 18}"):
+        write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert contents(models) == before
+
+
+def test_what_is_moved_in_is_on_the_disk_with_its_names_before_and_its_own_name_after(
+    models, tmp_path, monkeypatch
+):
+    """As a power cut needs it: every file, then every folder that has it, then it is there, and then that."""
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def flushed(handle: int) -> None:
+        done.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> None:
+        done.append("renamed")
+        rename(path, target)
+
+    engine = colours(tmp_path, max_batch=33)
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    write_repository(models, [engine], OPTIONS)
+    *files, folder, name, parent = done
+    assert sorted(files) == sorted(each.name for each in (models / "colours" / "2").iterdir())
+    assert (folder, name, parent) == ("new", "renamed", "colours")
+
+
 def test_versions_written_at_the_same_time_are_all_there(models, tmp_path):
     folders = [tmp_path / str(size) for size in range(33, 37)]
     for folder in folders:
@@ -129,6 +172,34 @@ def test_a_version_that_takes_less_than_clients_were_promised_is_refused(models,
     assert contents(models) == before
 
 
+def test_a_disk_without_room_is_told_by_where_it_is(models, tmp_path):
+    before = contents(models)
+    engine = colours(tmp_path, max_batch=33)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(DeployError) as caught:
+            write_repository(models, [engine], OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.problem == f"{models / 'colours' / '2'} can't be written: File too large."
+    assert contents(models) == before
+
+
+def test_an_engine_that_goes_meanwhile_is_named(tmp_path, monkeypatch):
+    engine, models = colours(tmp_path), tmp_path / "models"
+
+    def meanwhile(folder: Path) -> None:
+        folder.mkdir()
+        engine.unlink()
+
+    monkeypatch.setattr("deploykit.serving.repository.write.make_repository", meanwhile)
+    with pytest.raises(DeployError) as caught:
+        write_repository(models, [engine], OPTIONS)
+    assert caught.value.problem == f"{engine} can't be read: No such file or directory."
+    assert list(models.iterdir()) == []
+
+
 def test_another_model_under_the_same_name_is_refused(models, random_b0, tmp_path):
     other = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "other.onnx").path
     with pytest.raises(DeployError, match=r"takes input FP32 \(3, 8, 8\), and the new engine"):
@@ -153,6 +224,34 @@ def test_a_name_that_leads_elsewhere_is_refused(engine, tmp_path, name):
 @pytest.mark.parametrize("name", ["flowers", "b0.int8_v2", "7", "a..b"])
 def test_a_plain_name_is_taken(name):
     assert require_name(name) == name
+
+
+def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path):
+    """Engines' own folder, say, which --check and serve may be given by mistake."""
+    engines = tmp_path / "engines"
+    shutil.copytree(engine.parent, engines / "colours")
+    before = contents(engines)
+    with pytest.raises(DeployError, match="is no model repository") as caught:
+        check_repository(engines)
+    assert str(engines) not in caught.value.fix
+    with pytest.raises(DeployError, match="colours is no model, and Triton starts with none") as caught:
+        write_repository(engines, [engine], OPTIONS)
+    assert caught.value.fix.startswith("take a folder for models alone")
+    assert contents(engines) == before
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(engine, models, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DeployError, match="folder has no name"):
+        write_repository("", [engine], OPTIONS)
+    assert list((tmp_path / "empty").iterdir()) == []
+    monkeypatch.chdir(models)
+    with pytest.raises(DeployError, match="folder has no name"):
+        check_repository("")
+    with pytest.raises(DeployError, match="folder has no name"), serve([""]):
+        pass
+    assert check_repository(".").findings == ()
 
 
 def test_a_link_in_the_place_of_a_model_is_not_followed(engine, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from deploykit.errors import DeployError
 from deploykit.serving.repository.check import check_repository
 from deploykit.serving.repository.demands import require_backends
+from deploykit.serving.repository.folders import repository_at
 from deploykit.serving.repository.write import Options, by_model, write_repository
 from deploykit.serving.triton.find import find_triton
 from deploykit.serving.triton.server import Log, Server, ServerOptions, serving
@@ -40,7 +41,7 @@ def serve(
     Raises:
         DeployError: there is no Triton, an engine or a repository is not as it should be, a port is taken.
     """
-    paths = [Path(each) for each in engines]
+    paths = [repository_at(each) for each in engines]
     if folders := [each for each in paths if each.is_dir() and len(paths) > 1]:
         raise DeployError(
             f"{folders[0]} is a folder, and not alone.",

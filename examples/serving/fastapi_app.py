@@ -5,19 +5,22 @@ ENGINE=engines/efficientnet-phi0/model.fp32.cpu.onnx uvicorn fastapi_app:app
 curl --data-binary @photo.jpg http://127.0.0.1:8000/classify
 """
 
-import io
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
-from deploykit import Engine
+from deploykit import DeployError, Engine
+from deploykit.serving.decode_model import MAX_PIXELS, prepare
 
 MAX_BYTES = 20_000_000
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # few bytes may be many
 
 
 @asynccontextmanager
@@ -41,18 +44,20 @@ async def classify(request: Request) -> dict[str, float]:
         encoded += chunk
         if len(encoded) > MAX_BYTES:
             raise HTTPException(413, f"more than {MAX_BYTES} bytes")
+    manifest = app.state.engine.manifest
+    normalizes = manifest.input.dtype != "uint8"
     try:
-        return await run_in_threadpool(likeliest, encoded)
-    except Exception as error:  # whatever is wrong with an image, Pillow has an exception for it
-        raise HTTPException(400, f"no image that can be run: {type(error).__name__}") from error
+        images = await run_in_threadpool(
+            prepare, [encoded], manifest.model.preprocessing, normalizes=normalizes
+        )
+    except DeployError as error:
+        raise HTTPException(400, error.problem) from error
+    return await run_in_threadpool(likeliest, images)
 
 
-def likeliest(encoded: bytes) -> dict[str, float]:
+def likeliest(images: npt.NDArray[Any]) -> dict[str, float]:
     """The five likeliest classes; an Engine may be called from many threads."""
     engine = app.state.engine
-    model = engine.manifest.model
-    pixels = model.preprocessing.crop(Image.open(io.BytesIO(encoded)))[None]
-    takes_pixels = engine.manifest.input.dtype == "uint8"
-    logits = engine(pixels if takes_pixels else model.preprocessing.normalize(pixels))[0]
+    labels, logits = engine.manifest.model.labels, engine(images)[0]
     odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    return {model.labels[at] if model.labels else str(at): float(odds[at]) for at in odds.argsort()[:-6:-1]}
+    return {labels[at] if labels else str(at): float(odds[at]) for at in odds.argsort()[:-6:-1]}

@@ -5,43 +5,55 @@ ENGINE=$PWD/engines/efficientnet-phi0/model.fp32.cpu.onnx serve run ray_serve_ap
 curl --data-binary @photo.jpg http://127.0.0.1:8000/
 """
 
-import io
+import asyncio
 import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from deploykit import Engine
+from deploykit import DeployError, Engine
+from deploykit.serving.decode_model import MAX_PIXELS, prepare
+
+MAX_BYTES = 20_000_000
 
 
 @serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 1})  # num_gpus=1 for a GPU
 class Classifier:
     def __init__(self, path: str) -> None:
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # few bytes may be many
         self.engine = Engine.load(path)
         self.model = self.engine.manifest.model
-        self.takes_pixels = self.engine.manifest.input.dtype == "uint8"
+        self.normalizes = self.engine.manifest.input.dtype != "uint8"
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)  # as many as the engine's profile takes
-    async def run(self, pixels: list[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        batch = np.stack(pixels)
-        return list(self.engine(batch if self.takes_pixels else self.model.preprocessing.normalize(batch)))
+    async def run(self, images: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        return list(self.engine(np.concatenate(images)))
 
     async def __call__(self, request: Request) -> dict[str, Any] | JSONResponse:
+        encoded = b""
+        async for chunk in request.stream():
+            encoded += chunk
+            if len(encoded) > MAX_BYTES:
+                return JSONResponse({"error": f"more than {MAX_BYTES} bytes"}, status_code=413)
         try:
-            pixels = self.model.preprocessing.crop(Image.open(io.BytesIO(await request.body())))
-        except Exception as error:  # whatever is wrong with an image, Pillow has an exception for it
-            return JSONResponse({"error": f"no image: {type(error).__name__}"}, status_code=400)
-        logits = await self.run(pixels)
+            image = await asyncio.to_thread(
+                prepare, [encoded], self.model.preprocessing, normalizes=self.normalizes
+            )
+        except DeployError as error:
+            return JSONResponse({"error": error.problem}, status_code=400)
+        logits = await self.run(image)
         odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         names = self.model.labels or [str(at) for at in range(len(odds))]
         return {names[at]: float(odds[at]) for at in odds.argsort()[:-6:-1]}
 
     def __del__(self) -> None:
-        self.engine.close()
+        if hasattr(self, "engine"):
+            self.engine.close()
 
 
 app = Classifier.bind(os.environ["ENGINE"])

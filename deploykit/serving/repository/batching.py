@@ -9,6 +9,8 @@ from deploykit.errors import DeployError
 
 # Of a latency that is to be held, where nobody knows what a batch takes.
 _UNMEASURED_SHARE = 0.25
+# model_config.proto's max_queue_size is a uint32, and its max_queue_delay_microseconds a uint64.
+_LONGEST_QUEUE, _LONGEST_MS = 2**32 - 1, 2**64 / 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +51,26 @@ def batching_of(
         batch_ms: what a batch of a size takes; None where the engine can't be timed here.
 
     Raises:
-        DeployError: a latency or a queue that can't be.
+        DeployError: a latency or a queue that can't be, or that is for requests which are never put together.
     """
-    if max_latency_ms is not None and not 0 < max_latency_ms < float("inf"):
+    if max_latency_ms is not None and not 0 < max_latency_ms < _LONGEST_MS:
         raise DeployError(
             f"A latency of {max_latency_ms:g} ms can't be held.", fix="give --max-latency 10ms, say"
         )
-    if max_queue is not None and max_queue < 1:
-        raise DeployError(f"A queue of {max_queue} holds no request.", fix="give --max-queue 1024, say")
+    if max_queue is not None and not 1 <= max_queue <= _LONGEST_QUEUE:
+        raise DeployError(
+            f"A queue of {max_queue} requests is not between 1 and {_LONGEST_QUEUE}.",
+            fix="give --max-queue 1024, say",
+        )
     max_batch = max(each.max for each in manifest.batches)
+    is_dynamic = dynamic and max_batch > 1
+    if not is_dynamic and (max_latency_ms, max_queue) != (None, None):
+        option = "--max-queue" if max_latency_ms is None else "--max-latency"
+        if dynamic:
+            why, way = "the engine takes one image at once", "build the engine with --batch 1,8,64"
+        else:
+            why, way = "requests are not put together", "leave out --no-batching"
+        raise DeployError(f"{option} would do nothing: {why}.", fix=f"leave out {option}, or {way}")
     tuned = sorted({each.opt for each in manifest.batches if each.opt > 1})
     delay_ms = 0.0
     if max_latency_ms is not None and batch_ms is None:
@@ -66,7 +79,6 @@ def batching_of(
         took = {size: batch_ms(size) for size in tuned}
         tuned = [size for size in tuned if 2 * took[size] <= max_latency_ms]
         delay_ms = min(took[tuned[-1]], max_latency_ms - 2 * took[tuned[-1]]) if tuned else 0.0
-    is_dynamic = dynamic and max_batch > 1
     return Batching(
         max_batch=max_batch,
         preferred=tuple(tuned) if is_dynamic else (),

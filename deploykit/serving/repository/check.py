@@ -7,12 +7,13 @@ from pathlib import Path
 from deploykit.engine.manifest import manifest_path
 from deploykit.errors import DeployError
 from deploykit.serving.repository.altered import altered_around, altered_engine, newest_manifest
-from deploykit.serving.repository.anew import do_without, write_anew
-from deploykit.serving.repository.config import CONFIG_FILE, Config, read_config
+from deploykit.serving.repository.anew import do_without, mended_together, write_anew
+from deploykit.serving.repository.config import Config, read_config
 from deploykit.serving.repository.differing import differs
+from deploykit.serving.repository.folders import folders_in, is_model, repository_at, require_model
 from deploykit.serving.repository.inventory import Version, versions_of
-from deploykit.serving.repository.layout import MODEL_FILE
-from deploykit.serving.repository.names import require_name, stays_inside, versions_in
+from deploykit.serving.repository.layout import loaded_files
+from deploykit.serving.repository.names import CONFIG_FILE, NAMES, is_name, stays_inside, versions_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,27 +48,27 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     Raises:
         DeployError: the folder is no repository.
     """
-    folder = Path(folder)
+    folder = repository_at(folder)
     if not folder.is_dir():
         raise DeployError(
             f"There is no folder {folder}.", fix="deploykit serve --triton DIR ENGINE makes one"
         )
-    paths = sorted(each for each in folder.iterdir() if each.is_dir())
+    paths = folders_in(folder)
     if not paths:
         raise DeployError(
             f"{folder} holds no models.", fix="deploykit serve --triton DIR ENGINE puts some in"
         )
-    if not any(map(_is_model, paths)):
+    if not any(map(is_model, paths)):
         raise DeployError(
             f"{folder} is no model repository: none of its folders has a {CONFIG_FILE}.",
-            fix=f"give the folder above the models' own; deploykit serve --triton {folder} ENGINE makes one",
+            fix="give the folder above the models' own; deploykit serve --triton DIR ENGINE makes a new one",
         )
     configs: dict[str, Config] = {}
     wrong: list[tuple[str, DeployError]] = []
     for path in paths:
         try:
-            _require_model(path)
-            require_name(path.name)
+            require_model(path)
+            _require_named(path)
             configs[path.name] = read_config(path / CONFIG_FILE)
         except DeployError as error:
             wrong.append((path.name, error))
@@ -80,23 +81,21 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     blamed = {name for name, _ in wrong}
     for name, config in configs.items():
         wrong += [(name, each) for each in _unconnected(folder / name, config, configs, blamed)]
+    mended = mended_together([(folder / name, each) for name, each in wrong])
     return CheckedRepository(
         models=tuple(_checked(name, config, versions[name]) for name, config in configs.items()),
-        findings=tuple(Finding(model=name, problem=each.problem, fix=each.fix) for name, each in wrong),
+        findings=tuple(
+            Finding(model=name, problem=each.problem, fix=each.fix)
+            for (name, _), each in zip(wrong, mended, strict=True)
+        ),
     )
 
 
-def _is_model(path: Path) -> bool:
-    """Or what is left of one."""
-    return (path / CONFIG_FILE).exists() or bool(versions_in(path))
-
-
-def _require_model(path: Path) -> None:
-    """Raises: DeployError: it is something else, as .git and lost+found are."""
-    if not _is_model(path):
+def _require_named(path: Path) -> None:
+    if not is_name(path.name):
         raise DeployError(
-            f"{path} is no model, and Triton starts with none of its repository while that is there.",
-            fix=f"move {path} elsewhere, or the models into a folder of their own",
+            f"{path.name!r} can't be a model's name.",
+            fix=f"rename {path}, in its {CONFIG_FILE} and wherever another model names it too: {NAMES}",
         )
 
 
@@ -120,7 +119,7 @@ def _wrong_with(path: Path, config: Config, versions: tuple[Version, ...]) -> It
     for version in versions:
         yield from version.broken
         for engine, manifest in version.engines.items():
-            for each in differs(config, manifest):
+            for each in differs(config, engine, manifest):
                 yield DeployError(f"{engine} {each}", fix=write_anew(path))
         yield from _missing_files(version.folder, config)
     yield from altered_engine(path, config, versions)
@@ -146,18 +145,15 @@ def _leaving(path: Path, config: Config) -> Iterator[DeployError]:
             )
     for each in path.rglob("*"):
         if each.is_symlink() and not each.resolve().is_relative_to(path.resolve()):
-            yield DeployError(f"{each} is a link that leaves {path}.", fix="put the file itself there")
+            yield DeployError(f"{each} is a link that leaves {path}.", fix="copy there what it leads to")
 
 
 def _missing_files(folder: Path, config: Config) -> Iterator[DeployError]:
-    named = {config.default_model_filename, *config.cc_model_filenames.values()} - {""}
-    if config.backend == "python" and not config.default_model_filename:
-        named = {MODEL_FILE}
-    for name in sorted(named):
+    for name in sorted(loaded_files(config)):
         path = folder / name
-        if stays_inside(folder, name) and not path.is_file() and not manifest_path(path).is_file():
+        if stays_inside(folder, name) and not path.exists() and not manifest_path(path).is_file():
             model = folder.parent
-            is_elsewhere = any((model / str(each) / name).is_file() for each in versions_in(model))
+            is_elsewhere = any((model / str(each) / name).exists() for each in versions_in(model))
             yield _missing(path, do_without(folder) if is_elsewhere else write_anew(model))
 
 

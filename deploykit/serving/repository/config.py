@@ -9,12 +9,12 @@ from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.serving.repository.anew import write_anew
 from deploykit.serving.repository.batching import Batching
-from deploykit.serving.repository.tensors import input_dims, is_classifier, outputs_of, triton_type
+from deploykit.serving.repository.tensors import input_dims, is_classifier, triton_type
 
 Backend = Literal["tensorrt", "onnxruntime", "python"]
 BACKENDS: tuple[Backend, ...] = ("tensorrt", "onnxruntime", "python")
 
-CONFIG_FILE, LABELS_FILE = "config.pbtxt", "labels.txt"
+LABELS_FILE = "labels.txt"
 IMAGE, PREPARED = "image", "prepared"
 """What the models around an engine call an encoded image, and what they make of it."""
 DECODERS = 2  # processes that decode images
@@ -22,7 +22,11 @@ DECODERS = 2  # processes that decode images
 Config = Any
 """tritonclient.grpc.model_config_pb2.ModelConfig, which has no types."""
 
-_PLATFORMS = {"tensorrt": "tensorrt_plan", "onnxruntime": "onnxruntime_onnx", "python": ""}
+_PLATFORMS: dict[Backend, str] = {
+    "tensorrt": "tensorrt_plan",
+    "onnxruntime": "onnxruntime_onnx",
+    "python": "",
+}
 
 
 def schema() -> Any:
@@ -95,9 +99,16 @@ def ensemble_config(name: str, manifest: Manifest, *, decoder: str, engine: str,
     decode.output_map[PREPARED] = PREPARED
     infer = config.ensemble_scheduling.step.add(model_name=engine, model_version=-1)
     infer.input_map[manifest.input.name] = PREPARED
-    for each in outputs_of(manifest):
+    for each in manifest.outputs:
         infer.output_map[each.name] = each.name
     return config
+
+
+def run_by(config: Config) -> str:
+    """Its backend; where its platform is another backend's, both."""
+    backends: dict[str, str] = {platform: backend for backend, platform in _PLATFORMS.items() if platform}
+    of_platform = backends.get(config.platform, config.platform)
+    return " and ".join(dict.fromkeys(filter(None, [config.backend, of_platform]))) or "nothing"
 
 
 def to_text(config: Config) -> str:
@@ -136,7 +147,7 @@ def _add_bytes(tensors: Any, name: str) -> None:
 
 
 def _add_outputs(config: Config, manifest: Manifest) -> None:
-    for each in outputs_of(manifest):
+    for each in manifest.outputs:
         output = _add(config.output, each.name, each.dtype, each.shape)
         if _has_labels(manifest, each):
             output.label_filename = LABELS_FILE

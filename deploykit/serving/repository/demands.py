@@ -1,16 +1,33 @@
 """What a repository's models ask of a server: how large requests may have to be, and which backends."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from deploykit.errors import DeployError
-from deploykit.serving.repository.config import CONFIG_FILE, Config, read_config, schema
+from deploykit.serving.repository.config import Config, read_config, run_by, schema
+from deploykit.serving.repository.names import CONFIG_FILE
 
 _AT_LEAST, _AT_MOST = 64 * 2**20, 2**30
 _AROUND = 2**20  # headers, and what the protocol says of the tensors
 _IMAGE_BYTES = 2**20  # of a photo
-_ITEM_BYTES = {"FP32": 4, "INT32": 4, "FP16": 2, "INT64": 8, "FP64": 8}
+_ITEM_BYTES = {
+    "BOOL": 1,
+    "UINT8": 1,
+    "INT8": 1,
+    "UINT16": 2,
+    "INT16": 2,
+    "FP16": 2,
+    "BF16": 2,
+    "UINT32": 4,
+    "INT32": 4,
+    "FP32": 4,
+    "UINT64": 8,
+    "INT64": 8,
+    "FP64": 8,
+}
 _FREE_SIDE = 1024
+_EVERYWHERE = ("python", "ensemble", "nothing")  # what runs models in every Triton
 
 
 def models_in(repository: Path) -> tuple[str, ...]:
@@ -19,8 +36,7 @@ def models_in(repository: Path) -> tuple[str, ...]:
 
 def largest_body(repository: Path) -> int:
     """Bytes of the largest batch that some model takes, in binary; between 64 MiB and 1 GiB."""
-    configs = [read_config(each) for each in repository.glob(f"*/{CONFIG_FILE}")]
-    largest = max((_body(each) for each in configs), default=0) + _AROUND
+    largest = max((_body(config) for _, config in _configs_in(repository)), default=0) + _AROUND
     return min(max(largest, _AT_LEAST), _AT_MOST)
 
 
@@ -30,12 +46,11 @@ def require_room(repository: Path, body_bytes: int) -> None:
     Raises:
         DeployError: naming the first.
     """
-    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
-        config = read_config(path)
+    for name, config in _configs_in(repository):
         least = 0 if _takes_encoded(config) else sum(map(_item, config.input))
         if body_bytes < least:
             raise DeployError(
-                f"{body_bytes} bytes hold no image for {path.parent.name}, which takes {least} bytes each.",
+                f"{body_bytes} bytes hold no image for {name}, which takes {least} bytes each.",
                 fix="give a larger --max-body, or none for what the largest batch takes",
             )
 
@@ -46,13 +61,16 @@ def require_backends(repository: Path) -> None:
     Raises:
         DeployError: naming the first.
     """
-    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
-        backend = read_config(path).backend
-        if backend not in ("", "python"):
+    for name, config in _configs_in(repository):
+        if run_by(config) not in _EVERYWHERE:
             raise DeployError(
-                f"{path.parent.name} is for Triton's {backend} backend, which nvidia-pytriton does not have.",
+                f"{name} is for Triton's {run_by(config)} backend, which nvidia-pytriton does not have.",
                 fix="serve it with a Triton that does, or write it with --backend python",
             )
+
+
+def _configs_in(repository: Path) -> Iterator[tuple[str, Config]]:
+    return ((name, read_config(repository / name / CONFIG_FILE)) for name in models_in(repository))
 
 
 def _body(config: Config) -> int:

@@ -1,15 +1,43 @@
 """Whether a new version fits the model that a repository has already."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploykit.errors import DeployError
 from deploykit.serving.decode_model import RECIPE_FILE
-from deploykit.serving.repository.anew import write_anew
-from deploykit.serving.repository.config import CONFIG_FILE, LABELS_FILE, Config, read_config
-from deploykit.serving.repository.differing import differs, run_by, tensors_of, words
+from deploykit.serving.repository.anew import mended_together, write_anew
+from deploykit.serving.repository.config import LABELS_FILE, Config, read_config, run_by
+from deploykit.serving.repository.differing import differs, tensors_of, words
+from deploykit.serving.repository.folders import require_model
 from deploykit.serving.repository.inventory import read_version
-from deploykit.serving.repository.layout import ModelFolder, Source, is_written
-from deploykit.serving.repository.names import versions_in
+from deploykit.serving.repository.layout import ModelFolder, Source, is_written, keeping_to
+from deploykit.serving.repository.names import CONFIG_FILE, versions_in
+
+
+def fitted(folder: Path, models: Sequence[ModelFolder]) -> list[ModelFolder]:
+    """Models of which each leads to those before it, as they go into a repository beside what is there.
+
+    Each takes as many images at once as those before it are configured to take there.
+
+    Raises:
+        DeployError: one does not fit what is there.
+    """
+    found: list[ModelFolder] = []
+    wrong: list[tuple[Path, DeployError]] = []
+    max_batch = max(model.config.max_batch_size for model in models)
+    for each in models:
+        path, model = folder / each.name, keeping_to(each, max_batch)
+        try:
+            require_fits(path, model)
+            there = read_config(path / CONFIG_FILE) if path.exists() else model.config
+        except DeployError as error:
+            wrong.append((path, error))
+            continue
+        max_batch = min(max_batch, there.max_batch_size)
+        found.append(model)
+    for first in mended_together(wrong, models[0].config.backend):
+        raise first
+    return found
 
 
 def require_fits(path: Path, model: ModelFolder) -> None:
@@ -22,6 +50,7 @@ def require_fits(path: Path, model: ModelFolder) -> None:
         return
     if path.is_symlink() or not path.is_dir():
         raise DeployError(f"{path} is no folder of a model.", fix=_ways(path))
+    require_model(path)
     there = read_config(path / CONFIG_FILE)
     _require_unaltered(path, there)
     for verb, own, new in (
@@ -30,12 +59,8 @@ def require_fits(path: Path, model: ModelFolder) -> None:
     ):
         _require_same(verb, words(tensors_of(own)), words(tensors_of(new)), path)
     _require_same("is run by", _run_by(there), _run_by(model.config), path)
-    if there.max_batch_size > model.config.max_batch_size:
-        raise DeployError(
-            f"{path} takes batches of up to {there.max_batch_size}, and the new engine of up to "
-            f"{model.config.max_batch_size}.",
-            fix=f"build it with --batch 1,8,{there.max_batch_size}, or {_ways(path)}",
-        )
+    if RECIPE_FILE not in model.version:  # a decoder takes any number
+        _require_batches(path, there.max_batch_size, model.config)
     if (path / LABELS_FILE).exists() or model.beside:
         _require_text(path, path, LABELS_FILE, model.beside.get(LABELS_FILE, ""))
     if RECIPE_FILE in model.version:
@@ -48,8 +73,21 @@ def _require_unaltered(path: Path, there: Config) -> None:
     """What an altered configuration promises, the engine there does not keep either."""
     for version in versions_in(path)[-1:]:
         for engine, manifest in read_version(path / str(version), there).engines.items():
-            for problem in differs(there, manifest):
+            for problem in differs(there, engine, manifest):
                 raise DeployError(f"{engine} {problem}", fix=write_anew(path))
+
+
+def _require_batches(path: Path, promised: int, new: Config) -> None:
+    if promised <= new.max_batch_size:
+        return
+    if new.ensemble_scheduling.step:
+        what, fix = "ensemble", write_anew(path)
+    else:
+        what, fix = "engine", f"build it with --batch 1,8,{promised}, or {_ways(path)}"
+    raise DeployError(
+        f"{path} takes batches of up to {promised}, and the new {what} of up to {new.max_batch_size}.",
+        fix=fix,
+    )
 
 
 def _require_same(verb: str, there: str, new: str, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import filecmp
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploykit.engine.manifest import Manifest, manifest_path
@@ -17,12 +17,16 @@ from deploykit.serving.repository.config import (
     decode_config,
     engine_config,
     ensemble_config,
+    run_by,
 )
 from deploykit.serving.repository.names import DECODER_SUFFIX, ENGINE_SUFFIX, IMAGE_SUFFIX, require_name
 
 MODEL_FILE = "model.py"
 SUFFIXES: Mapping[Backend, str] = {"tensorrt": ".plan", "onnxruntime": ".onnx", "python": ENGINE_SUFFIX}
 """Of the engines' files."""
+
+_FILES = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": MODEL_FILE}
+"""What Triton's backends load where a configuration names nothing."""
 
 Source = Path | str
 """A file to copy, or a text to write."""
@@ -71,9 +75,15 @@ def engine_folder(
     """Of engines of one model, each for other GPUs.
 
     Raises:
-        DeployError: the backend can't put requests together for them, or two are for the same GPUs.
+        DeployError: the backend can't put requests together for them, two are for the same GPUs, or threads
+            are asked for though none is for the CPU.
     """
     first, *_ = engines.values()
+    if threads is not None and not first.target.on_cpu:
+        raise DeployError(
+            f"--threads would do nothing: {name} is for {first.target.title}.",
+            fix="leave out --threads",
+        )
     if backend != "python" and (size := missing_batch(first, batching.max_batch)) is not None:
         raise DeployError(
             f"The engine's profiles hold no batch of {size}, which Triton's {backend} backend would run.",
@@ -94,7 +104,7 @@ def engine_folder(
         backend=backend,
         batching=batching,
         instances=instances,
-        threads=threads if first.target.on_cpu else None,
+        threads=threads,
         files=by_capability,
         default_file=default,
     )
@@ -121,6 +131,14 @@ def image_folders(name: str, manifest: Manifest, *, max_batch: int) -> tuple[Mod
     )
 
 
+def keeping_to(model: ModelFolder, max_batch: int) -> ModelFolder:
+    """The model, which takes so many images at once."""
+    config = type(model.config)()
+    config.CopyFrom(model.config)
+    config.max_batch_size = max_batch
+    return replace(model, config=config)
+
+
 def labels_file(manifest: Manifest) -> dict[str, Source]:
     """A line a class, which is all that Triton's file of them can hold."""
     labels = manifest.model.labels
@@ -132,6 +150,12 @@ def labels_file(manifest: Manifest) -> dict[str, Source]:
 def engine_program(backend: Backend) -> dict[str, Source]:
     """What a backend runs, beside the engines."""
     return {MODEL_FILE: _model_py("python_model")} if backend == "python" else {}
+
+
+def loaded_files(config: Config) -> set[str]:
+    """What Triton loads from a version's folder, as far as that is known of a backend."""
+    named = {config.default_model_filename, *config.cc_model_filenames.values()} - {""}
+    return named or {file for backend, file in _FILES.items() if backend == run_by(config)}
 
 
 def is_written(path: Path, source: Source) -> bool:

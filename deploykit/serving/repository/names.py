@@ -5,12 +5,20 @@ from pathlib import Path, PurePosixPath
 
 from deploykit.errors import DeployError
 
+CONFIG_FILE = "config.pbtxt"
 DECODER_SUFFIX, IMAGE_SUFFIX = "-decode", "-image"
 """What the models around an engine's are called besides its name."""
 ENGINE_SUFFIX = ".engine"
 
+NAMES = "up to 100 letters, digits, _, - and dots, a letter or digit first"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")  # Triton's is an int64
+
+
+def is_name(name: str) -> bool:
+    """Whether it is fit for a folder and for a URL."""
+    return _NAME.fullmatch(name) is not None
 
 
 def require_name(name: str) -> str:
@@ -19,11 +27,8 @@ def require_name(name: str) -> str:
     Raises:
         DeployError: it is not.
     """
-    if not _NAME.fullmatch(name):
-        raise DeployError(
-            f"{name!r} can't be a model's name.",
-            fix="use up to 100 letters, digits, _, - and dots, a letter or digit first: --name flowers",
-        )
+    if not is_name(name):
+        raise DeployError(f"{name!r} can't be a model's name.", fix=f"use {NAMES}: --name flowers")
     return name
 
 

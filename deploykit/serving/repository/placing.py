@@ -4,14 +4,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deploykit.errors import DeployError
 from deploykit.serving.repository.anew import write_anew
-from deploykit.serving.repository.config import CONFIG_FILE, read_config, to_text
+from deploykit.serving.repository.config import read_config, to_text
 from deploykit.serving.repository.layout import MODEL_FILE, ModelFolder, Source, is_written
-from deploykit.serving.repository.names import is_version, versions_in
+from deploykit.serving.repository.names import CONFIG_FILE, is_version, versions_in
 
 Note = Callable[[str], None]
 
@@ -38,7 +38,7 @@ def put_models(folder: Path, models: Sequence[ModelFolder], note: Note) -> int:
         The version of the engine.
 
     Raises:
-        DeployError: the disk is full, or the folder can't be written.
+        DeployError: the disk is full, the folder can't be written, or there is no number for another version.
     """
     engine, *around = models
     version, is_new = _put_engine(folder, engine, note)
@@ -64,6 +64,8 @@ def _put_engine(folder: Path, model: ModelFolder, note: Note) -> tuple[int, bool
     if newest and _holds(path / str(newest), model.version):
         return newest, False
     version = 1 + max((int(each.name) for each in path.iterdir() if is_version(each.name)), default=0)
+    if not is_version(str(version)):
+        raise DeployError(f"{path} can have no version {version}.", fix=write_anew(path))
     with _staged(path / str(version), repository=folder) as staged:
         _fill_version(staged, model)
     return version, True
@@ -90,7 +92,7 @@ def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
     change of one.
 
     Raises:
-        DeployError: that can't be written, or is another file system's.
+        DeployError: that can't be written, the disk is full, or it is another file system's.
     """
     parent = repository.absolute().parent
     try:
@@ -100,9 +102,17 @@ def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
             f"{parent} can't be written: {error.strerror}.", fix="name a folder that can be written"
         ) from error
     try:
-        yield staging / "new"
         try:
+            yield staging / "new"
+        except OSError as error:
+            raise DeployError(
+                f"{path} can't be written: {error.strerror}.", fix="make room there, or name another folder"
+            ) from error
+        try:
+            for folder, _, _ in os.walk(staging / "new", topdown=False):
+                _flush_folder(Path(folder))
             (staging / "new").rename(path)
+            _flush_folder(path.parent)
         except OSError as error:
             raise DeployError(
                 f"{path} can't be put there in one step: {error.strerror}.",
@@ -118,25 +128,39 @@ def _fill_version(folder: Path, model: ModelFolder) -> None:
 
 
 def _fill(folder: Path, files: Mapping[str, Source]) -> None:
-    """Raises: DeployError: the disk is full, or a file has gone."""
+    """Raises: DeployError: a file has gone."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    for name, source in files.items():
+        target = folder / name
+        if isinstance(source, Path):
+            _copy(source, target)
+        else:
+            target.write_text(source, encoding="utf-8")
+        _flush(target)
+
+
+def _copy(source: Path, target: Path) -> None:
     try:
-        folder.mkdir()
-        folder.chmod(0o755)
-        for name, source in files.items():
-            target = folder / name
-            if isinstance(source, Path):
-                shutil.copyfile(source, target)
-            else:
-                target.write_text(source, encoding="utf-8")
-            _flush(target)
+        given = source.open("rb")
     except OSError as error:
         raise DeployError(
-            f"{folder.name} can't be written: {error.strerror} ({error.filename}).",
-            fix="make room there, or name another folder",
+            f"{source} can't be read: {error.strerror}.", fix="put it there again, with its manifest"
         ) from error
+    with given, target.open("wb") as copy:
+        shutil.copyfileobj(given, copy)
 
 
 def _flush(path: Path) -> None:
     """Onto the disk: what is renamed after shall be whole after a power cut too."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(path: Path) -> None:
+    """The names in it, which no file's own flushing puts there."""
+    with suppress(OSError):  # some network file systems know that of files alone
+        _flush(path)

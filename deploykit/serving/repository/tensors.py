@@ -7,15 +7,15 @@ import numpy.typing as npt
 from deploykit.engine.manifest import Manifest, Tensor
 from deploykit.errors import DeployError
 
-# Of model_config.proto's DataType, and the KServe protocol's name for it.
+# Of model_config.proto's DataType.
 _TYPES = {
-    "float32": ("TYPE_FP32", "FP32"),
-    "float16": ("TYPE_FP16", "FP16"),
-    "uint8": ("TYPE_UINT8", "UINT8"),
-    "int8": ("TYPE_INT8", "INT8"),
-    "int32": ("TYPE_INT32", "INT32"),
-    "int64": ("TYPE_INT64", "INT64"),
-    "bool": ("TYPE_BOOL", "BOOL"),
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "uint8": "TYPE_UINT8",
+    "int8": "TYPE_INT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "bool": "TYPE_BOOL",
 }
 
 
@@ -35,16 +35,9 @@ def triton_type(dtype: str) -> str:
     Raises:
         DeployError: Triton has no such type.
     """
-    return _known(dtype)[0]
-
-
-def protocol_type(dtype: str) -> str:
-    """`FP32` for `float32`.
-
-    Raises:
-        DeployError: the protocol has no such type.
-    """
-    return _known(dtype)[1]
+    if dtype not in _TYPES:
+        raise DeployError(f"Triton has no type for {dtype}.", fix=f"give an engine of {', '.join(_TYPES)}")
+    return _TYPES[dtype]
 
 
 def input_dims(manifest: Manifest) -> tuple[int, ...]:
@@ -55,10 +48,4 @@ def input_dims(manifest: Manifest) -> tuple[int, ...]:
 
 def is_classifier(manifest: Manifest) -> bool:
     """Whether its one output is a score a class."""
-    return [len(each.shape) for each in outputs_of(manifest)] == [1]
-
-
-def _known(dtype: str) -> tuple[str, str]:
-    if dtype not in _TYPES:
-        raise DeployError(f"Triton has no type for {dtype}.", fix=f"give an engine of {', '.join(_TYPES)}")
-    return _TYPES[dtype]
+    return [len(each.shape) for each in manifest.outputs] == [1]

@@ -15,7 +15,8 @@ from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.batching import batching_of
 from deploykit.serving.repository.config import Backend
-from deploykit.serving.repository.fitting import require_fits
+from deploykit.serving.repository.fitting import fitted
+from deploykit.serving.repository.folders import folders_in, repository_at, require_model
 from deploykit.serving.repository.layout import ModelFolder, backend_for, engine_folder, image_folders
 from deploykit.serving.repository.names import require_name
 from deploykit.serving.repository.placing import make_repository, put_models
@@ -81,17 +82,20 @@ def write_repository(
         note: told what the user should know.
 
     Raises:
-        DeployError: an engine is damaged, fails, or doesn't fit the model there; nothing changes then.
+        DeployError: an engine is damaged, fails, or doesn't fit the model there; the folder holds others than
+            models. Nothing changes then.
     """
-    folder = Path(folder)
+    folder = repository_at(folder)
     groups = by_model([Path(each) for each in engines], options)
     staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
     make_repository(folder)
     with alone_in(folder):
-        for _, models in staged:
-            for model in models:
-                require_fits(folder / model.name, model)
-        versions = [put_models(folder, models, note) for _, models in staged]
+        names = {model.name for _, models in staged for model in models}
+        for each in folders_in(folder):
+            if each.name not in names:
+                require_model(each)
+        fitting = [fitted(folder, models) for _, models in staged]
+        versions = [put_models(folder, models, note) for models in fitting]
     return tuple(
         replace(written, version=version, path=written.path / str(version))
         for version, (written, _) in zip(versions, staged, strict=True)
@@ -105,8 +109,6 @@ def _planned(
     first, *_ = group.values()
     timed = [_proven(path, note) for path in group]
     batch_ms = next((each for each in timed if each is not None), None)
-    if batch_ms is None and options.max_latency_ms is not None:
-        note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
     batching = batching_of(
         first,
         max_latency_ms=options.max_latency_ms,
@@ -114,6 +116,8 @@ def _planned(
         max_queue=options.max_queue,
         dynamic=options.batching,
     )
+    if options.max_latency_ms is not None:
+        _note_latency(name, first, options.max_latency_ms, batch_ms, note)
     backend = backend_for(list(group.values()), options.backend)
     engine = engine_folder(
         name,
@@ -136,6 +140,22 @@ def _planned(
         image_model=around[-1].name if around else None,
     )
     return written, [engine, *around]
+
+
+def _note_latency(
+    name: str,
+    manifest: Manifest,
+    max_latency_ms: float,
+    batch_ms: Callable[[int], float] | None,
+    note: Callable[[str], None],
+) -> None:
+    if batch_ms is None:
+        note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
+        return
+    least = min(each.min for each in manifest.batches)
+    if (took_ms := batch_ms(least)) > max_latency_ms:
+        took = f"{name} takes {took_ms:.3g} ms here for a batch of {least}"
+        note(f"{took}: a latency of {max_latency_ms:g} ms can't be held.")
 
 
 def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, Manifest]]:
@@ -165,7 +185,7 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
                 raise DeployError(
                     f"Two engines would be {name}, and are not of one model, compiler and size: "
                     f"{', '.join(map(str, group))}.",
-                    fix="put them in one after the other, each with a --name of its own",
+                    fix="for each, deploykit serve --triton DIR ENGINE --name NAME, then deploykit serve DIR",
                 )
     return groups
 
