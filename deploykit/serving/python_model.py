@@ -18,7 +18,7 @@ from deploykit.engine.shapes import filled_up
 from deploykit.errors import DeployError
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
-from deploykit.serving.repository.tensors import answers_of, outputs_of
+from deploykit.serving.repository.tensors import answers_of
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,7 @@ class TritonPythonModel:
         self._engine = Engine.load(engine_in(folder), threads=threads_of(config))
         manifest = self._engine.manifest
         self._takes = manifest.input.name
-        self._gives = [each.name for each in outputs_of(manifest)]
+        self._gives = [each.name for each in manifest.outputs]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """All requests as one batch, and each one's part of the answers."""

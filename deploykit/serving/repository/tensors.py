@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest, Tensor
+from deploykit.engine.manifest import Manifest
 from deploykit.errors import DeployError
 
 # Of model_config.proto's DataType.
@@ -19,13 +19,8 @@ _TYPES = {
 }
 
 
-def outputs_of(manifest: Manifest) -> tuple[Tensor, ...]:
-    """In the order in which the engine gives them."""
-    return manifest.outputs
-
-
 def answers_of(result: Any) -> tuple[npt.NDArray[Any], ...]:
-    """What a call of the engine gave, in that order."""
+    """What a call of the engine gave, in the order of its manifest's outputs."""
     return tuple(result.values()) if isinstance(result, dict) else (result,)
 
 
