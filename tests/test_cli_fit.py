@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploykit import measure
+from deploykit.errors import DeployError
 from deploykit.latency import Measured
 from deploykit.local_gpu import local_gpu
 
@@ -216,6 +217,64 @@ def test_an_engine_that_can_not_be_built_is_refused_before_anything_is_exported(
     assert result.status == 2
     assert "H100" in result.err
     assert not list(tmp_path.iterdir())
+
+
+SMALLEST = ("fit", "--gpu", "T4", "--max-latency", "1.8ms", "--export")  # phi 0
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ("export", "--phi", "0", "--num-classes", "10"),
+        ("export", "--phi", "0", "--side", "64"),
+        ("export", "--phi", "0", "--preprocess"),
+    ],
+)
+def test_another_model_is_not_replaced(run, tmp_path, there):
+    assert run(*there, "-o", "engines/efficientnet-phi0").status == 0
+    model = tmp_path / "engines" / "efficientnet-phi0" / "model.onnx"
+    before = model.read_bytes()
+    result = run(*SMALLEST)
+    assert result.status == 2
+    assert f"{model.relative_to(tmp_path)} is another model than the one to export" in result.err
+    assert "largest phi that fits: 0" in result.out  # the answer is not lost either
+    assert "nearest_miss_phi" in json.loads(run(*SMALLEST, "--json").out)
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_what_is_no_model_of_ours_is_not_replaced(run, tmp_path):
+    model = tmp_path / "engines" / "efficientnet-phi0" / "model.onnx"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"somebody else's")
+    assert "is another model" in run(*SMALLEST).err
+    assert model.read_bytes() == b"somebody else's"
+
+
+def test_the_same_model_is_exported_again(run):
+    first, second = run(*SMALLEST), run(*SMALLEST)
+    assert (first.status, second.status) == (0, 0), second.err
+    assert second.out == first.out
+
+
+def test_a_picture_that_can_not_be_written_does_not_take_the_answer_with_it(run, monkeypatch):
+    def full(*_):
+        raise DeployError("fit.svg can't be written: No space left on device.", fix="make room there")
+
+    monkeypatch.setattr("deploykit.fit.picture.write_atomically", full)
+    result = run(*TARGET, "--plot", "fit.svg")
+    assert (result.status, result.out) == (2, run(*TARGET).out)
+    found = json.loads(run(*TARGET, "--plot", "fit.svg", "--json").out)
+    assert "chosen_phi" in found
+    assert "plot" not in found
+
+
+def test_the_json_of_a_rival_says_as_much(run):
+    found = json.loads(run(*TARGET, "--precision", "best", "--json").out)["fit"]
+    candidates, rivals = found["candidates"], found["rival"]["candidates"]
+    assert {each.keys() >= {"fits", "images_per_s"} for each in (*candidates, *rivals)} == {True}
+    assert candidates[0].keys() == rivals[0].keys()
+    assert found.keys() == found["rival"].keys()
 
 
 @pytest.mark.parametrize(
