@@ -25,14 +25,21 @@ Evidence = Literal["measured", "recorded", "predicted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Of one batch. Measured and recorded: all three are the percentile asked for. Predicted: an interval.
+    """Of one batch, and the throughput of batches one after another.
 
-    Attributes: is_rough: the samples are too few to bound the percentile.
+    Attributes:
+        expected_ms, low_ms, high_ms: predicted, the middle and the ends of an interval; measured and
+            recorded, all three are the percentile asked for.
+        images_per_s, low_images_per_s: what is expected, and the unfavourable end of its interval; measured
+            and recorded, of all the time that the batches took, whatever percentile was asked for.
+        is_rough: the samples are too few to bound the percentile.
     """
 
     expected_ms: float
     low_ms: float
     high_ms: float
+    images_per_s: float
+    low_images_per_s: float
     evidence: Evidence
     is_rough: bool = False
 
@@ -110,6 +117,8 @@ class Predicted:
             expected_ms=found.latency_ms,
             low_ms=found.low_ms,
             high_ms=found.high_ms,
+            images_per_s=1000 * batch / found.latency_ms,
+            low_images_per_s=1000 * batch / found.high_ms,
             evidence="predicted",
         )
 
@@ -211,11 +220,13 @@ class Measured:
 
 
 def _latency_of(record: "Record", percentile: float, evidence: Evidence) -> Latency:
-    found = record.percentile_ms(percentile)
+    found, rate = record.percentile_ms(percentile), record.images_per_s
     return Latency(
         expected_ms=found.value,
         low_ms=found.value,
         high_ms=found.value,
+        images_per_s=rate.value,
+        low_images_per_s=rate.value if rate.low is None else rate.low,
         evidence=evidence,
         is_rough=found.high is None,
     )

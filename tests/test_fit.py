@@ -71,9 +71,9 @@ def test_every_prediction_says_that_it_is_one():
 
 def test_both_targets_must_be_met():
     goal = Goal(max_latency_ms=10, min_images_per_s=150)
-    assert goal.is_met(latency_ms=6, batch=1)  # 167 images/s
-    assert not goal.is_met(latency_ms=8, batch=1)  # 125 images/s
-    assert not goal.is_met(latency_ms=11, batch=2)  # 182 images/s, too late
+    assert goal.is_met(latency_ms=6, images_per_s=167)
+    assert not goal.is_met(latency_ms=8, images_per_s=125)
+    assert not goal.is_met(latency_ms=11, images_per_s=182)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,15 @@ class Stopwatch:
     def latency(self, member, *, precision, batch):
         self.asked.append(batch)
         ms = float(max(batch, 4))
-        return Latency(expected_ms=ms, low_ms=ms, high_ms=ms, evidence="measured")
+        rate = 1000 * batch / ms
+        return Latency(
+            expected_ms=ms,
+            low_ms=ms,
+            high_ms=ms,
+            images_per_s=rate,
+            low_images_per_s=rate,
+            evidence="measured",
+        )
 
 
 def test_a_free_batch_is_measured_until_throughput_rises_no_more():

@@ -44,6 +44,23 @@ def test_a_record_counts_more_than_a_prediction(tmp_path):
     assert fit_phi("T4", max_latency_ms=10, records=str(tmp_path)) == fit
 
 
+def test_the_throughput_of_a_record_is_of_all_its_time_whatever_the_percentile(tmp_path):
+    """A hundred calls of 5 ms and a hundred of 15 ms take two seconds: a hundred images a second."""
+    uneven = replace(recorded("NVIDIA T4"), latency_ms=(5.0, 15.0) * 100)
+    write_record(uneven, tmp_path)
+    for percentile, latency_ms in ((40, 5), (99, 15)):
+        options = {"records": tmp_path, "percentile": percentile}
+        fourth = fit_phi("T4", min_images_per_s=90, **options).candidates[4]
+        assert fourth.latency.expected_ms == latency_ms
+        assert fourth.images_per_s == pytest.approx(100)
+        assert fourth.fits
+        lower_end = uneven.images_per_s.low
+        assert fourth.latency.low_images_per_s == lower_end < 100
+        between = (lower_end + 100) / 2
+        assert fit_phi("T4", min_images_per_s=between, **options).candidates[4].misses == ("throughput",)
+        assert fit_phi("T4", min_images_per_s=between, optimistic=True, **options).candidates[4].fits
+
+
 def test_a_percentile_that_the_samples_do_not_bound_is_said_to_be_rough(tmp_path):
     write_record(recorded("NVIDIA T4"), tmp_path)
     (remark,) = fit_phi("T4", max_latency_ms=10, records=[tmp_path], percentile=99.99).remarks

@@ -150,7 +150,7 @@ def _shortfall(miss: Candidate, fit: Fit) -> str:
     goal, latency = fit.goal, miss.latency
     allowed_mb = (goal.max_memory_bytes or 0) / 1e6
     decisive_ms = latency.expected_ms if fit.optimistic else latency.high_ms
-    rate = 1000 * miss.batch / decisive_ms
+    rate = latency.images_per_s if fit.optimistic else latency.low_images_per_s
     accuracy, wanted = _percent(miss.accuracy), _percent(goal.min_accuracy)
     words = {
         "latency": f"{decisive_ms:.2f} ms where {goal.max_latency_ms or 0:g} ms are wanted",

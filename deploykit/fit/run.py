@@ -256,7 +256,7 @@ def candidate_at(question: Question, phi: float, member: Member) -> Candidate:
         return tried[0]
     if not wants_rate:
         return holding[-1]
-    return max(holding, key=lambda each: each.batch / question.decisive_ms(each.latency))
+    return max(holding, key=lambda each: question.decisive_images_per_s(each.latency))
 
 
 def _rises(tried: Sequence[Candidate]) -> bool:
