@@ -13,8 +13,9 @@ from deploykit.architecture.single_axis import single_axis_member
 from deploykit.errors import DeployError
 from deploykit.fit.advice import advise
 from deploykit.fit.answer import Candidate, Fit
+from deploykit.fit.batch import candidate_at
 from deploykit.fit.goal import Goal
-from deploykit.fit.grid import BATCHES, MAX_BATCH, at_the_edge, bisect_largest, phi_grid
+from deploykit.fit.grid import MAX_BATCH, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.question import Question, published_accuracy
 from deploykit.latency import DEFAULT_FOLDER, Clock, Measured, Predicted, absent_gpu
 from deploykit.predict.cost_model import calibration
@@ -22,7 +23,6 @@ from deploykit.predict.gpus import Gpu
 from deploykit.scaling import AXES, Axis, phi_label
 from deploykit.vocabulary import Precision
 
-_RISES = 1.02  # less is noise
 DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
 
 
@@ -232,40 +232,6 @@ def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[floa
         f"No {question.axis} alone has as much work as phi {phi_label(grid[count])}: it and those above were "
         "left out.",
     )
-
-
-def candidate_at(question: Question, phi: float, member: Member) -> Candidate:
-    """The network at the batch asked for; where it is free, at the one that suits best.
-
-    Of those that hold latency and memory that is the largest; with a throughput to reach the smallest that
-    does, or else the one that comes nearest; what is measured grows until the throughput does so no more.
-    Where none holds them, a single image.
-    """
-    if question.batch is not None:
-        return question.answer(phi, member, question.batch)
-    wants_rate = question.goal.min_images_per_s is not None
-    tried: list[Candidate] = []
-    for batch in BATCHES:
-        tried.append(question.answer(phi, member, batch))
-        if not _holds(tried[-1]) or (wants_rate and "throughput" not in tried[-1].misses):
-            break
-        if question.clock.measures and wants_rate and not _rises(tried):
-            break
-    holding = [each for each in tried if _holds(each)]
-    if not holding:
-        return tried[0]
-    if not wants_rate:
-        return holding[-1]
-    return max(holding, key=lambda each: question.decisive_images_per_s(each.latency))
-
-
-def _rises(tried: Sequence[Candidate]) -> bool:
-    """Whether a larger batch made more of the time."""
-    return len(tried) < 2 or tried[-1].images_per_s > _RISES * tried[-2].images_per_s
-
-
-def _holds(candidate: Candidate) -> bool:
-    return not {"latency", "memory"} & set(candidate.misses)
 
 
 def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...]:
