@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deploykit.architecture.builder import NetworkBuilder
-from deploykit.architecture.families import find_family
+from deploykit.architecture.families import FAMILIES, find_family
 from deploykit.architecture.member import choose_member
+from deploykit.cli.units import fraction
 from deploykit.errors import DeployError
 from deploykit.fit.batch import candidate_at
 from deploykit.fit.goal import Goal
@@ -225,6 +226,16 @@ def test_an_accuracy_that_is_known_misses_by_less_than_one_that_is_not():
     fit = fit_phi("T4", max_latency_ms=10, min_accuracy=0.7, family="resnet18")  # which has 69.8 %
     assert (fit.nearest_miss.phi, fit.nearest_miss.misses) == (0, ("accuracy",))
     assert fit_phi("T4", max_latency_ms=10, min_accuracy=0.9).nearest_miss.phi == 7
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_an_accuracy_is_reached_by_what_was_published_with_it_however_it_is_written(name):
+    for published in FAMILIES[name].accuracy.values():
+        percent = f"{100 * published.value:.6g}"
+        for text in (f"{percent}%", percent, f"{float(percent) / 100:.8g}"):
+            assert fraction(text) == published.value, text
+    if name == "efficientnet":
+        assert {0.771, 0.791, 0.801} <= {each.value for each in FAMILIES[name].accuracy.values()}
 
 
 def test_between_published_members_accuracy_is_that_of_the_one_below():
