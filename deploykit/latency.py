@@ -10,7 +10,7 @@ from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.predict.cost_model import can_predict, predict_latency
-from deploykit.predict.gpus import Gpu, find_gpu, known_names, names_of
+from deploykit.predict.gpus import THIS_MACHINE, Gpu, find_gpu, known_names, names_of
 from deploykit.scaling import Scale
 from deploykit.vocabulary import Precision
 
@@ -294,7 +294,7 @@ def absent_gpu(name: str) -> Gpu | None:
     Raises:
         DeployError: no GPU is called that.
     """
-    if name.lower() in ("cpu", "local"):
+    if name.lower() in THIS_MACHINE:
         return None
     known, here = find_gpu(name), local_gpu()
     try:

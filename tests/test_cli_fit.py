@@ -27,6 +27,16 @@ def test_a_gpu_named_twice_is_asked_once(run):
     assert run("fit", "--gpu", "T4,Tesla T4,t4", "--max-latency", "10ms").out == run(*TARGET).out
 
 
+def test_gpus_may_have_spaces_around_them(run, measured):
+    spaced, plain = (
+        run("fit", "--gpu", names, "--max-latency", "10ms").out for names in (" T4, L4 ", "T4,L4")
+    )
+    assert spaced == plain
+    assert plain
+    options = ("--family", "tiny.py", "--max-latency", "1000ms", "--phi-step", "7")
+    assert run("fit", "--gpu", "T4, cpu", *options).status == 0
+
+
 def test_an_accuracy_nobody_published_is_not_said_to_be_too_low(run):
     result = run(*TARGET, "--axis", "width", "--min-accuracy", "70%")
     first, second = result.out.splitlines()[2:4]

@@ -184,6 +184,39 @@ def test_two_gpus_that_answer_to_one_name_are_refused(tmp_path, name, aliases):
         read_gpu_file(path)
 
 
+def named(path: Path, name: str, **changes) -> Path:
+    path.write_text(written(path, **changes).read_text().replace("Mine", name))
+    return path
+
+
+def test_names_are_told_apart_in_any_script(tmp_path, run):
+    named(tmp_path / "my.toml", "\u65e5\u672c")
+    options = ("--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert "on \u65e5\u672c" in run("fit", "--gpu", "\u65e5\u672c", *options).out
+    for other in ("\u6f22\u5b57", "nvidia"):
+        assert f"No GPU named '{other}' is known" in run("fit", "--gpu", other, *options).err
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("NVIDIA", "calls a GPU 'NVIDIA', which has no letter or digit besides a brand"),
+        ("--", "calls a GPU '--', which has no letter or digit"),
+        ("CPU", "calls a GPU 'CPU', which means this machine"),
+        ("local", "calls a GPU 'local', which means this machine"),
+        ("T4, mine", "calls a GPU 'T4, mine', and commas separate GPUs"),
+    ],
+)
+def test_a_name_by_which_nobody_can_ask_for_it_is_refused(tmp_path, name, sentence):
+    for path in (
+        named(tmp_path / "a.toml", name),
+        written(tmp_path / "b.toml", aliases=f'["Own", "{name}"]'),
+    ):
+        with pytest.raises(DeployError) as caught:
+            read_gpu_file(path)
+        assert sentence in caught.value.problem
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -231,7 +231,7 @@ def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
     own = {key: each for each in described for key in names_of(each)}
     own |= {key_of(each.name): each for each in described}  # a name means more than an alias
     found: dict[frozenset[str], str | Gpu] = {}
-    for name in names.split(","):
+    for name in map(str.strip, names.split(",")):
         alike = (each for each in described if names_of(each) & known_names(name))
         gpu = own.get(key_of(name)) or next(alike, name)
         found[names_of(gpu) if isinstance(gpu, Gpu) else known_names(name)] = gpu

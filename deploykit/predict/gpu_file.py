@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import DeployError
-from deploykit.predict.gpus import Gpu, key_of, known_gpus, names_of
+from deploykit.predict.gpus import THIS_MACHINE, Gpu, key_of, known_gpus, names_of
 from deploykit.serial import from_builtins
 
 _TEXTS = ("architecture", "source", "compute_capability")
@@ -69,11 +69,23 @@ def _gpu(path: Path, name: str, table: Any) -> Gpu:
         gpu = from_builtins({"name": name, **known}, Gpu)
     except ValueError as error:
         raise DeployError(f"{path}: {name} is not described as a GPU is: {error}.", fix=_FIX) from error
+    for each in (gpu.name, *gpu.aliases):
+        if fault := _unfit_name(each):
+            raise DeployError(f"{path} calls a GPU {each!r}, {fault}.", fix='name it as in ["My GPU"]')
     if gpu.compute_capability is not None and not re.fullmatch(r"\d+\.\d", gpu.compute_capability):
         raise DeployError(
             f"{path}: compute_capability of {name} is {gpu.compute_capability!r}.", fix='write it as "8.9"'
         )
     return gpu
+
+
+def _unfit_name(name: str) -> str | None:
+    """Why --gpu can't name it so."""
+    if not key_of(name):
+        return "which has no letter or digit besides a brand"
+    if key_of(name) in THIS_MACHINE:
+        return "which means this machine"
+    return "and commas separate GPUs" if "," in name else None
 
 
 def _fault(fact: str, value: Any) -> str | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from deploykit.errors import DeployError
 
+THIS_MACHINE = ("cpu", "local")
+"""What means no GPU by its name, but what is here."""
 _BRANDS = re.compile(r"nvidia|tesla|geforce|quadro")
 
 
@@ -123,8 +125,8 @@ def _by_key() -> dict[str, Gpu]:
 
 
 def key_of(name: str) -> str:
-    """What is alike in the names that people give a GPU."""
-    return re.sub(r"[^a-z0-9]", "", _BRANDS.sub("", name.lower()))
+    """What is alike in the names that people give a GPU: letters and digits of any script, but for brands."""
+    return "".join(filter(str.isalnum, _BRANDS.sub("", name.casefold())))
 
 
 def _nearest(name: str) -> list[str]:
