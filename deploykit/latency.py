@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("records")
 
+PREDICTED_PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
+"""Between which one would choose on a GPU, the default first."""
+
 T = TypeVar("T")
 Evidence = Literal["measured", "recorded", "predicted"]
 
@@ -103,7 +106,10 @@ class Predicted:
 
     @property
     def compared(self) -> tuple[Precision, ...]:
-        return ("fp16", "int8") if can_predict(self._gpu, "int8") else ("fp16",)
+        known: tuple[Precision, ...] = tuple(
+            each for each in PREDICTED_PRECISIONS if can_predict(self._gpu, each)
+        )
+        return known or PREDICTED_PRECISIONS[:1]
 
     def precision_for(self, asked: Precision | None) -> Precision:
         return asked or "fp16"

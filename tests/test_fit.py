@@ -315,6 +315,14 @@ def test_the_better_precision_is_named_with_the_reason():
     assert on_v100.precision == "fp16"  # whose tensor cores have no INT8
 
 
+def test_the_better_precision_is_the_one_that_enough_is_known_for():
+    """A P4 has no tensor cores: gpus.toml has no FP16 peak of it."""
+    fit = fit_phi("P4", max_latency_ms=10, precision="best")
+    assert (fit.precision, fit.rival) == ("int8", None)
+    assert "FP16 was not compared: too little is known of the P4 for it." in fit.remarks
+    assert fit.chosen == fit_phi("P4", max_latency_ms=10, precision="int8").chosen
+
+
 @pytest.mark.parametrize("axis", ["depth", "width", "side"])
 def test_one_axis_alone_has_as_much_work_as_the_compound(axis):
     compound = fit_phi("A100", max_latency_ms=3, phi_step=1)

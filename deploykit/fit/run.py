@@ -17,7 +17,7 @@ from deploykit.fit.batch import candidate_at
 from deploykit.fit.goal import Goal
 from deploykit.fit.grid import MAX_BATCH, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.question import Question, published_accuracy
-from deploykit.latency import DEFAULT_FOLDER, Clock, Measured, Predicted, absent_gpu
+from deploykit.latency import DEFAULT_FOLDER, PREDICTED_PRECISIONS, Clock, Measured, Predicted, absent_gpu
 from deploykit.predict.cost_model import calibration
 from deploykit.predict.gpus import Gpu
 from deploykit.scaling import AXES, Axis, phi_label
@@ -118,8 +118,11 @@ def fit_phi(
     ]
     fits.sort(key=_merit)
     remarks: list[str] = []
-    if precision == "best" and len(fits) == 1:
-        remarks.append(f"INT8 was not compared: too little is known of the {clock.title} for it.")
+    if precision == "best" and absent is not None:
+        for each in PREDICTED_PRECISIONS:
+            if each not in asked:
+                unknown = f"too little is known of the {clock.title} for it"
+                remarks.append(f"{each.upper()} was not compared: {unknown}.")
     if records and not any(each.latency.evidence == "recorded" for fit in fits for each in fit.candidates):
         remarks.append("No record is of a network, precision and batch that was looked at: all is predicted.")
     if percentile != DEFAULT_PERCENTILE and not any(
