@@ -203,6 +203,34 @@ def test_nothing_fits_with_status_3_and_advice(run):
     assert "Predicted to fit, for phi 0:" in result.out
 
 
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        (("--min-throughput", "1234567"), r": \d+ images/s where 1234567 are wanted\n"),
+        (
+            ("--max-latency", "1s", "--min-accuracy", "84.34%"),
+            r": top-1 of 84\.30 % where 84\.34 % are wanted\n",
+        ),
+        (("--max-latency", "1s", "--max-memory", "13.5MB"), r": 13\.\d+ MB where 13\.5 are allowed\n"),
+    ],
+)
+def test_a_miss_is_told_with_the_digits_it_takes(run, targets, sentence):
+    assert re.search(sentence, run("fit", "--gpu", "T4", *targets).out)
+
+
+def test_what_may_fit_is_told_with_the_target_at_stake(run):
+    by_rate, by_latency = (
+        run("fit", "--gpu", "T4", *targets).out
+        for targets in (("--min-throughput", "150"), ("--max-latency", "10ms"))
+    )
+    assert re.search(r"phi 5 may fit too: [\d.]+ ms expected, up to [\d.]+ ms possible;", by_latency)
+    assert "may fit" not in by_rate
+    by_rate = run("fit", "--gpu", "T4", "--min-throughput", "200").out
+    assert re.search(r"phi 4 may fit too: 2\d\d images/s expected, down to 1\d\d images/s possible;", by_rate)
+    alone = run("fit", "--gpu", "T4", "--min-throughput", "700").out
+    assert re.search(r"phi 0 may fit: \d+ images/s expected, down to \d+ images/s possible;", alone)
+
+
 def test_export_goes_on_to_the_engine(run, tmp_path):
     result = run(
         "fit", "--gpu", "T4", "--max-latency", "1.5ms", "--optimistic", "--precision", "best", "--export"
