@@ -231,6 +231,11 @@ def test_what_may_fit_is_told_with_the_target_at_stake(run):
     assert re.search(r"phi 0 may fit: \d+ images/s expected, down to \d+ images/s possible;", alone)
 
 
+def test_the_first_line_says_what_was_scaled(run):
+    first, *_ = run("fit", "--gpu", "A100", "--max-latency", "3ms", "--axis", "depth").out.splitlines()
+    assert first.startswith("EfficientNet, depth alone, FP16 on A100 SXM4 40GB, batch 1, predicted")
+
+
 def test_export_goes_on_to_the_engine(run, tmp_path):
     result = run(
         "fit", "--gpu", "T4", "--max-latency", "1.5ms", "--optimistic", "--precision", "best", "--export"

@@ -61,6 +61,20 @@ def test_the_throughput_of_a_record_is_of_all_its_time_whatever_the_percentile(t
         assert fit_phi("T4", min_images_per_s=between, optimistic=True, **options).candidates[4].fits
 
 
+def test_the_percentile_of_records_is_said_beside_predictions(tmp_path, run):
+    write_record(recorded("NVIDIA T4"), tmp_path / "mine")
+    options = ("--max-latency", "10ms", "--records", "mine", "--percentile", "99")
+    first = run("fit", "--gpu", "T4", *options).out.splitlines()[0]
+    assert first.endswith("predicted for TensorRT, with a 90 % interval; recorded, p99")
+
+
+def test_what_was_recorded_slower_than_a_larger_network_is_predicted_is_said_to_be(tmp_path):
+    slow = replace(recorded("NVIDIA T4"), latency_ms=(50.0,) * 200)
+    write_record(slow, tmp_path)
+    (remark,) = fit_phi("T4", max_latency_ms=10, records=tmp_path).remarks
+    assert remark.startswith("phi 4, recorded, is slower than phi 5, predicted: measure both")
+
+
 def test_a_percentile_that_the_samples_do_not_bound_is_said_to_be_rough(tmp_path):
     write_record(recorded("NVIDIA T4"), tmp_path)
     (remark,) = fit_phi("T4", max_latency_ms=10, records=[tmp_path], percentile=99.99).remarks

@@ -11,12 +11,9 @@ from deploykit.scaling import phi_label
 def print_fit(fit: Fit) -> None:
     """One GPU's: a line a phi, the edge marked, and the answer."""
     predicted = any(each.latency.evidence == "predicted" for each in fit.candidates)
-    how = (
-        "predicted for TensorRT, with a 90 % interval"
-        if predicted
-        else f"{fit.candidates[0].latency.evidence}, p{fit.percentile:g}"
-    )
-    print(f"{fit.family}{_axis(fit)} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {how}")
+    how = [*(["predicted for TensorRT, with a 90 % interval"] if predicted else []), *_percentiles([fit])]
+    family = f"{fit.family}{_axis(fit)}{',' if fit.axis else ''}"
+    print(f"{family} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {'; '.join(how)}")
     _print_candidates(fit, predicted=predicted)
     print(_answer(fit))
     for sentence in _afterwards(fit):
@@ -52,9 +49,16 @@ def _hope(fit: Fit, hoped_for: Candidate) -> str:
     return f"phi {phi_label(hoped_for.phi)} may fit{too}: {stake}; {how} with deploykit bench."
 
 
+def _percentiles(fits: list[Fit]) -> list[str]:
+    """Which one measured and recorded latencies are."""
+    found = {each.latency.evidence for fit in fits for each in fit.candidates} - {"predicted"}
+    return [f"{evidence}, p{fits[0].percentile:g}" for evidence in sorted(found)]
+
+
 def print_fits(fits: list[Fit]) -> None:
     """Several GPUs': a line each."""
-    print(f"{fits[0].family}{_axis(fits[0])}: the largest phi that fits")
+    how = "; ".join(["the largest phi that fits", *_percentiles(fits)])
+    print(f"{fits[0].family}{_axis(fits[0])}: {how}")
     rows = []
     for fit in fits:
         shown = fit.chosen or fit.nearest_miss

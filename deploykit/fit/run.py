@@ -1,7 +1,7 @@
 """Finds the largest phi that meets its targets."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -188,7 +188,7 @@ def _fit(question: Question) -> Fit:
         optimistic=question.optimistic,
         remarks=(
             *cut,
-            *_falls(candidates),
+            *_falls(question, candidates),
             *_rough(candidates, question.percentile),
             *_published_otherwise(candidates),
         ),
@@ -261,13 +261,20 @@ def _published_otherwise(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     )
 
 
-def _falls(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Where latency did not rise with phi at one batch, as the search takes for granted."""
-    return tuple(
-        f"Latency fell from phi {phi_label(small.phi)} to {phi_label(large.phi)}: measured again, another "
-        "phi may be the largest that fits."
-        for small, large in pairwise(candidates)
-        if small.batch == large.batch
-        and small.latency.evidence == large.latency.evidence == "measured"
-        and large.latency.expected_ms < small.latency.expected_ms
-    )
+def _falls(question: Question, candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Where latency surely did not rise with phi at one batch, as the search takes for granted."""
+    for small, large in pairwise(candidates):
+        one, other = small.latency, large.latency
+        if small.batch != large.batch or one.low_ms <= question.decisive_ms(other):
+            continue
+        first, second = phi_label(small.phi), phi_label(large.phi)
+        if one.evidence != other.evidence:
+            yield (
+                f"phi {first}, {one.evidence}, is slower than phi {second}, {other.evidence}: measure both "
+                "before relying on either."
+            )
+        elif one.evidence != "predicted":
+            yield (
+                f"Latency fell from phi {first} to {second}: measured again, another phi may be the largest "
+                "that fits."
+            )
