@@ -191,8 +191,8 @@ def test_memory_is_weights_and_what_is_alive_at_once():
     net.conv("b", 5)
     network = net.network("tiny")
     weights = (3 * 4 + 4) + (4 * 5 + 5)
-    assert estimated_bytes(network, precision="fp32", batch=1) == 4 * (weights + (4 + 5) * 64)
-    assert estimated_bytes(network, precision="fp16", batch=3) == 2 * (weights + 3 * (4 + 5) * 64)
+    assert estimated_bytes(network, stored="fp32", batch=1) == 4 * (weights + (4 + 5) * 64)
+    assert estimated_bytes(network, stored="fp16", batch=3) == 2 * (weights + 3 * (4 + 5) * 64)
 
 
 def test_a_shortcut_stays_alive_until_it_is_added():
@@ -202,7 +202,15 @@ def test_a_shortcut_stays_alive_until_it_is_added():
     main = net.conv("c", 4)
     net.add("add", main, shortcut)
     weights = 16 + 4 * 16 + 16 + 16 * 4 + 4
-    assert estimated_bytes(net.network("tiny"), precision="int8", batch=1) == weights + (4 + 16 + 4) * 64
+    assert estimated_bytes(net.network("tiny"), stored="int8", batch=1) == weights + (4 + 16 + 4) * 64
+
+
+@pytest.mark.parametrize("gpu", ["P4", "V100", "T4"])
+def test_int8_takes_half_the_memory_of_fp16_where_tensor_cores_have_it(gpu):
+    """The latency of a P4's and a V100's is that of FP16 storage too: docs/cost-model.md."""
+    member, batch = choose_member(phi=0), 8
+    taken = fit_phi(gpu, max_latency_ms=100, precision="int8", batch=batch).candidates[0].memory_bytes
+    assert taken == estimated_bytes(member.network(), stored="int8" if gpu == "T4" else "fp16", batch=batch)
 
 
 def test_a_memory_limit_leaves_out_what_is_larger():

@@ -8,6 +8,7 @@ from deploykit.fit.answer import Candidate
 from deploykit.fit.goal import Goal
 from deploykit.fit.memory import estimated_bytes
 from deploykit.latency import Clock, Latency
+from deploykit.predict.cost_model import stored_precision
 from deploykit.predict.gpus import Gpu
 from deploykit.scaling import Axis
 from deploykit.vocabulary import Precision
@@ -51,7 +52,8 @@ class Question:
         """
         goal = self.goal
         latency = self.clock.latency(member, precision=self.precision, batch=batch)
-        memory_bytes = estimated_bytes(member.network(), precision=self.precision, batch=batch)
+        stored = self.precision if self.gpu is None else stored_precision(self.gpu, self.precision)
+        memory_bytes = estimated_bytes(member.network(), stored=stored, batch=batch)
         accuracy = published_accuracy(self.family, phi, member)
         met = {
             "latency": goal.is_fast_enough(self.decisive_ms(latency)),
