@@ -462,19 +462,20 @@ def test_one_axis_is_tried_in_steps_to_where_it_can_follow():
 
 
 class Stopwatch:
-    """A machine whose throughput ends to rise at batch 4."""
+    """A machine that takes so many ms a batch; by default its throughput ends to rise at batch 4."""
 
     title, measures, compared = "a machine", True, ("fp32",)
 
-    def __init__(self) -> None:
+    def __init__(self, batch_ms=lambda batch: max(batch, 4)) -> None:
         self.asked: list[int] = []
+        self.batch_ms = batch_ms
 
     def precision_for(self, asked):
         return asked or "fp32"
 
     def latency(self, member, *, precision, batch):
         self.asked.append(batch)
-        ms = float(max(batch, 4))
+        ms = float(self.batch_ms(batch))
         rate = 1000 * batch / ms
         return Latency(
             expected_ms=ms,
@@ -486,9 +487,9 @@ class Stopwatch:
         )
 
 
-def test_a_free_batch_is_measured_until_throughput_rises_no_more():
-    clock = Stopwatch()
-    question = Question(
+def measured_by(clock):
+    """What a free batch is asked about."""
+    return Question(
         clock=clock,
         gpu=None,
         precision="fp32",
@@ -501,8 +502,20 @@ def test_a_free_batch_is_measured_until_throughput_rises_no_more():
         percentile=90.0,
         optimistic=False,
     )
-    assert candidate_at(question, 0.0, choose_member(phi=0.0)).batch == 4
+
+
+def test_a_free_batch_is_measured_until_throughput_rises_no_more():
+    clock = Stopwatch()
+    assert candidate_at(measured_by(clock), 0.0, choose_member(phi=0.0)).batch == 4
     assert clock.asked == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(("image_ms", "asked"), [(1, [1, 2]), (0.21, [1, 2, 4, 8, 16, 32, 64, 128, 256])])
+def test_a_free_batch_is_measured_as_long_as_the_target_may_be_reached(image_ms, asked):
+    """Ten ms a batch and one an image never make 5000 images a second: 1000 is the most."""
+    clock = Stopwatch(lambda batch: 10 + image_ms * batch)
+    candidate_at(measured_by(clock), 0.0, choose_member(phi=0.0))
+    assert clock.asked == asked
 
 
 def test_predictions_of_what_nobody_published_say_so():

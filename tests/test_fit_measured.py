@@ -214,6 +214,20 @@ def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
     assert len(list(Path("records").glob("*.json"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        ({"min_accuracy": 0.95}, "give --min-accuracy 84.3%"),
+        ({"min_accuracy": 0.78, "axis": "width"}, "77.1%"),
+    ],
+)
+def test_where_none_is_accurate_enough_none_is_measured(workplace, options, fix):
+    with pytest.raises(DeployError, match="known to be so accurate; none was") as caught:
+        fit_phi("cpu", max_latency_ms=1e-3, **options)
+    assert fix in caught.value.fix
+    assert list(workplace.iterdir()) == []
+
+
 def test_networks_that_are_not_accurate_enough_are_not_measured(workplace, monkeypatch):
     """Their accuracy was published."""
     monkeypatch.setattr(measure, "SECONDS", 0.01)

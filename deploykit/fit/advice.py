@@ -75,8 +75,13 @@ def _on_accuracy(question: Question, candidates: Sequence[Candidate]) -> str:
     if not otherwise:
         return f"{nobody}."
     best = max(otherwise, key=lambda each: (each.accuracy or 0, each.phi))
-    percent = math.floor(1000 * (best.accuracy or 0) + 1e-9) / 10
-    return f"{nobody}; --min-accuracy {percent:g}% fits, with phi {phi_label(best.phi)}."
+    percent = floor_percent(best.accuracy or 0)
+    return f"{nobody}; --min-accuracy {percent}% fits, with phi {phi_label(best.phi)}."
+
+
+def floor_percent(accuracy: float) -> str:
+    """A fraction in percent, with one decimal at most, and no more than it is."""
+    return f"{math.floor(1000 * accuracy + 1e-9) / 10:g}"
 
 
 def _untried(question: Question, miss: Candidate, memory: str) -> Iterator[str]:

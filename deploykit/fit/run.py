@@ -11,7 +11,7 @@ from deploykit.architecture.families import DEFAULT_FAMILY, find_family
 from deploykit.architecture.member import Member, choose_member
 from deploykit.architecture.single_axis import single_axis_member
 from deploykit.errors import DeployError
-from deploykit.fit.advice import advise
+from deploykit.fit.advice import advise, floor_percent
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.batch import candidate_at
 from deploykit.fit.goal import Goal
@@ -65,7 +65,8 @@ def fit_phi(
         progress: told what is going on.
 
     Raises:
-        DeployError: unknown GPU, or a target, batch, precision, axis, step or percentile that makes no sense.
+        DeployError: unknown GPU; a target, batch, precision, axis, step or percentile that makes no sense; or
+            no network to measure that is accurate enough.
     """
     goal = Goal(
         max_latency_ms=max_latency_ms,
@@ -170,7 +171,7 @@ def _fit(question: Question) -> Fit:
     grid = phi_grid(question.phi_step, question.family.phi_range)
     reachable, cut = _reachable(question, grid)
     if question.clock.measures:
-        bisect_largest(_accurate(question, reachable) or reachable, fits)
+        bisect_largest(_accurate(question, reachable), fits)
     else:
         coarse = reachable if question.phi_step >= 1 else [phi for phi in reachable if phi == int(phi)]
         fitting = max((phi for phi in coarse if fits(phi)), default=None)
@@ -207,13 +208,20 @@ def _member(question: Question, phi: float) -> Member:
 
 
 def _accurate(question: Question, phis: Sequence[float]) -> list[float]:
-    """What is published need not be measured."""
+    """What is published need not be measured.
 
-    def is_accurate(phi: float) -> bool:
-        found = published_accuracy(question.family, phi, _member(question, phi))
-        return question.goal.is_accurate_enough(found)
-
-    return [phi for phi in phis if is_accurate(phi)]
+    Raises:
+        DeployError: none is accurate enough.
+    """
+    known = {phi: published_accuracy(question.family, phi, _member(question, phi)) for phi in phis}
+    accurate = [phi for phi, found in known.items() if question.goal.is_accurate_enough(found)]
+    if not accurate:
+        most = max((found for found in known.values() if found is not None), default=None)
+        raise DeployError(
+            f"No {question.family.title} that would be measured is known to be so accurate; none was.",
+            fix="leave out --min-accuracy" if most is None else f"give --min-accuracy {floor_percent(most)}%",
+        )
+    return accurate
 
 
 def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[float], tuple[str, ...]]:
