@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,29 @@ def test_a_description_that_hides_a_known_gpu_is_said_to(tmp_path, name, known):
     path = written(tmp_path / "my.toml")
     path.write_text(path.read_text().replace("Mine", name))
     _, notes = read_gpu_file(path)
-    assert notes == (f"{name} is taken as {path} describes it, not as the {known} that is known.",)
+    left_out = f"what that leaves out is that of the {known} that is known"
+    assert notes == (f"{name} is taken as {path} describes it; {left_out}.",)
+
+
+def test_a_known_gpu_takes_from_a_file_what_is_not_known_of_it(tmp_path, run):
+    """An A10's power is not in gpus.toml; 150 W are in its datasheet."""
+    (tmp_path / "my.toml").write_text('["A10"]\ntdp_w = 150\n')
+    options = ("fit", "--gpu", "A10", "--max-latency", "10ms")
+    alone, completed = run(*options), run(*options, "--gpu-file", "my.toml")
+    assert "give them in a --gpu-file" in alone.err
+    assert completed.status == 0, completed.err
+    assert "EfficientNet FP16 on A10," in completed.out
+    (gpu,), _ = read_gpu_file(tmp_path / "my.toml")
+    assert gpu == replace(find_gpu("A10"), tdp_w=150.0, source=str(tmp_path / "my.toml"), aliases=())
+
+
+def test_what_a_file_says_outdates_what_was_known_to_follow_from_it(tmp_path):
+    """A T4's clock under load was seen at 70 W; a V100's INT8 is without tensor cores."""
+    path = tmp_path / "my.toml"
+    path.write_text('["T4"]\ntdp_w = 35\n["V100"]\nint8_tensor_tops = 250\n')
+    (t4, v100), _ = read_gpu_file(path)
+    assert (t4.tdp_w, t4.sustained_mhz, t4.boost_mhz) == (35, None, find_gpu("T4").boost_mhz)
+    assert (v100.int8_tensor_tops, v100.int8_dp4a_tops) == (250, None)
 
 
 def test_an_alias_that_hides_a_known_gpu_is_said_to(tmp_path):
@@ -238,6 +261,13 @@ def test_a_file_without_gpus_is_refused(tmp_path, text, sentence):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DeployError, match="can't be read"):
         read_gpu_file(path)
+
+
+def test_a_file_of_facts_alone_is_told_where_the_name_goes(tmp_path):
+    (tmp_path / "my.toml").write_text('compute_capability = "8.9"\n')
+    with pytest.raises(DeployError, match="has compute_capability outside of a table") as caught:
+        read_gpu_file(tmp_path / "my.toml")
+    assert '["My GPU"]' in caught.value.fix
 
 
 def test_too_few_facts_are_listed(tmp_path):

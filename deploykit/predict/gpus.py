@@ -70,6 +70,11 @@ def known_gpus() -> tuple[Gpu, ...]:
     return tuple(_from_table(name, table) for name, table in tomllib.loads(text).items())
 
 
+def known_gpu(name: str) -> Gpu | None:
+    """The GPU people mean by `name`, see find_gpu; None where none is called that."""
+    return _by_key().get(key_of(name))
+
+
 def find_gpu(name: str) -> Gpu:
     """The GPU people mean by `name`: case, spaces, dashes and brand names make no difference.
 
@@ -78,7 +83,7 @@ def find_gpu(name: str) -> Gpu:
     Raises:
         DeployError: none is called that.
     """
-    gpu = _by_key().get(key_of(name))
+    gpu = known_gpu(name)
     if gpu is None:
         raise DeployError(
             f"No GPU named {name!r} is known.",
@@ -94,7 +99,7 @@ def names_of(gpu: Gpu) -> frozenset[str]:
 
 def known_names(name: str) -> frozenset[str]:
     """The key of `name`, with those of the known GPU that it means, if any."""
-    gpu = _by_key().get(key_of(name))
+    gpu = known_gpu(name)
     return frozenset({key_of(name)}) | (names_of(gpu) if gpu is not None else frozenset())
 
 
