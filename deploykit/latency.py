@@ -36,6 +36,7 @@ class Latency:
         images_per_s, low_images_per_s: what is expected, and the unfavourable end of its interval; measured
             and recorded, of all the time that the batches took, whatever percentile was asked for.
         is_rough: the samples are too few to bound the percentile.
+        has_figures: predicted, whether its precision is among the published figures; True of all else.
     """
 
     expected_ms: float
@@ -45,6 +46,7 @@ class Latency:
     low_images_per_s: float
     evidence: Evidence
     is_rough: bool = False
+    has_figures: bool = True
 
 
 class Clock(Protocol):
@@ -126,6 +128,7 @@ class Predicted:
             images_per_s=1000 * batch / found.latency_ms,
             low_images_per_s=1000 * batch / found.high_ms,
             evidence="predicted",
+            has_figures=found.has_figures,
         )
 
     def _add(self, path: Path, percentile: float) -> None:

@@ -343,6 +343,10 @@ def test_the_json_of_a_rival_says_as_much(run):
         (("--gpu", "cpu", "--max-latency", "1ms", "--folder", "/proc/x"), "/proc/x/record.json"),
         (("--gpu", "T4,", "--max-latency", "1ms"), "No GPU named ''"),
         (("--gpu", "T4,L4", "--max-latency", "1ms", "--export"), "about one GPU"),
+        (
+            ("--gpu", "T4", "--max-latency", "1ms", "--gpu-file", "a", "--gpu-file", "b"),
+            "--gpu-file is given 2 times",
+        ),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "no kind of picture"),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "/proc/a.png"), "another place with --plot"),
         (("--gpu", "T4", "--max-latency", "1ms", "--records", "none.json"), "none.json"),

@@ -228,6 +228,14 @@ def test_where_none_is_accurate_enough_none_is_measured(workplace, options, fix)
     assert list(workplace.iterdir()) == []
 
 
+def test_to_be_optimistic_of_a_measured_latency_is_said_to_change_nothing(tiny, monkeypatch):
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    asked = {"family": tiny, "max_latency_ms": 1e-3, "phi_step": 7}
+    (remark,) = fit_phi("cpu", **asked, optimistic=True).remarks
+    assert remark.startswith("Of a measured latency the percentile decides")
+    assert fit_phi("cpu", **asked).remarks == ()
+
+
 def test_networks_that_are_not_accurate_enough_are_not_measured(workplace, monkeypatch):
     """Their accuracy was published."""
     monkeypatch.setattr(measure, "SECONDS", 0.01)

@@ -85,6 +85,12 @@ def test_a_unit_that_is_off_by_a_thousand_is_doubted(tmp_path, changes, sentence
     assert doubts[0].endswith("is that the unit?")
 
 
+def test_a_fact_that_is_known_of_one_value_alone_is_no_range(tmp_path):
+    """Of the GPUs in gpus.toml the clock under load was seen on a T4."""
+    _, (doubt,) = read_gpu_file(written(tmp_path / "my.toml", sustained_mhz=2))
+    assert "where known GPUs have 900: is" in doubt
+
+
 # Jetson Nano, of Maxwell: 128 cores at 921.6 MHz, 25.6 GB/s, 0.472 TFLOPS in FP16 and half that in FP32.
 NANO = {
     "compute_capability": '"5.3"',

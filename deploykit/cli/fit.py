@@ -27,7 +27,13 @@ Files = Iterator[tuple[str, Path]]
 @click.option(
     "--gpu", required=True, help="GPU (T4, A100, ...), or several: T4,L4; `local` and `cpu` measure."
 )
-@click.option("--gpu-file", type=click.Path(path_type=Path), help="TOML file with facts of another GPU.")
+@click.option(
+    "--gpu-file",
+    "gpu_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="TOML file with facts of other GPUs.",
+)
 @family_option
 @click.option("--max-latency", help="Of one batch, with a unit: 10ms.")
 @click.option("--min-throughput", help="Images a second: 500.")
@@ -85,7 +91,7 @@ Files = Iterator[tuple[str, Path]]
 @json_option
 def command(
     gpu: str,
-    gpu_file: Path | None,
+    gpu_files: tuple[Path, ...],
     max_latency: str | None,
     min_throughput: str | None,
     max_memory: str | None,
@@ -109,7 +115,11 @@ def command(
       deploykit fit --gpu T4,L4,A100 --min-throughput 500 --batch auto
       deploykit fit --gpu cpu --max-latency 50ms --phi-step 0.5 --export
     """
-    gpus = _gpus(gpu, gpu_file)
+    if len(gpu_files) > 1:
+        raise DeployError(
+            f"--gpu-file is given {len(gpu_files)} times.", fix="put the tables of all GPUs into one file"
+        )
+    gpus = _gpus(gpu, *gpu_files)
     if len(gpus) > 1 and (plot is not None or exports or records):
         raise DeployError(
             "--plot, --export and --records are about one GPU.", fix="name one with --gpu, or leave them out"
@@ -225,7 +235,7 @@ def _plain(fit: Fit) -> dict[str, object]:
     return {**asdict(fit), "precision": fit.precision, "candidates": candidates, "rival": rival}
 
 
-def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
+def _gpus(names: str, file: Path | None = None) -> Sequence[str | Gpu]:
     """Those that --gpu names, each once; what the file describes takes the place of what is known."""
     described = () if file is None else _read(file)
     own = {key: each for each in described for key in names_of(each)}

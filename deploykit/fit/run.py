@@ -18,7 +18,6 @@ from deploykit.fit.goal import Goal
 from deploykit.fit.grid import MAX_BATCH, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.question import Question, published_accuracy
 from deploykit.latency import DEFAULT_FOLDER, PREDICTED_PRECISIONS, Clock, Measured, Predicted, absent_gpu
-from deploykit.predict.cost_model import calibration
 from deploykit.predict.gpus import Gpu
 from deploykit.scaling import AXES, Axis, phi_label
 from deploykit.vocabulary import Precision
@@ -126,6 +125,8 @@ def fit_phi(
                 remarks.append(f"{each.upper()} was not compared: {unknown}.")
     if records and not any(each.latency.evidence == "recorded" for fit in fits for each in fit.candidates):
         remarks.append("No record is of a network, precision and batch that was looked at: all is predicted.")
+    if optimistic and clock.measures and min_images_per_s is None:
+        remarks.append("Of a measured latency the percentile decides: optimistic or not makes no difference.")
     if percentile != DEFAULT_PERCENTILE and not any(
         each.latency.evidence != "predicted" for fit in fits for each in fit.candidates
     ):
@@ -257,11 +258,11 @@ def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...
 
 def _published_otherwise(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """What figures the predictions rest on, where that is not what they are asked for."""
-    precisions = {each.precision for each in candidates if each.latency.evidence == "predicted"}
-    if unpublished := precisions - set(calibration().precisions):
+    unpublished = {each.precision for each in candidates if not each.latency.has_figures}
+    if unpublished:
         which = ", ".join(sorted(unpublished)).upper()
         return (f"No {which} latency was published: predictions of it rest on those of other precisions.",)
-    if "int8" not in precisions:
+    if not any(each.precision == "int8" and each.latency.evidence == "predicted" for each in candidates):
         return ()
     return (
         "INT8 is predicted for TensorRT with every layer in INT8, as published; what TensorRT-RTX builds "

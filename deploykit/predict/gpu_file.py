@@ -145,10 +145,12 @@ def _odd_size(gpu: Gpu, fact: str) -> str | None:
     others = [getattr(each, fact) for each in known_gpus() if getattr(each, fact) is not None]
     if value is None or not _is_far(value, others):
         return None
-    return (
-        f"{fact} of {gpu.name} is {value:g}, where known GPUs have {min(others):g} to {max(others):g}: "
-        "is that the unit?"
-    )
+    return f"{fact} of {gpu.name} is {value:g}, where known GPUs have {_range(others)}: is that the unit?"
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{end:{'.3g' if end < 1000 else '.0f'}}" for end in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def _odd_cores(gpu: Gpu) -> Iterator[str]:
@@ -175,7 +177,7 @@ def _odd_beside(gpu: Gpu, sizes: Mapping[str, str]) -> Iterator[str]:
         elif _is_far(ratio, others):
             yield sizes.get(fact) or (
                 f"{fact} of {gpu.name} is {ratio:.3g} times its fp32_tflops, where known GPUs have "
-                f"{min(others):.3g} to {max(others):.3g} times: is that the unit?"
+                f"{_range(others)} times: is that the unit?"
             )
 
 
