@@ -242,6 +242,8 @@ def test_an_accuracy_is_reached_by_what_was_published_with_it_however_it_is_writ
         percent = f"{100 * published.value:.6g}"
         for text in (f"{percent}%", percent, f"{float(percent) / 100:.8g}"):
             assert fraction(text) == published.value, text
+        goal = Goal(max_latency_ms=1, min_accuracy=float(percent) / 100)
+        assert goal.is_accurate_enough(published.value)
     if name == "efficientnet":
         assert {0.771, 0.791, 0.801} <= {each.value for each in FAMILIES[name].accuracy.values()}
 

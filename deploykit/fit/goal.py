@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from deploykit.architecture.family import DIGITS
 from deploykit.errors import DeployError
 
 _EXAMPLE = "give --max-latency 10ms or --min-throughput 500"
@@ -50,4 +51,6 @@ class Goal:
         return self.max_memory_bytes is None or memory_bytes <= self.max_memory_bytes
 
     def is_accurate_enough(self, accuracy: float | None) -> bool:
-        return self.min_accuracy is None or (accuracy is not None and accuracy >= self.min_accuracy)
+        return self.min_accuracy is None or (
+            accuracy is not None and accuracy >= round(self.min_accuracy, DIGITS)
+        )
