@@ -124,7 +124,8 @@ def _require_same(path: Path, info: ModelInfo) -> None:
         if info_of(read_model(path)) == info:
             return
     raise DeployError(
-        f"{path} is another model than the one to export, with {info.weights} weights, and would be lost.",
+        f"{path} is another model than the one to export, which has {info.weights} weights; it would be "
+        "lost.",
         fix=f"move {path.parent} away, or work in another folder",
     )
 
