@@ -1,5 +1,6 @@
 """A network -> model.onnx, checked against torch."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from deploykit.architecture.member import Member, choose_member
 from deploykit.errors import DeployError
 from deploykit.extras import require
 from deploykit.files import require_writable, write_atomically
-from deploykit.model_file import INPUT_NAME, ModelInfo, stamp, to_bytes
+from deploykit.model_file import INPUT_NAME, ModelInfo, info_of, read_model, to_bytes
 from deploykit.models.onnx_graph import onnx_model
 from deploykit.models.random_weights import random_weights
 from deploykit.models.recognize import compare, require_whole
@@ -63,6 +64,7 @@ def export_onnx(
     nms: Nms | None = None,
     labels: str | Path | None = None,
     output: str | Path | None = None,
+    overwrite: bool = True,
 ) -> Export:
     """Builds a network, checks it against torch, and writes it as ONNX.
 
@@ -78,6 +80,7 @@ def export_onnx(
         nms: of a detector, suppress overlapping boxes in the graph, see nms.with_nms.
         labels: a text file with the name of each class, a line each, in the order of the outputs.
         output: a folder or a .onnx file; default engines/NAME/.
+        overwrite: replace another model that is there, rather than refuse.
 
     Raises:
         DeployError: bad input, or a model that differs from torch by more than 1e-4; nothing is written.
@@ -97,6 +100,9 @@ def export_onnx(
         _require_detector(network, member)
     if labels is not None:
         info = replace(info, labels=read_labels(Path(labels), network.num_classes))
+    info = replace(info, input_type="uint8" if preprocess else "float32", nms=nms)
+    if path.exists() and not overwrite:
+        _require_same(path, info)
     graph = onnx_model(network, loaded, info)
     difference = difference_from_torch(to_bytes(graph), network, loaded)
     if not difference.relative <= MAX_RELATIVE_DIFFERENCE:
@@ -106,14 +112,22 @@ def export_onnx(
             fix="look for extreme values in the weights, and report this if there are none",
         )
     if preprocess:
-        info = replace(info, input_type="uint8")
         graph = with_pixels(graph, info.preprocessing)
     if nms is not None:
-        info = replace(info, nms=nms)
         graph = with_nms(graph, nms)
-    stamp(graph, info)
     write_atomically(path, to_bytes(graph))
     return Export(path=path, info=info, network=network, difference=difference)
+
+
+def _require_same(path: Path, info: ModelInfo) -> None:
+    with suppress(DeployError):  # what can't be read is another one
+        if info_of(read_model(path)) == info:
+            return
+    raise DeployError(
+        f"{path} is another model than the one to export, which has {info.weights} weights; it would be "
+        "lost.",
+        fix=f"move {path.parent} away, or work in another folder",
+    )
 
 
 def _require_detector(network: Network, member: Member) -> None:

@@ -46,7 +46,7 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
             names = " and ".join(map(str, contents))
             raise DeployError(
                 f"{names} can't be written: {error.strerror}.",
-                fix="give another place with -o, or make room there",
+                fix="make room there, or choose another place",
             ) from error
         undo.pop_all()
 

@@ -10,7 +10,7 @@ from deploykit.architecture.member import Member
 from deploykit.errors import DeployError
 from deploykit.local_gpu import local_gpu
 from deploykit.predict.cost_model import can_predict, predict_latency
-from deploykit.predict.gpus import Gpu, find_gpu, known_names, names_of
+from deploykit.predict.gpus import THIS_MACHINE, Gpu, find_gpu, known_names, names_of
 from deploykit.scaling import Scale
 from deploykit.vocabulary import Precision
 
@@ -19,22 +19,34 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("records")
 
+PREDICTED_PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
+"""Between which one would choose on a GPU, the default first."""
+
 T = TypeVar("T")
 Evidence = Literal["measured", "recorded", "predicted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Of one batch. Measured and recorded: all three are the percentile asked for. Predicted: an interval.
+    """Of one batch, and the throughput of batches one after another.
 
-    Attributes: is_rough: the samples are too few to bound the percentile.
+    Attributes:
+        expected_ms, low_ms, high_ms: predicted, the middle and the ends of an interval; measured and
+            recorded, all three are the percentile asked for.
+        images_per_s, low_images_per_s: what is expected, and the unfavourable end of its interval; measured
+            and recorded, of all the time that the batches took, whatever percentile was asked for.
+        is_rough: the samples are too few to bound the percentile.
+        has_figures: predicted, whether its precision is among the published figures; True of all else.
     """
 
     expected_ms: float
     low_ms: float
     high_ms: float
+    images_per_s: float
+    low_images_per_s: float
     evidence: Evidence
     is_rough: bool = False
+    has_figures: bool = True
 
 
 class Clock(Protocol):
@@ -96,7 +108,10 @@ class Predicted:
 
     @property
     def compared(self) -> tuple[Precision, ...]:
-        return ("fp16", "int8") if can_predict(self._gpu, "int8") else ("fp16",)
+        known: tuple[Precision, ...] = tuple(
+            each for each in PREDICTED_PRECISIONS if can_predict(self._gpu, each)
+        )
+        return known or PREDICTED_PRECISIONS[:1]
 
     def precision_for(self, asked: Precision | None) -> Precision:
         return asked or "fp16"
@@ -110,7 +125,10 @@ class Predicted:
             expected_ms=found.latency_ms,
             low_ms=found.low_ms,
             high_ms=found.high_ms,
+            images_per_s=1000 * batch / found.latency_ms,
+            low_images_per_s=1000 * batch / found.high_ms,
             evidence="predicted",
+            has_figures=found.has_figures,
         )
 
     def _add(self, path: Path, percentile: float) -> None:
@@ -211,11 +229,13 @@ class Measured:
 
 
 def _latency_of(record: "Record", percentile: float, evidence: Evidence) -> Latency:
-    found = record.percentile_ms(percentile)
+    found, rate = record.percentile_ms(percentile), record.images_per_s
     return Latency(
         expected_ms=found.value,
         low_ms=found.value,
         high_ms=found.value,
+        images_per_s=rate.value,
+        low_images_per_s=rate.value if rate.low is None else rate.low,
         evidence=evidence,
         is_rough=found.high is None,
     )
@@ -283,7 +303,7 @@ def absent_gpu(name: str) -> Gpu | None:
     Raises:
         DeployError: no GPU is called that.
     """
-    if name.lower() in ("cpu", "local"):
+    if name.lower() in THIS_MACHINE:
         return None
     known, here = find_gpu(name), local_gpu()
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploykit import measure
+from deploykit.errors import DeployError
 from deploykit.latency import Measured
 from deploykit.local_gpu import local_gpu
 
@@ -24,6 +25,16 @@ def test_the_edge_is_marked(run):
 
 def test_a_gpu_named_twice_is_asked_once(run):
     assert run("fit", "--gpu", "T4,Tesla T4,t4", "--max-latency", "10ms").out == run(*TARGET).out
+
+
+def test_gpus_may_have_spaces_around_them(run, measured):
+    spaced, plain = (
+        run("fit", "--gpu", names, "--max-latency", "10ms").out for names in (" T4, L4 ", "T4,L4")
+    )
+    assert spaced == plain
+    assert plain
+    options = ("--family", "tiny.py", "--max-latency", "1000ms", "--phi-step", "7")
+    assert run("fit", "--gpu", "T4, cpu", *options).status == 0
 
 
 def test_an_accuracy_nobody_published_is_not_said_to_be_too_low(run):
@@ -192,6 +203,39 @@ def test_nothing_fits_with_status_3_and_advice(run):
     assert "Predicted to fit, for phi 0:" in result.out
 
 
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        (("--min-throughput", "1234567"), r": \d+ images/s where 1234567 are wanted\n"),
+        (
+            ("--max-latency", "1s", "--min-accuracy", "84.34%"),
+            r": top-1 of 84\.30 % where 84\.34 % are wanted\n",
+        ),
+        (("--max-latency", "1s", "--max-memory", "13.5MB"), r": 13\.\d+ MB where 13\.5 are allowed\n"),
+    ],
+)
+def test_a_miss_is_told_with_the_digits_it_takes(run, targets, sentence):
+    assert re.search(sentence, run("fit", "--gpu", "T4", *targets).out)
+
+
+def test_what_may_fit_is_told_with_the_target_at_stake(run):
+    by_rate, by_latency = (
+        run("fit", "--gpu", "T4", *targets).out
+        for targets in (("--min-throughput", "150"), ("--max-latency", "10ms"))
+    )
+    assert re.search(r"phi 5 may fit too: [\d.]+ ms expected, up to [\d.]+ ms possible;", by_latency)
+    assert "may fit" not in by_rate
+    by_rate = run("fit", "--gpu", "T4", "--min-throughput", "200").out
+    assert re.search(r"phi 4 may fit too: 2\d\d images/s expected, down to 1\d\d images/s possible;", by_rate)
+    alone = run("fit", "--gpu", "T4", "--min-throughput", "700").out
+    assert re.search(r"phi 0 may fit: \d+ images/s expected, down to \d+ images/s possible;", alone)
+
+
+def test_the_first_line_says_what_was_scaled(run):
+    first, *_ = run("fit", "--gpu", "A100", "--max-latency", "3ms", "--axis", "depth").out.splitlines()
+    assert first.startswith("EfficientNet, depth alone, FP16 on A100 SXM4 40GB, batch 1, predicted")
+
+
 def test_export_goes_on_to_the_engine(run, tmp_path):
     result = run(
         "fit", "--gpu", "T4", "--max-latency", "1.5ms", "--optimistic", "--precision", "best", "--export"
@@ -218,6 +262,64 @@ def test_an_engine_that_can_not_be_built_is_refused_before_anything_is_exported(
     assert not list(tmp_path.iterdir())
 
 
+SMALLEST = ("fit", "--gpu", "T4", "--max-latency", "1.8ms", "--export")  # phi 0
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ("export", "--phi", "0", "--num-classes", "10"),
+        ("export", "--phi", "0", "--side", "64"),
+        ("export", "--phi", "0", "--preprocess"),
+    ],
+)
+def test_another_model_is_not_replaced(run, tmp_path, there):
+    assert run(*there, "-o", "engines/efficientnet-phi0").status == 0
+    model = tmp_path / "engines" / "efficientnet-phi0" / "model.onnx"
+    before = model.read_bytes()
+    result = run(*SMALLEST)
+    assert result.status == 2
+    assert f"{model.relative_to(tmp_path)} is another model than the one to export" in result.err
+    assert "largest phi that fits: 0" in result.out  # the answer is not lost either
+    assert "nearest_miss_phi" in json.loads(run(*SMALLEST, "--json").out)
+    assert model.read_bytes() == before
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_what_is_no_model_of_ours_is_not_replaced(run, tmp_path):
+    model = tmp_path / "engines" / "efficientnet-phi0" / "model.onnx"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"somebody else's")
+    assert "is another model" in run(*SMALLEST).err
+    assert model.read_bytes() == b"somebody else's"
+
+
+def test_the_same_model_is_exported_again(run):
+    first, second = run(*SMALLEST), run(*SMALLEST)
+    assert (first.status, second.status) == (0, 0), second.err
+    assert second.out == first.out
+
+
+def test_a_picture_that_can_not_be_written_does_not_take_the_answer_with_it(run, monkeypatch):
+    def full(*_):
+        raise DeployError("fit.svg can't be written: No space left on device.", fix="make room there")
+
+    monkeypatch.setattr("deploykit.fit.picture.write_atomically", full)
+    result = run(*TARGET, "--plot", "fit.svg")
+    assert (result.status, result.out) == (2, run(*TARGET).out)
+    found = json.loads(run(*TARGET, "--plot", "fit.svg", "--json").out)
+    assert "chosen_phi" in found
+    assert "plot" not in found
+
+
+def test_the_json_of_a_rival_says_as_much(run):
+    found = json.loads(run(*TARGET, "--precision", "best", "--json").out)["fit"]
+    candidates, rivals = found["candidates"], found["rival"]["candidates"]
+    assert {each.keys() >= {"fits", "images_per_s"} for each in (*candidates, *rivals)} == {True}
+    assert candidates[0].keys() == rivals[0].keys()
+    assert found.keys() == found["rival"].keys()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -241,6 +343,10 @@ def test_an_engine_that_can_not_be_built_is_refused_before_anything_is_exported(
         (("--gpu", "cpu", "--max-latency", "1ms", "--folder", "/proc/x"), "/proc/x/record.json"),
         (("--gpu", "T4,", "--max-latency", "1ms"), "No GPU named ''"),
         (("--gpu", "T4,L4", "--max-latency", "1ms", "--export"), "about one GPU"),
+        (
+            ("--gpu", "T4", "--max-latency", "1ms", "--gpu-file", "a", "--gpu-file", "b"),
+            "--gpu-file is given 2 times",
+        ),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "no kind of picture"),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "/proc/a.png"), "another place with --plot"),
         (("--gpu", "T4", "--max-latency", "1ms", "--records", "none.json"), "none.json"),

@@ -186,3 +186,9 @@ def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
         for _ in range(50):
             list(pool.map(write, ("one", "two")))
             assert len({path.read_text() for path in tmp_path.iterdir()}) == 1
+
+
+def test_what_can_not_be_written_says_so_whatever_its_option_is_called():
+    with pytest.raises(DeployError, match="can't be written") as caught:
+        write_atomically(Path("/proc/nowhere/fit.svg"), b"x")
+    assert caught.value.fix == "make room there, or choose another place"

@@ -44,6 +44,37 @@ def test_a_record_counts_more_than_a_prediction(tmp_path):
     assert fit_phi("T4", max_latency_ms=10, records=str(tmp_path)) == fit
 
 
+def test_the_throughput_of_a_record_is_of_all_its_time_whatever_the_percentile(tmp_path):
+    """A hundred calls of 5 ms and a hundred of 15 ms take two seconds: a hundred images a second."""
+    uneven = replace(recorded("NVIDIA T4"), latency_ms=(5.0, 15.0) * 100)
+    write_record(uneven, tmp_path)
+    for percentile, latency_ms in ((40, 5), (99, 15)):
+        options = {"records": tmp_path, "percentile": percentile}
+        fourth = fit_phi("T4", min_images_per_s=90, **options).candidates[4]
+        assert fourth.latency.expected_ms == latency_ms
+        assert fourth.images_per_s == pytest.approx(100)
+        assert fourth.fits
+        lower_end = uneven.images_per_s.low
+        assert fourth.latency.low_images_per_s == lower_end < 100
+        between = (lower_end + 100) / 2
+        assert fit_phi("T4", min_images_per_s=between, **options).candidates[4].misses == ("throughput",)
+        assert fit_phi("T4", min_images_per_s=between, optimistic=True, **options).candidates[4].fits
+
+
+def test_the_percentile_of_records_is_said_beside_predictions(tmp_path, run):
+    write_record(recorded("NVIDIA T4"), tmp_path / "mine")
+    options = ("--max-latency", "10ms", "--records", "mine", "--percentile", "99")
+    first = run("fit", "--gpu", "T4", *options).out.splitlines()[0]
+    assert first.endswith("predicted for TensorRT, with a 90 % interval; recorded, p99")
+
+
+def test_what_was_recorded_slower_than_a_larger_network_is_predicted_is_said_to_be(tmp_path):
+    slow = replace(recorded("NVIDIA T4"), latency_ms=(50.0,) * 200)
+    write_record(slow, tmp_path)
+    (remark,) = fit_phi("T4", max_latency_ms=10, records=tmp_path).remarks
+    assert remark.startswith("phi 4, recorded, is slower than phi 5, predicted: measure both")
+
+
 def test_a_percentile_that_the_samples_do_not_bound_is_said_to_be_rough(tmp_path):
     write_record(recorded("NVIDIA T4"), tmp_path)
     (remark,) = fit_phi("T4", max_latency_ms=10, records=[tmp_path], percentile=99.99).remarks
@@ -181,6 +212,28 @@ def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
     assert len(list(Path("records").glob("*.json"))) == len(first.candidates) == 2
     assert fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=3.5) == first
     assert len(list(Path("records").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        ({"min_accuracy": 0.95}, "give --min-accuracy 84.3%"),
+        ({"min_accuracy": 0.78, "axis": "width"}, "77.1%"),
+    ],
+)
+def test_where_none_is_accurate_enough_none_is_measured(workplace, options, fix):
+    with pytest.raises(DeployError, match="known to be so accurate; none was") as caught:
+        fit_phi("cpu", max_latency_ms=1e-3, **options)
+    assert fix in caught.value.fix
+    assert list(workplace.iterdir()) == []
+
+
+def test_to_be_optimistic_of_a_measured_latency_is_said_to_change_nothing(tiny, monkeypatch):
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    asked = {"family": tiny, "max_latency_ms": 1e-3, "phi_step": 7}
+    (remark,) = fit_phi("cpu", **asked, optimistic=True).remarks
+    assert remark.startswith("Of a measured latency the percentile decides")
+    assert fit_phi("cpu", **asked).remarks == ()
 
 
 def test_networks_that_are_not_accurate_enough_are_not_measured(workplace, monkeypatch):

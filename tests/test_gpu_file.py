@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,12 @@ def test_a_unit_that_is_off_by_a_thousand_is_doubted(tmp_path, changes, sentence
     assert len(doubts) == 1
     assert sentence in doubts[0]
     assert doubts[0].endswith("is that the unit?")
+
+
+def test_a_fact_that_is_known_of_one_value_alone_is_no_range(tmp_path):
+    """Of the GPUs in gpus.toml the clock under load was seen on a T4."""
+    _, (doubt,) = read_gpu_file(written(tmp_path / "my.toml", sustained_mhz=2))
+    assert "where known GPUs have 900: is" in doubt
 
 
 # Jetson Nano, of Maxwell: 128 cores at 921.6 MHz, 25.6 GB/s, 0.472 TFLOPS in FP16 and half that in FP32.
@@ -167,7 +174,29 @@ def test_a_description_that_hides_a_known_gpu_is_said_to(tmp_path, name, known):
     path = written(tmp_path / "my.toml")
     path.write_text(path.read_text().replace("Mine", name))
     _, notes = read_gpu_file(path)
-    assert notes == (f"{name} is taken as {path} describes it, not as the {known} that is known.",)
+    left_out = f"what that leaves out is that of the {known} that is known"
+    assert notes == (f"{name} is taken as {path} describes it; {left_out}.",)
+
+
+def test_a_known_gpu_takes_from_a_file_what_is_not_known_of_it(tmp_path, run):
+    """An A10's power is not in gpus.toml; 150 W are in its datasheet."""
+    (tmp_path / "my.toml").write_text('["A10"]\ntdp_w = 150\n')
+    options = ("fit", "--gpu", "A10", "--max-latency", "10ms")
+    alone, completed = run(*options), run(*options, "--gpu-file", "my.toml")
+    assert "give them in a --gpu-file" in alone.err
+    assert completed.status == 0, completed.err
+    assert "EfficientNet FP16 on A10," in completed.out
+    (gpu,), _ = read_gpu_file(tmp_path / "my.toml")
+    assert gpu == replace(find_gpu("A10"), tdp_w=150.0, source=str(tmp_path / "my.toml"), aliases=())
+
+
+def test_what_a_file_says_outdates_what_was_known_to_follow_from_it(tmp_path):
+    """A T4's clock under load was seen at 70 W; a V100's INT8 is without tensor cores."""
+    path = tmp_path / "my.toml"
+    path.write_text('["T4"]\ntdp_w = 35\n["V100"]\nint8_tensor_tops = 250\n')
+    (t4, v100), _ = read_gpu_file(path)
+    assert (t4.tdp_w, t4.sustained_mhz, t4.boost_mhz) == (35, None, find_gpu("T4").boost_mhz)
+    assert (v100.int8_tensor_tops, v100.int8_dp4a_tops) == (250, None)
 
 
 def test_an_alias_that_hides_a_known_gpu_is_said_to(tmp_path):
@@ -182,6 +211,39 @@ def test_two_gpus_that_answer_to_one_name_are_refused(tmp_path, name, aliases):
     path.write_text(f'{path.read_text()}\n["{name}"]\naliases = {aliases}\n')
     with pytest.raises(DeployError, match=f"has Mine and {name}, which answer to one name"):
         read_gpu_file(path)
+
+
+def named(path: Path, name: str, **changes) -> Path:
+    path.write_text(written(path, **changes).read_text().replace("Mine", name))
+    return path
+
+
+def test_names_are_told_apart_in_any_script(tmp_path, run):
+    named(tmp_path / "my.toml", "\u65e5\u672c")
+    options = ("--gpu-file", "my.toml", "--max-latency", "10ms")
+    assert "on \u65e5\u672c" in run("fit", "--gpu", "\u65e5\u672c", *options).out
+    for other in ("\u6f22\u5b57", "nvidia"):
+        assert f"No GPU named '{other}' is known" in run("fit", "--gpu", other, *options).err
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("NVIDIA", "calls a GPU 'NVIDIA', which has no letter or digit besides a brand"),
+        ("--", "calls a GPU '--', which has no letter or digit"),
+        ("CPU", "calls a GPU 'CPU', which means this machine"),
+        ("local", "calls a GPU 'local', which means this machine"),
+        ("T4, mine", "calls a GPU 'T4, mine', and commas separate GPUs"),
+    ],
+)
+def test_a_name_by_which_nobody_can_ask_for_it_is_refused(tmp_path, name, sentence):
+    for path in (
+        named(tmp_path / "a.toml", name),
+        written(tmp_path / "b.toml", aliases=f'["Own", "{name}"]'),
+    ):
+        with pytest.raises(DeployError) as caught:
+            read_gpu_file(path)
+        assert sentence in caught.value.problem
 
 
 @pytest.mark.parametrize(
@@ -205,6 +267,13 @@ def test_a_file_without_gpus_is_refused(tmp_path, text, sentence):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DeployError, match="can't be read"):
         read_gpu_file(path)
+
+
+def test_a_file_of_facts_alone_is_told_where_the_name_goes(tmp_path):
+    (tmp_path / "my.toml").write_text('compute_capability = "8.9"\n')
+    with pytest.raises(DeployError, match="has compute_capability outside of a table") as caught:
+        read_gpu_file(tmp_path / "my.toml")
+    assert '["My GPU"]' in caught.value.fix
 
 
 def test_too_few_facts_are_listed(tmp_path):

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.published import Row, network_of
-from deploykit.predict.cost_model import CHANNEL_GRANULE, UNFUSED, Parameters, Rates, sustained_rates
+from deploykit.predict.cost_model import (
+    CHANNEL_GRANULE,
+    UNFUSED,
+    Parameters,
+    Rates,
+    stored_precision,
+    sustained_rates,
+)
 from deploykit.predict.gpus import find_gpu
 from deploykit.predict.kernels import KERNEL_KINDS, kernel_counts
 from deploykit.vocabulary import Precision
@@ -107,7 +114,7 @@ def work_of(rows: tuple[Row, ...]) -> Work:
 @cache
 def _kernels_of(row: Row) -> Vector:
     """Kind, count, multiply-accumulates, elements moved an image, weights and outputs of each kernel."""
-    granule = CHANNEL_GRANULE[_stored(row)]
+    granule = CHANNEL_GRANULE[stored_precision(find_gpu(row.gpu), row.precision)]
     found = kernel_counts(
         network_of(row.family, row.network, row.side_px), unfused=UNFUSED, channel_granule=granule
     )
@@ -125,11 +132,6 @@ def _kernels_of(row: Row) -> Vector:
         ],
         float,
     )
-
-
-def _stored(row: Row) -> Precision:
-    """What its activations are stored as: a GPU without INT8 tensor cores keeps FP16."""
-    return "fp16" if find_gpu(row.gpu).int8_dp4a_tops is not None else row.precision
 
 
 def log_ratios(rows: Iterable[Row], parameters: Parameters) -> Vector:

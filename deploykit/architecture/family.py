@@ -9,6 +9,8 @@ from deploykit.errors import DeployError
 from deploykit.scaling import PUBLISHED, Coefficients, Rule, Scale, scale_for
 
 DEFAULT_CLASSES = 1000
+DIGITS = 9
+"""Of a fraction that was a percentage: more than anybody gives, few enough to undo what dividing adds."""
 
 Metric = Literal["top-1", "AP"]
 """Of classifiers on ImageNet's validation set; of detectors on COCO, averaged over IoU 0.50 to 0.95."""
@@ -94,5 +96,8 @@ class Family:
 
 
 def sourced(percents: Mapping[Scale, float], source: str) -> dict[Scale, Published]:
-    """Accuracies in percent, as one source has them."""
-    return {scale: Published(value=percent / 100, source=source) for scale, percent in percents.items()}
+    """Accuracies in percent, as one source has them; of 77.1 % the fraction is 0.771, not the float below."""
+    return {
+        scale: Published(value=round(percent / 100, DIGITS), source=source)
+        for scale, percent in percents.items()
+    }

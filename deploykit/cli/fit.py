@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,20 @@ from deploykit.scaling import AXES
 
 NOTHING_FITS, STOPPED = 3, 130
 TERMINAL = "-"
-Written = dict[str, Path]
+Files = Iterator[tuple[str, Path]]
 
 
 @click.command(name="fit")
 @click.option(
     "--gpu", required=True, help="GPU (T4, A100, ...), or several: T4,L4; `local` and `cpu` measure."
 )
-@click.option("--gpu-file", type=click.Path(path_type=Path), help="TOML file with facts of another GPU.")
+@click.option(
+    "--gpu-file",
+    "gpu_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="TOML file with facts of other GPUs.",
+)
 @family_option
 @click.option("--max-latency", help="Of one batch, with a unit: 10ms.")
 @click.option("--min-throughput", help="Images a second: 500.")
@@ -85,7 +91,7 @@ Written = dict[str, Path]
 @json_option
 def command(
     gpu: str,
-    gpu_file: Path | None,
+    gpu_files: tuple[Path, ...],
     max_latency: str | None,
     min_throughput: str | None,
     max_memory: str | None,
@@ -109,7 +115,11 @@ def command(
       deploykit fit --gpu T4,L4,A100 --min-throughput 500 --batch auto
       deploykit fit --gpu cpu --max-latency 50ms --phi-step 0.5 --export
     """
-    gpus = _gpus(gpu, gpu_file)
+    if len(gpu_files) > 1:
+        raise DeployError(
+            f"--gpu-file is given {len(gpu_files)} times.", fix="put the tables of all GPUs into one file"
+        )
+    gpus = _gpus(gpu, *gpu_files)
     if len(gpus) > 1 and (plot is not None or exports or records):
         raise DeployError(
             "--plot, --export and --records are about one GPU.", fix="name one with --gpu, or leave them out"
@@ -141,11 +151,11 @@ def command(
     except KeyboardInterrupt:
         print(f"stopped; {_kept(folder)}", file=sys.stderr)
         sys.exit(STOPPED)
-    chosen = fits[0].chosen
-    written = (
-        _exported(fits[0], chosen, gpus[0], others["family"]) if exports and chosen is not None else None
-    )
-    _show(fits, written, drawn=drawn, in_terminal=plot is not None and drawn is None, as_json=as_json)
+    files = _files(fits[0], gpus[0], others["family"], drawn=drawn, exports=exports)
+    if as_json:
+        _show_as_json(fits, files)
+    else:
+        _show(fits, files, in_terminal=plot is not None and drawn is None)
     if all(each.chosen is None for each in fits):
         sys.exit(NOTHING_FITS)
 
@@ -172,49 +182,66 @@ def _kept(folder: Path) -> str:
     return "no result was written"
 
 
-def _show(
-    fits: list[Fit], written: Written | None, *, drawn: Path | None, in_terminal: bool, as_json: bool
-) -> None:
-    from deploykit.fit.picture import draw, in_the_terminal
-
-    if drawn is not None:
-        draw(fits[0], drawn)
-    if as_json:
-        files = ({} if drawn is None else {"plot": drawn}) | (written or {})
-        plain = [_fields(each) | files for each in fits]
-        print_json(plain[0] if len(plain) == 1 else plain)
-        return
+def _show(fits: list[Fit], files: Files, *, in_terminal: bool) -> None:
+    """The answer before the files, whatever becomes of these."""
     if len(fits) > 1:
         print_fits(fits)
         return
     print_fit(fits[0])
     if in_terminal:
+        from deploykit.fit.picture import in_the_terminal
+
         print(in_the_terminal(fits[0]))
-    for path in (drawn, *(written or {}).values()):
-        if path is not None:
-            print(path)
+    for _, path in files:
+        print(path)
+
+
+def _show_as_json(fits: list[Fit], files: Files) -> None:
+    """With those files that could be written, whatever becomes of the others."""
+    written: dict[str, Path] = {}
+    try:
+        written.update(files)
+    finally:
+        plain = [_fields(each) | written for each in fits]
+        print_json(plain[0] if len(plain) == 1 else plain)
+
+
+def _files(fit: Fit, gpu: str | Gpu, family: str, *, drawn: Path | None, exports: bool) -> Files:
+    """Each as it is written, by what it is."""
+    if drawn is not None:
+        from deploykit.fit.picture import draw
+
+        draw(fit, drawn)
+        yield "plot", drawn
+    if exports and fit.chosen is not None:
+        yield from _exported(fit, fit.chosen, gpu, family)
 
 
 def _fields(fit: Fit) -> dict[str, object]:
     chosen, hoped_for = (each.phi if each else None for each in (fit.chosen, fit.hoped_for))
-    candidates = [
-        {**asdict(each), "fits": each.fits, "images_per_s": each.images_per_s} for each in fit.candidates
-    ]
     return {
         "chosen_phi": chosen,
         "may_fit_phi": hoped_for,
         "nearest_miss_phi": None if fit.chosen else fit.nearest_miss.phi,
-        "fit": {**asdict(fit), "precision": fit.precision, "candidates": candidates},
+        "fit": _plain(fit),
     }
 
 
-def _gpus(names: str, file: Path | None) -> Sequence[str | Gpu]:
+def _plain(fit: Fit) -> dict[str, object]:
+    candidates = [
+        {**asdict(each), "fits": each.fits, "images_per_s": each.images_per_s} for each in fit.candidates
+    ]
+    rival = None if fit.rival is None else _plain(fit.rival)
+    return {**asdict(fit), "precision": fit.precision, "candidates": candidates, "rival": rival}
+
+
+def _gpus(names: str, file: Path | None = None) -> Sequence[str | Gpu]:
     """Those that --gpu names, each once; what the file describes takes the place of what is known."""
     described = () if file is None else _read(file)
     own = {key: each for each in described for key in names_of(each)}
     own |= {key_of(each.name): each for each in described}  # a name means more than an alias
     found: dict[frozenset[str], str | Gpu] = {}
-    for name in names.split(","):
+    for name in map(str.strip, names.split(",")):
         alike = (each for each in described if names_of(each) & known_names(name))
         gpu = own.get(key_of(name)) or next(alike, name)
         found[names_of(gpu) if isinstance(gpu, Gpu) else known_names(name)] = gpu
@@ -239,7 +266,7 @@ def _batch(text: str) -> int | None:
         raise DeployError(f"{text!r} is no batch.", fix="write --batch 8, or --batch auto") from error
 
 
-def _exported(fit: Fit, chosen: Candidate, gpu: str | Gpu, family: str) -> Written:
+def _exported(fit: Fit, chosen: Candidate, gpu: str | Gpu, family: str) -> Files:
     from deploykit.architecture.member import choose_member
     from deploykit.architecture.single_axis import axis_member
     from deploykit.engine.shapes import BatchRange
@@ -250,13 +277,14 @@ def _exported(fit: Fit, chosen: Candidate, gpu: str | Gpu, family: str) -> Writt
     if fit.axis is not None:
         member = axis_member(member.family, chosen.scale, fit.axis)
     only = BatchRange(min=chosen.batch, opt=chosen.batch, max=chosen.batch)
-    with phases("exporting") as progress:
-        exported = export_onnx(member)
-        progress("building")
+    with phases("exporting"):
+        exported = export_onnx(member, overwrite=False)
+    yield "onnx", exported.path
+    with phases("building"):
         built = build_engine(
             onnx=exported.path, precision=chosen.precision, gpu=gpu, batches=[only], note=note
         )
+    yield "engine", built.path
     note(
         "Random weights: right for building and timing engines, useless for accuracy; export with --weights."
     )
-    return {"onnx": exported.path, "engine": built.path}

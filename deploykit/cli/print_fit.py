@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from deploykit.cli.digits import apart, as_given, beside
 from deploykit.cli.output import note, print_table
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.scaling import phi_label
@@ -10,12 +11,9 @@ from deploykit.scaling import phi_label
 def print_fit(fit: Fit) -> None:
     """One GPU's: a line a phi, the edge marked, and the answer."""
     predicted = any(each.latency.evidence == "predicted" for each in fit.candidates)
-    how = (
-        "predicted for TensorRT, with a 90 % interval"
-        if predicted
-        else f"{fit.candidates[0].latency.evidence}, p{fit.percentile:g}"
-    )
-    print(f"{fit.family}{_axis(fit)} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {how}")
+    how = [*(["predicted for TensorRT, with a 90 % interval"] if predicted else []), *_percentiles([fit])]
+    family = f"{fit.family}{_axis(fit)}{',' if fit.axis else ''}"
+    print(f"{family} {fit.precision.upper()} on {fit.gpu}, {_batches(fit)}, {'; '.join(how)}")
     _print_candidates(fit, predicted=predicted)
     print(_answer(fit))
     for sentence in _afterwards(fit):
@@ -30,16 +28,37 @@ def _afterwards(fit: Fit) -> Iterator[str]:
         yield _why(fit, fit.rival)
     yield from fit.advice
     if fit.hoped_for is not None and not fit.optimistic:
-        maybe, latency = phi_label(fit.hoped_for.phi), fit.hoped_for.latency
-        yield (
-            f"phi {maybe} may fit too: {latency.expected_ms:.2f} ms expected, up to {latency.high_ms:.2f} ms "
-            "possible; measure it there with deploykit bench."
-        )
+        yield _hope(fit, fit.hoped_for)
+
+
+def _hope(fit: Fit, hoped_for: Candidate) -> str:
+    """With those targets that its expected figures meet and the ends of their intervals miss."""
+    goal, latency = fit.goal, hoped_for.latency
+    wanted_ms, wanted_rate = goal.max_latency_ms or 0, goal.min_images_per_s or 0
+    predicted = latency.evidence == "predicted"
+    seen = "expected" if predicted else latency.evidence
+    words = {
+        "latency": f"{beside(latency.expected_ms, wanted_ms, decimals=2)} ms {seen}, "
+        f"up to {beside(latency.high_ms, wanted_ms, decimals=2)} ms possible",
+        "throughput": f"{beside(latency.images_per_s, wanted_rate, decimals=0)} images/s {seen}, "
+        f"down to {beside(latency.low_images_per_s, wanted_rate, decimals=0)} images/s possible",
+    }
+    stake = ", ".join(words[target] for target in hoped_for.misses)
+    too = "" if fit.chosen is None else " too"
+    how = "measure it there" if predicted else "measure it longer"
+    return f"phi {phi_label(hoped_for.phi)} may fit{too}: {stake}; {how} with deploykit bench."
+
+
+def _percentiles(fits: list[Fit]) -> list[str]:
+    """Which one measured and recorded latencies are."""
+    found = {each.latency.evidence for fit in fits for each in fit.candidates} - {"predicted"}
+    return [f"{evidence}, p{fits[0].percentile:g}" for evidence in sorted(found)]
 
 
 def print_fits(fits: list[Fit]) -> None:
     """Several GPUs': a line each."""
-    print(f"{fits[0].family}{_axis(fits[0])}: the largest phi that fits")
+    how = "; ".join(["the largest phi that fits", *_percentiles(fits)])
+    print(f"{fits[0].family}{_axis(fits[0])}: {how}")
     rows = []
     for fit in fits:
         shown = fit.chosen or fit.nearest_miss
@@ -148,21 +167,23 @@ def _answer(fit: Fit) -> str:
 
 def _shortfall(miss: Candidate, fit: Fit) -> str:
     goal, latency = fit.goal, miss.latency
-    allowed_mb = (goal.max_memory_bytes or 0) / 1e6
+    wanted_ms, wanted_rate = goal.max_latency_ms or 0, goal.min_images_per_s or 0
+    allowed_mb, wanted_percent = (goal.max_memory_bytes or 0) / 1e6, 100 * (goal.min_accuracy or 0)
     decisive_ms = latency.expected_ms if fit.optimistic else latency.high_ms
-    rate = 1000 * miss.batch / decisive_ms
-    accuracy, wanted = _percent(miss.accuracy), _percent(goal.min_accuracy)
+    rate = latency.images_per_s if fit.optimistic else latency.low_images_per_s
+    memory_mb = beside(miss.memory_bytes / 1e6, allowed_mb, decimals=0)
+    known = "nobody knows what"
+    if miss.accuracy is not None:
+        known = f"{beside(100 * miss.accuracy, wanted_percent, decimals=1)} %"
     words = {
-        "latency": f"{decisive_ms:.2f} ms where {goal.max_latency_ms or 0:g} ms are wanted",
-        "throughput": f"{rate:.0f} images/s where {goal.min_images_per_s or 0:g} are wanted",
-        "memory": f"{miss.memory_bytes / 1e6:.0f} MB where {allowed_mb:.0f} are allowed",
-        "accuracy": f"{fit.metric} of {accuracy} where {wanted} are wanted",
+        "latency": f"{beside(decisive_ms, wanted_ms, decimals=2)} ms where {as_given(wanted_ms)} ms "
+        "are wanted",
+        "throughput": f"{beside(rate, wanted_rate, decimals=0)} images/s where {as_given(wanted_rate)} "
+        "are wanted",
+        "memory": f"{memory_mb} MB where {as_given(allowed_mb)} are allowed",
+        "accuracy": f"{fit.metric} of {known} where {as_given(wanted_percent)} % are wanted",
     }
     return ", ".join(words[target] for target in miss.misses)
-
-
-def _percent(value: float | None) -> str:
-    return "nobody knows what" if value is None else f"{100 * value:.1f} %"
 
 
 def _why(fit: Fit, rival: Fit) -> str:
@@ -178,4 +199,5 @@ def _why(fit: Fit, rival: Fit) -> str:
 
 
 def _rates(one: Candidate, other: Candidate) -> str:
-    return f"{one.images_per_s:.0f} images/s, against {other.images_per_s:.0f}"
+    first, second = apart(one.images_per_s, other.images_per_s, decimals=0)
+    return f"{first} images/s, against {second}"

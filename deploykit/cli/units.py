@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
+from deploykit.architecture.family import DIGITS
 from deploykit.errors import DeployError
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def fraction(text: str | None) -> float | None:
     number = _float(match[1]) if match else None
     if match is None or number is None:
         raise DeployError(f"{text!r} is not an accuracy.", fix="write --min-accuracy 80%")
-    return number / 100 if match[2] or number > 1 else number
+    return round(number / 100, DIGITS) if match[2] or number > 1 else number
 
 
 def numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -> tuple[T, ...]:

@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def images_per_s(self) -> float:
-        return 1000 * self.batch / self.latency.expected_ms
+        return self.latency.images_per_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,6 @@ class Fit:
             for each in self.candidates
             if each.phi > beyond
             and not {"memory", "accuracy"} & set(each.misses)
-            and self.goal.is_met(latency_ms=each.latency.expected_ms, batch=each.batch)
+            and self.goal.is_met(latency_ms=each.latency.expected_ms, images_per_s=each.images_per_s)
         ]
         return max(hopeful, key=lambda each: each.phi, default=None)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from deploykit.architecture.family import DIGITS
 from deploykit.errors import DeployError
 
 _EXAMPLE = "give --max-latency 10ms or --min-throughput 500"
@@ -36,18 +37,20 @@ class Goal:
                 fix="give --min-accuracy 80%",
             )
 
-    def is_met(self, *, latency_ms: float, batch: int) -> bool:
+    def is_met(self, *, latency_ms: float, images_per_s: float) -> bool:
         """The targets of time."""
-        return self.is_fast_enough(latency_ms) and self.is_productive_enough(latency_ms, batch)
+        return self.is_fast_enough(latency_ms) and self.is_productive_enough(images_per_s)
 
     def is_fast_enough(self, latency_ms: float) -> bool:
         return self.max_latency_ms is None or latency_ms <= self.max_latency_ms
 
-    def is_productive_enough(self, latency_ms: float, batch: int) -> bool:
-        return self.min_images_per_s is None or 1000 * batch / latency_ms >= self.min_images_per_s
+    def is_productive_enough(self, images_per_s: float) -> bool:
+        return self.min_images_per_s is None or images_per_s >= self.min_images_per_s
 
     def is_small_enough(self, memory_bytes: float) -> bool:
         return self.max_memory_bytes is None or memory_bytes <= self.max_memory_bytes
 
     def is_accurate_enough(self, accuracy: float | None) -> bool:
-        return self.min_accuracy is None or (accuracy is not None and accuracy >= self.min_accuracy)
+        return self.min_accuracy is None or (
+            accuracy is not None and accuracy >= round(self.min_accuracy, DIGITS)
+        )

@@ -7,10 +7,12 @@ from deploykit.vocabulary import Precision
 _IN_PLACE = (Activation, Add, ChannelScale)  # computed by the kernel that makes their first input, or over it
 
 
-def estimated_bytes(network: Network, *, precision: Precision, batch: int) -> int:
+def estimated_bytes(network: Network, *, stored: Precision, batch: int) -> int:
     """Weights, and the most that activations take between any two layers; without a compiler's workspace.
 
     An activation, a residual sum and squeeze-excite's product take the place of their first input.
+
+    Args: stored: the precision that weights and activations are kept in.
     """
     home: dict[str, str] = {INPUT: INPUT}
     for layer in network.layers:
@@ -26,7 +28,7 @@ def estimated_bytes(network: Network, *, precision: Precision, batch: int) -> in
         alive[place] = max(alive.get(place, 0), _elements(layer.output))
         most = max(most, sum(alive.values()))
         alive = {name: size for name, size in alive.items() if last_read[name] > at}
-    return ELEMENT_BYTES[precision] * (network.parameter_count + batch * most)
+    return ELEMENT_BYTES[stored] * (network.parameter_count + batch * most)
 
 
 def _elements(shape: tuple[int, int, int]) -> int:

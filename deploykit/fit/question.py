@@ -8,6 +8,7 @@ from deploykit.fit.answer import Candidate
 from deploykit.fit.goal import Goal
 from deploykit.fit.memory import estimated_bytes
 from deploykit.latency import Clock, Latency
+from deploykit.predict.cost_model import stored_precision
 from deploykit.predict.gpus import Gpu
 from deploykit.scaling import Axis
 from deploykit.vocabulary import Precision
@@ -40,6 +41,9 @@ class Question:
     def decisive_ms(self, latency: Latency) -> float:
         return latency.expected_ms if self.optimistic else latency.high_ms
 
+    def decisive_images_per_s(self, latency: Latency) -> float:
+        return latency.images_per_s if self.optimistic else latency.low_images_per_s
+
     def answer(self, phi: float, member: Member, batch: int) -> Candidate:
         """Of the member that is phi's, at a batch.
 
@@ -48,12 +52,12 @@ class Question:
         """
         goal = self.goal
         latency = self.clock.latency(member, precision=self.precision, batch=batch)
-        decisive_ms = self.decisive_ms(latency)
-        memory_bytes = estimated_bytes(member.network(), precision=self.precision, batch=batch)
+        stored = self.precision if self.gpu is None else stored_precision(self.gpu, self.precision)
+        memory_bytes = estimated_bytes(member.network(), stored=stored, batch=batch)
         accuracy = published_accuracy(self.family, phi, member)
         met = {
-            "latency": goal.is_fast_enough(decisive_ms),
-            "throughput": goal.is_productive_enough(decisive_ms, batch),
+            "latency": goal.is_fast_enough(self.decisive_ms(latency)),
+            "throughput": goal.is_productive_enough(self.decisive_images_per_s(latency)),
             "memory": goal.is_small_enough(memory_bytes),
             "accuracy": goal.is_accurate_enough(accuracy),
         }

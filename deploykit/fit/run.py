@@ -1,7 +1,7 @@
 """Finds the largest phi that meets its targets."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,18 +11,17 @@ from deploykit.architecture.families import DEFAULT_FAMILY, find_family
 from deploykit.architecture.member import Member, choose_member
 from deploykit.architecture.single_axis import single_axis_member
 from deploykit.errors import DeployError
-from deploykit.fit.advice import advise
+from deploykit.fit.advice import advise, floor_percent
 from deploykit.fit.answer import Candidate, Fit
+from deploykit.fit.batch import candidate_at
 from deploykit.fit.goal import Goal
-from deploykit.fit.grid import BATCHES, MAX_BATCH, at_the_edge, bisect_largest, phi_grid
+from deploykit.fit.grid import MAX_BATCH, at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.question import Question, published_accuracy
-from deploykit.latency import DEFAULT_FOLDER, Clock, Measured, Predicted, absent_gpu
-from deploykit.predict.cost_model import calibration
+from deploykit.latency import DEFAULT_FOLDER, PREDICTED_PRECISIONS, Clock, Measured, Predicted, absent_gpu
 from deploykit.predict.gpus import Gpu
 from deploykit.scaling import AXES, Axis, phi_label
 from deploykit.vocabulary import Precision
 
-_RISES = 1.02  # less is noise
 DEFAULT_PERCENTILE = 90.0  # MLPerf's for its single-stream scenario
 
 
@@ -65,7 +64,8 @@ def fit_phi(
         progress: told what is going on.
 
     Raises:
-        DeployError: unknown GPU, or a target, batch, precision, axis, step or percentile that makes no sense.
+        DeployError: unknown GPU; a target, batch, precision, axis, step or percentile that makes no sense; or
+            no network to measure that is accurate enough.
     """
     goal = Goal(
         max_latency_ms=max_latency_ms,
@@ -118,10 +118,15 @@ def fit_phi(
     ]
     fits.sort(key=_merit)
     remarks: list[str] = []
-    if precision == "best" and len(fits) == 1:
-        remarks.append(f"INT8 was not compared: too little is known of the {clock.title} for it.")
+    if precision == "best" and absent is not None:
+        for each in PREDICTED_PRECISIONS:
+            if each not in asked:
+                unknown = f"too little is known of the {clock.title} for it"
+                remarks.append(f"{each.upper()} was not compared: {unknown}.")
     if records and not any(each.latency.evidence == "recorded" for fit in fits for each in fit.candidates):
         remarks.append("No record is of a network, precision and batch that was looked at: all is predicted.")
+    if optimistic and clock.measures and min_images_per_s is None:
+        remarks.append("Of a measured latency the percentile decides: optimistic or not makes no difference.")
     if percentile != DEFAULT_PERCENTILE and not any(
         each.latency.evidence != "predicted" for fit in fits for each in fit.candidates
     ):
@@ -167,7 +172,7 @@ def _fit(question: Question) -> Fit:
     grid = phi_grid(question.phi_step, question.family.phi_range)
     reachable, cut = _reachable(question, grid)
     if question.clock.measures:
-        bisect_largest(_accurate(question, reachable) or reachable, fits)
+        bisect_largest(_accurate(question, reachable), fits)
     else:
         coarse = reachable if question.phi_step >= 1 else [phi for phi in reachable if phi == int(phi)]
         fitting = max((phi for phi in coarse if fits(phi)), default=None)
@@ -185,7 +190,7 @@ def _fit(question: Question) -> Fit:
         optimistic=question.optimistic,
         remarks=(
             *cut,
-            *_falls(candidates),
+            *_falls(question, candidates),
             *_rough(candidates, question.percentile),
             *_published_otherwise(candidates),
         ),
@@ -204,13 +209,20 @@ def _member(question: Question, phi: float) -> Member:
 
 
 def _accurate(question: Question, phis: Sequence[float]) -> list[float]:
-    """What is published need not be measured."""
+    """What is published need not be measured.
 
-    def is_accurate(phi: float) -> bool:
-        found = published_accuracy(question.family, phi, _member(question, phi))
-        return question.goal.is_accurate_enough(found)
-
-    return [phi for phi in phis if is_accurate(phi)]
+    Raises:
+        DeployError: none is accurate enough.
+    """
+    known = {phi: published_accuracy(question.family, phi, _member(question, phi)) for phi in phis}
+    accurate = [phi for phi, found in known.items() if question.goal.is_accurate_enough(found)]
+    if not accurate:
+        most = max((found for found in known.values() if found is not None), default=None)
+        raise DeployError(
+            f"No {question.family.title} that would be measured is known to be so accurate; none was.",
+            fix="leave out --min-accuracy" if most is None else f"give --min-accuracy {floor_percent(most)}%",
+        )
+    return accurate
 
 
 def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[float], tuple[str, ...]]:
@@ -234,40 +246,6 @@ def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[floa
     )
 
 
-def candidate_at(question: Question, phi: float, member: Member) -> Candidate:
-    """The network at the batch asked for; where it is free, at the one that suits best.
-
-    Of those that hold latency and memory that is the largest; with a throughput to reach the smallest that
-    does, or else the one that comes nearest; what is measured grows until the throughput does so no more.
-    Where none holds them, a single image.
-    """
-    if question.batch is not None:
-        return question.answer(phi, member, question.batch)
-    wants_rate = question.goal.min_images_per_s is not None
-    tried: list[Candidate] = []
-    for batch in BATCHES:
-        tried.append(question.answer(phi, member, batch))
-        if not _holds(tried[-1]) or (wants_rate and "throughput" not in tried[-1].misses):
-            break
-        if question.clock.measures and wants_rate and not _rises(tried):
-            break
-    holding = [each for each in tried if _holds(each)]
-    if not holding:
-        return tried[0]
-    if not wants_rate:
-        return holding[-1]
-    return max(holding, key=lambda each: each.batch / question.decisive_ms(each.latency))
-
-
-def _rises(tried: Sequence[Candidate]) -> bool:
-    """Whether a larger batch made more of the time."""
-    return len(tried) < 2 or tried[-1].images_per_s > _RISES * tried[-2].images_per_s
-
-
-def _holds(candidate: Candidate) -> bool:
-    return not {"latency", "memory"} & set(candidate.misses)
-
-
 def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...]:
     rough = [phi_label(each.phi) for each in candidates if each.latency.is_rough]
     if not rough:
@@ -280,11 +258,11 @@ def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...
 
 def _published_otherwise(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """What figures the predictions rest on, where that is not what they are asked for."""
-    precisions = {each.precision for each in candidates if each.latency.evidence == "predicted"}
-    if unpublished := precisions - set(calibration().precisions):
+    unpublished = {each.precision for each in candidates if not each.latency.has_figures}
+    if unpublished:
         which = ", ".join(sorted(unpublished)).upper()
         return (f"No {which} latency was published: predictions of it rest on those of other precisions.",)
-    if "int8" not in precisions:
+    if not any(each.precision == "int8" and each.latency.evidence == "predicted" for each in candidates):
         return ()
     return (
         "INT8 is predicted for TensorRT with every layer in INT8, as published; what TensorRT-RTX builds "
@@ -292,13 +270,20 @@ def _published_otherwise(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     )
 
 
-def _falls(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Where latency did not rise with phi at one batch, as the search takes for granted."""
-    return tuple(
-        f"Latency fell from phi {phi_label(small.phi)} to {phi_label(large.phi)}: measured again, another "
-        "phi may be the largest that fits."
-        for small, large in pairwise(candidates)
-        if small.batch == large.batch
-        and small.latency.evidence == large.latency.evidence == "measured"
-        and large.latency.expected_ms < small.latency.expected_ms
-    )
+def _falls(question: Question, candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Where latency surely did not rise with phi at one batch, as the search takes for granted."""
+    for small, large in pairwise(candidates):
+        one, other = small.latency, large.latency
+        if small.batch != large.batch or one.low_ms <= question.decisive_ms(other):
+            continue
+        first, second = phi_label(small.phi), phi_label(large.phi)
+        if one.evidence != other.evidence:
+            yield (
+                f"phi {first}, {one.evidence}, is slower than phi {second}, {other.evidence}: measure both "
+                "before relying on either."
+            )
+        elif one.evidence != "predicted":
+            yield (
+                f"Latency fell from phi {first} to {second}: measured again, another phi may be the largest "
+                "that fits."
+            )

@@ -216,12 +216,11 @@ def sustained_rates(gpu: Gpu, precision: Precision, parameters: Parameters) -> R
 
     There the products run as DP4A on the CUDA cores, and traffic and fusion stay as in FP16.
     """
-    lacks_int8 = precision == "int8" and gpu.int8_dp4a_tops is not None
-    matrix_fact = "int8_dp4a_tops" if lacks_int8 else MATRIX_PEAK[precision]
+    stored = stored_precision(gpu, precision)
+    matrix_fact = MATRIX_PEAK[precision] if stored == precision else "int8_dp4a_tops"
     sms, bandwidth_gb_s, fp32_tflops, matrix_tflops, *_ = require_facts(
         gpu, "sm_count", "memory_bandwidth_gb_s", "fp32_tflops", matrix_fact, *_clock_facts(gpu)
     )
-    stored: Precision = "fp16" if lacks_int8 else precision
     is_int8 = stored == "int8"
     slowdown = parameters.int8_slowdown if is_int8 and (gpu.sm or AMPERE_SM) < AMPERE_SM else 1.0
     unloaded, loaded = clock_fractions(gpu)
@@ -242,6 +241,11 @@ def sustained_rates(gpu: Gpu, precision: Precision, parameters: Parameters) -> R
         busy_outputs=parameters.outputs_per_sm * sms * loaded / unloaded,
         activation_share=parameters.silu_fraction_int8 if is_int8 else parameters.silu_fraction,
     )
+
+
+def stored_precision(gpu: Gpu, precision: Precision) -> Precision:
+    """What weights and activations are stored as: without INT8 tensor cores INT8's stay FP16."""
+    return "fp16" if precision == "int8" and gpu.int8_dp4a_tops is not None else precision
 
 
 def with_tf32(rates: Rates, gpu: Gpu, parameters: Parameters) -> Rates:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import DeployError
-from deploykit.predict.gpus import Gpu, key_of, known_gpus, names_of
+from deploykit.predict.gpus import THIS_MACHINE, Gpu, key_of, known_gpu, known_gpus, names_of
 from deploykit.serial import from_builtins
 
 _TEXTS = ("architecture", "source", "compute_capability")
@@ -25,11 +25,13 @@ _CORES_OFF = (
     1.5  # times fewer or more: likely another unit; an H100 SXM5 is off by 1.08, by its two boost clocks
 )
 _CORE_FACTS = ("fp32_tflops", "sm_count", "boost_mhz")
+# Of what is known of a GPU, what no longer holds where a file has the first.
+_OUTDATES = {"tdp_w": "sustained_mhz", "int8_tensor_tops": "int8_dp4a_tops"}
 _BESIDE_FP32 = ("memory_bandwidth_gb_s", "fp16_tensor_tflops", "int8_tensor_tops", "int8_dp4a_tops")
 
 
 def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
-    """The GPUs it describes, and a sentence for each that hides a known one or has a fact of an odd size.
+    """The GPUs it describes, and a sentence for each that takes a known one's place or has an odd fact.
 
     Raises:
         DeployError: no such file, no TOML, no GPU in it, or a fact that is none.
@@ -58,22 +60,45 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
 
 def _gpu(path: Path, name: str, table: Any) -> Gpu:
     if not isinstance(table, dict):
-        raise DeployError(f"{path} has {name} outside of a table.", fix=f'begin it with ["{name}"]')
-    known = {"architecture": "unknown", "source": str(path)} | table
-    if unknown := [fact for fact in known if fact not in (*_TEXTS, *_FACTS, "aliases")]:
+        raise DeployError(
+            f"{path} has {name} outside of a table.", fix='write the GPU\'s name above it, as ["My GPU"]'
+        )
+    if unknown := [fact for fact in table if fact not in (*_TEXTS, *_FACTS, "aliases")]:
         raise DeployError(f"{path}: nobody knows the fact {unknown[0]} of {name}.", fix=_FIX)
     for fact in _FACTS:
-        if fact in known and (fault := _fault(fact, known[fact])):
+        if fact in table and (fault := _fault(fact, table[fact])):
             raise DeployError(f"{path}: {fact} of {name} is {fault}.", fix=_FIX)
     try:
-        gpu = from_builtins({"name": name, **known}, Gpu)
+        gpu = from_builtins({"name": name, **_left_out(name, table), "source": str(path), **table}, Gpu)
     except ValueError as error:
         raise DeployError(f"{path}: {name} is not described as a GPU is: {error}.", fix=_FIX) from error
+    for each in (gpu.name, *gpu.aliases):
+        if fault := _unfit_name(each):
+            raise DeployError(f"{path} calls a GPU {each!r}, {fault}.", fix='name it as in ["My GPU"]')
     if gpu.compute_capability is not None and not re.fullmatch(r"\d+\.\d", gpu.compute_capability):
         raise DeployError(
             f"{path}: compute_capability of {name} is {gpu.compute_capability!r}.", fix='write it as "8.9"'
         )
     return gpu
+
+
+def _left_out(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table needn't say of a GPU that is known by its name."""
+    known = known_gpu(name)
+    if known is None:
+        return {"architecture": "unknown"}
+    outdated = {old for fact, old in _OUTDATES.items() if fact in table}
+    facts = {fact: getattr(known, fact) for fact in (*_TEXTS, *_FACTS) if fact not in outdated}
+    return {fact: value for fact, value in facts.items() if value is not None}
+
+
+def _unfit_name(name: str) -> str | None:
+    """Why --gpu can't name it so."""
+    if not key_of(name):
+        return "which has no letter or digit besides a brand"
+    if key_of(name) in THIS_MACHINE:
+        return "which means this machine"
+    return "and commas separate GPUs" if "," in name else None
 
 
 def _fault(fact: str, value: Any) -> str | None:
@@ -94,9 +119,15 @@ def _shown(value: Any) -> str:
 
 
 def _hidden(gpu: Gpu, path: Path) -> Iterator[str]:
+    completed = known_gpu(gpu.name)
+    if completed is not None:
+        yield (
+            f"{gpu.name} is taken as {path} describes it; what that leaves out is that of the "
+            f"{completed.name} that is known."
+        )
     for known in known_gpus():
-        hiding = [each for each in (gpu.name, *gpu.aliases) if key_of(each) in names_of(known)]
-        if hiding:
+        hiding = [each for each in gpu.aliases if key_of(each) in names_of(known)]
+        if hiding and known != completed:
             yield f"{hiding[0]} is taken as {path} describes it, not as the {known.name} that is known."
 
 
@@ -114,10 +145,12 @@ def _odd_size(gpu: Gpu, fact: str) -> str | None:
     others = [getattr(each, fact) for each in known_gpus() if getattr(each, fact) is not None]
     if value is None or not _is_far(value, others):
         return None
-    return (
-        f"{fact} of {gpu.name} is {value:g}, where known GPUs have {min(others):g} to {max(others):g}: "
-        "is that the unit?"
-    )
+    return f"{fact} of {gpu.name} is {value:g}, where known GPUs have {_range(others)}: is that the unit?"
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{end:{'.3g' if end < 1000 else '.0f'}}" for end in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def _odd_cores(gpu: Gpu) -> Iterator[str]:
@@ -144,7 +177,7 @@ def _odd_beside(gpu: Gpu, sizes: Mapping[str, str]) -> Iterator[str]:
         elif _is_far(ratio, others):
             yield sizes.get(fact) or (
                 f"{fact} of {gpu.name} is {ratio:.3g} times its fp32_tflops, where known GPUs have "
-                f"{min(others):.3g} to {max(others):.3g} times: is that the unit?"
+                f"{_range(others)} times: is that the unit?"
             )
 
 

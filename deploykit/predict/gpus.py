@@ -10,6 +10,8 @@ from typing import Any
 
 from deploykit.errors import DeployError
 
+THIS_MACHINE = ("cpu", "local")
+"""What means no GPU by its name, but what is here."""
 _BRANDS = re.compile(r"nvidia|tesla|geforce|quadro")
 
 
@@ -68,6 +70,11 @@ def known_gpus() -> tuple[Gpu, ...]:
     return tuple(_from_table(name, table) for name, table in tomllib.loads(text).items())
 
 
+def known_gpu(name: str) -> Gpu | None:
+    """The GPU people mean by `name`, see find_gpu; None where none is called that."""
+    return _by_key().get(key_of(name))
+
+
 def find_gpu(name: str) -> Gpu:
     """The GPU people mean by `name`: case, spaces, dashes and brand names make no difference.
 
@@ -76,7 +83,7 @@ def find_gpu(name: str) -> Gpu:
     Raises:
         DeployError: none is called that.
     """
-    gpu = _by_key().get(key_of(name))
+    gpu = known_gpu(name)
     if gpu is None:
         raise DeployError(
             f"No GPU named {name!r} is known.",
@@ -92,7 +99,7 @@ def names_of(gpu: Gpu) -> frozenset[str]:
 
 def known_names(name: str) -> frozenset[str]:
     """The key of `name`, with those of the known GPU that it means, if any."""
-    gpu = _by_key().get(key_of(name))
+    gpu = known_gpu(name)
     return frozenset({key_of(name)}) | (names_of(gpu) if gpu is not None else frozenset())
 
 
@@ -123,8 +130,8 @@ def _by_key() -> dict[str, Gpu]:
 
 
 def key_of(name: str) -> str:
-    """What is alike in the names that people give a GPU."""
-    return re.sub(r"[^a-z0-9]", "", _BRANDS.sub("", name.lower()))
+    """What is alike in the names that people give a GPU: letters and digits of any script, but for brands."""
+    return "".join(filter(str.isalnum, _BRANDS.sub("", name.casefold())))
 
 
 def _nearest(name: str) -> list[str]:
