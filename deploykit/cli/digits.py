@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 _GIVEN = 12  # significant digits that people give; more is what a change of units adds
-_MOST = 18  # decimals
+_MOST = 40  # decimals, more than tell any two numbers of use apart
 
 
 def as_given(value: float) -> str:
