@@ -18,3 +18,9 @@ class DeployError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem} Fix: {self.fix}"
+
+
+class NothingFitsError(DeployError):
+    """Sound targets that nothing meets, found out before there is anything to show."""
+
+    exit_code = 3

@@ -386,3 +386,11 @@ def test_predicting_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numpy", "torch", "onnx", "onnxruntime", "matplotlib", "plotly"} & set(done.stdout.split())
+
+
+def test_where_no_network_is_accurate_enough_to_be_measured_nothing_fits(run):
+    done = run("fit", "--gpu", "cpu", "--max-latency", "1s", "--min-accuracy", "95%")
+    assert done.status == 3
+    error, fix = done.err.splitlines()
+    assert "the nearest has 84.3 %" in error
+    assert fix == "  fix: give --min-accuracy 84.3%"

@@ -15,7 +15,7 @@ from deploykit.architecture.family import Family
 from deploykit.architecture.member import choose_member
 from deploykit.bench.record import Record
 from deploykit.bench.record_file import read_folder, write_record
-from deploykit.errors import DeployError
+from deploykit.errors import DeployError, NothingFitsError
 from deploykit.fit.grid import phi_grid
 from deploykit.fit.run import fit_phi
 from deploykit.measure import longer
@@ -222,7 +222,7 @@ def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):
     ],
 )
 def test_where_none_is_accurate_enough_none_is_measured(workplace, options, fix):
-    with pytest.raises(DeployError, match="known to be so accurate; none was") as caught:
+    with pytest.raises(NothingFitsError, match="nothing was measured: no EfficientNet is") as caught:
         fit_phi("cpu", max_latency_ms=1e-3, **options)
     assert fix in caught.value.fix
     assert list(workplace.iterdir()) == []

@@ -10,7 +10,7 @@ from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
-from deploykit.errors import DeployError
+from deploykit.errors import DeployError, NothingFitsError
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
 from deploykit.latency import DEFAULT_FOLDER, Measured, absent_gpu
@@ -18,7 +18,7 @@ from deploykit.predict.gpu_file import read_gpu_file
 from deploykit.predict.gpus import Gpu, key_of, known_names, names_of
 from deploykit.scaling import AXES
 
-NOTHING_FITS, STOPPED = 3, 130
+STOPPED = 130
 TERMINAL = "-"
 Files = Iterator[tuple[str, Path]]
 
@@ -157,7 +157,7 @@ def command(
     else:
         _show(fits, files, in_terminal=plot is not None and drawn is None)
     if all(each.chosen is None for each in fits):
-        sys.exit(NOTHING_FITS)
+        sys.exit(NothingFitsError.exit_code)
 
 
 def _fits(gpus: Sequence[str | Gpu], folder: Path, **others: Any) -> list[Fit]:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from deploykit.architecture.families import DEFAULT_FAMILY, find_family
 from deploykit.architecture.member import Member, choose_member
 from deploykit.architecture.single_axis import single_axis_member
-from deploykit.errors import DeployError
+from deploykit.errors import DeployError, NothingFitsError
 from deploykit.fit.advice import advise, floor_percent
 from deploykit.fit.answer import Candidate, Fit
 from deploykit.fit.batch import candidate_at
@@ -212,14 +212,16 @@ def _accurate(question: Question, phis: Sequence[float]) -> list[float]:
     """What is published need not be measured.
 
     Raises:
-        DeployError: none is accurate enough.
+        NothingFitsError: none is accurate enough.
     """
     known = {phi: published_accuracy(question.family, phi, _member(question, phi)) for phi in phis}
     accurate = [phi for phi, found in known.items() if question.goal.is_accurate_enough(found)]
     if not accurate:
         most = max((found for found in known.values() if found is not None), default=None)
-        raise DeployError(
-            f"No {question.family.title} that would be measured is known to be so accurate; none was.",
+        nearest = "of none it is known" if most is None else f"the nearest has {floor_percent(most)} %"
+        raise NothingFitsError(
+            f"Nothing fits, and nothing was measured: no {question.family.title} is known to be so accurate; "
+            f"{nearest}.",
             fix="leave out --min-accuracy" if most is None else f"give --min-accuracy {floor_percent(most)}%",
         )
     return accurate
