@@ -1,10 +1,11 @@
 """Puts models and versions into a repository in one step each, so that no server ever sees half of one."""
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from deploykit.errors import DeployError
@@ -15,6 +16,7 @@ from deploykit.serving.repository.names import CONFIG_FILE, is_version, versions
 
 Note = Callable[[str], None]
 
+_FILES_ALONE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of network file systems that flush no folder
 _BYTECODE = "__pycache__"
 _INSTEAD_OF_BYTECODE = (
     "This file is where Python would put a folder of bytecode as the model loads.\n"
@@ -162,5 +164,8 @@ def _flush(path: Path) -> None:
 
 def _flush_folder(path: Path) -> None:
     """The names in it, which no file's own flushing puts there."""
-    with suppress(OSError):  # some network file systems know that of files alone
+    try:
         _flush(path)
+    except OSError as error:
+        if error.errno not in _FILES_ALONE:
+            raise
