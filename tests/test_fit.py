@@ -1,7 +1,6 @@
 """The largest phi for a target: decided, predicted, measured."""
 
 import math
-import re
 
 import pytest
 from hypothesis import example, given
@@ -12,13 +11,10 @@ from deploykit.architecture.families import FAMILIES, find_family
 from deploykit.architecture.member import choose_member
 from deploykit.cli.units import fraction
 from deploykit.errors import DeployError
-from deploykit.fit.batch import candidate_at
 from deploykit.fit.goal import Goal
-from deploykit.fit.grid import BATCHES, at_the_edge, bisect_largest, phi_grid
+from deploykit.fit.grid import at_the_edge, bisect_largest, phi_grid
 from deploykit.fit.memory import estimated_bytes
-from deploykit.fit.question import Question
 from deploykit.fit.run import fit_phi
-from deploykit.latency import Latency
 from deploykit.scaling import axis_of
 
 GPUS = ("T4", "A100", "V100", "RTX 4090")
@@ -259,63 +255,7 @@ def test_an_accuracy_nobody_published_is_refused(tiny):
         fit_phi("T4", max_latency_ms=10, min_accuracy=0.7, family=tiny)
 
 
-# ---------------------------------------------------------------- batch, precision, axis, several GPUs
-
-
-@pytest.mark.parametrize("gpu", GPUS)
-def test_a_free_batch_meets_both_targets_and_is_no_larger_than_it_takes(gpu):
-    fit = fit_phi(gpu, max_latency_ms=10, min_images_per_s=800, batch=None)
-    assert fit.chosen is not None
-    for each in fit.candidates:
-        if each.fits:
-            assert each.latency.high_ms <= 10
-            assert 1000 * each.batch / each.latency.high_ms >= 800
-            if each.batch > 1:
-                half = fit_phi(gpu, max_latency_ms=10, min_images_per_s=800, batch=each.batch // 2)
-                assert not next(other for other in half.candidates if other.phi == each.phi).fits
-    one = fit_phi(gpu, max_latency_ms=10, min_images_per_s=800)
-    assert (one.chosen.phi if one.chosen else -1) <= fit.chosen.phi
-
-
-def test_a_free_batch_is_called_auto_too():
-    assert fit_phi("T4", max_latency_ms=20, batch="auto") == fit_phi("T4", max_latency_ms=20, batch=None)
-
-
-def test_a_free_batch_under_a_latency_alone_is_the_largest_that_holds_it():
-    fit = fit_phi("T4", max_latency_ms=20, batch=None)
-    for each in fit.candidates:
-        if each.fits and each.batch < 256:
-            double = fit_phi("T4", max_latency_ms=20, batch=2 * each.batch)
-            assert not next(other for other in double.candidates if other.phi == each.phi).fits
-
-
-@pytest.mark.parametrize(
-    ("gpu", "max_latency_ms", "rate"), [("L4", 5, 3000), ("T4", None, 4000), ("A100", 3, 50_000)]
-)
-def test_where_no_batch_reaches_a_throughput_the_one_that_comes_nearest_is_shown(gpu, max_latency_ms, rate):
-    fit = fit_phi(gpu, max_latency_ms=max_latency_ms, min_images_per_s=rate, batch=None)
-    assert fit.chosen is None
-    miss = fit.nearest_miss
-    rates = {}
-    for batch in BATCHES:
-        latency = fit_phi(gpu, min_images_per_s=rate, batch=batch).candidates[0].latency
-        if max_latency_ms is None or latency.high_ms <= max_latency_ms:
-            rates[batch] = batch / latency.high_ms
-    assert (miss.phi, miss.misses) == (0, ("throughput",))
-    assert miss.batch == max(rates, key=rates.get) > 1
-
-
-def test_where_no_batch_holds_the_latency_a_single_image_is_shown():
-    fit = fit_phi("T4", max_latency_ms=1, min_images_per_s=100, batch=None)
-    assert {each.batch for each in fit.candidates} == {1}
-
-
-def test_no_batch_is_advised_that_takes_more_memory_than_allowed():
-    roomy, tight = (
-        fit_phi("T4", min_images_per_s=1500, max_memory_bytes=limit).advice for limit in (1e9, 30e6)
-    )
-    assert roomy[0].startswith("--batch 8 ")
-    assert not any("--batch" in sentence for sentence in tight)
+# ---------------------------------------------------------------- precision, axis
 
 
 def test_the_better_precision_is_named_with_the_reason():
@@ -350,22 +290,6 @@ def test_an_axis_that_can_not_follow_says_so():
     assert "No depth alone has as much work as phi 6" in fit.remarks[0]
 
 
-def test_where_nothing_fits_it_says_what_would():
-    *others, faster = fit_phi("T4", max_latency_ms=3, batch=8).advice
-    assert others == [
-        "--batch 4 is predicted to fit, for phi 0.",
-        "--precision int8 is predicted to fit, for phi 0.",
-    ]
-    assert fit_phi("T4", max_latency_ms=3, batch=4).chosen.phi >= 0
-    assert fit_phi("T4", max_latency_ms=3, batch=8).chosen is None
-    assert fit_phi("T4", max_latency_ms=3, batch=8, precision="int8").chosen.phi >= 0
-    named = faster.removeprefix("Predicted to fit, for phi 0: ").removesuffix(" and others.").split(", ")
-    assert len(named) == 3
-    for gpu in named:
-        assert fit_phi(gpu, max_latency_ms=3, batch=8).chosen.phi >= 0
-    assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to fit.",)
-
-
 def test_of_a_percentile_predictions_say_nothing():
     assert fit_phi("T4", max_latency_ms=10).remarks == ()
     (remark,) = fit_phi("T4", max_latency_ms=10, percentile=99).remarks
@@ -378,146 +302,10 @@ def test_a_folder_for_what_is_not_measured_is_refused():
     assert "--records" in caught.value.fix
 
 
-def _gpus(sentence):
-    return re.search(r"(?<=for phi )[\d.]+: (.*)\.", sentence)[1].removesuffix(" and others").split(", ")
-
-
-CHANGES = {
-    r"^--batch (\d+) is": lambda found: {"batch": int(found)},
-    r"^--precision (\w+) is": lambda found: {"precision": found},
-    r"--max-memory (\d+)MB(?: is|, predicted)": lambda found: {"max_memory_bytes": 1e6 * int(found)},
-    r"--min-accuracy ([\d.]+)% fits": lambda found: {"min_accuracy": float(found) / 100},
-}
-
-
-def _changed(asked, sentence):
-    """The questions that a sentence says have an answer."""
-    changes = [make(found[1]) for what, make in CHANGES.items() if (found := re.search(what, sentence))]
-    assert len(changes) <= 1, sentence
-    changed = asked | (changes[0] if changes else {})
-    if "redicted to fit, for phi" in sentence and "is predicted" not in sentence:
-        return [changed | {"gpu": gpu} for gpu in _gpus(sentence)]
-    return [changed] if changes else []
-
-
-@pytest.mark.parametrize("min_accuracy", [None, 0.82, 0.9])
-@pytest.mark.parametrize("max_memory_bytes", [None, 12e6, 60e6])
-@pytest.mark.parametrize("max_latency_ms", [0.01, 3, 9])
-@pytest.mark.parametrize(
-    "batches", [{"batch": 1}, {"batch": 8}, {"batch": None, "min_images_per_s": 1000}], ids=str
-)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_what_is_advised_fits(max_latency_ms, max_memory_bytes, min_accuracy, batches, precision):
-    asked = {"gpu": "T4", "max_latency_ms": max_latency_ms, "max_memory_bytes": max_memory_bytes}
-    asked |= {"min_accuracy": min_accuracy, "precision": precision, **batches}
-    fit = fit_phi(**asked)
-    assert (fit.chosen is None) == (fit.advice != ())
-    for sentence in fit.advice:
-        changed = _changed(asked, sentence)
-        assert changed or sentence.startswith("No "), sentence
-        for question in changed:
-            assert fit_phi(**question).chosen is not None, sentence
-
-
-@pytest.mark.parametrize(
-    ("asked", "sentence"),
-    [
-        (
-            {"max_latency_ms": 2, "min_images_per_s": 3000, "batch": None},
-            r"Predicted to fit, for phi 0: A100 .*",
-        ),
-        (
-            {"max_latency_ms": 1.5, "min_images_per_s": 1000, "batch": None},
-            r"--precision int8 is predicted to fit, for phi 0\.",
-        ),
-        (
-            {"max_latency_ms": 10, "batch": 64, "max_memory_bytes": 8e6},
-            r"With --max-memory 204MB, predicted to fit, for phi 0: .*",
-        ),
-        (
-            {"max_latency_ms": 10, "min_accuracy": 0.84, "max_memory_bytes": 50e6},
-            r"With --max-memory 120MB, predicted to fit, for phi 6: .*",
-        ),
-        (
-            {"max_latency_ms": 0.01, "max_memory_bytes": 1e6},
-            r"No GPU that is known is predicted to fit, with --max-memory 14MB either\.",
-        ),
-        ({"max_latency_ms": 2, "precision": "fp32"}, r"--precision fp16 is predicted to fit, for phi 0\."),
-    ],
-)
-def test_what_would_fit_is_advised(asked, sentence):
-    fit = fit_phi("T4", **asked)
-    assert any(re.fullmatch(sentence, each) for each in fit.advice), fit.advice
-
-
-def test_what_was_compared_already_is_not_advised():
-    assert any("int8" in sentence for sentence in fit_phi("T4", max_latency_ms=1.2).advice)
-    compared = fit_phi("T4", max_latency_ms=0.7, precision="best")
-    assert compared.chosen is None
-    assert not any("int8" in sentence for sentence in compared.advice)
-
-
 def test_one_axis_is_tried_in_steps_to_where_it_can_follow():
     fit = fit_phi("A100", max_latency_ms=300, axis="depth", phi_step=0.1)
     assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 5, 5.1, 5.2, 5.3]
     assert fit.chosen.phi == 5.3
-
-
-class Stopwatch:
-    """A machine that takes so many ms a batch; by default its throughput ends to rise at batch 4."""
-
-    title, measures, compared = "a machine", True, ("fp32",)
-
-    def __init__(self, batch_ms=lambda batch: max(batch, 4)) -> None:
-        self.asked: list[int] = []
-        self.batch_ms = batch_ms
-
-    def precision_for(self, asked):
-        return asked or "fp32"
-
-    def latency(self, member, *, precision, batch):
-        self.asked.append(batch)
-        ms = float(self.batch_ms(batch))
-        rate = 1000 * batch / ms
-        return Latency(
-            expected_ms=ms,
-            low_ms=ms,
-            high_ms=ms,
-            images_per_s=rate,
-            low_images_per_s=rate,
-            evidence="measured",
-        )
-
-
-def measured_by(clock):
-    """What a free batch is asked about."""
-    return Question(
-        clock=clock,
-        gpu=None,
-        precision="fp32",
-        compared=("fp32",),
-        family=find_family("efficientnet"),
-        axis=None,
-        goal=Goal(min_images_per_s=5000),
-        batch=None,
-        phi_step=1.0,
-        percentile=90.0,
-        optimistic=False,
-    )
-
-
-def test_a_free_batch_is_measured_until_throughput_rises_no_more():
-    clock = Stopwatch()
-    assert candidate_at(measured_by(clock), 0.0, choose_member(phi=0.0)).batch == 4
-    assert clock.asked == [1, 2, 4, 8]
-
-
-@pytest.mark.parametrize(("image_ms", "asked"), [(1, [1, 2]), (0.21, [1, 2, 4, 8, 16, 32, 64, 128, 256])])
-def test_a_free_batch_is_measured_as_long_as_the_target_may_be_reached(image_ms, asked):
-    """Ten ms a batch and one an image never make 5000 images a second: 1000 is the most."""
-    clock = Stopwatch(lambda batch: 10 + image_ms * batch)
-    candidate_at(measured_by(clock), 0.0, choose_member(phi=0.0))
-    assert clock.asked == asked
 
 
 def test_predictions_of_what_nobody_published_say_so():

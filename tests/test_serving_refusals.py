@@ -214,28 +214,6 @@ def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):
         served.client().infer(COLOURS, [by_http], request_compression_algorithm="gzip")
 
 
-def test_1_000_fuzzed_requests_are_answered_or_refused_and_memory_stays_flat(served):
-    random = np.random.default_rng(0)
-    for at in range(100):
-        ask_fuzzed(served, random, at)
-    before = memory_kb(served)
-    for at in range(900):
-        ask_fuzzed(served, random, at)
-    assert_answers(served)
-    assert memory_kb(served) - before < 30_000
-
-
-def test_1_000_requests_of_sound_json_that_make_no_sense_are_refused_and_memory_stays_flat(served):
-    random = np.random.default_rng(1)
-    for at in range(100):
-        ask_nonsense(served, random, at)
-    before = memory_kb(served)
-    for at in range(900):
-        ask_nonsense(served, random, at)
-    assert_answers(served)
-    assert memory_kb(served) - before < 30_000
-
-
 def ask_nonsense(served: Served, random: np.random.Generator, at: int) -> None:
     model = (COLOURS, BATCHED, f"{COLOURS}-image", f"{COLOURS}-decode")[at % 4]
     action = ("infer", "infer", "infer", "generate")[at % 3 if at % 7 else 3]
@@ -258,6 +236,19 @@ def ask_fuzzed(served: Served, random: np.random.Generator, at: int) -> None:
         while read := client.recv(2**16):
             answer += read
     assert not answer or answer.startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.parametrize(("asked", "seed"), [(ask_fuzzed, 0), (ask_nonsense, 1)])
+def test_1_000_requests_at_random_are_answered_or_refused_and_memory_stays_flat(served, asked, seed):
+    """Damaged ones, and sound JSON that makes no sense."""
+    random = np.random.default_rng(seed)
+    for at in range(100):
+        asked(served, random, at)
+    before = memory_kb(served)
+    for at in range(900):
+        asked(served, random, at)
+    assert_answers(served)
+    assert memory_kb(served) - before < 30_000
 
 
 @pytest.mark.parametrize(
