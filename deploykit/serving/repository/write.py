@@ -165,7 +165,7 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
         DeployError: none is named; one is missing, damaged, without its manifest, or of another model.
     """
     if not engines:
-        raise DeployError("No engine was named.", fix="deploykit serve --triton DIR ENGINE")
+        raise DeployError("No engine was named.", fix="deploykit serve ENGINE, or with --triton DIR")
     groups: dict[str, dict[Path, Manifest]] = {}
     for given in engines:
         path = given
