@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from deploykit.export import export_onnx
-from deploykit.pipeline import build_engine
-from deploykit.vocabulary import Precision
+from deploykit.engine.pipeline import build_engine
+from deploykit.networks.export import export_onnx
+from deploykit.util.types import Precision
 
 PHIS = (0, 3, 5, 7)
 GPUS = ("T4", "A100", "L4")

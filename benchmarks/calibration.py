@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _exported(folder: Path, scratch: Path) -> Path:
-    from deploykit.export import export_onnx
+    from deploykit.networks.export import export_onnx
 
     weights = folder / f"{MODEL}.safetensors"
     return export_onnx(0, weights=weights, side_px=SIDE_PX, output=scratch / "model.onnx").path

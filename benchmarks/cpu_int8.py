@@ -23,17 +23,18 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.cpu_int8 import respell_for_cpu
-from deploykit.engine.onnxruntime import audit_kernels
-from deploykit.export import export_onnx
-from deploykit.images.source import open_images
-from deploykit.metrics import agreement, sqnr_db, top1
-from deploykit.model_file import INPUT_NAME, info_of, read_model
-from deploykit.quantize.calibration import Settings, calibrate
-from deploykit.quantize.methods import method_called
+from deploykit.data.images.open import open_images
+from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
+from deploykit.engine.onnxruntime_compiler import audit_kernels
+from deploykit.networks.export import export_onnx
+from deploykit.networks.model_info import info_of
+from deploykit.onnx_tools.model_io import INPUT_NAME, read_model
+from deploykit.onnx_tools.ort_session import cpu_session
+from deploykit.quantize.calibrate import Settings, calibrate
+from deploykit.quantize.calibration.methods import method_called
 from deploykit.quantize.placement import place
 from deploykit.quantize.qdq import insert_qdq
-from deploykit.sessions import cpu_session
+from deploykit.stats.accuracy_metrics import agreement, sqnr_db, top1
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -90,7 +91,7 @@ def _accuracy(folder: Path, scratch: Path) -> None:
 
 def _with_plain_weights(plain: "ModelProto") -> "ModelProto":
     """The artifact as it would be if nothing kept its weights from saturating."""
-    with patch("deploykit.engine.cpu_int8.fit_weight", lambda values, scales, **_: (values, scales)):
+    with patch("deploykit.engine.lowering.cpu_int8.fit_weight", lambda values, scales, **_: (values, scales)):
         return respell_for_cpu(plain)
 
 

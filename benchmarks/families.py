@@ -9,13 +9,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from deploykit.architecture.families import FAMILIES
-from deploykit.architecture.member import Member, choose_member
-from deploykit.export import prepare
-from deploykit.model_file import to_bytes
-from deploykit.models.onnx_graph import onnx_model
-from deploykit.pipeline import build_engine
-from deploykit.vocabulary import Precision
+from deploykit.engine.pipeline import build_engine
+from deploykit.networks.export import prepare
+from deploykit.networks.families.registry import FAMILIES
+from deploykit.networks.member import Member, choose_member
+from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.onnx_tools.model_io import to_bytes
+from deploykit.util.types import Precision
 
 GPU = "A10"
 LARGEST_GIGA_MACS = 70  # EfficientNet-L2 and EfficientDet-D5 and up take more memory than a small machine has

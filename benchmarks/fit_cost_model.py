@@ -4,7 +4,7 @@
 
 Reads cost_model/published_latency.csv and the records of GPUs in engines/results, prints the parameters and
 the errors, and writes them into docs/cost-model.md, docs/cost-model.svg and
-deploykit/predict/cost_model.json. The same input gives the same bytes.
+deploykit/planning/cost_model/cost_model.json. The same input gives the same bytes.
 """
 
 import json
@@ -18,7 +18,7 @@ from cost_model.published import Row, of_tensorrt, read_rows
 from cost_model.recorded import read_recorded
 
 ROOT = Path(__file__).parents[1]
-MODEL_JSON = ROOT / "deploykit" / "predict" / "cost_model.json"
+MODEL_JSON = ROOT / "deploykit" / "planning" / "cost_model" / "cost_model.json"
 RECORDS = ROOT / "engines" / "results"
 PAGE_MD, RESIDUALS_SVG = ROOT / "docs" / "cost-model.md", ROOT / "docs" / "cost-model.svg"
 

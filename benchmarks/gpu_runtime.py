@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from deploykit.engine.manifest import Manifest
+from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.export import prepare
-from deploykit.local_gpu import ORDINAL, local_gpu
-from deploykit.model_file import to_bytes
-from deploykit.models.onnx_graph import onnx_model
-from deploykit.pipeline import build_engine
+from deploykit.networks.export import prepare
+from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.runtime import Engine
-from deploykit.runtime.plan import deserialize, new_context
+from deploykit.runtime.tensorrt.plan import deserialize, new_context
+from deploykit.util.local_gpu import ORDINAL, local_gpu
 
 PHIS, BATCHES, ROUNDS = (0, 3, 7), (1, 8), 500
 

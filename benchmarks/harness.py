@@ -19,14 +19,14 @@ import numpy as np
 
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.scenarios import single_stream
-from deploykit.bench.statistics import percentile
-from deploykit.errors import DeployError
-from deploykit.export import prepare
-from deploykit.model_file import to_bytes
-from deploykit.models.onnx_graph import onnx_model
-from deploykit.pipeline import build_engine
+from deploykit.engine.pipeline import build_engine
+from deploykit.networks.export import prepare
+from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.onnx_tools.model_io import to_bytes
+from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.runtime import Engine
-from deploykit.sessions import cpu_session
+from deploykit.stats.latency_percentiles import percentile
+from deploykit.util.errors import DeployError
 
 ROUNDS, SECONDS = 12, 1.0
 MODELS = ((0, 32), (0, 224), (3, 300))  # phi and side

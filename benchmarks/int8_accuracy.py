@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _compare(weights: Path, folder: Path, scratch: Path) -> None:
-    from deploykit.export import export_onnx
+    from deploykit.networks.export import export_onnx
 
     model = export_onnx(0, weights=weights, side_px=SIDE_PX, output=scratch / "model.onnx").path
     with np.load(folder / VALIDATION) as archive:
@@ -82,8 +82,8 @@ def _compare(weights: Path, folder: Path, scratch: Path) -> None:
 
 
 def _fp16(model: Path) -> bytes:
-    from deploykit.model_file import read_model
-    from deploykit.precision import to_fp16
+    from deploykit.onnx_tools.fp16 import to_fp16
+    from deploykit.onnx_tools.model_io import read_model
 
     data: bytes = to_fp16(read_model(model)).SerializeToString()
     return data

@@ -19,8 +19,8 @@ PHIS = (3, 7)
 
 TORCH_EXPORT = """
 import sys, torch
-from deploykit.export import prepare
-from deploykit.models.module import module_for
+from deploykit.networks.export import prepare
+from deploykit.networks.torch_module import module_for
 network, weights, _ = prepare(float(sys.argv[1]))
 images = torch.randn(2, *network.input)
 torch.onnx.export(

@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 
 from deploykit.bench.scenarios import single_stream
-from deploykit.bench.server import server
-from deploykit.bench.statistics import percentile
+from deploykit.bench.server_scenario import server
+from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.errors import DeployError
-from deploykit.export import prepare
-from deploykit.model_file import to_bytes
-from deploykit.models.onnx_graph import onnx_model
-from deploykit.pipeline import build_engine
+from deploykit.networks.export import prepare
+from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.runtime import Engine
 from deploykit.serving.repository.write import Options, write_repository
+from deploykit.stats.latency_percentiles import percentile
+from deploykit.util.errors import DeployError
 
 ROUNDS, SECONDS = 6, 1.0
 SERVER_ROUNDS, SERVER_SECONDS = 2, 1.0

@@ -14,69 +14,69 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from deploykit.architecture.member import choose_member
+    from deploykit.accuracy.evaluate import evaluate_model
     from deploykit.bench.benchmark import benchmark
     from deploykit.bench.compare import compare
     from deploykit.bench.record_file import read_record, write_record
-    from deploykit.doctor import diagnose
     from deploykit.engine.manifest import read_manifest
+    from deploykit.engine.pipeline import build_engine, quantize_model
     from deploykit.engine.shapes import BatchRange, SideRange
-    from deploykit.errors import DeployError
-    from deploykit.evaluate import evaluate_model
-    from deploykit.export import export_onnx
-    from deploykit.fit.run import fit_phi
-    from deploykit.models.recognize import recognize
-    from deploykit.models.weights import load_weights
-    from deploykit.pipeline import build_engine, quantize_model
-    from deploykit.predict.gpus import known_gpus
-    from deploykit.quantize.calibration import calibrate_to_file
+    from deploykit.gpu_catalog.gpus import known_gpus
+    from deploykit.networks.checkpoints.recognize import recognize
+    from deploykit.networks.checkpoints.weights import load_weights
+    from deploykit.networks.export import export_onnx
+    from deploykit.networks.member import choose_member
+    from deploykit.networks.scaling import scale_for
+    from deploykit.planning.fit.fit import fit_phi
+    from deploykit.planning.search.search import search_scaling
+    from deploykit.quantize.calibrate import calibrate_to_file
     from deploykit.quantize.plan import Int8Options
     from deploykit.quantize.sensitivity import sensitivity_of
-    from deploykit.report.page import write_report
+    from deploykit.reporting.report.page import write_report
+    from deploykit.reporting.study.study import run_study
     from deploykit.runtime import Engine
-    from deploykit.runtime.bundle import Bundle, write_bundle
+    from deploykit.runtime.bundle.bundle import Bundle, write_bundle
+    from deploykit.runtime.doctor import diagnose
     from deploykit.runtime.preflight import preflight
-    from deploykit.scaling import scale_for
-    from deploykit.search.run import search_scaling
     from deploykit.serving.client import Client
-    from deploykit.serving.live import serve
     from deploykit.serving.repository.check import check_repository
     from deploykit.serving.repository.write import write_repository
-    from deploykit.study.run import run_study
+    from deploykit.serving.serve import serve
+    from deploykit.util.errors import DeployError
 
 _HOMES = {
     "sensitivity_of": "deploykit.quantize.sensitivity",
-    "quantize_model": "deploykit.pipeline",
-    "evaluate_model": "deploykit.evaluate",
+    "quantize_model": "deploykit.engine.pipeline",
+    "evaluate_model": "deploykit.accuracy.evaluate",
     "Int8Options": "deploykit.quantize.plan",
     "BatchRange": "deploykit.engine.shapes",
-    "Bundle": "deploykit.runtime.bundle",
+    "Bundle": "deploykit.runtime.bundle.bundle",
     "Client": "deploykit.serving.client",
     "SideRange": "deploykit.engine.shapes",
-    "DeployError": "deploykit.errors",
+    "DeployError": "deploykit.util.errors",
     "Engine": "deploykit.runtime",
     "benchmark": "deploykit.bench.benchmark",
-    "build_engine": "deploykit.pipeline",
-    "calibrate_to_file": "deploykit.quantize.calibration",
+    "build_engine": "deploykit.engine.pipeline",
+    "calibrate_to_file": "deploykit.quantize.calibrate",
     "check_repository": "deploykit.serving.repository.check",
-    "choose_member": "deploykit.architecture.member",
+    "choose_member": "deploykit.networks.member",
     "compare": "deploykit.bench.compare",
-    "diagnose": "deploykit.doctor",
-    "export_onnx": "deploykit.export",
-    "fit_phi": "deploykit.fit.run",
-    "known_gpus": "deploykit.predict.gpus",
-    "load_weights": "deploykit.models.weights",
+    "diagnose": "deploykit.runtime.doctor",
+    "export_onnx": "deploykit.networks.export",
+    "fit_phi": "deploykit.planning.fit.fit",
+    "known_gpus": "deploykit.gpu_catalog.gpus",
+    "load_weights": "deploykit.networks.checkpoints.weights",
     "preflight": "deploykit.runtime.preflight",
     "read_manifest": "deploykit.engine.manifest",
     "read_record": "deploykit.bench.record_file",
-    "recognize": "deploykit.models.recognize",
-    "run_study": "deploykit.study.run",
-    "scale_for": "deploykit.scaling",
-    "search_scaling": "deploykit.search.run",
-    "serve": "deploykit.serving.live",
-    "write_bundle": "deploykit.runtime.bundle",
+    "recognize": "deploykit.networks.checkpoints.recognize",
+    "run_study": "deploykit.reporting.study.study",
+    "scale_for": "deploykit.networks.scaling",
+    "search_scaling": "deploykit.planning.search.search",
+    "serve": "deploykit.serving.serve",
+    "write_bundle": "deploykit.runtime.bundle.bundle",
     "write_record": "deploykit.bench.record_file",
-    "write_report": "deploykit.report.page",
+    "write_report": "deploykit.reporting.report.page",
     "write_repository": "deploykit.serving.repository.write",
 }
 

@@ -16,7 +16,7 @@ from solid_colours import write_images
 
 import deploykit
 from deploykit.cli.main import main
-from deploykit.export import Export, export_onnx
+from deploykit.networks.export import Export, export_onnx
 
 # Machines differ in speed: a slow example is no failure.
 settings.register_profile("deploykit", deadline=None, max_examples=40)

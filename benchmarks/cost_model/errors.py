@@ -8,7 +8,7 @@ import numpy as np
 
 from cost_model.fit import fit, log_ratios
 from cost_model.published import Row, of_tensorrt
-from deploykit.predict.cost_model import CONFIDENCE
+from deploykit.planning.cost_model.cost_model import CONFIDENCE
 
 HeldOut = tuple[Row, float]
 """A row and log(published / predicted) under a fit that never saw it."""

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.published import Row, network_of
-from deploykit.predict.cost_model import (
+from deploykit.gpu_catalog.gpus import find_gpu
+from deploykit.planning.cost_model.cost_model import (
     CHANNEL_GRANULE,
     UNFUSED,
     Parameters,
@@ -20,9 +21,8 @@ from deploykit.predict.cost_model import (
     stored_precision,
     sustained_rates,
 )
-from deploykit.predict.gpus import find_gpu
-from deploykit.predict.kernels import KERNEL_KINDS, kernel_counts
-from deploykit.vocabulary import Precision
+from deploykit.planning.cost_model.kernels import KERNEL_KINDS, kernel_counts
+from deploykit.util.types import Precision
 
 CONVERGED_LOG_STEP = 1e-7  # far below the four digits kept
 ERROR_SCALE = (

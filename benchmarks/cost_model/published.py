@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from deploykit.architecture.families import find_family
-from deploykit.architecture.graph import Activation, Network
-from deploykit.vocabulary import Precision
+from deploykit.networks.architecture.network import Activation, Network
+from deploykit.networks.families.registry import find_family
+from deploykit.util.types import Precision
 
 PUBLISHED_CSV = Path(__file__).parent / "published_latency.csv"
 PRECISION: dict[str, Precision] = {"fp16": "fp16", "int8": "int8"}

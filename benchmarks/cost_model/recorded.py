@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cost_model.published import Row
-from deploykit.architecture.families import FAMILIES
 from deploykit.bench.record import Measured, Record
 from deploykit.bench.record_file import read_folder
-from deploykit.errors import DeployError
-from deploykit.predict.gpus import find_gpu
+from deploykit.gpu_catalog.gpus import find_gpu
+from deploykit.networks.families.registry import FAMILIES
+from deploykit.util.errors import DeployError
 
 
 def read_recorded(folder: Path) -> tuple[Row, ...]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.metrics import agreement, median_sqnr_db, sqnr_db, top1
-from deploykit.model_file import INPUT_NAME
-from deploykit.sessions import cpu_session
+from deploykit.onnx_tools.model_io import INPUT_NAME
+from deploykit.onnx_tools.ort_session import cpu_session
+from deploykit.stats.accuracy_metrics import agreement, median_sqnr_db, sqnr_db, top1
 
 BATCH = 50
 

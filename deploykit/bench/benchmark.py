@@ -16,13 +16,13 @@ from deploykit.bench.scenarios import (
     one_after_another,
 )
 from deploykit.bench.scopes import sampling
-from deploykit.bench.server import DEFAULT_SEARCH_SECONDS, Trial, server
+from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, Trial, server
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest
 from deploykit.engine.shapes import filled_up
-from deploykit.errors import DeployError
-from deploykit.extras import require
 from deploykit.runtime import Engine
+from deploykit.util.errors import DeployError
+from deploykit.util.lazy_import import require
 
 _GPU_IN_FLIGHT = 2  # the copies of one call while another computes
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploykit.bench.estimate import Estimate
 from deploykit.bench.record import Record, stamp
-from deploykit.bench.statistics import estimate_ratio, percentile_of_rows, samples_for
-from deploykit.errors import DeployError
+from deploykit.stats.estimate import Estimate
+from deploykit.stats.latency_percentiles import estimate_ratio, percentile_of_rows, samples_for
+from deploykit.util.errors import DeployError
 
 IGNORABLE = (
     "scenario",

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
-from deploykit.errors import DeployError
-from deploykit.extras import require
-from deploykit.local_gpu import ORDINAL, local_gpu
+from deploykit.util.errors import DeployError
+from deploykit.util.lazy_import import require
+from deploykit.util.local_gpu import ORDINAL, local_gpu
 
 T = TypeVar("T")
 

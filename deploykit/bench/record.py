@@ -10,11 +10,13 @@ import numpy as np
 from msgspec import Meta
 
 from deploykit import __version__
-from deploykit.bench.estimate import Estimate
 from deploykit.bench.machine import Machine, State, remarks
 from deploykit.bench.scenarios import Scenario
-from deploykit.bench.server import CLOSE, Trial
-from deploykit.bench.statistics import (
+from deploykit.bench.server_scenario import CLOSE, Trial
+from deploykit.engine.manifest import Manifest
+from deploykit.networks.scaling import Rule, Scale
+from deploykit.stats.estimate import Estimate
+from deploykit.stats.latency_percentiles import (
     Array,
     drift,
     estimate_mean,
@@ -22,9 +24,7 @@ from deploykit.bench.statistics import (
     modes,
     samples_for,
 )
-from deploykit.engine.manifest import Manifest
-from deploykit.scaling import Rule, Scale
-from deploykit.vocabulary import Precision
+from deploykit.util.types import Precision
 
 FORMAT = 2
 PERCENTILES = (50, 90, 99)

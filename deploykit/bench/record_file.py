@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from deploykit.bench.accuracy import Accuracy
-from deploykit.bench.layer_profile import LayerProfile
+from deploykit.bench.accuracy_record import Accuracy
+from deploykit.bench.layers.profile import LayerProfile
 from deploykit.bench.record import FORMAT, Record
-from deploykit.errors import DeployError
-from deploykit.files import require_writable, write_atomically
-from deploykit.serial import SEAL, from_json, from_sealed_json, to_sealed_json
+from deploykit.util.atomic_files import require_writable, write_atomically
+from deploykit.util.errors import DeployError
+from deploykit.util.json_io import SEAL, from_json, from_sealed_json, to_sealed_json
 
 LARGEST_BYTES = 64 * 2**20
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from deploykit.bench.statistics import samples_for
-from deploykit.errors import DeployError
+from deploykit.stats.latency_percentiles import samples_for
+from deploykit.util.errors import DeployError
 
 Scenario = Literal["single-stream", "offline", "server"]
 

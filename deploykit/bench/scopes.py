@@ -10,7 +10,7 @@ import numpy.typing as npt
 from deploykit.bench.record import Scope
 from deploykit.bench.scenarios import MACHINES_CLOCK, Clock, Sample
 from deploykit.runtime import Engine
-from deploykit.runtime.timed import TimedCall
+from deploykit.runtime.tensorrt.timed import TimedCall
 
 
 @contextmanager

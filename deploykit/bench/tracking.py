@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from deploykit.bench.layer_profile import LayerProfile
-from deploykit.bench.layers import by_block
+from deploykit.bench.layers.layers import by_block
+from deploykit.bench.layers.profile import LayerProfile
 from deploykit.bench.record import PERCENTILES, Record
-from deploykit.errors import DeployError
-from deploykit.extras import require
+from deploykit.util.errors import DeployError
+from deploykit.util.lazy_import import require
 
 _SAMPLES = ("latency_ms", "warm_up_ms", "layers")  # logged as histograms and tables, and whole in the record
 

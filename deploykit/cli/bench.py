@@ -5,18 +5,18 @@ from typing import Any, get_args
 import click
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.estimate import Estimate
-from deploykit.bench.layer_profile import LayerProfile, profile_engine, why_beaten
-from deploykit.bench.layers import RUNS, LayerTime, by_block, by_kind
+from deploykit.bench.layers.layers import RUNS, LayerTime, by_block, by_kind
+from deploykit.bench.layers.profile import LayerProfile, profile_engine, why_beaten
 from deploykit.bench.record import PERCENTILES, Record, Scope, how_it_ran
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
-from deploykit.bench.server import DEFAULT_SEARCH_SECONDS, SERVER_PERCENT
-from deploykit.bench.statistics import samples_for
-from deploykit.cli.keeping import Keeper, Kept, wandb_option
+from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, SERVER_PERCENT
 from deploykit.cli.output import json_option, phases, print_json, print_table
+from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import duration_ms, numbers
 from deploykit.engine.manifest import is_bundle, read_manifest
-from deploykit.errors import DeployError
+from deploykit.stats.estimate import Estimate
+from deploykit.stats.latency_percentiles import samples_for
+from deploykit.util.errors import DeployError
 
 _SLOWEST = 10
 

@@ -4,8 +4,8 @@ import click
 
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.runtime.bundle import write_bundle
-from deploykit.vocabulary import Precision
+from deploykit.runtime.bundle.bundle import write_bundle
+from deploykit.util.types import Precision
 
 
 @click.command(name="bundle")

@@ -4,10 +4,10 @@ import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, stages
-from deploykit.errors import DeployError
-from deploykit.quantize.calibration import AUTO, calibrate_to_file, merge_to_file
-from deploykit.quantize.methods import DEFAULT_PERCENT, METHODS
-from deploykit.quantize.ranges import Ranges
+from deploykit.quantize.calibrate import AUTO, calibrate_to_file, merge_to_file
+from deploykit.quantize.calibration.methods import DEFAULT_PERCENT, METHODS
+from deploykit.quantize.calibration.ranges import Ranges
+from deploykit.util.errors import DeployError
 
 _METHOD = "How ranges are read off; auto: by the output error on images held out."
 _PERCENTS = ", ".join(f"{percent:g} for {name}" for name, percent in DEFAULT_PERCENT.items())

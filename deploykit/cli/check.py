@@ -10,7 +10,7 @@ from deploykit.engine.manifest import is_bundle
 from deploykit.runtime.preflight import Check, preflight
 
 if TYPE_CHECKING:
-    from deploykit.runtime.bundle import Prospect
+    from deploykit.runtime.bundle.bundle import Prospect
 
 CANNOT_RUN = 3
 
@@ -42,7 +42,7 @@ def command(engine: Path, as_json: bool) -> None:
 
 def _check_bundle(path: Path, *, as_json: bool) -> None:
     """A bundle runs wherever something can be built, too."""
-    from deploykit.runtime.bundle import Bundle
+    from deploykit.runtime.bundle.bundle import Bundle
 
     found = Bundle(path).prospect()
     if as_json:
@@ -72,7 +72,7 @@ def _print_bundle_json(path: Path, found: "Prospect") -> None:
 
 
 def _conclusion(path: Path, found: "Prospect") -> Iterator[str]:
-    from deploykit.runtime.bundle_cache import UNKEPT
+    from deploykit.runtime.bundle.cache import UNKEPT
 
     if found.refusal is not None:
         yield f"{path}: cannot run here"

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
-from deploykit.models.schemes import SOURCES
-from deploykit.preprocessing import NORMALIZATIONS
+from deploykit.data.preprocessing import NORMALIZATIONS
+from deploykit.networks.checkpoints.sources import SOURCES
 
 R = TypeVar("R")
 

@@ -1,7 +1,7 @@
 import click
 
 from deploykit.cli.output import json_option, phases, print_json, print_table
-from deploykit.doctor import diagnose
+from deploykit.runtime.doctor import diagnose
 
 
 @click.command(name="doctor")

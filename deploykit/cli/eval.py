@@ -3,13 +3,13 @@ from pathlib import Path
 
 import click
 
-from deploykit.any_model import ARITHMETICS
+from deploykit.accuracy.evaluate import Evaluation, evaluate_model
+from deploykit.accuracy.model_loader import ARITHMETICS
 from deploykit.bench.record_file import require_folder, write_record
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
-from deploykit.errors import DeployError
-from deploykit.evaluate import Evaluation, evaluate_model
-from deploykit.metrics import Estimate
+from deploykit.stats.accuracy_metrics import Estimate
+from deploykit.util.errors import DeployError
 
 _AUTO = "auto"
 

@@ -8,10 +8,10 @@ from deploykit.cli.checkpoint_options import checkpoint_options
 from deploykit.cli.network_options import chosen, network_options
 from deploykit.cli.nms_options import nms_options
 from deploykit.cli.output import json_option, note, phases, print_json
-from deploykit.export import Export, export_onnx
-from deploykit.models.schemes import Source
-from deploykit.nms import Nms
-from deploykit.preprocessing import Normalization
+from deploykit.data.preprocessing import Normalization
+from deploykit.networks.checkpoints.sources import Source
+from deploykit.networks.export import Export, export_onnx
+from deploykit.onnx_tools.nms import Nms
 
 
 @click.command(name="export")

@@ -1,7 +1,7 @@
 import click
 
-from deploykit.architecture.families import FAMILIES
 from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.networks.families.registry import FAMILIES
 
 
 @click.command(name="families")

@@ -10,13 +10,13 @@ from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
-from deploykit.errors import DeployError, NothingFitsError
-from deploykit.fit.answer import Candidate, Fit
-from deploykit.fit.run import DEFAULT_PERCENTILE, fit_phi
-from deploykit.latency import DEFAULT_FOLDER, Measured, absent_gpu
-from deploykit.predict.gpu_file import read_gpu_file
-from deploykit.predict.gpus import Gpu, key_of, known_names, names_of
-from deploykit.scaling import AXES
+from deploykit.gpu_catalog.gpu_file import read_gpu_file
+from deploykit.gpu_catalog.gpus import Gpu, key_of, known_names, names_of
+from deploykit.networks.scaling import AXES
+from deploykit.planning.fit.answer import Candidate, Fit
+from deploykit.planning.fit.fit import DEFAULT_PERCENTILE, fit_phi
+from deploykit.planning.latency_source import DEFAULT_FOLDER, Measured, absent_gpu
+from deploykit.util.errors import DeployError, NothingFitsError
 
 STOPPED = 130
 TERMINAL = "-"
@@ -128,7 +128,7 @@ def command(
     if plot is not None and drawn is None and as_json:
         raise DeployError("--plot would draw where --json prints.", fix="name a file, as --plot fit.png")
     if drawn is not None:
-        from deploykit.fit.picture import require_drawable
+        from deploykit.planning.fit.plot import require_drawable
 
         require_drawable(drawn)
     if exports:
@@ -189,7 +189,7 @@ def _show(fits: list[Fit], files: Files, *, in_terminal: bool) -> None:
         return
     print_fit(fits[0])
     if in_terminal:
-        from deploykit.fit.picture import in_the_terminal
+        from deploykit.planning.fit.plot import in_the_terminal
 
         print(in_the_terminal(fits[0]))
     for _, path in files:
@@ -209,7 +209,7 @@ def _show_as_json(fits: list[Fit], files: Files) -> None:
 def _files(fit: Fit, gpu: str | Gpu, family: str, *, drawn: Path | None, exports: bool) -> Files:
     """Each as it is written, by what it is."""
     if drawn is not None:
-        from deploykit.fit.picture import draw
+        from deploykit.planning.fit.plot import draw
 
         draw(fit, drawn)
         yield "plot", drawn
@@ -267,11 +267,11 @@ def _batch(text: str) -> int | None:
 
 
 def _exported(fit: Fit, chosen: Candidate, gpu: str | Gpu, family: str) -> Files:
-    from deploykit.architecture.member import choose_member
-    from deploykit.architecture.single_axis import axis_member
+    from deploykit.engine.pipeline import build_engine
     from deploykit.engine.shapes import BatchRange
-    from deploykit.export import export_onnx
-    from deploykit.pipeline import build_engine
+    from deploykit.networks.export import export_onnx
+    from deploykit.networks.member import choose_member
+    from deploykit.networks.single_axis import axis_member
 
     member = choose_member(family, phi=chosen.phi)
     if fit.axis is not None:

@@ -4,8 +4,8 @@ import click
 
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS
-from deploykit.predict.cost_model import can_predict
-from deploykit.predict.gpus import Gpu, known_gpus
+from deploykit.gpu_catalog.gpus import Gpu, known_gpus
+from deploykit.planning.cost_model.cost_model import can_predict
 
 
 @click.command(name="gpus")

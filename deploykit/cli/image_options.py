@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from deploykit.errors import DeployError
-from deploykit.preprocessing import INTERPOLATIONS, NO_OVERRIDES, Channels, Overrides
+from deploykit.data.preprocessing import INTERPOLATIONS, NO_OVERRIDES, Channels, Overrides
+from deploykit.util.errors import DeployError
 
 R = TypeVar("R")
 

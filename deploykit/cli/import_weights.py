@@ -6,16 +6,22 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from deploykit.architecture.families import FAMILIES, find_family
 from deploykit.cli.checkpoint_options import checkpoint_options
 from deploykit.cli.export import print_export
 from deploykit.cli.network_options import chosen, names_network, network_options
 from deploykit.cli.output import json_option, phases, print_json
-from deploykit.export import export_onnx
-from deploykit.models.recognize import Likeness, compare, described, require_recognized, require_whole
-from deploykit.models.schemes import SCHEMES, Source
-from deploykit.models.weights import Weights, load_weights, require_match
-from deploykit.preprocessing import Normalization
+from deploykit.data.preprocessing import Normalization
+from deploykit.networks.checkpoints.recognize import (
+    Likeness,
+    compare,
+    described,
+    require_recognized,
+    require_whole,
+)
+from deploykit.networks.checkpoints.sources import SCHEMES, Source
+from deploykit.networks.checkpoints.weights import Weights, load_weights, require_match
+from deploykit.networks.export import export_onnx
+from deploykit.networks.families.registry import FAMILIES, find_family
 
 
 @click.command(name="import-weights")

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from deploykit.cli.output import json_option, print_json, print_table
-from deploykit.engine.audit import CompiledLayer
+from deploykit.engine.audit.audit import CompiledLayer
 from deploykit.engine.manifest import Manifest, Tensor, read_manifest
-from deploykit.model_file import ModelInfo
+from deploykit.networks.model_info import ModelInfo
 
 _WIDEST_NODES = 60
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
-from deploykit.quantize.leave_out import SPARE
+from deploykit.quantize.float_fallback import SPARE
 from deploykit.quantize.placement import POLICIES
 from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options
 

@@ -12,7 +12,7 @@ import click
 from deploykit import __version__
 from deploykit.cli.interrupts import ignore_interrupts, prepare_interrupts
 from deploykit.cli.terminal import visibly
-from deploykit.errors import DeployError
+from deploykit.util.errors import DeployError
 
 # In the order a newcomer meets them; each module has a `command`, imported when it is called.
 COMMANDS = {

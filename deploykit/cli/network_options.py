@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 import click
 
-from deploykit.architecture.families import DEFAULT_FAMILY
-from deploykit.architecture.member import Member, choose_member
-from deploykit.errors import DeployError
-from deploykit.scaling import RULES, Coefficients, Rule
+from deploykit.networks.families.registry import DEFAULT_FAMILY
+from deploykit.networks.member import Member, choose_member
+from deploykit.networks.scaling import RULES, Coefficients, Rule
+from deploykit.util.errors import DeployError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from deploykit.errors import DeployError
-from deploykit.nms import Nms
+from deploykit.onnx_tools.nms import Nms
+from deploykit.util.errors import DeployError
 
 _OPTIONS = (
     click.option("--nms", "suppresses", is_flag=True, help="Of a detector: suppress overlapping boxes too."),

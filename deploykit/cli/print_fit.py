@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from deploykit.cli.digits import apart, as_given, beside
+from deploykit.cli.number_format import apart, as_given, beside
 from deploykit.cli.output import note, print_table
-from deploykit.fit.answer import Candidate, Fit
-from deploykit.scaling import phi_label
+from deploykit.networks.scaling import phi_label
+from deploykit.planning.fit.answer import Candidate, Fit
 
 
 def print_fit(fit: Fit) -> None:

@@ -4,7 +4,7 @@ import click
 
 from deploykit.cli.int8_options import int8_options
 from deploykit.cli.output import json_option, note, phases, print_json
-from deploykit.pipeline import quantize_model
+from deploykit.engine.pipeline import quantize_model
 from deploykit.quantize.plan import Int8Options
 
 

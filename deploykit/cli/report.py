@@ -3,8 +3,8 @@ from pathlib import Path
 import click
 
 from deploykit.cli.output import json_option, note, phases, print_json
-from deploykit.report import write_report
-from deploykit.report.page import DEFAULT_TITLE
+from deploykit.reporting.report import write_report
+from deploykit.reporting.report.page import DEFAULT_TITLE
 
 
 @click.command(name="report")

@@ -2,10 +2,10 @@ from typing import Any
 
 import click
 
-from deploykit.architecture.families import find_family
-from deploykit.architecture.member import Member, choose_member
 from deploykit.cli.network_options import chosen, names_network, network_options
 from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.networks.families.registry import find_family
+from deploykit.networks.member import Member, choose_member
 
 
 @click.command(name="scale")

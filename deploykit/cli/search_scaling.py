@@ -6,10 +6,10 @@ import click
 
 from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, print_json, print_table, stages
-from deploykit.errors import DeployError
-from deploykit.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE
-from deploykit.search.run import DEFAULT_GPU, PERCENTILE, Point, Search, search_scaling
-from deploykit.vocabulary import Precision
+from deploykit.planning.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE
+from deploykit.planning.search.search import DEFAULT_GPU, PERCENTILE, Point, Search, search_scaling
+from deploykit.util.errors import DeployError
+from deploykit.util.types import Precision
 
 FAILED, STOPPED = 1, 130
 

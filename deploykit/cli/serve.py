@@ -9,12 +9,12 @@ from click.core import ParameterSource
 
 from deploykit.cli.output import json_option, note, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, size_bytes
-from deploykit.errors import DeployError
-from deploykit.serving.live import serve
 from deploykit.serving.repository.check import CheckedRepository, check_repository
 from deploykit.serving.repository.config import BACKENDS, Backend
 from deploykit.serving.repository.write import Options, Written, write_repository
-from deploykit.serving.triton.server import LOOPBACK, Ports, Server, ServerOptions
+from deploykit.serving.serve import serve
+from deploykit.serving.triton.process import LOOPBACK, Ports, Server, ServerOptions
+from deploykit.util.errors import DeployError
 
 DISAGREES = 3
 _DAY_S = 86_400

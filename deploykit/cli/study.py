@@ -4,17 +4,17 @@ from typing import get_args
 
 import click
 
-from deploykit.bench.layer_profile import LayerProfile
+from deploykit.bench.layers.profile import LayerProfile
 from deploykit.bench.record import Record
 from deploykit.cli.interrupts import ignore_interrupts
-from deploykit.cli.keeping import Keeper, Kept, wandb_option
 from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, print_json, progress_bar
+from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import numbers
-from deploykit.errors import DeployError
-from deploykit.scaling import AXES
-from deploykit.study.run import SECONDS, Finished, run_study
-from deploykit.vocabulary import Precision
+from deploykit.networks.scaling import AXES
+from deploykit.reporting.study.study import SECONDS, Finished, run_study
+from deploykit.util.errors import DeployError
+from deploykit.util.types import Precision
 
 STOPPED = 130
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from deploykit.architecture.family import DIGITS
-from deploykit.errors import DeployError
+from deploykit.networks.families.family import DIGITS
+from deploykit.util.errors import DeployError
 
 T = TypeVar("T")
 _NUMBER = r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deploykit.engine.audit import Audit
+from deploykit.engine.audit.audit import Audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

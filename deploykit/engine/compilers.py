@@ -4,8 +4,8 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
-from deploykit.errors import DeployError
 from deploykit.quantize.placement import Policy
+from deploykit.util.errors import DeployError
 
 Compiler = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 

@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from deploykit.engine.audit import Audit
+from deploykit.engine.audit.audit import Audit
 from deploykit.engine.compilers import BuildOptions
 from deploykit.engine.shapes import BatchRange, SideRange, batches_text, tightest
 from deploykit.engine.targets import Target
-from deploykit.errors import DeployError
-from deploykit.files import require_writable, sha256_of, write_together
-from deploykit.model_file import ModelInfo
+from deploykit.networks.model_info import ModelInfo
 from deploykit.quantize.summary import Int8Summary
-from deploykit.serial import from_sealed_json, to_sealed_json
-from deploykit.vocabulary import Precision
+from deploykit.util.atomic_files import require_writable, sha256_of, write_together
+from deploykit.util.errors import DeployError
+from deploykit.util.json_io import from_sealed_json, to_sealed_json
+from deploykit.util.types import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

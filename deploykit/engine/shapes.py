@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from deploykit.errors import DeployError
+from deploykit.util.errors import DeployError
 
 MAX_BATCH = 65536  # far beyond what has ever paid, and within every compiler's integers
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 32, 4096

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import get_args
 
 from deploykit.engine.compilers import COMPILERS, Compiler, is_installed
-from deploykit.errors import DeployError
-from deploykit.local_gpu import LocalGpu, local_gpu
-from deploykit.predict.gpus import Gpu, find_gpu
+from deploykit.gpu_catalog.gpus import Gpu, find_gpu
+from deploykit.onnx_tools.ort_session import has_cuda
 from deploykit.quantize.placement import Placement, Policy
-from deploykit.sessions import has_cuda
-from deploykit.vocabulary import Precision
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import LocalGpu, local_gpu
+from deploykit.util.types import Precision
 
 CPU, LOCAL, PORTABLE = "cpu", "local", "portable"
 AMPERE = 80  # from here on TensorRT builds engines for all that follow, if asked to

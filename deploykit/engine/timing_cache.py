@@ -11,9 +11,9 @@ from typing import Any
 
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.targets import Target
-from deploykit.errors import DeployError
-from deploykit.files import write_atomically
-from deploykit.workspace import cache_folder
+from deploykit.networks.workspace import cache_folder
+from deploykit.util.atomic_files import write_atomically
+from deploykit.util.errors import DeployError
 
 _log = logging.getLogger(__name__)
 

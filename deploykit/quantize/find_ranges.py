@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from deploykit.errors import DeployError
-from deploykit.files import sha256_of
-from deploykit.images.source import GENERATED, Images, open_images
-from deploykit.model_file import ModelInfo
-from deploykit.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.quantize.calibration import Settings, calibrate
-from deploykit.quantize.methods import method_called
-from deploykit.quantize.ranges import Ranges
-from deploykit.workspace import CALIBRATION
+from deploykit.data.images.open import GENERATED, Images, open_images
+from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.networks.model_info import ModelInfo
+from deploykit.networks.workspace import CALIBRATION
+from deploykit.quantize.calibrate import Settings, calibrate
+from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibration.ranges import Ranges
+from deploykit.util.atomic_files import sha256_of
+from deploykit.util.errors import DeployError
 
 GENERATED_IMAGES = 4  # enough for ranges of random weights, which mean nothing anyway
 
@@ -30,7 +30,7 @@ def ranges_for(
 
     Args:
         ranges: this very file, of this very model.
-        data: images to calibrate on, see images.source.open_images.
+        data: images to calibrate on, see data.images.open.open_images.
         overrides: preprocessing other than the model's.
         settings: how to calibrate; its note is told where the ranges come from.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from deploykit.graph_edit import attributes_of
+from deploykit.onnx_tools.rewriter import attributes_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

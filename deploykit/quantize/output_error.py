@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.onnx_tools.ort_session import cpu_session, run
+from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.qdq import insert_qdq
-from deploykit.quantize.ranges import Ranges
-from deploykit.sessions import cpu_session, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
-from deploykit.errors import DeployError
-from deploykit.graph_edit import attributes_of, is_matrix_product
+from deploykit.onnx_tools.rewriter import attributes_of, is_matrix_product
 from deploykit.quantize.graph_facts import GraphFacts
+from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
     from onnx import ModelProto

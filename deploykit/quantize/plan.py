@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.errors import DeployError
-from deploykit.images.source import MAX_IMAGES, Images, open_images
-from deploykit.model_file import ModelInfo, classes_of, require_classifier
-from deploykit.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.quantize.calibration import Settings
+from deploykit.data.images.open import MAX_IMAGES, Images, open_images
+from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.networks.model_info import ModelInfo, classes_of, require_classifier
+from deploykit.quantize.accuracy_gate import OpenSession, Passed, as_tensorrt, labels_of, pass_gate
+from deploykit.quantize.calibrate import Settings
+from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.find_ranges import ranges_for
-from deploykit.quantize.gate import OpenSession, Passed, as_tensorrt, labels_of, pass_gate
-from deploykit.quantize.leave_out import LEAST_SHARE, SPARE, LeftOut, leave_out
+from deploykit.quantize.float_fallback import LEAST_SHARE, SPARE, LeftOut, leave_out
 from deploykit.quantize.placement import POLICIES, Placement, Policy, place
 from deploykit.quantize.qdq import insert_qdq
-from deploykit.quantize.ranges import Ranges
 from deploykit.quantize.summary import Int8Summary
+from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -34,7 +34,7 @@ class Int8Options:
 
     Attributes:
         data: images to calibrate on; else `ranges`, else the model's own in calibration/.
-        skip_bad, overrides: see quantize.calibration.
+        skip_bad, overrides: see quantize.calibrate.
         policy: None for the compiler's own.
         include, exclude: patterns of products, see placement.place.
         spare: part of the model's multiply-accumulates to leave in float for accuracy at most, of a policy

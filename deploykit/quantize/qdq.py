@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.graph_edit import GraphEdit
-from deploykit.precision import FP16_MAX, FP16_SMALLEST
+from deploykit.onnx_tools.fp16 import FP16_MAX, FP16_SMALLEST
+from deploykit.onnx_tools.rewriter import GraphEdit
+from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Placement, Product
-from deploykit.quantize.ranges import Ranges
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

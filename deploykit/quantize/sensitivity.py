@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.images.drawn import Images, OnSkipped
-from deploykit.images.source import open_images
-from deploykit.metrics import sqnr_db, top1
-from deploykit.model_file import classes_of, info_of, read_model, require_fp32
-from deploykit.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.data.images.open import open_images
+from deploykit.data.images.selection import Images, OnSkipped
+from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.networks.model_info import classes_of, info_of, require_fp32
+from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.blocks import by_block
-from deploykit.quantize.calibration import Progress, Settings
+from deploykit.quantize.calibrate import Progress, Settings
+from deploykit.quantize.calibration.observer import batch_size
+from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.find_ranges import given_or_measured
-from deploykit.quantize.observer import batch_size
 from deploykit.quantize.output_error import errors_of, run_quantized, run_reference
 from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place
-from deploykit.quantize.ranges import Ranges
+from deploykit.stats.accuracy_metrics import sqnr_db, top1
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -81,7 +82,7 @@ def sensitivity_of(
 
     Args:
         model: an FP32 ONNX file.
-        data: see images.source.open_images; without labels, top-1 is left out.
+        data: see data.images.open.open_images; without labels, top-1 is left out.
         images: at most this many.
         ranges: default this model's in calibration/; where there are none, they are measured on data.
 

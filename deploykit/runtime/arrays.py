@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.errors import DeployError
-from deploykit.extras import require
-from deploykit.local_gpu import ORDINAL
+from deploykit.util.errors import DeployError
+from deploykit.util.lazy_import import require
+from deploykit.util.local_gpu import ORDINAL
 
 _ON_CUDA = 2  # DLPack's kDLCUDA
 LEGACY_STREAM = 1  # as both protocols and the driver name the default stream

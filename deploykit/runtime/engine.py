@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest, is_bundle
 from deploykit.engine.targets import Target
-from deploykit.errors import DeployError
-from deploykit.runtime.answers import answer_of
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
+from deploykit.runtime.outputs import answer_of
 from deploykit.runtime.preflight import preflight
-from deploykit.runtime.profiled import ProfiledCall
 from deploykit.runtime.runner import DeviceRunner, Runner, TimedRunner
-from deploykit.runtime.timed import TimedCall
+from deploykit.runtime.tensorrt.profiled import ProfiledCall
+from deploykit.runtime.tensorrt.timed import TimedCall
+from deploykit.util.errors import DeployError
 
 MAX_THREADS = 1024
 _SUBMITTED = "deploykit-submitted"
@@ -84,7 +84,7 @@ class Engine:
                 f"{threads} threads are not a number between 1 and {MAX_THREADS}.", fix="give none, or fewer"
             )
         if is_bundle(path):
-            from deploykit.runtime.bundle import Bundle
+            from deploykit.runtime.bundle.bundle import Bundle
 
             path = Bundle(path).engine(progress=progress)
         checked = preflight(path)
@@ -93,12 +93,12 @@ class Engine:
         if threads is not None:
             require_cpu(manifest.target, threads)
         if manifest.target.compiler == "onnxruntime":
-            from deploykit.runtime.onnxruntime import CpuRunner, CudaRunner
+            from deploykit.runtime.onnxruntime_runner import CpuRunner, CudaRunner
 
             if manifest.target.on_cpu:
                 return cls(path, manifest, CpuRunner(path, manifest, threads=threads))
             return cls(path, manifest, CudaRunner(path, manifest))
-        from deploykit.runtime.gpu import GpuRunner
+        from deploykit.runtime.tensorrt.runner import GpuRunner
 
         return cls(path, manifest, GpuRunner(path, manifest, cuda_graphs=cuda_graphs))
 

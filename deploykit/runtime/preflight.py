@@ -7,10 +7,10 @@ from pathlib import Path
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import Manifest, read_manifest
 from deploykit.engine.targets import Target
-from deploykit.errors import DeployError
-from deploykit.extras import require
-from deploykit.local_gpu import LocalGpu, local_gpu
-from deploykit.sessions import CUDA_PROVIDER, has_cuda
+from deploykit.onnx_tools.ort_session import CUDA_PROVIDER, has_cuda
+from deploykit.util.errors import DeployError
+from deploykit.util.lazy_import import require
+from deploykit.util.local_gpu import LocalGpu, local_gpu
 
 GPU = "GPU"
 

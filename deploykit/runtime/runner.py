@@ -5,10 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
-from deploykit.runtime.answers import Answer
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.profiled import ProfiledCall
-from deploykit.runtime.timed import TimedCall
+from deploykit.runtime.outputs import Answer
+from deploykit.runtime.tensorrt.profiled import ProfiledCall
+from deploykit.runtime.tensorrt.timed import TimedCall
 
 
 class Runner(Protocol):

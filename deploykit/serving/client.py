@@ -10,10 +10,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
-from deploykit.errors import DeployError
-from deploykit.extras import require
 from deploykit.serving.repository.config import IMAGE
 from deploykit.serving.repository.names import IMAGE_SUFFIX
+from deploykit.util.errors import DeployError
+from deploykit.util.lazy_import import require
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_S = 60.0

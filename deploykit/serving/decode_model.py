@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.errors import DeployError
-from deploykit.images.decode import decode_stream
-from deploykit.preprocessing import Preprocessing
-from deploykit.serial import from_json
-from deploykit.serving.repository.config import IMAGE, PREPARED
+from deploykit.data.images.decode import decode_stream
+from deploykit.data.preprocessing import Preprocessing
+from deploykit.serving.repository.config import IMAGE, PREPARED, RECIPE_FILE
+from deploykit.util.errors import DeployError
+from deploykit.util.json_io import from_json
 
-RECIPE_FILE = "preprocessing.json"
 # Of all that Pillow reads: formats of photos, none of which starts other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000  # of an image; decoded it takes three bytes each

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import manifest_path
 from deploykit.engine.shapes import filled_up
-from deploykit.errors import DeployError
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.tensors import answers_of
+from deploykit.util.errors import DeployError
 
 Array = npt.NDArray[Any]
 

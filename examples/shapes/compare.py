@@ -23,9 +23,9 @@ from deploykit import (
     export_onnx,
     quantize_model,
 )
-from deploykit.evaluate import Evaluation
-from deploykit.model_file import read_model, to_bytes
-from deploykit.precision import to_fp16
+from deploykit.accuracy.evaluate import Evaluation
+from deploykit.onnx_tools.fp16 import to_fp16
+from deploykit.onnx_tools.model_io import read_model, to_bytes
 
 CALIBRATION_COUNT = 512
 METHODS = ("auto", "max", "percentile", "peak-percentile", "entropy", "mse")

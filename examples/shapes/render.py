@@ -16,8 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 from scene import SHAPES, TEXTURES, Dice, draw
 
-from deploykit.errors import DeployError
-from deploykit.files import require_writable, write_atomically
+from deploykit.util.atomic_files import require_writable, write_atomically
+from deploykit.util.errors import DeployError
 
 CLASSES = tuple(f"{shape}-{texture}" for shape in SHAPES for texture in TEXTURES)
 """In alphabetical order, which is how tools that read one folder a class number them."""

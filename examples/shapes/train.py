@@ -18,14 +18,14 @@ from render import CLASSES, SIDE_PX, TRAINING_SEED, VALIDATION_SEED, LabelledIma
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from deploykit.architecture.efficientnet import efficientnet
-from deploykit.architecture.graph import Network
-from deploykit.errors import DeployError
-from deploykit.files import require_writable, write_atomically
-from deploykit.models.module import NetworkModule, module_for
-from deploykit.models.weights import load_weights
-from deploykit.preprocessing import Preprocessing
-from deploykit.scaling import scale_for
+from deploykit.data.preprocessing import Preprocessing
+from deploykit.networks.architecture.network import Network
+from deploykit.networks.checkpoints.weights import load_weights
+from deploykit.networks.families.efficientnet import efficientnet
+from deploykit.networks.scaling import scale_for
+from deploykit.networks.torch_module import NetworkModule, module_for
+from deploykit.util.atomic_files import require_writable, write_atomically
+from deploykit.util.errors import DeployError
 
 PHI = -6
 WEIGHTS = Path(__file__).parent / "weights.safetensors"

@@ -4,10 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from deploykit.engine.manifest import Manifest
-from deploykit.errors import DeployError
-from deploykit.serving.repository.anew import do_without, write_anew, write_missing
 from deploykit.serving.repository.config import LABELS_FILE, Config
-from deploykit.serving.repository.differing import differs_around
+from deploykit.serving.repository.config_diff import differs_around
 from deploykit.serving.repository.inventory import Version
 from deploykit.serving.repository.layout import (
     MODEL_FILE,
@@ -19,6 +17,8 @@ from deploykit.serving.repository.layout import (
     labels_file,
 )
 from deploykit.serving.repository.names import DECODER_SUFFIX, IMAGE_SUFFIX, versions_in
+from deploykit.serving.repository.repair import do_without, write_anew, write_missing
+from deploykit.util.errors import DeployError
 
 
 def altered_engine(path: Path, config: Config, versions: Collection[Version]) -> Iterator[DeployError]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deploykit.engine.manifest import Manifest
 from deploykit.engine.shapes import tightest
-from deploykit.errors import DeployError
+from deploykit.util.errors import DeployError
 
 # Of a latency that is to be held, where nobody knows what a batch takes.
 _UNMEASURED_SHARE = 0.25

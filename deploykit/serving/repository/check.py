@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.engine.manifest import manifest_path
-from deploykit.errors import DeployError
 from deploykit.serving.repository.altered import altered_around, altered_engine, newest_manifest
-from deploykit.serving.repository.anew import do_without, mended_together, write_anew
 from deploykit.serving.repository.config import Config, read_config
-from deploykit.serving.repository.differing import differs
+from deploykit.serving.repository.config_diff import differs
 from deploykit.serving.repository.folders import folders_in, is_model, repository_at, require_model
 from deploykit.serving.repository.inventory import Version, versions_of
 from deploykit.serving.repository.layout import loaded_files
 from deploykit.serving.repository.names import CONFIG_FILE, NAMES, is_name, stays_inside, versions_in
+from deploykit.serving.repository.repair import do_without, mended_together, write_anew
+from deploykit.util.errors import DeployError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploykit.engine.manifest import Manifest, Tensor
-from deploykit.errors import DeployError
-from deploykit.extras import require
-from deploykit.serving.repository.anew import write_anew
 from deploykit.serving.repository.batching import Batching
+from deploykit.serving.repository.repair import write_anew
 from deploykit.serving.repository.tensors import input_dims, is_classifier, triton_type
+from deploykit.util.errors import DeployError
+from deploykit.util.lazy_import import require
 
 Backend = Literal["tensorrt", "onnxruntime", "python"]
 BACKENDS: tuple[Backend, ...] = ("tensorrt", "onnxruntime", "python")
 
 LABELS_FILE = "labels.txt"
 IMAGE, PREPARED = "image", "prepared"
+RECIPE_FILE = "preprocessing.json"
 """What the models around an engine call an encoded image, and what they make of it."""
 DECODERS = 2  # processes that decode images
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deploykit.errors import DeployError
 from deploykit.serving.repository.names import CONFIG_FILE, versions_in
+from deploykit.util.errors import DeployError
 
 
 def repository_at(folder: str | Path) -> Path:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.engine.manifest import Manifest, manifest_path
-from deploykit.errors import DeployError
 from deploykit.runtime.preflight import preflight
-from deploykit.serving.repository.anew import do_without
 from deploykit.serving.repository.config import Config
 from deploykit.serving.repository.layout import SUFFIXES, engine_program, is_written
 from deploykit.serving.repository.names import versions_in
+from deploykit.serving.repository.repair import do_without
+from deploykit.util.errors import DeployError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploykit.engine.manifest import Manifest, manifest_path
-from deploykit.errors import DeployError
-from deploykit.serial import to_json
-from deploykit.serving.decode_model import RECIPE_FILE
 from deploykit.serving.repository.batching import Batching, missing_batch
 from deploykit.serving.repository.config import (
     LABELS_FILE,
+    RECIPE_FILE,
     Backend,
     Config,
     decode_config,
@@ -20,6 +18,8 @@ from deploykit.serving.repository.config import (
     run_by,
 )
 from deploykit.serving.repository.names import DECODER_SUFFIX, ENGINE_SUFFIX, IMAGE_SUFFIX, require_name
+from deploykit.util.errors import DeployError
+from deploykit.util.json_io import to_json
 
 MODEL_FILE = "model.py"
 SUFFIXES: Mapping[Backend, str] = {"tensorrt": ".plan", "onnxruntime": ".onnx", "python": ENGINE_SUFFIX}

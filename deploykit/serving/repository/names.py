@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from deploykit.errors import DeployError
+from deploykit.util.errors import DeployError
 
 CONFIG_FILE = "config.pbtxt"
 DECODER_SUFFIX, IMAGE_SUFFIX = "-decode", "-image"

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploykit.errors import DeployError
-from deploykit.serving.repository.anew import write_anew
 from deploykit.serving.repository.config import read_config, to_text
 from deploykit.serving.repository.layout import MODEL_FILE, ModelFolder, Source, is_written
 from deploykit.serving.repository.names import CONFIG_FILE, is_version, versions_in
+from deploykit.serving.repository.repair import write_anew
+from deploykit.util.errors import DeployError
 
 Note = Callable[[str], None]
 

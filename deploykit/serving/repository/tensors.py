@@ -5,7 +5,7 @@ from typing import Any
 import numpy.typing as npt
 
 from deploykit.engine.manifest import Manifest
-from deploykit.errors import DeployError
+from deploykit.util.errors import DeployError
 
 # Of model_config.proto's DataType.
 _TYPES = {

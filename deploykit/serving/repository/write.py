@@ -9,19 +9,19 @@ import numpy as np
 
 from deploykit.bench.scenarios import single_stream
 from deploykit.engine.manifest import Manifest, is_bundle, read_manifest
-from deploykit.errors import DeployError
-from deploykit.files import alone_in
+from deploykit.networks.workspace import model_name
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.batching import batching_of
 from deploykit.serving.repository.config import Backend
-from deploykit.serving.repository.fitting import fitted
 from deploykit.serving.repository.folders import folders_in, repository_at, require_model
 from deploykit.serving.repository.layout import ModelFolder, backend_for, engine_folder, image_folders
 from deploykit.serving.repository.names import require_name
 from deploykit.serving.repository.placing import make_repository, put_models
 from deploykit.serving.repository.tensors import answers_of
-from deploykit.workspace import model_name
+from deploykit.serving.repository.version_fit import fitted
+from deploykit.util.atomic_files import alone_in
+from deploykit.util.errors import DeployError
 
 _TIMED_SECONDS, _TIMED_CALLS = 0.2, 5
 
@@ -170,7 +170,7 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
     for given in engines:
         path = given
         if is_bundle(given):
-            from deploykit.runtime.bundle import Bundle
+            from deploykit.runtime.bundle.bundle import Bundle
 
             path = Bundle(given).engine()
         manifest = read_manifest(path)

@@ -1,0 +1,1 @@
+"""Find a Triton installation and run it as a child process."""

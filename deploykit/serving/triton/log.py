@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from deploykit.errors import DeployError
+from deploykit.util.errors import DeployError
 
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<reason>.*)")
 _LOADING = re.compile(r"\"loading: (?P<model>.+):(?P<version>\d+)\"")

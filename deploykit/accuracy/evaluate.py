@@ -1,0 +1,251 @@
+"""Measures how well a model or an engine classifies, and how far it is from the FP32 model it came from."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.accuracy.model_loader import AnyModel, Arithmetic, open_any
+from deploykit.accuracy.reference import find_reference
+from deploykit.bench.accuracy_record import Accuracy
+from deploykit.bench.record import now
+from deploykit.data.images.open import GENERATED, MAX_IMAGES, open_images
+from deploykit.data.images.selection import Images, OnSkipped
+from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.engine.shapes import filled_up
+from deploykit.stats.accuracy_metrics import CONFIDENCE, Logits, Scores, can_be_guessing, score
+from deploykit.util.atomic_files import sha256_of
+from deploykit.util.errors import DeployError
+from deploykit.util.json_io import to_json
+
+_BATCH = 8  # more gains little on a CPU, and takes gigabytes at phi 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How well a model did on images.
+
+    Attributes:
+        reference: the FP32 model it was compared with.
+        images: what it was evaluated on.
+        started: UTC, ISO 8601.
+        indices: which of them the scores are from: not those that could not be read.
+    """
+
+    model: AnyModel
+    reference: Path | None
+    images: Images
+    indices: npt.NDArray[np.int64]
+    scores: Scores
+    started: str
+
+    @property
+    def count(self) -> int:
+        """How many images the scores are from."""
+        return len(self.indices)
+
+    def record(self) -> Accuracy:
+        """Of its top-1, which a report weighs latency against; reads the images again, for their digest.
+
+        Raises:
+            DeployError: the images had no labels, or can't be read any more.
+        """
+        if self.scores.top1 is None:
+            raise _no_top1(self.images)
+        info, digest = self.model.info, sha256_of(self.model.path)
+        return Accuracy(
+            model=self.model.path.name,
+            sha256=digest,
+            onnx_sha256=info.onnx_sha256 if self.model.is_derived else digest,
+            precision=self.model.precision,
+            data=self.images.source,
+            images=self.count,
+            data_sha256=self._data_sha256(),
+            images_sha256=self.images.subset(self.indices).sha256,
+            top1=self.scores.top1,
+            ran_by=self.model.ran_by,
+            started=self.started,
+        )
+
+    def _data_sha256(self) -> str:
+        digest = hashlib.sha256(to_json(self.images.preprocessing).encode())
+        digest.update(np.ascontiguousarray(self.images.labels, np.int64).tobytes())
+        digest.update(str(self.count).encode())
+        return digest.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """As values that JSON has: an SQNR that is infinite is None, and `identical` says that it is."""
+        scores = asdict(self.scores)
+        decibels = self.scores.sqnr_db
+        for name in ("sqnr_db", "median_sqnr_db"):
+            if scores[name] is not None and not math.isfinite(scores[name]):
+                scores[name] = None
+        return {
+            "model": str(self.model.path),
+            "precision": self.model.precision,
+            "arithmetic": self.model.arithmetic,
+            "ran_by": self.model.ran_by,
+            "reference": str(self.reference) if self.reference is not None else None,
+            "data": self.images.source,
+            "images": self.count,
+            "skipped": self.images.count - self.count,
+            "preprocessing": asdict(self.images.preprocessing),
+            "confidence": CONFIDENCE,
+            **scores,
+            "identical": decibels == math.inf if decibels is not None else None,
+        }
+
+
+def evaluate_model(
+    model: str | Path,
+    data: str | Path,
+    *,
+    images: int | None = None,
+    reference: str | Path | None = None,
+    arithmetic: Arithmetic | None = None,
+    overrides: Overrides = NO_OVERRIDES,
+    require_labels: bool = False,
+    skipped: OnSkipped | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Runs a model and the FP32 model it came from on the same images, and compares.
+
+    Args:
+        model: an ONNX file, or an engine this machine can run.
+        data: see data.images.open.open_images; without labels, the comparison with FP32 is all there is.
+        images: at most this many; default all, and 512 generated ones.
+        reference: the FP32 model; default found by its digest, see find_reference.
+        arithmetic: of INT8, see any_model.open_any.
+        overrides: of the preprocessing that the model asks for, see open_images.
+        require_labels: refuse images without any, of which there is no top-1 to record.
+        skipped: told of unreadable images, which are then left out; None raises instead.
+
+    Raises:
+        DeployError: bad input, labels the model has no classes for, outputs that are not finite, or neither
+            labels nor a reference to compare with.
+    """
+    started = now()
+    with ExitStack() as opened:
+        judged = opened.enter_context(open_any(Path(model), arithmetic))
+        limit = images if images is not None or str(data) == GENERATED else MAX_IMAGES
+        drawn = open_images(data, judged.info.preprocessing, limit=limit, overrides=overrides)
+        if require_labels and drawn.labels is None:
+            raise _no_top1(drawn)
+        compared, sentence = find_reference(judged, Path(reference) if reference is not None else None)
+        models = [judged]
+        if compared is not None:
+            models.append(opened.enter_context(_open_reference(compared, judged)))
+        elif drawn.labels is None:
+            raise DeployError(
+                f"There is nothing to measure: {drawn.source} has no labels. "
+                + (sentence or f"{judged.path} is an FP32 model itself."),
+                fix="name the FP32 model with --reference, or give labelled images, one folder a class",
+            )
+        if sentence is not None:
+            note(sentence)
+        indices, logits = _run(models, drawn, skipped=skipped, progress=progress)
+    if images is not None and drawn.count < images:
+        note(f"{drawn.source} has {drawn.count} images, not {images}.")
+    scores = score(
+        logits[0],
+        labels=drawn.labels[indices] if drawn.labels is not None else None,
+        reference=logits[1] if compared is not None else None,
+    )
+    fp32 = scores.reference_top1 or scores.top1
+    if fp32 is not None and can_be_guessing(fp32, images=len(indices), classes=logits[0].shape[1]):
+        note(_no_better_than_guessing(judged))
+    return Evaluation(
+        model=judged,
+        reference=compared,
+        images=drawn,
+        indices=indices,
+        scores=scores,
+        started=started,
+    )
+
+
+def _no_top1(images: Images) -> DeployError:
+    return DeployError(
+        f"{images.source} has no labels, so that there is no top-1 to record.",
+        fix="give labelled images, one folder a class",
+    )
+
+
+def _no_better_than_guessing(model: AnyModel) -> str:
+    if model.info.weights == "random":
+        return "Random weights: top-1 says nothing."
+    return (
+        "Top-1 can't be told from guessing: are the classes numbered as the model's outputs are, and are the "
+        "images prepared as in its training?"
+    )
+
+
+@contextmanager
+def _open_reference(path: Path, judged: AnyModel) -> Iterator[AnyModel]:
+    with open_any(path, "runtime") as reference:
+        if reference.precision != "fp32":
+            raise DeployError(
+                f"{path} is {reference.precision.upper()}, nothing to measure a loss against.",
+                fix="give --reference the FP32 model",
+            )
+        side_px, wanted_px = (each.info.preprocessing.side_px for each in (reference, judged))
+        if side_px != wanted_px:
+            raise DeployError(
+                f"{path} takes images of {side_px} px, {judged.path} of {wanted_px} px.",
+                fix="give --reference the FP32 model it was made from",
+            )
+        yield reference
+
+
+def _run(
+    models: Sequence[AnyModel],
+    images: Images,
+    *,
+    skipped: OnSkipped | None,
+    progress: Callable[[int, int], None],
+) -> tuple[npt.NDArray[np.int64], list[Logits]]:
+    """Places of the images that could be read, (n,), and each model's logits for them, (n, classes).
+
+    One pass, so that every image is decoded once and both models see the same.
+    """
+    size = filled_up(models[0].batches, _BATCH)
+    indices: list[npt.NDArray[np.int64]] = []
+    logits: list[list[Logits]] = [[] for _ in models]
+    for each in images.batches(size, skipped=skipped):
+        for model, kept in zip(models, logits, strict=True):
+            given = model(each.inputs)
+            _require_finite(given, model, images, each.indices)
+            kept.append(given)
+        if not indices:
+            _require_same_classes([given[0] for given in logits], models, images)
+        indices.append(each.indices)
+        progress(int(each.indices[-1]) + 1, images.count)
+    return np.concatenate(indices), [np.concatenate(each) for each in logits]
+
+
+def _require_finite(logits: Logits, model: AnyModel, images: Images, indices: npt.NDArray[np.int64]) -> None:
+    wrong = indices[~np.isfinite(logits).all(axis=1)]
+    if wrong.size:
+        raise DeployError(
+            f"{model.path} gives NaN or infinite logits for image {wrong[0]} of {images.source}.",
+            fix="look for extreme weights, or build it in a precision with more range, as FP32",
+        )
+
+
+def _require_same_classes(logits: Sequence[Logits], models: Sequence[AnyModel], images: Images) -> None:
+    """Data, model and reference count the same classes, as far as can be seen."""
+    classes = logits[0].shape[1]
+    for model, given in zip(models, logits, strict=True):
+        if given.shape[1] != classes:
+            raise DeployError(
+                f"{model.path} has {given.shape[1]} classes, {models[0].path} has {classes}.",
+                fix="give --reference the FP32 model it was made from",
+            )
+    images.require_classes(classes, models[0].path)

@@ -1,0 +1,198 @@
+"""A model of any kind, opened to be run: an ONNX file, or an engine with its manifest."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.engine.manifest import Manifest, is_bundle, manifest_path, read_manifest
+from deploykit.engine.shapes import MAX_BATCH, BatchRange, filled_up
+from deploykit.networks.model_info import ModelInfo, info_of, no_top1, require_classifier
+from deploykit.onnx_tools.model_io import read_model, to_bytes
+from deploykit.onnx_tools.ort_session import cpu_session, run
+from deploykit.runtime import Engine
+from deploykit.runtime.bundle.bundle import Bundle
+from deploykit.runtime.preflight import preflight
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import local_gpu
+from deploykit.util.types import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Arithmetic = Literal["tensorrt", "runtime"]
+"""tensorrt: INT8 only where the graph rounds to it, float in between. runtime: as what runs it computes."""
+ARITHMETICS: tuple[Arithmetic, ...] = ("tensorrt", "runtime")
+
+_QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_INSTEAD = "give a classifier; deploykit sensitivity compares a detector in INT8 with FP32"
+_ENGINE_SUFFIXES = frozenset({".engine", ".plan"})
+_ONNX_BATCH = BatchRange(min=1, opt=8, max=MAX_BATCH)
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyModel:
+    """A model or an engine that can be called.
+
+    Attributes:
+        precision: what the graph or the engine computes in.
+        is_derived: whether it was made from an FP32 model, rather than being one.
+        batches: sizes it takes.
+        arithmetic: None for a model without INT8, where the choice makes no difference.
+        ran_by: what computes it and how, in words.
+    """
+
+    path: Path
+    info: ModelInfo
+    precision: Precision
+    is_derived: bool
+    batches: tuple[BatchRange, ...]
+    arithmetic: Arithmetic | None
+    ran_by: str
+    call: Callable[[Array], Any]
+
+    def __call__(self, images: Array) -> Array:
+        """(n, 3, side, side) float32 -> (n, classes) float32, in as many batches as it takes.
+
+        Raises:
+            DeployError: it gives something else, or fails.
+        """
+        size = max(each.max for each in self.batches)
+        return np.concatenate([self._run(images[at : at + size]) for at in range(0, len(images), size)])
+
+    def _run(self, images: Array) -> Array:
+        """One batch, filled up where the model takes no smaller one."""
+        missing = filled_up(self.batches, len(images)) - len(images)
+        filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+        logits = np.asarray(self.call(filled))
+        if logits.ndim != 2 or len(logits) != len(filled):
+            raise DeployError(
+                f"{self.path} gives {logits.shape} for {len(filled)} images, not (images, classes).",
+                fix="give a classifier with one output of logits",
+            )
+        return logits[: len(images)].astype(np.float32, copy=False)
+
+
+@contextmanager
+def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyModel]:
+    """Opens an ONNX file, an engine, or the engine that a bundle gives here.
+
+    Args:
+        arithmetic: of an ONNX file with Q/DQ, default `tensorrt`; an engine has its own alone.
+
+    Raises:
+        DeployError: no model, a damaged one, or an engine for another machine.
+    """
+    if not path.is_file():
+        raise DeployError(
+            f"{path} is a folder." if path.is_dir() else f"There is no model or engine {path}.",
+            fix="give the file that deploykit export or deploykit build-engine wrote",
+        )
+    given = path
+    if is_bundle(path):
+        path = Bundle(path).engine()
+    has_manifest = manifest_path(path).is_file()
+    if not has_manifest and path.suffix not in _ENGINE_SUFFIXES:
+        yield _open_onnx(path, fuse_int8=arithmetic == "runtime")
+        return
+    manifest = read_manifest(path)
+    _require_own_arithmetic(path, manifest, arithmetic)
+    try:
+        preflight(path).require()
+    except DeployError as error:
+        model = f"the {manifest.precision.upper()} ONNX model it was compiled from"
+        raise DeployError(error.problem, fix=f"{error.fix}; or evaluate {model}, here on the CPU") from error
+    if manifest.more_outputs:
+        raise no_top1(path, [each.name for each in manifest.outputs], fix=_INSTEAD)
+    with Engine.load(path) as engine:
+        yield replace(_from_engine(engine), path=given)
+
+
+def _require_own_arithmetic(path: Path, manifest: Manifest, arithmetic: Arithmetic | None) -> None:
+    """A CPU artifact's INT8 is spelled for ONNX Runtime's kernels: in float it is nothing that ever runs."""
+    on_cpu = manifest.target.on_cpu
+    if arithmetic == "tensorrt" and on_cpu and manifest.precision == "int8":
+        raise DeployError(
+            f"{path} is made for ONNX Runtime's own INT8 arithmetic, not TensorRT's.",
+            fix="leave --arithmetic out, or evaluate the INT8 ONNX model that TensorRT gets",
+        )
+
+
+def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
+    model = read_model(path)
+    info = info_of(model)
+    has_qdq = any(node.op_type in _QDQ for node in model.graph.node)
+    precision = _spelled_out(model, info)
+    require_classifier(path, model, fix=_INSTEAD)
+    return AnyModel(
+        path=path,
+        info=info,
+        precision=precision,
+        is_derived=info.onnx_sha256 is not None or precision != "fp32",
+        batches=(_ONNX_BATCH,),
+        arithmetic=("runtime" if fuse_int8 else "tensorrt") if has_qdq else None,
+        ran_by=_by_onnxruntime(fuse_int8=fuse_int8 if has_qdq else None),
+        call=_session_call(
+            path if info.input_type == "float32" and info.nms is None else to_bytes(model),
+            path,
+            fuse_int8=fuse_int8,
+        ),
+    )
+
+
+def _session_call(model: Path | bytes, path: Path, *, fuse_int8: bool) -> Callable[[Array], Any]:
+    session = cpu_session(model, fuse_int8=fuse_int8)
+    return lambda images: run(session, images, model=path)[0]
+
+
+def _from_engine(engine: Engine) -> AnyModel:
+    manifest, gpu = engine.manifest, local_gpu()
+    is_int8 = manifest.precision == "int8"
+    on_cpu = manifest.target.on_cpu
+    return AnyModel(
+        path=engine.path,
+        info=manifest.model,
+        precision=manifest.precision,
+        is_derived=True,
+        batches=manifest.batches,
+        arithmetic="runtime" if is_int8 else None,
+        ran_by=_by_onnxruntime(fuse_int8=True if is_int8 else None)
+        if on_cpu or gpu is None
+        else f"{manifest.target.compiler} {manifest.compiler_version} on {gpu.name}",
+        call=_fed_with_pixels(engine) if manifest.input.dtype == "uint8" else engine,
+    )
+
+
+def _fed_with_pixels(engine: Engine) -> Callable[[Array], Any]:
+    preprocessing = engine.manifest.model.preprocessing
+    return lambda images: engine(preprocessing.pixels(images))
+
+
+def _by_onnxruntime(*, fuse_int8: bool | None) -> str:
+    match fuse_int8:
+        case None:
+            return "ONNX Runtime on this CPU, in FP32"
+        case True:
+            return "ONNX Runtime on this CPU, with its own INT8 kernels"
+        case False:
+            return (
+                "ONNX Runtime on this CPU with TensorRT's arithmetic: INT8 where the graph rounds, then float"
+            )
+
+
+def _spelled_out(model: "ModelProto", info: ModelInfo) -> Precision:
+    """What the graph computes in; other tools quantize a model and leave its metadata as they were."""
+    from onnx import TensorProto
+
+    if any(node.op_type in _QDQ for node in model.graph.node):
+        return "int8"
+    if info.family != "unknown":
+        return info.precision
+    has_fp16 = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return "fp16" if has_fp16 else "fp32"

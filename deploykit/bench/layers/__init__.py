@@ -1,0 +1,1 @@
+"""Time each layer of an engine and compare it with the roofline."""

@@ -1,0 +1,89 @@
+"""The layers of an engine, timed, as a record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from deploykit import __version__
+from deploykit.bench.layers.layers import LayerTime
+from deploykit.bench.layers.profiling import profile_layers
+from deploykit.bench.machine import Machine, State, remarks, state, this_machine
+from deploykit.bench.record import Batch, Cores, Measured, cpu_threads, now
+from deploykit.engine.manifest import read_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerProfile:
+    """Attributes:
+    threads: of the CPU; None on a GPU.
+    before, after: see bench.machine; None in records from before that was taken.
+    started: UTC, ISO 8601.
+    layers: in the order they ran.
+    """
+
+    engine: Measured
+    machine: Machine
+    batch: Batch
+    threads: Cores | None
+    cuda_graph: bool | None
+    started: str
+    layers: Annotated[tuple[LayerTime, ...], Meta(min_length=1)]
+    before: State | None = None
+    after: State | None = None
+    deploykit_version: str = __version__
+    kind: Literal["layers"] = "layers"
+    format: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        if not sum(layer.ms for layer in self.layers) > 0:
+            raise ValueError("its layers took no time")
+
+    @property
+    def name(self) -> str:
+        """Of its file, before the moment."""
+        return f"{self.engine.name}.layers.b{self.batch}"
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What disturbed it, a sentence each."""
+        if self.before is None or self.after is None:
+            return ()
+        return remarks(self.machine, self.before, self.after)
+
+
+def why_beaten(profile: LayerProfile) -> str:
+    """Why a layer can be faster than its bound on that machine, in a sentence."""
+    if profile.machine.kind == "cpu":
+        return (
+            "The bound takes bytes at the rate at which as many are copied, half read and half written: a "
+            "layer that reads more than it writes, or finds in a cache what the one before wrote, is faster."
+        )
+    return (
+        "The bound is of the datasheet's bandwidth and peak; a layer is faster that finds its input in the "
+        "level-2 cache, and on GeForce GPUs one that adds up in FP16."
+    )
+
+
+def profile_engine(
+    engine: str | Path, *, batch: int | None = None, threads: int | None = None, cuda_graphs: bool = True
+) -> LayerProfile:
+    """Times each layer of an engine, see profiling.profile_layers."""
+    path, started = Path(engine), now()
+    manifest = read_manifest(path)
+    on_cpu = manifest.target.on_cpu
+    before = state(on_cpu=on_cpu)
+    layers = profile_layers(path, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
+    after = state(on_cpu=on_cpu)
+    return LayerProfile(
+        engine=Measured.of(path, manifest),
+        machine=this_machine(on_cpu=on_cpu),
+        batch=batch if batch is not None else manifest.batches[0].opt,
+        threads=cpu_threads(threads) if on_cpu else None,
+        cuda_graph=None if on_cpu else cuda_graphs,
+        started=started,
+        layers=tuple(layers),
+        before=before,
+        after=after,
+    )

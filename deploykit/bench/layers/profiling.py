@@ -1,0 +1,37 @@
+"""Times each layer of an engine on this machine."""
+
+from pathlib import Path
+
+from deploykit.bench.layers.cpu import cpu_layers
+from deploykit.bench.layers.gpu import gpu_layers
+from deploykit.bench.layers.layers import LayerTime
+from deploykit.engine.manifest import read_manifest
+from deploykit.runtime import Engine
+from deploykit.runtime.engine import require_cpu
+from deploykit.runtime.preflight import preflight
+
+
+def profile_layers(
+    engine: str | Path, *, batch: int | None = None, threads: int | None = None, cuda_graphs: bool = True
+) -> list[LayerTime]:
+    """Times each layer of an engine: by ONNX Runtime's profiler on the CPU, by TensorRT's on a GPU.
+
+    Args:
+        batch: images a call; default what the engine is tuned for.
+        threads: CPU threads; default one a core.
+        cuda_graphs: see runtime.Engine.load.
+
+    Raises:
+        DeployError: the engine can't run here, doesn't take that batch, or is ONNX Runtime's for a GPU.
+    """
+    path = Path(engine)
+    manifest = read_manifest(path)
+    size = batch if batch is not None else manifest.batches[0].opt
+    manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
+    if manifest.target.on_cpu:
+        preflight(path).require()
+        return cpu_layers(path, manifest, batch=size, threads=threads)
+    if threads is not None:
+        require_cpu(manifest.target, threads)
+    with Engine.load(path, cuda_graphs=cuda_graphs) as loaded:
+        return gpu_layers(loaded, batch=size)

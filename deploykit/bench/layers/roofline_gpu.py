@@ -1,0 +1,34 @@
+"""How fast a GPU could be, by its datasheet."""
+
+from deploykit.bench.layers.roofline import Roofline
+from deploykit.engine.targets import AMPERE
+from deploykit.gpu_catalog.gpus import Gpu, find_gpu
+from deploykit.util.errors import DeployError
+from deploykit.util.types import Precision
+
+
+def gpu_roofline(name: str) -> Roofline | None:
+    """Of a GPU by the name its driver has for it; None where its memory's bandwidth is not known."""
+    try:
+        gpu = find_gpu(name)
+    except DeployError:
+        return None
+    if gpu.memory_bandwidth_gb_s is None:
+        return None
+    return Roofline(
+        macs_per_s={precision: 1e12 * tflops / 2 for precision, tflops in _peaks(gpu).items() if tflops},
+        bytes_per_s=((1, 1e9 * gpu.memory_bandwidth_gb_s),),
+    )
+
+
+def _peaks(gpu: Gpu) -> dict[Precision, float | None]:
+    """Multiplications and additions a second, in 1e12.
+
+    From SM80 on, TensorRT has TF32 on tensor cores for FP32, of which the datasheets here say nothing.
+    """
+    has_tf32 = gpu.sm is None or gpu.sm >= AMPERE
+    return {
+        "fp32": None if has_tf32 else gpu.fp32_tflops,
+        "fp16": gpu.fp16_tensor_tflops,
+        "int8": gpu.int8_tensor_tops or gpu.int8_dp4a_tops,
+    }

@@ -1,0 +1,90 @@
+"""A network of a family, built with random weights, which is right for latency, and measured here."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploykit.bench.benchmark import benchmark
+from deploykit.bench.record import Record
+from deploykit.engine.pipeline import build_engine
+from deploykit.engine.shapes import BatchRange
+from deploykit.networks.export import prepare
+from deploykit.networks.member import Member
+from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.onnx_tools.model_io import to_bytes
+from deploykit.stats.latency_percentiles import samples_for
+from deploykit.util.types import Precision
+
+SECONDS, CALLS = 2.0, 100  # of a measurement, at least; p90 takes a hundred calls
+MOST_SECONDS = 20.0  # that measurements of one network are made longer for, together
+
+
+def onnx_sha256(member: Member) -> str:
+    """Digest of the model that is built, as records have it."""
+    return hashlib.sha256(_model(member)).hexdigest()
+
+
+def _model(member: Member) -> bytes:
+    return to_bytes(onnx_model(*prepare(member)))
+
+
+@contextmanager
+def built(
+    member: Member, *, gpu: str, precision: Precision | None, batches: Sequence[BatchRange]
+) -> Iterator[Path]:
+    """Its engine, in a folder of its own that goes in the end.
+
+    Raises:
+        DeployError: no such GPU, or one that has no such precision.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, f"{member.name}.onnx")
+        model.write_bytes(_model(member))
+        yield build_engine(onnx=model, precision=precision, gpu=gpu, batches=batches).path
+
+
+def measure_latency(
+    member: Member,
+    *,
+    gpu: str,
+    precision: Precision | None = None,
+    batch: int = 1,
+    percentile: float | None = None,
+) -> Record:
+    """One request after another, of so many images.
+
+    Args:
+        gpu: `cpu`, `local`, or the name of the GPU that is here.
+        precision: default what the target runs best.
+        percentile: measured again, for longer, until there are samples enough to bound it.
+
+    Raises:
+        DeployError: see built.
+    """
+    only = BatchRange(min=batch, opt=batch, max=batch)
+    with built(member, gpu=gpu, precision=precision, batches=[only]) as engine:
+        record = benchmark(engine, seconds=SECONDS, samples=CALLS)
+        spent_s = record.seconds
+        while percentile is not None and record.percentile_ms(percentile).high is None:
+            longer_s = longer(
+                record.seconds, len(record.latency_ms), percentile, left_s=MOST_SECONDS - spent_s
+            )
+            if longer_s is None:
+                break
+            record = benchmark(engine, seconds=longer_s, samples=CALLS)
+            spent_s += record.seconds
+    return record
+
+
+def longer(took_s: float, count: int, percentile: float, *, left_s: float) -> float | None:
+    """Seconds to measure after a run that bounds no percentile; None where what is left would not do either.
+
+    Args:
+        took_s, count: of that run, and its samples.
+    """
+    needed_s = 1.1 * samples_for(percentile) * took_s / count
+    if percentile == 100 or left_s < max(needed_s, 1.5 * took_s):
+        return None
+    return min(left_s, max(needed_s, 2 * took_s))

@@ -1,0 +1,77 @@
+"""Images of overlapping discs, which share natural images' statistics: for where there are no real ones."""
+
+import hashlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from deploykit.data.images.source import Job, Pixels
+from deploykit.data.preprocessing import Preprocessing
+
+GENERATED = "generated"
+
+_VERSION = 3  # of what dead_leaves draws: part of the digest
+_LEAVES = 100
+_SMALLEST, _LARGEST = 1 / 20, 1 / 2  # radii, of the side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """Images of one endless series.
+
+    Attributes:
+        indices: which images of the endless series, ascending.
+        seed: of another series.
+    """
+
+    indices: tuple[int, ...]
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(str, self.indices))
+
+    def pick(self, indices: Sequence[int]) -> "Generated":
+        return replace(self, indices=tuple(self.indices[index] for index in indices))
+
+    def digest(self) -> str:
+        """Of the series and the places in it, whatever size they are drawn at."""
+        total = hashlib.sha256(f"dead leaves {_VERSION}, seed {self.seed}\n".encode())
+        total.update(np.array(self.indices, "<i8").tobytes())
+        return total.hexdigest()
+
+    def jobs(self, preprocessing: Preprocessing) -> Generator[Job, None, None]:
+        for index in self.indices:
+            yield partial(dead_leaves, preprocessing.side_px, index, self.seed)
+
+
+def dead_leaves(side_px: int, index: int, seed: int | None = None) -> Pixels:
+    """Overlapping discs of random colour, their radii distributed as r^-3: natural images' statistics.
+
+    References:
+        Lee, Mumford and Huang, "Occlusion models for natural images", IJCV 41, 2001.
+    """
+    generator = np.random.default_rng((index, 0 if seed is None else seed + 1))
+    smallest, largest = _SMALLEST * side_px, _LARGEST * side_px
+    quantiles = generator.random(_LEAVES)
+    radii = (smallest**-2 + quantiles * (largest**-2 - smallest**-2)) ** -0.5
+    centres = generator.random((_LEAVES, 2)) * side_px
+    colours = (256 * generator.random((_LEAVES + 1, 3))).astype(np.uint8)
+    image = np.empty((side_px, side_px, 3), np.uint8)
+    image[:] = colours[_LEAVES]
+    for radius, (row, column), colour in zip(radii, centres, colours, strict=False):
+        _paint(image, float(radius), float(row), float(column), colour)
+    return image
+
+
+def _paint(image: Pixels, radius: float, row: float, column: float, colour: Pixels) -> None:
+    """A disc, looking at the square around it alone."""
+    top, left = max(0, int(row - radius)), max(0, int(column - radius))
+    square = image[top : int(row + radius) + 2, left : int(column + radius) + 2]
+    rows, columns = np.arange(square.shape[0]) + (top - row), np.arange(square.shape[1]) + (left - column)
+    square[(rows * rows)[:, None] + columns * columns < radius * radius] = colour

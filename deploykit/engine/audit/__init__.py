@@ -1,0 +1,1 @@
+"""Report what a compiler built: layers, precisions, memory traffic."""

@@ -1,0 +1,1 @@
+"""Networks from scaling to ONNX: families, checkpoints, the torch module, the ONNX writer, export."""

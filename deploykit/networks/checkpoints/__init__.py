@@ -1,0 +1,1 @@
+"""Read checkpoints and recognize which network they belong to."""

@@ -1,0 +1,71 @@
+"""torchvision.
+
+References:
+    torchvision/models/efficientnet.py and mobilenetv2.py: names, epsilons, and transforms of the weights.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from deploykit.data.preprocessing import Normalization
+from deploykit.networks.architecture.network import Network
+from deploykit.networks.architecture.tensorflow import NORM_EPSILON
+from deploykit.networks.checkpoints.sources.source import Block, Names, Scheme, blocks_of, with_ends
+
+_B5_HEAD = 2048  # channels
+
+
+def _names(network: Network) -> Names:
+    blocks = list(blocks_of(network))
+    if network.family.startswith("mobilenet"):
+        inner, head = _join(_mobilenet_block(block) for block in blocks), len(blocks) + 1
+    else:
+        inner, head = _join(_block(block) for block in blocks), len({block.stage for block in blocks}) + 1
+    return with_ends(
+        inner,
+        stem=("features.0.0", "features.0.1"),
+        head=(f"features.{head}.0", f"features.{head}.1"),
+        last="classifier.1",
+    )
+
+
+def _join(parts: Iterable[Names]) -> Names:
+    return {ours: theirs for part in parts for ours, theirs in part.items()}
+
+
+def _block(block: Block) -> Names:
+    names: dict[str, str] = {}
+    unit = 0
+    for layer in block.convolutions:
+        prefix = f"features.{block.stage + 1}.{block.place}.block.{unit}"
+        if layer.norm is None:
+            is_first = layer.name.endswith("conv_reduce")
+            names[layer.name] = f"{prefix}.fc{1 if is_first else 2}"
+            unit += not is_first
+        else:
+            names |= {layer.name: f"{prefix}.0", layer.norm: f"{prefix}.1"}
+            unit += 1
+    return names
+
+
+def _mobilenet_block(block: Block) -> Names:
+    names: dict[str, str] = {}
+    for unit, layer in enumerate(block.convolutions):
+        prefix = f"features.{block.number + 1}.conv"
+        is_last = layer is block.convolutions[-1]  # which has no activation, and is no unit of its own
+        conv, norm = (unit, unit + 1) if is_last else (f"{unit}.0", f"{unit}.1")
+        names |= {layer.name: f"{prefix}.{conv}", str(layer.norm): f"{prefix}.{norm}"}
+    return names
+
+
+def _adapt(network: Network) -> Network:
+    """Its batch norms have TensorFlow's epsilon in V2, and in B5 to B7."""
+    is_large = network.family == "efficientnet" and network.convolutions[-1].output[0] >= _B5_HEAD
+    return replace(network, norm_epsilon=NORM_EPSILON) if is_large or "v2-" in network.family else network
+
+
+def _normalization(family: str) -> Normalization:
+    return "inception" if family == "efficientnetv2-l" else "imagenet"
+
+
+TORCHVISION = Scheme(title="torchvision", names=_names, adapt=_adapt, normalization=_normalization)

@@ -1,0 +1,1 @@
+"""One file per network family, and the registry that lists them."""

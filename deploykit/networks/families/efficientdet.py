@@ -1,0 +1,257 @@
+"""EfficientDet at any scale, with efficientdet-pytorch's parameter names.
+
+An EfficientNet, a pyramid of five levels (P3 to P7) that is fused again and again (BiFPN), and two heads that
+all levels share, each level with batch norms of its own.
+
+References:
+    Tan, Pang and Le, "EfficientDet: Scalable and Efficient Object Detection", CVPR 2020, arXiv:1911.09070.
+    google/automl, efficientdet/hparams_config.py (the members as released), README.md (accuracies).
+    Parameter names: rwightman/efficientdet-pytorch, effdet/efficientdet.py.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from deploykit.networks.architecture.anchors import Anchors
+from deploykit.networks.architecture.builder import NetworkBuilder, round_channels
+from deploykit.networks.architecture.mbconv import add_stages
+from deploykit.networks.architecture.network import Network
+from deploykit.networks.families import efficientnet
+from deploykit.networks.families.family import Family, sourced
+from deploykit.networks.scaling import Scale
+from deploykit.util.errors import DeployError
+
+NAME = "efficientdet"
+CLASSES = 90  # COCO's category ids go from 1 to 90
+LEAST_SIDE_PX = 128  # of which P7 has one place
+LEVELS = 5
+_FINEST_STAGES = (2, 4, 6)  # of the backbone, which make P3, P4 and P5
+_NORM_EPSILON = 1e-3  # hparams_config.py, batch_norm_epsilon; also where the backbone's is another
+_BASE_CHANNELS = 64
+_ACTIVATION = efficientnet.BASELINE.activation
+_SOURCE = "google/automl, efficientdet"
+
+
+class _Released(NamedTuple):
+    """A member of arXiv:1911.09070, Table 1, as hparams_config.py has it; its backbone in multiples of B0."""
+
+    side_px: int
+    fpn_channels: int
+    fpn_cells: int
+    head_repeats: int
+    backbone_width: float
+    backbone_depth: float
+    ap_percent: float  # COCO test-dev
+
+
+_RELEASED = (
+    _Released(512, 64, 3, 3, 1.0, 1.0, 34.6),
+    _Released(640, 88, 4, 3, 1.0, 1.1, 40.5),
+    _Released(768, 112, 5, 3, 1.1, 1.2, 43.0),
+    _Released(896, 160, 6, 4, 1.2, 1.4, 47.5),
+    _Released(1024, 224, 7, 4, 1.4, 1.8, 49.7),
+    _Released(1280, 288, 7, 4, 1.6, 2.2, 51.5),
+    _Released(1280, 384, 8, 5, 1.8, 2.6, 52.6),
+    _Released(1536, 384, 8, 5, 1.8, 2.6, 53.7),
+)
+_LADDER = tuple(
+    Scale(width=each.fpn_channels / _BASE_CHANNELS, depth=each.backbone_depth, side_px=each.side_px)
+    for each in _RELEASED
+)
+_D6, _D7 = _LADDER[6:]
+_ANCHOR_SCALES = {_D7: 5.0}  # hparams_config.py, efficientdet-d7
+
+
+class _Sizes(NamedTuple):
+    """What a scale makes of the network.
+
+    backbone: in multiples of EfficientNet-B0.
+    weighted: sums of the pyramid are weighted; D6 and D7 were trained without.
+    """
+
+    backbone: Scale
+    channels: int
+    cells: int
+    head_repeats: int
+    weighted: bool
+
+
+def efficientdet(scale: Scale, *, num_classes: int = CLASSES) -> Network:
+    """The network at `scale`: `boxes` (anchors, 4) in pixels and `scores` (anchors, classes).
+
+    Width multiplies the channels of pyramid and heads, depth the blocks of the backbone. The backbone's width
+    and the repeats of pyramid and heads follow from them as in the released members.
+
+    Raises:
+        DeployError: the image is too small for its seventh level.
+    """
+    if scale.side_px < LEAST_SIDE_PX:
+        raise DeployError(
+            f"EfficientDet halves its images seven times: {scale.side_px} px are too few.",
+            fix=f"give a side of {LEAST_SIDE_PX} px or more, best a multiple of {LEAST_SIDE_PX}",
+        )
+    sizes = _sizes(scale)
+    net = NetworkBuilder(scale.side_px)
+    ends = add_stages(net, efficientnet.BASELINE, sizes.backbone, prefix="backbone.")
+    pyramid = _pyramid(net, [ends[stage] for stage in _FINEST_STAGES], sizes.channels)
+    for cell in range(sizes.cells):
+        pyramid = _bifpn(net, f"fpn.cell.{cell}", pyramid, sizes)
+    anchors = Anchors(
+        side_px=scale.side_px,
+        map_sides=tuple(map(net.map_side, pyramid)),
+        scale=_ANCHOR_SCALES.get(scale, 4.0),
+    )
+    _head(net, "class_net", pyramid, sizes, anchors, values=num_classes)
+    scores = net.activation("sigmoid")
+    _head(net, "box_net", pyramid, sizes, anchors, values=4)
+    boxes = net.decode_boxes("box_net.boxes", anchors)
+    return net.network(NAME, {"boxes": boxes, "scores": scores}, rank=2)
+
+
+def _sizes(scale: Scale) -> _Sizes:
+    widths, depths = [each.width for each in _LADDER[:-1]], [each.depth for each in _LADDER[:-1]]
+    backbone_width = _follow(scale.width, widths, [each.backbone_width for each in _RELEASED])
+    cells = _follow(scale.depth, depths, [each.fpn_cells for each in _RELEASED])
+    repeats = _follow(scale.depth, depths, [each.head_repeats for each in _RELEASED])
+    return _Sizes(
+        backbone=Scale(width=backbone_width, depth=scale.depth, side_px=scale.side_px),
+        channels=round_channels(_BASE_CHANNELS * scale.width),
+        cells=math.ceil(round(cells, 6)),
+        head_repeats=math.floor(max(round(repeats, 6), 1)),
+        weighted=scale.width < _D6.width,
+    )
+
+
+def _follow(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """y at x: in proportion below the table, else log-linear in it, and on as between its last two."""
+    if x <= xs[0]:
+        return ys[0] * x / xs[0]
+    at = min(bisect_right(xs, x), len(xs) - 1)
+    part = math.log(x / xs[at - 1]) / math.log(xs[at] / xs[at - 1])
+    return float(ys[at - 1] * (ys[at] / ys[at - 1]) ** part)
+
+
+def _pyramid(net: NetworkBuilder, finest: list[str], channels: int) -> tuple[str, ...]:
+    """P3 to P7; the two coarsest are the backbone's last map, made smaller."""
+    net.block = "fpn.resample.3"
+    coarse = _same_channels(net, net.block, finest[-1], channels)
+    sixth = net.max_pool("fpn.resample.3.downsample", kernel=3, stride=2, x=coarse)
+    net.block = "fpn.resample.4"
+    return (*finest, sixth, net.max_pool("fpn.resample.4.downsample", kernel=3, stride=2))
+
+
+def _same_channels(net: NetworkBuilder, prefix: str, x: str, channels: int) -> str:
+    if net.channels(x) == channels:
+        return x
+    return net.conv(
+        f"{prefix}.conv.conv", channels, x=x, norm=f"{prefix}.conv.bn", norm_epsilon=_NORM_EPSILON
+    )
+
+
+def _bifpn(net: NetworkBuilder, cell: str, pyramid: Sequence[str], sizes: _Sizes) -> tuple[str, ...]:
+    """One pass from the coarsest level to the finest, and one back.
+
+    References:
+        arXiv:1911.09070, section 3.2 and Figure 3.
+    """
+    maps = [*pyramid]
+    of_level = [[level] for level in range(LEVELS)]  # places in maps
+    down = [(level, level + 1) for level in reversed(range(LEVELS - 1))]
+    up = [(level, level - 1) for level in range(1, LEVELS)]
+    for at, (level, neighbour) in enumerate([*down, *up]):
+        reads = (*of_level[level], of_level[neighbour][-1])
+        side = net.map_side(pyramid[level])
+        of_level[level].append(len(maps))
+        maps.append(_fused(net, f"{cell}.fnode.{at}", {place: maps[place] for place in reads}, side, sizes))
+    return tuple(maps[places[-1]] for places in of_level)
+
+
+def _fused(net: NetworkBuilder, node: str, reads: Mapping[int, str], side: int, sizes: _Sizes) -> str:
+    """Maps, made of one size, added and convolved.
+
+    Args:
+        reads: by their place among the cell's.
+    """
+    net.block = node
+    alike = tuple(
+        _resampled(net, f"{node}.combine.resample.{place}", x, side, sizes.channels)
+        for place, x in reads.items()
+    )
+    weights = f"{node}.combine.edge_weights" if sizes.weighted else None
+    net.weighted_sum(f"{node}.combine", alike, weights=weights)
+    net.activation(_ACTIVATION)
+    after = f"{node}.after_combine.conv"
+    return _separable(net, after, after, sizes.channels, norm=f"{after}.bn")
+
+
+def _resampled(net: NetworkBuilder, prefix: str, x: str, side: int, channels: int) -> str:
+    x = _same_channels(net, prefix, x, channels)
+    if net.map_side(x) > side:
+        return net.max_pool(f"{prefix}.downsample", kernel=3, stride=2, x=x)
+    return net.upsample(f"{prefix}.upsample", x, side) if net.map_side(x) < side else x
+
+
+def _head(
+    net: NetworkBuilder, head: str, pyramid: Sequence[str], sizes: _Sizes, anchors: Anchors, *, values: int
+) -> str:
+    """So many values of each anchor."""
+    levels = []
+    for level, x in enumerate(pyramid):
+        net.block = own = f"{head}.{level}"
+        latest = x
+        for repeat in range(sizes.head_repeats):
+            name, norm = f"conv_rep.{repeat}", f"{head}.bn_rep.{repeat}.{level}.bn"
+            _separable(net, f"{own}.{name}", f"{head}.{name}", sizes.channels, x=latest, norm=norm)
+            latest = net.activation(_ACTIVATION)
+        _separable(net, f"{own}.predict", f"{head}.predict", anchors.per_place * values, x=latest)
+        levels.append(net.per_anchor(f"{own}.anchors", values))
+    net.block = head
+    return net.concat(f"{head}.anchors", tuple(levels))
+
+
+def _separable(
+    net: NetworkBuilder,
+    own: str,
+    shared: str,
+    channels: int,
+    *,
+    x: str | None = None,
+    norm: str | None = None,
+) -> str:
+    """Depthwise, then pointwise.
+
+    Args:
+        own: what the layers are called.
+        shared: what their parameters are.
+    """
+    x = x or net.latest
+    net.conv(
+        f"{own}.conv_dw",
+        net.channels(x),
+        x=x,
+        kernel=3,
+        groups=net.channels(x),
+        has_bias=False,
+        shared=f"{shared}.conv_dw",
+    )
+    return net.conv(
+        f"{own}.conv_pw", channels, norm=norm, norm_epsilon=_NORM_EPSILON, shared=f"{shared}.conv_pw"
+    )
+
+
+FAMILY = Family(
+    name=NAME,
+    title="EfficientDet",
+    build=lambda scale, classes: efficientdet(scale, num_classes=classes),
+    ladder=_LADDER,
+    members={f"d{phi}": scale for phi, scale in enumerate(_LADDER)},
+    source="Tan et al. 2020, arXiv:1911.09070",
+    metric="AP",
+    accuracy=sourced(
+        {scale: each.ap_percent for scale, each in zip(_LADDER, _RELEASED, strict=True)},
+        f"{_SOURCE}/README.md, COCO test-dev2017",
+    ),
+    classes=CLASSES,
+)

@@ -1,0 +1,64 @@
+"""MobileNetV2 at any scale.
+
+References:
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018,
+    arXiv:1801.04381, Table 2 (the baseline), Table 4 (accuracies).
+    Members, and the ones whose ends are fixed: timm, timm/models/efficientnet.py.
+"""
+
+from dataclasses import replace
+
+from deploykit.networks.architecture.mbconv import Baseline, Stage, mbconv_network
+from deploykit.networks.architecture.network import Network
+from deploykit.networks.families.family import DEFAULT_CLASSES, Family, sourced
+from deploykit.networks.scaling import BASE, Scale
+
+BASELINE = Baseline(  # arXiv:1801.04381, Table 2
+    stem=32,
+    stages=(
+        Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
+        Stage(kernel=3, stride=2, expansion=6, channels=24, repeats=2),
+        Stage(kernel=3, stride=2, expansion=6, channels=32, repeats=3),
+        Stage(kernel=3, stride=2, expansion=6, channels=64, repeats=4),
+        Stage(kernel=3, stride=1, expansion=6, channels=96, repeats=3),
+        Stage(kernel=3, stride=2, expansion=6, channels=160, repeats=3),
+        Stage(kernel=3, stride=1, expansion=6, channels=320, repeats=1),
+    ),
+    head=1280,
+    least_head=1280,  # section 6.1
+    activation="relu6",
+    squeezes=False,
+)
+FIXED_ENDS = replace(BASELINE, scales_ends=False)
+_NAME, _FIXED_NAME = "mobilenet-v2", "mobilenet-v2-d"
+_PAPER = "Sandler et al. 2018, arXiv:1801.04381, Table 4"
+
+
+def mobilenet_v2(scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASSES) -> Network:
+    """The network at `scale`; its input is `scale.side_px` square, RGB."""
+    return mbconv_network(_NAME, BASELINE, scale, num_classes)
+
+
+FAMILIES = (
+    Family(
+        name=_NAME,
+        title="MobileNetV2",
+        build=lambda scale, classes: mobilenet_v2(scale, num_classes=classes),
+        ladder=(BASE,),
+        members={f"{width:.2f}": replace(BASE, width=width) for width in (0.35, 0.5, 0.75, 1.0, 1.4)},
+        source="Sandler et al. 2018, arXiv:1801.04381",
+        accuracy=sourced({BASE: 72.0, replace(BASE, width=1.4): 74.7}, _PAPER),
+    ),
+    Family(
+        name=_FIXED_NAME,
+        title="MobileNetV2 with fixed ends",
+        build=lambda scale, classes: mbconv_network(_FIXED_NAME, FIXED_ENDS, scale, classes),
+        ladder=(BASE,),
+        members={
+            "110d": replace(BASE, width=1.1, depth=1.2),
+            "120d": replace(BASE, width=1.2, depth=1.4),
+        },
+        source="timm, mobilenetv2_110d and mobilenetv2_120d",
+        accuracy={},
+    ),
+)

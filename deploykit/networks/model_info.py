@@ -1,0 +1,191 @@
+"""What a model is and where it came from: the metadata of ONNX files and engine manifests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from deploykit.data.preprocessing import Preprocessing
+from deploykit.networks.scaling import FORMULA_PHI_RANGE, Rule, Scale
+from deploykit.onnx_tools.nms import Nms
+from deploykit.onnx_tools.uint8_input import without_pixels
+from deploykit.util.errors import DeployError
+from deploykit.util.json_io import from_json, from_texts, to_json
+from deploykit.util.types import FAMILY_NAME, Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_PREFIX = "deploykit."
+_Multiple = Annotated[float, Meta(gt=0)]
+_Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a model is and where it came from; carried in ONNX metadata and in engine manifests.
+
+    Attributes:
+        family: `efficientnet`; `unknown` for a model this package did not export. Part of file names.
+        phi: compound coefficient, where the model has one.
+        rule: scaling rule that phi went through.
+        depth, width: multiples of the baseline's, see scaling.Scale; None where nobody said.
+        precision: arithmetic the graph itself spells out.
+        preprocessing: what the network expects to have been done to its images.
+        input_type: `uint8` where the graph does the last of that itself, see pixels.
+        nms: where the graph suppresses overlapping boxes itself.
+        labels: what the classes are called, in the order of the outputs; () where nobody said.
+        weights: `random`, `trained`, or `unknown`.
+        weights_sha256: digest of the arrays the model was exported from.
+        onnx_sha256: digest of the FP32 model this one was derived from; None for that one itself.
+        ranges_sha256: digest of the activation ranges an INT8 model was quantized with.
+    """
+
+    family: Annotated[str, Meta(pattern=FAMILY_NAME)]
+    phi: _Phi | None
+    rule: Rule | None
+    precision: Precision
+    preprocessing: Preprocessing
+    weights: Literal["random", "trained", "unknown"]
+    input_type: Literal["float32", "uint8"] = "float32"
+    nms: Nms | None = None
+    depth: _Multiple | None = None
+    width: _Multiple | None = None
+    labels: tuple[str, ...] = ()
+    weights_sha256: str | None = None
+    onnx_sha256: str | None = None
+    ranges_sha256: str | None = None
+
+    @property
+    def scale(self) -> Scale | None:
+        """How far its baseline is stretched; None where that is not known."""
+        if self.depth is None or self.width is None:
+            return None
+        return Scale(depth=self.depth, width=self.width, side_px=self.preprocessing.side_px)
+
+    def derive(
+        self, *, precision: Precision, onnx_sha256: str, ranges_sha256: str | None = None
+    ) -> "ModelInfo":
+        return replace(self, precision=precision, onnx_sha256=onnx_sha256, ranges_sha256=ranges_sha256)
+
+    def to_metadata(self) -> dict[str, str]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["preprocessing"] = to_json(self.preprocessing, indent=0)
+        values["nms"] = to_json(self.nms, indent=0) if self.nms else None
+        values["labels"] = to_json(self.labels, indent=0) if self.labels else None
+        return {_PREFIX + key: str(value) for key, value in values.items() if value is not None}
+
+
+def stamp(model: "ModelProto", info: ModelInfo) -> None:
+    """Replaces the model's metadata with info."""
+    from onnx import helper
+
+    helper.set_model_props(model, info.to_metadata())
+
+
+def info_of(model: "ModelProto") -> ModelInfo:
+    """What the model says of itself; for one exported elsewhere, what its graph shows.
+
+    Raises:
+        DeployError: it is no image classifier, or its metadata were altered.
+    """
+    side_px = image_side_px(without_pixels(model))
+    texts: dict[str, object] = {
+        entry.key.removeprefix(_PREFIX): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith(_PREFIX)
+    }
+    if not texts:
+        return ModelInfo(
+            family="unknown",
+            phi=None,
+            rule=None,
+            precision="fp32",
+            preprocessing=Preprocessing(side_px=side_px),
+            weights="unknown",
+        )
+    try:
+        texts["preprocessing"] = from_json(str(texts["preprocessing"]), Preprocessing)
+        if "nms" in texts:
+            texts["nms"] = from_json(str(texts["nms"]), Nms)
+        if "labels" in texts:
+            texts["labels"] = from_json(str(texts["labels"]), list[str])
+        info = from_texts({"phi": None, "rule": None, **texts}, ModelInfo)
+        if info.preprocessing.side_px != side_px:
+            raise ValueError("another side than the graph's")
+    except (ValueError, KeyError) as error:
+        raise DeployError(
+            f"The model's deploykit metadata make no sense ({error}).", fix="export the model again"
+        ) from error
+    return info
+
+
+def classes_of(model: "ModelProto") -> int | None:
+    """How many outputs an image has; None where the graph doesn't say."""
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    return dims[1].dim_value or None if len(dims) == 2 else None
+
+
+def require_classifier(path: Path, model: "ModelProto", *, fix: str) -> None:
+    """Fails where a model has more outputs than one, of logits.
+
+    Raises:
+        DeployError: it has; with that fix.
+    """
+    names = [value.name for value in model.graph.output]
+    if len(names) > 1:
+        raise no_top1(path, names, fix=fix)
+
+
+def no_top1(path: Path, outputs: Sequence[str], *, fix: str) -> DeployError:
+    """What is said of a model that answers with something else than logits."""
+    return DeployError(f"{path} answers with {' and '.join(outputs)}, of which there is no top-1.", fix=fix)
+
+
+def require_fp32(path: Path, info: ModelInfo) -> None:
+    """Fails where the model has been given another precision already.
+
+    Raises:
+        DeployError: it has.
+    """
+    if info.precision != "fp32":
+        raise DeployError(
+            f"{path} is already {info.precision.upper()}.", fix="give the FP32 model it came from"
+        )
+
+
+def image_side_px(model: "ModelProto") -> int:
+    """Side of the square images the model takes.
+
+    Raises:
+        DeployError: its input is not a batch, of any size, of square RGB images in FP32.
+    """
+    from onnx import TensorProto
+
+    match [value.type.tensor_type for value in model.graph.input]:
+        case [tensor]:
+            shape = [dim.dim_value for dim in tensor.shape.dim]  # 0 where it is dynamic
+            if (
+                tensor.elem_type == TensorProto.FLOAT
+                and shape[:2] == [0, 3]
+                and shape[2:] == [shape[-1]] * 2
+                and shape[-1] > 0
+            ):
+                return int(shape[-1])
+    shown = [
+        (value.name, TensorProto.DataType.Name(value.type.tensor_type.elem_type), _shape_text(value))
+        for value in model.graph.input
+    ]
+    raise DeployError(
+        f"The model takes {', '.join(' '.join(each) for each in shown) or 'nothing'}, not square RGB images.",
+        fix="give a model with one FLOAT input of (batch, 3, side, side), batch dynamic and side fixed",
+    )
+
+
+def _shape_text(value: object) -> str:
+    dims = value.type.tensor_type.shape.dim  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
+    return (
+        "(" + ", ".join(str(dim.dim_value) if dim.dim_value else dim.dim_param or "?" for dim in dims) + ")"
+    )

@@ -1,0 +1,1 @@
+"""Predict the latency of a network on a GPU: layers -> kernels -> a roofline per kernel."""

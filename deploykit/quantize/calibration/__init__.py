@@ -1,0 +1,1 @@
+"""Calibration: images -> activation statistics -> ranges, with the methods that read ranges off."""

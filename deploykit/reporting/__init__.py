@@ -1,0 +1,1 @@
+"""Run studies and turn their records into a report."""

@@ -1,0 +1,1 @@
+"""Bundles: one file with a model and plans of it for several GPUs."""

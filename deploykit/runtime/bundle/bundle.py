@@ -1,0 +1,191 @@
+"""One file for many machines: a model, and plans of it; what runs here is taken, or built once and kept."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploykit.engine.audit.work import int8_products
+from deploykit.engine.compile import compile_engine, graph_for
+from deploykit.engine.compilers import COMPILERS
+from deploykit.engine.manifest import Manifest
+from deploykit.engine.shapes import BatchRange, SideRange
+from deploykit.engine.targets import Target, multiplies_matrices_alone
+from deploykit.networks.model_info import info_of
+from deploykit.onnx_tools.model_io import read_model
+from deploykit.runtime.bundle.cache import (
+    EngineCache,
+    engine_name,
+    require_temporary_folder,
+    temporary_folder,
+)
+from deploykit.runtime.bundle.choice import Prospect, choose, precision_on, require_build
+from deploykit.runtime.bundle.file import MODEL, read_contents, read_file, require_whole
+from deploykit.runtime.bundle.writer import pack
+from deploykit.runtime.preflight import Machine, this_machine
+from deploykit.util.errors import DeployError
+from deploykit.util.types import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["Bundle", "Prospect", "write_bundle"]
+
+Report = Callable[[str], None]
+
+_log = logging.getLogger(__name__)
+
+
+class Bundle:
+    """An open bundle."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Reads what is in it.
+
+        Raises:
+            DeployError: it is no bundle, or was altered or cut short.
+        """
+        self.path = Path(path)
+        self.contents, digest = read_contents(self.path)
+        self._cache = EngineCache(digest[:32])
+
+    def prospect(self, machine: Machine | None = None) -> Prospect:
+        """What it would do on a machine, by default on this one.
+
+        Raises:
+            DeployError: a file of it was altered: none is trusted then.
+        """
+        require_whole(self.path, self.contents)
+        machine = machine or this_machine()
+        found = choose(self.contents, machine)
+        kept = self._kept(found, machine)
+        unkept = None if kept else self._cache.why_unwritable()
+        refusal = None if kept else self._refusal(found, machine, unkept)
+        return replace(found, kept=kept, unkept=unkept, refusal=refusal)
+
+    def engine(self, *, progress: Report = lambda sentence: None) -> Path:
+        """An engine that runs here: unpacked, or built; in the user's cache folder, for the next time too.
+
+        Where that can't be written, it is in a temporary folder until this process ends.
+
+        Args:
+            progress: told what is going on, where it takes long.
+
+        Raises:
+            DeployError: a file of it was altered, or nothing of it runs here and nothing can be built.
+        """
+        machine = this_machine()
+        found = self.prospect(machine)
+        if found.drawback is not None:
+            _log.warning("note: %s runs on the CPU here: %s", self.path, found.drawback)
+        if found.refusal is not None:
+            raise found.refusal
+        if found.kept is not None:
+            return found.kept
+        return self._cache.obtain(_name(found, machine), machine, lambda: self._made(found, progress))
+
+    def _kept(self, found: Prospect, machine: Machine) -> Path | None:
+        if found.target is not None and found.target.compiler not in machine.runtimes:
+            return None
+        return self._cache.find(_name(found, machine), machine)
+
+    def _refusal(self, found: Prospect, machine: Machine, unkept: str | None) -> DeployError | None:
+        """Why nothing runs on a machine where nothing is kept."""
+        try:
+            if found.target is not None:
+                self._require_build(found.target, machine)
+            if found.target is not None or unkept is not None:
+                require_temporary_folder()
+        except DeployError as error:
+            return error
+        return None
+
+    def _require_build(self, target: Target, machine: Machine) -> None:
+        if target.compiler not in machine.runtimes:
+            facts = COMPILERS[target.compiler]
+            raise DeployError(
+                f"No plan in {self.path} runs here, and {facts.title} is missing to build one.",
+                fix=facts.install,
+            )
+        try:
+            require_build(self.contents, target)
+        except DeployError as error:
+            raise DeployError(
+                f"No plan in {self.path} runs here, and none can be built for {target.title}: "
+                f"{error.problem}",
+                fix=error.fix,
+            ) from error
+
+    def _made(self, found: Prospect, progress: Report) -> tuple[bytes, Manifest]:
+        if found.chosen is not None:
+            return read_file(self.path, self.contents, found.chosen.name), found.chosen.manifest
+        assert found.target is not None  # noqa: S101  # one of the two
+        return self._built(found.target, progress)
+
+    def _built(self, target: Target, progress: Report) -> tuple[bytes, Manifest]:
+        _log.warning("note: No plan in %s runs here: building one for %s.", self.path, target.title)
+        model = self._model()
+        info = info_of(model)
+        if info.precision == "fp32":
+            precision = precision_on(target, self.contents)
+            info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)
+        return compile_engine(
+            graph_for(target, model, info),
+            info,
+            target=target,
+            planned_int8=int8_products(model, matrices_alone=multiplies_matrices_alone(target)),
+            batches=self.contents.batches,
+            side=self.contents.side,
+            progress=progress,
+        )
+
+    def _model(self) -> "ModelProto":
+        with temporary_folder() as folder:
+            path = folder / MODEL
+            path.write_bytes(read_file(self.path, self.contents, MODEL))
+            return read_model(path)
+
+
+def write_bundle(
+    model: str | Path,
+    engines: Sequence[str | Path] = (),
+    *,
+    output: str | Path,
+    precision: Precision | None = None,
+    batches: Sequence[BatchRange] = (BatchRange(),),
+    side: SideRange | None = None,
+    note: Report = lambda sentence: None,
+) -> Bundle:
+    """Packs a model and plans of it into one file.
+
+    Args:
+        model: an exported FP32 model, or an INT8 one of deploykit quantize.
+        engines: made from the same FP32 model; may be none.
+        output: the bundle; one that is there is replaced.
+        precision: what to build of an FP32 model where no plan runs; default FP16.
+        batches, side: sizes to build for there.
+        note: told where nothing will be built.
+
+    Raises:
+        DeployError: bad input, engines of another model, or an output that is there and is no bundle;
+            nothing is written.
+    """
+    pack(
+        Path(model),
+        [Path(engine) for engine in engines],
+        output=Path(output),
+        precision=precision,
+        batches=tuple(batches),
+        side=side,
+        note=note,
+    )
+    return Bundle(output)
+
+
+def _name(found: Prospect, machine: Machine) -> str:
+    """What is kept of a plan, or of what is built."""
+    if found.chosen is not None:
+        return f"{found.chosen.manifest.engine_sha256}.engine"
+    assert found.target is not None  # noqa: S101  # one of the two
+    return engine_name(found.target, machine.runtimes[found.target.compiler])

@@ -1,0 +1,100 @@
+"""What a bundle would do on a machine: which of its plans runs there, or what is built."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploykit.engine.compile import require_buildable
+from deploykit.engine.compilers import COMPILERS
+from deploykit.engine.targets import CPU, Target, precision_for, target_for
+from deploykit.runtime.bundle.file import BundledPlan, Contents
+from deploykit.runtime.preflight import Check, Machine, checks_of
+from deploykit.util.errors import DeployError
+from deploykit.util.types import Precision
+
+_Checked = tuple[tuple[BundledPlan, tuple[Check, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """What a bundle would do on a machine.
+
+    Attributes:
+        plans: each plan, and what it needs.
+        chosen: the one that is taken; None where one is built.
+        target: what would be built; None where a plan runs.
+        kept: where that plan, or what would be built, is already; None where it is not.
+        drawback: why there is nothing for the GPU of the machine; None where there is, or it has none.
+        unkept: why the engine can't be kept for the next time; None where it can, or is.
+        refusal: why nothing runs; None where it does.
+    """
+
+    plans: _Checked
+    chosen: BundledPlan | None
+    target: Target | None
+    drawback: str | None = None
+    kept: Path | None = None
+    unkept: str | None = None
+    refusal: DeployError | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self.refusal is None
+
+
+def choose(contents: Contents, machine: Machine) -> Prospect:
+    """What is taken or built, where nothing is in the way of that.
+
+    TensorRT's plans come before ONNX Runtime on a GPU; on the CPU all runs, but only where no GPU is served.
+    """
+    plans = tuple((plan, checks_of(plan.manifest, machine)) for plan in contents.plans)
+    running = [plan for plan, checks in plans if all(check.holds for check in checks)]
+    chosen = min(running, key=lambda plan: _rank(plan.manifest.target), default=None)
+    if chosen is not None and not chosen.manifest.target.on_cpu:
+        return Prospect(plans=plans, chosen=chosen, target=None)
+    target, drawback = _target(contents, machine)
+    if chosen is not None and target.on_cpu:
+        return Prospect(plans=plans, chosen=chosen, target=None, drawback=drawback)
+    return Prospect(plans=plans, chosen=None, target=target, drawback=drawback)
+
+
+def precision_on(target: Target, contents: Contents) -> Precision:
+    """What to build: FP16 is FP32 on a CPU.
+
+    Raises:
+        DeployError: what is in the bundle can't be had there.
+    """
+    asked = contents.precision
+    return precision_for(target, None if target.on_cpu and asked == "fp16" else asked)
+
+
+def require_build(contents: Contents, target: Target) -> None:
+    """Fails where no engine of a bundle's model and sizes can be built, whatever is installed.
+
+    Raises:
+        DeployError: none can; the problem says why.
+    """
+    try:
+        require_buildable(target, contents.model, precision_on(target, contents), contents.side)
+    except DeployError as error:
+        raise DeployError(
+            error.problem, fix="bundle again without --side, from the FP32 model, or with an engine for here"
+        ) from error
+
+
+def _rank(target: Target) -> int:
+    return 2 if target.on_cpu else int(target.compiler == "onnxruntime")
+
+
+def _target(contents: Contents, machine: Machine) -> tuple[Target, str | None]:
+    """What to build on a machine, and what keeps it from being for its GPU, and the way out."""
+    if machine.gpu is None:
+        return target_for(CPU), None
+    try:
+        target = target_for(None)
+        precision_on(target, contents)
+    except DeployError as error:
+        return target_for(CPU), str(error)
+    if target.compiler in machine.runtimes:
+        return target, None
+    facts = COMPILERS[target.compiler]
+    return target_for(CPU), f"{facts.title} is missing to build an engine: {facts.install}"

@@ -1,0 +1,1 @@
+"""Run TensorRT plans: deserialization, execution contexts, CUDA graphs, timing."""

@@ -1,5 +1,0 @@
-"""The measurements that a report's questions take, made in one go on one machine."""
-
-from deploykit.study.run import Finished, Study, run_study
-
-__all__ = ["Finished", "Study", "run_study"]

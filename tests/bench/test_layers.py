@@ -1,0 +1,153 @@
+"""Time by layer, of real runs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploykit.bench.layers.layers import OUTSIDE, LayerTime, by_block, by_kind
+from deploykit.bench.layers.profiling import profile_layers
+from deploykit.bench.layers.roofline import Roofline, cpu_roofline
+from deploykit.bench.layers.roofline_gpu import gpu_roofline
+from deploykit.engine.manifest import read_manifest
+from deploykit.engine.pipeline import build_engine
+from deploykit.util.errors import DeployError
+
+
+@pytest.fixture(scope="module")
+def engine(random_b0, tmp_path_factory) -> Path:
+    return build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path_factory.mktemp("e") / "e.onnx").path
+
+
+@pytest.fixture(scope="module")
+def layers(engine):
+    return profile_layers(engine, threads=1)
+
+
+def test_every_layer_of_the_audit_is_timed_with_its_work(engine, layers):
+    audit = read_manifest(engine).audit
+    assert {layer.name for layer in layers} == {layer.name for layer in audit.layers}
+    assert sum(layer.macs for layer in layers) == sum(layer.macs for layer in audit.layers)
+    assert all(layer.ms >= 0 and layer.bound_ms > 0 and layer.size_bytes > 0 for layer in layers)
+    assert sum(layer.ms for layer in layers) > 0
+
+
+def test_layers_go_to_the_blocks_of_the_network_in_its_order(layers):
+    blocks = [block.name for block in by_block(layers) if block.name != OUTSIDE]
+    # B0's seven stages of 1, 2, 2, 3, 3, 4 and 1 blocks (Table 1 of arXiv:1905.11946).
+    members = [
+        f"blocks.{stage}.{at}" for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for at in range(count)
+    ]
+    assert blocks == ["conv_stem", *members, "conv_head", "global_pool", "classifier"]
+
+
+def test_sums_are_of_all_layers(layers):
+    for rows in (by_block(layers), by_kind(layers)):
+        assert sum(row.ms for row in rows) == pytest.approx(sum(layer.ms for layer in layers))
+        assert sum(row.macs for row in rows) == sum(layer.macs for layer in layers)
+    times = [kind.ms for kind in by_kind(layers)]
+    assert times == sorted(times, reverse=True)
+    assert by_kind(layers)[0].name == "Conv"
+
+
+def test_weights_that_are_packed_are_moved_too(layers):
+    (classifier,) = [layer for layer in layers if layer.block == "classifier" and layer.macs]
+    assert classifier.size_bytes == pytest.approx(4 * 1280 * 1000, rel=0.01)
+
+
+def test_a_batch_is_all_its_images(engine, layers):
+    eight = profile_layers(engine, batch=8, threads=1)
+    assert sum(layer.macs for layer in eight) == 8 * sum(layer.macs for layer in layers)
+    assert sum(layer.ms for layer in eight) > 2 * sum(layer.ms for layer in layers)
+
+
+def test_int8_is_held_to_the_bound_of_integers(random_b0, tmp_path):
+    built = build_engine(onnx=random_b0.path, precision="int8", gpu="cpu", output=tmp_path / "e.onnx")
+    found = profile_layers(built.path, threads=1)
+    assert sum(layer.precision == "int8" for layer in found) == 33
+
+
+def test_a_bound_is_the_larger_of_computing_and_moving():
+    roofline = Roofline(macs_per_s={"fp32": 1e9, "int8": 4e9}, bytes_per_s=((1000, 1e9), (100_000, 1e8)))
+    assert roofline.bound_ms(macs=10**6, size_bytes=1000, precision="fp32") == pytest.approx(1.0)
+    assert roofline.bound_ms(macs=10**6, size_bytes=1000, precision="int8") == pytest.approx(0.25)
+    assert roofline.bound_ms(macs=0, size_bytes=1000, precision=None) == pytest.approx(0.001)
+    assert roofline.bound_ms(macs=10**6, size_bytes=10**6, precision="int8") == pytest.approx(10.0)
+
+
+def test_what_is_not_known_has_no_bound():
+    roofline = Roofline(macs_per_s={"fp32": 1e9}, bytes_per_s=((1000, 1e9),))
+    assert roofline.bound_ms(macs=10, size_bytes=None, precision="fp32") is None
+    assert roofline.bound_ms(macs=10, size_bytes=1000, precision="int8") is None
+    assert roofline.bound_ms(macs=0, size_bytes=1000, precision="int8") == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precisions"),
+    [
+        ("Tesla T4", {"fp32", "fp16", "int8"}),
+        ("NVIDIA A10", {"fp16", "int8"}),  # whose tensor cores have TF32
+        ("Tesla P4", {"fp32", "int8"}),  # which has none
+    ],
+)
+def test_a_datasheet_bounds_what_it_tells_of(gpu, precisions):
+    found = gpu_roofline(gpu)
+    assert found is not None
+    assert found.macs_per_s.keys() == precisions
+
+
+@pytest.mark.parametrize("gpu", ["Stub", "NVIDIA GeForce RTX 2080 Ti"])  # none; one without bandwidth
+def test_a_gpu_without_datasheet_has_no_roofline(gpu):
+    assert gpu_roofline(gpu) is None
+
+
+def test_this_cpus_roofline_is_measured():
+    found = cpu_roofline(1)
+    assert found.macs_per_s["int8"] > 0
+    assert found.macs_per_s["fp32"] > 1e8
+    assert min(rate for _, rate in found.bytes_per_s) > 1e7
+
+
+def test_a_batch_that_the_engine_does_not_take_is_refused(engine):
+    with pytest.raises(DeployError, match="batches of 1 to 64"):
+        profile_layers(engine, batch=65)
+
+
+def test_an_engine_for_a_gpu_that_is_not_here_is_refused(random_b0, tmp_path):
+    built = build_engine(onnx=random_b0.path, gpu="T4", output=tmp_path / "e.engine")
+    with pytest.raises(DeployError, match=r"is for T4.*; this machine has"):
+        profile_layers(built.path)
+
+
+def test_layers_have_no_scenario(run, engine):
+    for option in (("--scenario", "offline"), ("--scope", "device"), ("--max-latency", "1ms")):
+        refused = run("bench", str(engine), "--layers", *option)
+        assert (refused.status, refused.out) == (2, "")
+        assert "has no scenario" in refused.err
+
+
+def test_layers_are_printed_from_the_command_line(run, engine):
+    shown = run("bench", str(engine), "--layers", "--threads", "1")
+    assert shown.status == 0
+    for part in ("blocks.6.0", "kind of kernel", "slowest 10 layers", "time / bound"):
+        assert part in shown.out
+
+
+def test_what_is_not_known_is_printed_blank(run, engine, monkeypatch):
+    known = LayerTime(
+        name="k",
+        kind="gemm",
+        block="b",
+        node=None,
+        precision="fp16",
+        ms=2.0,
+        macs=10**6,
+        size_bytes=10**6,
+        bound_ms=0.5,
+    )
+    unknown = replace(known, name="u", kind="kgen", block=OUTSIDE, size_bytes=None, bound_ms=None)
+    monkeypatch.setattr("deploykit.bench.layers.profile.profile_layers", lambda *_, **__: [known, unknown])
+    lines = run("bench", str(engine), "--layers").out.splitlines()
+    rows = [line.split() for line in lines]
+    assert ["k", "2.000", "ms", "50.0", "%", "1.0", "M", "1.00", "MB", "0.500", "ms", "4.0"] in rows
+    assert ["u", "2.000", "ms", "50.0", "%", "1.0", "M"] in rows

@@ -1,0 +1,273 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import colours
+
+from deploykit.bench.benchmark import benchmark
+from deploykit.bench.compare import IGNORABLE, compare
+from deploykit.bench.machine import GpuState, State, remarks, this_machine
+from deploykit.bench.record import Record, stamp
+from deploykit.bench.server_scenario import Trial
+from deploykit.engine.pipeline import build_engine
+from deploykit.engine.shapes import BatchRange
+from deploykit.runtime import Engine
+from deploykit.util.atomic_files import sha256_of
+from deploykit.util.errors import DeployError
+
+
+@pytest.fixture(scope="module")
+def engine(random_b0, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("cpu") / "model.onnx"
+    return build_engine(
+        onnx=random_b0.path, gpu="cpu", batches=[BatchRange(min=1, opt=2, max=4)], output=output
+    ).path
+
+
+@pytest.fixture(scope="module")
+def measured(engine) -> Record:
+    return benchmark(engine, seconds=0.2, threads=1)
+
+
+def with_samples(record: Record, samples: np.ndarray, **changes) -> Record:
+    latency = tuple(map(float, samples))
+    return replace(record, latency_ms=latency, seconds=sum(latency) / 1000, **changes)
+
+
+QUIET = State(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def test_a_record_keeps_every_sample_the_method_the_engine_and_the_machine(engine, measured):
+    assert len(measured.latency_ms) >= 100
+    assert 500 * measured.seconds < sum(measured.latency_ms) <= 1000 * measured.seconds
+    assert measured.seconds >= 0.2
+    assert len(measured.warm_up_ms) >= 10
+    method = measured.method
+    assert (method.scenario, method.scope, method.threads) == ("single-stream", "end-to-end", 1)
+    assert (method.cuda_graph, method.max_latency_ms, measured.trials) == (None, None, ())
+    facts = measured.engine
+    assert (facts.name, facts.sha256, facts.precision) == (engine.name, sha256_of(engine), "fp32")
+    assert (facts.family, facts.phi, facts.target) == ("efficientnet", 0.0, "the CPU")
+    assert facts.macs == pytest.approx(33e6, rel=0.05)  # 0.39 G at 224 px, of (64 / 224)^2 as many pixels
+    assert measured.runtime == facts.compiler
+    assert measured.machine == this_machine(on_cpu=True)
+
+
+def test_without_a_batch_the_one_the_engine_is_tuned_for_is_measured(engine):
+    assert benchmark(engine, seconds=0.01, samples=1).method.batch == 2
+
+
+def test_without_threads_all_cores_are_used_and_recorded(engine):
+    record = benchmark(engine, seconds=0.01, samples=1)
+    assert record.method.threads == record.machine.cores == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_each_call_that_is_timed_takes_and_answers_a_whole_batch(engine, batch, scenario, monkeypatch):
+    sizes: list[tuple[int, int]] = []
+    call = Engine.__call__
+
+    def watched(loaded: Engine, images: np.ndarray) -> np.ndarray:
+        answers = call(loaded, images)
+        sizes.append((len(images), len(answers)))
+        return answers
+
+    monkeypatch.setattr(Engine, "__call__", watched)
+    record = benchmark(engine, scenario=scenario, batch=batch, seconds=0.01, samples=20, threads=1)
+    assert set(sizes) == {(batch, batch)}
+    assert len(sizes) >= len(record.latency_ms) + len(record.warm_up_ms)
+
+
+def test_throughput_is_images_over_the_time_they_took(measured):
+    record = with_samples(measured, np.array([10.0, 30, 20, 20] * 50))
+    assert record.images_per_s.value == pytest.approx(1000 * record.method.batch / 20)
+    assert record.images_per_s.low < record.images_per_s.value < record.images_per_s.high
+
+
+def test_the_server_scenario_holds_its_bound(tmp_path):
+    quick = colours(tmp_path)
+    record = benchmark(quick, scenario="server", batch=4, max_latency_ms=500, seconds=0.1, threads=1)
+    assert record.percentile_ms(99).value <= 500
+    assert record.images_per_s.value == max(each.rate_per_s for each in record.trials if each.holds)
+    assert record.images_per_s.high > record.images_per_s.value
+    assert len(record.latency_ms) >= 1000
+
+
+@pytest.mark.parametrize("batch", [0, -1, 5])
+def test_a_batch_the_engine_does_not_take_is_refused(engine, batch):
+    with pytest.raises(DeployError, match="takes batches of 1 to 4 images"):
+        benchmark(engine, batch=batch, seconds=0.01)
+
+
+@pytest.mark.parametrize("threads", [0, -2, 10**6])
+def test_threads_that_no_machine_has_are_refused(engine, threads):
+    with pytest.raises(DeployError, match=f"{threads} threads are not a number between 1 and"):
+        benchmark(engine, threads=threads, seconds=0.01)
+
+
+@pytest.mark.parametrize("options", [{"scenario": "server"}, {"max_latency_ms": 10}])
+def test_a_bound_goes_with_the_server_scenario_alone(engine, options):
+    with pytest.raises(DeployError, match="what the server scenario is about"):
+        benchmark(engine, **options)
+
+
+def test_a_missing_engine_is_refused(tmp_path):
+    with pytest.raises(DeployError, match="There is no engine"):
+        benchmark(tmp_path / "none.engine")
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_the_processor_is_named_as_the_system_names_it():
+    machine = this_machine(on_cpu=True)
+    assert machine.kind == "cpu"
+    assert f": {machine.name}\n" in Path("/proc/cpuinfo").read_text()
+    assert machine.driver is None
+
+
+COOL = GpuState(sm_mhz=1590, memory_mhz=5000, temperature_c=50, power_w=60)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (
+            QUIET,
+            replace(QUIET, moment_s=10, busy_s=7, own_s=1),
+            f"Other processes used {600 / 10 / len(os.sched_getaffinity(0)):.0f} % of the",
+        ),
+        (
+            replace(QUIET, gpu=COOL),
+            replace(QUIET, gpu=replace(COOL, throttled=("power cap",), sm_mhz=1580)),
+            "The GPU was throttled (power cap) at 1580 MHz.",
+        ),
+        (
+            replace(QUIET, gpu=COOL),
+            replace(QUIET, gpu=replace(COOL, sm_mhz=900)),
+            "The GPU's clock went from 1590 to 900 MHz.",
+        ),
+    ],
+)
+def test_what_of_the_machine_makes_figures_doubtful_is_said(before, after, said):
+    machine = this_machine(on_cpu=True)
+    assert [said in each for each in remarks(machine, before, after)] == [True]
+    assert remarks(machine, QUIET, QUIET) == ()
+    (said,) = remarks(replace(machine, kind="gpu"), QUIET, QUIET)
+    assert "could not be read" in said
+    assert remarks(machine, replace(QUIET, gpu=COOL), replace(QUIET, gpu=COOL)) == ()
+
+
+# ---------------------------------------------------------------- remarks
+
+
+def test_a_run_that_drifts_or_has_two_modes_says_so_and_how_badly(measured):
+    random, quiet = np.random.default_rng(0), replace(measured, before=QUIET, after=QUIET)
+    steady = random.lognormal(1, 0.02, 2000)
+    assert with_samples(quiet, steady).remarks == ()
+    assert with_samples(quiet, steady * np.linspace(1, 1.3, 2000)).remarks == (
+        "The run drifts: latency rose by 19 % over it.",
+    )
+    slow = np.where(random.random(2000) < 0.4, 1.5, 1)
+    (said,) = with_samples(quiet, steady * slow).remarks
+    assert said == "The run has two modes: 2.72 ms, and 4.07 ms in 39 % of the calls."
+
+
+@pytest.mark.parametrize(
+    ("count", "rough"), [(1000, []), (999, ["p99"]), (100, ["p99"]), (99, ["p90", "p99"])]
+)
+def test_percentiles_of_too_few_samples_are_marked(measured, count, rough):
+    record = with_samples(
+        replace(measured, before=QUIET, after=QUIET), np.random.default_rng(0).lognormal(1, 0.02, count)
+    )
+    assert [each.split(" of ")[0] for each in record.remarks] == rough
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def pair(measured: Record, factor: float, *, spread: float = 0.05) -> tuple[Record, Record]:
+    first, second = (np.random.default_rng(seed).lognormal(1, spread, 1000) for seed in (1, 2))
+    return with_samples(measured, first), with_samples(measured, factor * second)
+
+
+def test_the_ratio_of_medians_comes_with_an_interval_that_holds_it(measured):
+    found = compare(*pair(measured, 0.8))
+    assert found.ratio.low < 0.8 < found.ratio.high
+    assert found.ratio.high - found.ratio.low < 0.03
+    assert found.is_clear
+    assert found.ratio.value == pytest.approx(found.second / found.first)
+    assert not compare(*pair(measured, 1.0)).is_clear
+
+
+def test_the_interval_of_the_ratio_holds_it_as_often_as_it_says(measured):
+    random, held = np.random.default_rng(3), 0
+    for _ in range(1000):
+        records = (with_samples(measured, random.exponential(1, 150)) for _ in range(2))
+        ratio = compare(*records).ratio
+        held += ratio.low <= 1 <= ratio.high
+    assert 0.93 <= held / 1000 <= 0.97
+
+
+def test_throughput_is_compared_where_the_scenario_is_about_it(measured):
+    first, second = (
+        replace(each, method=replace(each.method, scenario="offline")) for each in pair(measured, 0.5)
+    )
+    found = compare(first, second)
+    assert found.figure == "images/s"
+    assert found.ratio.low < 2 < found.ratio.high
+
+
+def test_rates_that_hold_are_compared_by_the_trials_around_them(measured):
+    def served(low: float, high: float) -> Record:
+        trials = tuple(
+            Trial(rate_per_s=rate, requests=1000, late=0, holds=holds)
+            for rate, holds in ((low, True), (high, False))
+        )
+        method = replace(measured.method, scenario="server", max_latency_ms=10)
+        return replace(measured, method=method, trials=trials)
+
+    found = compare(served(100, 105), served(200, 210))
+    assert (found.ratio.value, found.ratio.low, found.ratio.high) == (2, 200 / 105, 210 / 100)
+
+
+UNLIKE = {
+    "batch": 3,
+    "threads": 7,
+    "cuda_graph": True,
+    "in_flight": 2,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), UNLIKE.items())
+def test_records_that_were_not_made_alike_are_refused_unless_told_what_to_ignore(measured, name, value):
+    other = replace(measured, method=replace(measured.method, **{name: value}))
+    with pytest.raises(DeployError, match=f"not made alike: {name}") as caught:
+        compare(measured, other)
+    assert f"--ignore {name}" in caught.value.fix
+    assert compare(measured, other, ignore=[name]).ignored == (name,)
+
+
+def test_records_of_another_machine_are_refused(measured):
+    other = replace(measured, machine=replace(measured.machine, name="Abacus", cores=10))
+    with pytest.raises(DeployError, match=r"machine \(.* and Abacus\), cores"):
+        compare(measured, other)
+    assert compare(measured, other, ignore=["machine", "cores"]).ignored == ("machine", "cores")
+
+
+def test_latency_is_not_compared_with_throughput(measured):
+    other = replace(measured, method=replace(measured.method, scenario="offline"))
+    with pytest.raises(DeployError, match="no ratio"):
+        compare(measured, other, ignore=["scenario"])
+
+
+def test_nothing_else_can_be_ignored(measured):
+    assert set(stamp(measured)) == set(IGNORABLE)
+    with pytest.raises(DeployError, match="nothing called weather"):
+        compare(measured, measured, ignore=["weather"])

@@ -1,0 +1,180 @@
+"""MLPerf's server scenario, by a clock of its own, held to queueing theory."""
+
+import itertools
+from collections.abc import Callable
+from decimal import Context, Decimal
+from fractions import Fraction
+from math import factorial
+
+import numpy as np
+import pytest
+from stage import Stage
+
+from deploykit.bench.server_scenario import Trial, server
+from deploykit.util.errors import DeployError
+
+
+def serve(service_ms: Callable[[int], float], *, batch: int = 1, max_latency_ms: float, seconds: float = 60):
+    """A server that takes so long for so many images, by a clock of its own."""
+    stage = Stage([])
+
+    def call(images: int) -> None:
+        assert 1 <= images <= batch
+        stage.sizes.append(images)
+        stage.now_s += service_ms(images) / 1000
+
+    found, trials = server(
+        call,
+        batch=batch,
+        max_latency_ms=max_latency_ms,
+        seconds=seconds,
+        search_seconds=100_000,
+        clock=stage.clock,
+    )
+    return found, trials, stage.sizes
+
+
+def best_rate(trials: tuple[Trial, ...]) -> float:
+    return max(trial.rate_per_s for trial in trials if trial.holds)
+
+
+@pytest.mark.parametrize(("load", "waiting"), [(0.5, 4.0), (0.8, 11.0)])
+def test_the_rate_found_is_queueing_theorys(load, waiting):
+    """Of M/D/1, whose 99th percentile of waiting is at so many service times.
+
+    P(W <= t) = (1 - load) sum over k <= t of (load (k - t))^k / k! exp(-load (k - t)), Erlang 1909.
+    """
+    service_ms = 10.0
+    bound = service_ms * (1 + percentile_of_waiting(load, 0.99))
+    _, trials, _ = serve(lambda _: service_ms, max_latency_ms=bound, seconds=600)
+    assert best_rate(trials) == pytest.approx(100 * load, rel=0.08)
+    assert percentile_of_waiting(load, 0.99) == pytest.approx(waiting, rel=0.3)
+
+
+def percentile_of_waiting(load: float, share: float) -> float:
+    """In service times."""
+
+    def within(t: float) -> float:
+        terms = (
+            Fraction(-1) ** k
+            * (Fraction(load) * (Fraction(t) - k)) ** k
+            / factorial(k)
+            * exact_exp(load * (t - k))
+            for k in range(int(t) + 1)
+        )
+        return (1 - load) * float(sum(terms))
+
+    return next(t for t in np.arange(0.0, 30, 0.1) if within(float(t)) >= share)
+
+
+def exact_exp(value: float) -> Fraction:
+    """The terms cancel each other: sums of floats would have nothing left."""
+    return Fraction(Decimal(value).exp(Context(prec=60)))
+
+
+def test_a_short_run_does_not_hide_that_a_queue_grows():
+    """An engine answers 1,000 images/s: twice as many are not late by 1 s before another second has gone."""
+    _, trials, _ = serve(lambda _: 1.0, max_latency_ms=1000, seconds=0.1)
+    assert best_rate(trials) < 1.06 * 1000
+
+
+def test_what_waits_is_run_together_and_holds_a_higher_rate():
+    service = lambda images: 8.0 + images  # noqa: E731  # a batch of eight takes little more than one image
+    found, alone, _ = serve(service, max_latency_ms=60)
+    batched, trials, sizes = serve(service, batch=8, max_latency_ms=60)
+    assert best_rate(trials) > 2.5 * best_rate(alone)
+    assert set(sizes) == set(range(1, 9))
+    assert (found.batch, batched.batch) == (1, 8)
+
+
+def test_latency_counts_from_the_arrival_whatever_the_engine_does():
+    """One call of a hundred stalls; those that arrive meanwhile are late too, and not left out."""
+    calls = itertools.count()
+    found, _, _ = serve(lambda _: 200.0 if next(calls) % 100 == 50 else 1.0, max_latency_ms=400, seconds=10)
+    late = np.array(found.latency_ms) > 10
+    assert late.mean() > 0.02
+
+
+def test_the_rate_that_holds_is_next_to_one_that_does_not():
+    found, trials, _ = serve(lambda _: 10.0, max_latency_ms=30)
+    failing = min(trial.rate_per_s for trial in trials if not trial.holds)
+    assert 1 < failing / best_rate(trials) <= 1.05
+    assert np.percentile(found.latency_ms, 99, method="inverted_cdf") <= 30
+    for trial in trials:
+        assert trial.requests >= 2000 or not trial.holds
+
+
+def test_what_the_machine_does_once_fails_no_rate():
+    """A stall of ten seconds, which fails the run that it meets."""
+    calls = itertools.count()
+    _, quiet, _ = serve(lambda _: 10.0, max_latency_ms=30)
+    _, once, _ = serve(lambda _: 10_000.0 if next(calls) == 3000 else 10.0, max_latency_ms=30)
+    assert best_rate(once) == best_rate(quiet)
+    assert once != quiet
+
+
+def test_arrivals_are_poissons_at_the_rate_that_is_told():
+    found, trials, _ = serve(lambda _: 1.0, max_latency_ms=3, seconds=60)
+    assert len(found.latency_ms) / found.seconds == pytest.approx(best_rate(trials), rel=0.03)
+
+
+def test_a_bound_that_one_image_alone_breaks_is_told_right_after_warming_up():
+    stage = Stage(itertools.repeat(10.0))
+    with pytest.raises(DeployError, match="No rate holds 5 ms: an image alone takes 10 ms"):
+        server(stage.call, batch=1, max_latency_ms=5, clock=stage.clock)
+    assert stage.calls == 20
+
+
+def test_a_bound_that_only_queues_break_is_told_with_the_lowest_rate():
+    calls = itertools.count()
+    with pytest.raises(DeployError, match="No rate from 10 images/s on holds 12 ms"):
+        serve(lambda _: 10.0 + 10 * (next(calls) % 10 == 0), max_latency_ms=12)
+
+
+def searched(search_seconds: float, **changes):
+    """Of an engine that takes 100 ms, where a run of 1,000 images takes 140 s or more."""
+    stage, told = Stage(itertools.repeat(100.0)), []
+    _, trials = server(
+        stage.call,
+        batch=1,
+        max_latency_ms=1000,
+        search_seconds=search_seconds,
+        clock=stage.clock,
+        progress=lambda phase, fraction: told.append((phase, fraction)),
+        **changes,
+    )
+    return trials, told, stage.now_s
+
+
+def test_a_search_ends_in_time_with_what_it_found():
+    whole, _, _ = searched(100_000)
+    cut, _, seconds = searched(1000)
+    assert seconds <= 1010  # with its warm-up
+    assert cut == whole[: len(cut)]
+    assert 1 < len(cut) < len(whole)
+
+
+def test_where_no_rate_can_be_tried_in_time_that_is_told_right_after_warming_up():
+    with pytest.raises(DeployError, match=r"No rate is known to hold.*1,000 images up to 3 times, 429 s"):
+        searched(400)
+
+
+def test_more_samples_are_tried_where_they_are_wanted():
+    trials, _, _ = searched(100_000, samples=1500)
+    assert min(each.requests for each in trials if each.holds) >= 3000
+
+
+def test_it_tells_which_rate_is_tried_and_how_far_it_is():
+    _, told, _ = searched(1000)
+    assert told[0] == ("warming up", None)
+    assert told[1][0] == "try 1: 7 images/s (10 don't hold), run 1 of 2 or 3"
+    fractions = [fraction for phase, fraction in told if phase == told[1][0]]
+    assert fractions == sorted(fractions)
+    assert 90 <= len(fractions) <= 101
+    assert any("hold, 10 don't)" in phase for phase, _ in told)
+
+
+@pytest.mark.parametrize("bound", [0, -1, float("nan"), float("inf")])
+def test_a_bound_that_is_none_is_refused(bound):
+    with pytest.raises(DeployError, match="can't be held"):
+        serve(lambda _: 10.0, max_latency_ms=bound)

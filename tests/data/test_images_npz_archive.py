@@ -1,0 +1,243 @@
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploykit.data.images import Images, open_images
+from deploykit.data.preprocessing import Preprocessing
+from deploykit.util.errors import DeployError
+
+PREPROCESSING = Preprocessing(side_px=8, mean=(0, 0, 0), std=(1, 1, 1))
+ZEROS = np.zeros((2, 8, 8, 3), np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+
+
+def open_small(path: Path, *, limit: int = 100) -> Images:
+    return open_images(path, PREPROCESSING, limit=limit)
+
+
+def pixels(images: Images, **options) -> np.ndarray:
+    inputs = np.concatenate([batch.inputs for batch in images.batches(3, **options)])
+    return (inputs * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_rows_come_out_as_numpy_saved_them(tmp_path, save):
+    save(tmp_path / "noise.npz", images=NOISE)
+    np.testing.assert_array_equal(pixels(open_small(tmp_path / "noise.npz")), NOISE)
+    some = open_small(tmp_path / "noise.npz").subset([3, 4, 11, 19])
+    np.testing.assert_array_equal(pixels(some), NOISE[[3, 4, 11, 19]])
+
+
+def test_labels_and_classes_come_with_the_images_that_are_drawn(tmp_path):
+    np.savez(
+        tmp_path / "two.npz",
+        images=NOISE,
+        labels=np.arange(20, dtype=np.uint8) % 2,
+        classes=np.array(["cat", "dog"]),
+    )
+    images = open_small(tmp_path / "two.npz", limit=5)
+    # 5 of 20 at even distances are 0, 4, 8, 12 and 16, all of class 0; so one makes room for class 1.
+    assert sorted(images.labels.tolist()) == [0, 0, 0, 0, 1]
+    np.testing.assert_array_equal(pixels(images)[images.labels == 1], NOISE[[1]])
+    assert images.labels.dtype == np.int64
+    assert images.classes == ("cat", "dog")
+    assert open_small(tmp_path / "two.npz").labels.tolist() == [0, 1] * 10
+
+
+def test_without_labels_there_are_none(tmp_path):
+    np.savez(tmp_path / "bare.npz", images=NOISE)
+    images = open_small(tmp_path / "bare.npz")
+    assert images.labels is None
+    assert images.classes is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"labels": np.zeros(3, int)}, r"The labels in .*wrong\.npz are int64 \(3,\), of 2 images"),
+        ({"labels": np.zeros((2, 1), int)}, r"The labels in .* are int64 \(2, 1\), of 2 images"),
+        ({"labels": np.zeros(2)}, r"The labels in .* are float64 \(2,\)"),
+        ({"labels": np.zeros(2, bool)}, r"The labels in .* are bool \(2,\)"),
+        ({"labels": np.array([0, -1])}, r"Label -1 of image 1 in .* is no class\."),
+        ({"labels": np.array([2, 0]), "classes": np.array(["a", "b"])}, "Label 2 of image 0 .* of 2 classes"),
+        ({"labels": np.array([2**64 - 1, 0], np.uint64)}, "Label .* of image 0 .* is no class"),
+        ({"labels": np.array([0, {}], object)}, "The labels in .* are object"),
+        ({"classes": np.array([1, 2])}, r"The classes in .* are int64 \(2,\)"),
+        ({"classes": np.array("cat")}, r"The classes in .* are <U3 \(\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, problem):
+    np.savez(tmp_path / "wrong.npz", images=ZEROS, **arrays)
+    with pytest.raises(DeployError, match=problem):
+        open_small(tmp_path / "wrong.npz")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((2, 8, 8, 3), np.int64),
+        np.zeros((2, 3, 8, 8), np.uint8),
+        np.zeros((2, 8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+    ],
+    ids=lambda images: f"{images.dtype}{images.shape}",
+)
+def test_an_array_of_another_kind_is_refused_with_what_it_is(tmp_path, images):
+    np.savez(tmp_path / "wrong.npz", images=images)
+    with pytest.raises(DeployError, match=rf"wrong\.npz are {images.dtype} \({images.shape[0]},") as caught:
+        open_small(tmp_path / "wrong.npz")
+    assert "uint8 (n, height, width, 3)" in caught.value.fix
+
+
+def test_an_array_whose_images_are_interleaved_is_refused_with_the_way_out(tmp_path):
+    np.savez(tmp_path / "fortran.npz", images=np.asfortranarray(NOISE))
+    with pytest.raises(DeployError, match="Fortran's order") as caught:
+        open_small(tmp_path / "fortran.npz")
+    assert "ascontiguousarray" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{"labels": np.zeros(3)}, {"images": np.array([{"a": 1}], dtype=object)}],
+    ids=["none", "pickles"],
+)
+def test_an_archive_without_readable_images_is_refused(tmp_path, arrays):
+    np.savez(tmp_path / "none.npz", **arrays)
+    with pytest.raises(DeployError, match=r"none\.npz holds no readable array named images"):
+        open_small(tmp_path / "none.npz")
+
+
+def test_a_single_array_named_npz_is_refused(tmp_path):
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, ZEROS)
+    with pytest.raises(DeployError, match=r"array\.npz holds no readable array"):
+        open_small(tmp_path / "array.npz")
+
+
+def test_an_archive_cut_short_is_refused_at_once(tmp_path):
+    path = tmp_path / "damaged.npz"
+    np.savez_compressed(path, images=NOISE)
+    whole = path.read_bytes()
+    for damaged in (b"", b"no archive", whole[:-100], whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(DeployError, match=r"damaged\.npz holds no readable array"):
+            open_small(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("limit", [2, 400])
+def test_damage_inside_is_found_even_where_it_is_not_drawn(tmp_path, save, limit):
+    path = tmp_path / "damaged.npz"
+    save(path, images=np.tile(NOISE, (20, 1, 1, 1)))
+    content = bytearray(path.read_bytes())
+    content[path.stat().st_size * 3 // 4] ^= 0xFF  # a pixel after the last one that is drawn of two
+    path.write_bytes(content)
+    with pytest.raises(DeployError, match=r"damaged\.npz holds no readable array named images"):
+        pixels(open_images(path, PREPROCESSING, limit=limit))
+
+
+def test_damage_is_not_passed_over_as_one_bad_image(tmp_path):
+    path = tmp_path / "damaged.npz"
+    np.savez(path, images=NOISE)
+    content = bytearray(path.read_bytes())
+    content[2500] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DeployError, match=r"damaged\.npz"):
+        pixels(open_small(path), skipped=lambda error: None)
+
+
+def npy(header: str) -> bytes:
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"",
+        b"\x93NUMPY\x09\x00",
+        npy("nonsense"),
+        npy("{'descr': '|u1', 'fortran_order': False}"),
+        npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 8, 8, 3)}") + b"\0" * 383,
+        npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 8, 8, 3)}") + b"\0" * 385,
+        npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4611686018427387904, 4, 4, 3)}"),
+    ],
+)
+def test_a_member_that_is_not_what_its_header_says_is_refused(tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr("images.npy", member)
+    with pytest.raises(DeployError, match=r"odd\.npz"):
+        open_small(tmp_path / "odd.npz")
+
+
+def test_images_too_large_to_be_any_are_refused_before_they_are_read(tmp_path):
+    header = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 100000, 100000, 3)}")
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("images.npy", header)
+    with pytest.raises(DeployError, match="100000 x 100000 pixels"):
+        open_small(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize("damage", ["labels", "classes"])
+def test_the_array_that_is_damaged_is_named(tmp_path, damage):
+    np.savez(tmp_path / "whole.npz", images=ZEROS, labels=np.zeros(2, int), classes=np.array(["a", "b"]))
+    with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "odd.npz", "w") as odd:
+        for name in whole.namelist():
+            content = whole.read(name)
+            odd.writestr(name, content[:-4] if name == f"{damage}.npy" else content)
+    with pytest.raises(DeployError, match=f"no readable array named {damage}"):
+        open_small(tmp_path / "odd.npz")
+
+
+def test_an_archive_replaced_while_it_is_used_is_noticed(tmp_path):
+    np.savez(tmp_path / "a.npz", images=NOISE)
+    images = open_small(tmp_path / "a.npz")
+    for others in (ZEROS, NOISE.reshape(20, 16, 4, 3)):
+        np.savez(tmp_path / "a.npz", images=others)
+        with pytest.raises(DeployError, match=r"a\.npz holds no readable array"):
+            pixels(images)
+    (tmp_path / "a.npz").unlink()
+    with pytest.raises(DeployError, match=r"There is no file .*a\.npz"):
+        _ = images.sha256
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_archive_that_may_not_be_read_says_so(tmp_path):
+    np.savez(tmp_path / "a.npz", images=ZEROS)
+    (tmp_path / "a.npz").chmod(0)
+    with pytest.raises(DeployError, match="Permission denied"):
+        open_small(tmp_path / "a.npz")
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    # 512 images of 150,528 bytes are 77 MB, and 64 of them a tenth of that.
+    program = """
+import re, sys
+from pathlib import Path
+from deploykit.data.images import open_images
+from deploykit.data.preprocessing import Preprocessing
+images = open_images(sys.argv[1], Preprocessing(side_px=224), limit=512)
+assert sum(len(batch.inputs) for batch in images.batches(8)) == int(sys.argv[2])
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+"""
+
+    def peak_mb(count: int) -> float:
+        path = tmp_path / f"{count}.npz"
+        np.savez_compressed(path, images=np.zeros((count, 224, 224, 3), np.uint8))
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(path), str(count)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        return float(done.stdout)
+
+    assert peak_mb(512) - peak_mb(64) < 20

@@ -1,0 +1,121 @@
+import pytest
+
+from deploykit.engine.audit.audit import Audit, CompiledLayer
+from deploykit.util.errors import DeployError
+
+
+def layer(precision: str | None, *, macs: int = 10, **others) -> CompiledLayer:
+    products = 0 if precision is None else 1
+    settings = {"products": products, "macs": macs * products, "precision": precision, **others}
+    return CompiledLayer(name="k", kind="gemm", **settings)
+
+
+def audit_of(**counts: int) -> Audit:
+    """So many products of each precision, among a hundred layers."""
+    layers = [layer(precision) for precision, count in counts.items() for _ in range(count)]
+    others = [layer(None)] * (100 - len(layers))
+    return Audit(source="builder log", layers=(*layers, *others))
+
+
+@pytest.mark.parametrize(
+    ("audit", "precision"),
+    [
+        (audit_of(int8=33, fp16=48), "int8"),
+        (audit_of(fp16=66), "fp16"),
+        (audit_of(fp32=66), "fp32"),
+    ],
+)
+def test_a_true_claim_passes(audit, precision):
+    audit.require(precision)
+
+
+def test_what_is_not_in_int8_is_in_fp32_on_a_cpu_and_nowhere_else():
+    made = audit_of(int8=33, fp32=48)
+    made.require("int8", on_cpu=True)
+    with pytest.raises(DeployError, match=r"asked for INT8 and made something else: .*48 FP32"):
+        made.require("int8")
+
+
+@pytest.mark.parametrize(
+    ("audit", "precision"),
+    [
+        (audit_of(fp16=66), "int8"),
+        (audit_of(), "int8"),
+        (audit_of(int8=1, fp16=65), "fp16"),
+        (audit_of(fp16=65, fp32=1), "fp16"),
+        (audit_of(), "fp16"),
+        (audit_of(fp16=1, fp32=65), "fp32"),
+        (audit_of(int8=33, fp32=49), "fp32"),
+        (audit_of(), "fp32"),
+    ],
+)
+def test_a_false_claim_is_refused_with_what_was_made(audit, precision):
+    with pytest.raises(DeployError, match=f"asked for {precision.upper()} and made something else") as caught:
+        audit.require(precision)
+    assert audit.summary() in caught.value.problem
+
+
+@pytest.mark.parametrize(("made", "planned"), [(33, 33), (34, 33), (1, 1)])
+def test_as_much_int8_as_planned_passes(made, planned):
+    audit_of(int8=made, fp16=48).require("int8", planned_int8=planned)
+
+
+@pytest.mark.parametrize(("made", "planned"), [(32, 33), (1, 82), (0, 1)])
+def test_less_int8_than_planned_is_no_int8_engine(made, planned):
+    shown = f" {made} INT8" if made else "48 FP16"
+    with pytest.raises(DeployError, match=f"asked for INT8 and made something else: .*{shown}"):
+        audit_of(int8=made, fp16=48).require("int8", planned_int8=planned)
+
+
+def test_the_summary_counts_in_words():
+    made = Audit(
+        source="builder log",
+        layers=(
+            layer("int8", macs=750, nodes=("a",)),
+            layer("fp16", macs=150, nodes=("b", "b.silu"), is_depthwise=True, padded=8.0),
+            layer("fp16", macs=100, nodes=("c",), padded=4 / 3),
+            layer(None, is_reformat=True),
+            layer(None, nodes=("d", "e")),
+        ),
+    )
+    assert made.summary() == (
+        "5 layers, 1 of them reformats; convolutions and matrix products: 1 INT8 (75.0 % of the work), "
+        "2 FP16 (25.0 % of the work); 1 fused with other nodes; 1 depthwise ones padded, up to 8 times the "
+        "channels (builder log)"
+    )
+    assert [made.share(precision) for precision in ("int8", "fp16", "fp32")] == [0.75, 0.25, 0]
+
+
+def test_products_that_no_layer_names_are_counted_and_told():
+    made = Audit(source="builder log", layers=(layer("fp16"), layer(None)), graph_products=3)
+    assert made.unseen == 2
+    assert "2 not found" in made.summary()
+
+
+@pytest.mark.parametrize(("found", "is_told"), [(1, False), (73, False), (74, True), (82, True)])
+def test_a_claim_about_what_was_not_found_is_none(found, is_told):
+    made = Audit(source="builder log", layers=(layer("fp16"),) * found, graph_products=82)
+    if is_told:
+        made.require("fp16")
+        return
+    with pytest.raises(DeployError, match=f"can't be told: .*{82 - found} not found"):
+        made.require("fp16")
+
+
+def test_each_profile_is_held_to_the_claim():
+    first, second = (layer("fp16", profile=number) for number in (0, 1))
+    same = Audit(source="builder log", layers=(first, first, second, second), graph_products=2)
+    same.require("fp16")
+    assert same.summary().startswith("each of 2 profiles: 2 layers")
+    for wrong in (layer("fp32"), layer("fp32", profile=1)):
+        mixed = Audit(source="builder log", layers=(*same.layers, wrong), graph_products=2)
+        with pytest.raises(DeployError, match=r"profile 0: .*; profile 1: ") as caught:
+            mixed.require("fp16")
+        assert caught.value.problem.count("1 FP32") == 1
+    short = Audit(source="builder log", layers=(first, first, second), graph_products=2)
+    with pytest.raises(DeployError, match="can't be told"):
+        short.require("fp16")
+
+
+def test_an_engine_without_products_has_no_share_of_anything():
+    assert Audit(source="builder log", layers=(layer(None),)).share("fp16") == 0

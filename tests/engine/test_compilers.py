@@ -1,0 +1,165 @@
+"""Which compiler builds for which GPU, and what may be asked of it."""
+
+import pytest
+
+from deploykit.engine import targets
+from deploykit.engine.compilers import COMPILERS, BuildOptions
+from deploykit.engine.targets import Target, int8_policy, precision_for, target_for
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import LocalGpu
+
+T4, H200, RTX_4090 = (
+    LocalGpu(name=name, sm=sm)
+    for name, sm in (("Tesla T4", 75), ("NVIDIA H200", 90), ("NVIDIA GeForce RTX 4090", 89))
+)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Pretends that a GPU is here, and TensorRT installed or not."""
+
+    def pretend(gpu: LocalGpu | None, *, tensorrt: bool = True) -> None:
+        monkeypatch.setattr(targets, "local_gpu", lambda: gpu)
+        monkeypatch.setattr(targets, "is_installed", lambda compiler: tensorrt)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tensorrt", "expected"),
+    [
+        (T4, True, "tensorrt"),
+        (T4, False, "tensorrt-rtx"),
+        (H200, True, "tensorrt"),
+        (RTX_4090, True, "tensorrt-rtx"),
+        (RTX_4090, False, "tensorrt-rtx"),
+    ],
+)
+def test_auto_takes_the_documented_compiler_that_is_installed_and_says_why(here, gpu, tensorrt, expected):
+    here(gpu, tensorrt=tensorrt)
+    for asked in (None, "local"):
+        target = target_for(asked)
+        assert (target.compiler, target.name, target.sm) == (expected, gpu.name, gpu.sm)
+        assert gpu.name in target.note
+        assert COMPILERS[expected].title in target.note
+
+
+def test_a_gpu_called_by_its_name_is_the_one_here_if_it_is_here(here):
+    here(T4)
+    assert target_for("T4").compiler == "tensorrt"
+    assert target_for("A100").compiler == "tensorrt-rtx"
+    here(LocalGpu(name="NVIDIA A100-SXM4-40GB", sm=80))
+    assert target_for("A100").compiler == target_for("A100 SXM4 40GB").compiler == "tensorrt"
+    assert target_for("A30").compiler == "tensorrt-rtx"
+
+
+@pytest.mark.parametrize(
+    ("compiler", "expected"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt-rtx")]
+)
+def test_the_compiler_asked_for_is_taken_for_the_gpu_here(here, compiler, expected):
+    here(T4, tensorrt=False)
+    assert target_for(None, compiler).compiler == expected
+
+
+def test_onnx_runtime_by_itself_means_the_cpu():
+    assert target_for(None, "onnxruntime") == target_for("cpu") == target_for("cpu", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "compiler", "about", "fix"),
+    [
+        ("cpu", "tensorrt", "TensorRT compiles for NVIDIA GPUs", "leave out --compiler"),
+        ("cpu", "tensorrt-rtx", "TensorRT-RTX compiles for NVIDIA GPUs", "leave out --compiler"),
+        ("T4", "onnxruntime", "ONNX Runtime .* T4 is not here", "with that GPU"),
+        ("local", "onnxruntime", "shows no NVIDIA GPU", "--gpu cpu"),
+        ("portable", "onnxruntime", "ONNX Runtime builds no portable", "leave out --compiler"),
+        ("portable", "tensorrt", "TensorRT builds no portable", "leave out --compiler"),
+        ("A100", "tensorrt", "A100 SXM4 40GB is not here", "with that GPU"),
+        (None, "tensorrt", "shows no NVIDIA GPU", "leave out --compiler"),
+        (None, "nvcc", "no compiler nvcc", "tensorrt, tensorrt-rtx, onnxruntime"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(here, gpu, compiler, about, fix):
+    here(None)
+    with pytest.raises(DeployError, match=about) as caught:
+        target_for(gpu, compiler)
+    assert fix in caught.value.fix
+
+
+def test_a_gpu_that_no_compiler_here_builds_for_is_told_what_can(here):
+    here(H200, tensorrt=False)
+    with pytest.raises(DeployError, match=r"can't compile for NVIDIA H200 \(SM90\)") as caught:
+        target_for(None)
+    assert "NVIDIA's tensorrt" in caught.value.fix
+
+
+@pytest.mark.parametrize("asked", [None, "local", "H200"])
+def test_onnx_runtime_is_taken_for_a_gpu_that_nothing_else_builds_for(here, monkeypatch, asked):
+    here(H200, tensorrt=False)
+    monkeypatch.setattr(targets, "is_installed", lambda compiler: compiler == "onnxruntime")
+    monkeypatch.setattr(targets, "has_cuda", lambda: True)
+    target = target_for(asked)
+    assert (target.compiler, target.name, target.label) == ("onnxruntime", H200.name, "sm90")
+    assert "ONNX Runtime's CUDA provider: TensorRT-RTX has no such target" in target.note
+
+
+@pytest.mark.parametrize("asked", ["local", "T4"])
+def test_onnx_runtime_may_be_asked_for_on_the_gpu_here(here, asked):
+    here(T4)
+    target = target_for(asked, "onnxruntime")
+    assert target == Target(name=T4.name, compiler="onnxruntime", sm=75)
+    assert not target.on_cpu
+    assert target.runs_on(H200)
+    assert [precision_for(target, each) for each in (None, "fp16", "fp32")] == ["fp16", "fp16", "fp32"]
+    with pytest.raises(DeployError, match="no INT8 convolutions on GPUs"):
+        precision_for(target, "int8")
+
+
+def test_int8_is_placed_as_the_compiler_makes_it_fast(here):
+    here(T4)
+    assert int8_policy(target_for("T4")) == "bandwidth"
+    assert int8_policy(target_for("T4"), "all-conv") == "all-conv"
+    assert int8_policy(target_for("L4")) == "dense"
+    assert int8_policy(target_for("cpu")) == "pointwise"
+    assert (
+        int8_policy(target_for("T4", "tensorrt-rtx")) == "pointwise"
+    )  # which has no INT8 convolutions there
+
+
+@pytest.mark.parametrize(
+    ("target", "compatible", "runs", "others"),
+    [
+        (T4, False, [T4], [LocalGpu(name="Quadro RTX 5000", sm=75), RTX_4090]),
+        (T4, True, [T4, LocalGpu(name="Quadro RTX 5000", sm=75)], [RTX_4090]),
+        (RTX_4090, True, [RTX_4090, H200], [T4]),
+        (RTX_4090, False, [RTX_4090], [LocalGpu(name="NVIDIA L4", sm=89)]),
+    ],
+)
+def test_a_plan_of_tensorrt_is_for_one_model_of_gpu_unless_it_is_hardware_compatible(
+    target, compatible, runs, others
+):
+    built = Target(name=target.name, compiler="tensorrt", sm=target.sm, hardware_compatible=compatible)
+    assert all(built.runs_on(gpu) for gpu in runs)
+    assert not any(built.runs_on(gpu) for gpu in others)
+
+
+@pytest.mark.parametrize("option", ["version_compatible", "hardware_compatible", "strip"])
+@pytest.mark.parametrize("compiler", ["tensorrt-rtx", "onnxruntime"])
+def test_an_option_that_a_compiler_lacks_is_refused_with_the_one_that_has_it(option, compiler):
+    with pytest.raises(DeployError, match=f"can't be built with --{option.replace('_', '-')}") as caught:
+        BuildOptions(**{option: True}).require_for(compiler)
+    assert "TensorRT" in caught.value.fix
+    BuildOptions(**{option: True}).require_for("tensorrt")
+
+
+def test_plain_options_suit_every_compiler():
+    for compiler in COMPILERS:
+        BuildOptions().require_for(compiler)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"optimization_level": 6}, {"optimization_level": -1}, {"workspace_mb": 0}]
+)
+def test_options_out_of_range_are_refused(wrong):
+    with pytest.raises(DeployError):
+        BuildOptions(**wrong)

@@ -1,0 +1,182 @@
+import pytest
+
+from deploykit.engine import targets
+from deploykit.engine.targets import Target, int8_note, precision_for, target_for
+from deploykit.gpu_catalog.gpus import Gpu, known_gpus
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import LocalGpu, local_gpu
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "sm"),
+    # Compute capabilities: developer.nvidia.com/cuda-gpus.
+    [
+        ("T4", "T4", 75),
+        ("nvidia-tesla-t4", "T4", 75),
+        ("RTX 2080 Ti", "RTX 2080 Ti", 75),
+        ("a100", "A100 SXM4 40GB", 80),
+        ("A10", "A10", 86),
+        ("L4", "L4", 89),
+        ("geforce rtx 4090", "RTX 4090", 89),
+    ],
+)
+def test_a_gpus_name_gives_its_compute_capability(asked, name, sm):
+    target = target_for(asked)
+    assert (target.name, target.sm, target.compiler) == (name, sm, "tensorrt-rtx")
+    assert target.label == f"sm{sm}"
+    assert target.title == f"{name} (SM{sm})"
+
+
+@pytest.mark.parametrize("asked", ["cpu", "CPU"])
+def test_the_cpu_is_a_target_of_onnx_runtime(asked):
+    target = target_for(asked)
+    assert target == Target(name="CPU", compiler="onnxruntime")
+    assert (target.label, target.title) == ("cpu", "the CPU")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(targets, "local_gpu", lambda: None)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_the_portable_engine_is_built_and_the_user_told():
+    target = target_for(None)
+    assert (target.name, target.sm, target.label) == ("portable", None, "portable")
+    assert "a T4 (SM75) needs --gpu T4" in target.note
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_local_gpu_that_is_not_there_is_refused():
+    with pytest.raises(DeployError, match="shows no NVIDIA GPU") as caught:
+        target_for("local")
+    assert "--gpu T4" in caught.value.fix
+
+
+@pytest.mark.parametrize("asked", [None, "local", "LOCAL"])
+def test_the_local_gpu_is_built_for_under_the_name_its_driver_gives(monkeypatch, asked):
+    monkeypatch.setattr(targets, "local_gpu", lambda: LocalGpu(name="NVIDIA L4", sm=89))
+    target = target_for(asked)
+    assert (target.name, target.sm) == ("NVIDIA L4", 89)
+
+
+def test_a_local_gpu_without_a_compiler_is_refused_by_its_name(monkeypatch):
+    monkeypatch.setattr(targets, "local_gpu", lambda: LocalGpu(name="NVIDIA H200", sm=90))
+    with pytest.raises(DeployError, match=r"can't compile for NVIDIA H200 \(SM90\)"):
+        target_for(None)
+
+
+def test_this_machines_gpu_is_found_or_found_missing():
+    gpu = local_gpu()
+    assert gpu is None or (gpu.name and gpu.sm >= 50)
+
+
+@pytest.mark.parametrize(
+    ("name", "sm"), [("P4", 61), ("V100", 70), ("V100 PCIe", 70), ("H100", 90), ("H200", 90)]
+)
+def test_a_gpu_outside_the_compilers_list_is_refused_with_a_way_out(name, sm):
+    with pytest.raises(DeployError, match=rf"can't compile for {name.split()[0]}.* \(SM{sm}\)") as caught:
+        target_for(name)
+    assert "SM75, SM80, SM86, SM89" in caught.value.problem
+    assert "NVIDIA's tensorrt" in caught.value.fix
+    assert "--gpu cpu" in caught.value.fix
+
+
+def described(**facts) -> Gpu:
+    return Gpu(name="Mine", architecture="unknown", source="its datasheet", **facts)
+
+
+@pytest.mark.parametrize(("capability", "sm"), [("7.5", 75), ("8.9", 89), ("12.0", 120)])
+def test_a_described_gpu_is_compiled_for_by_its_compute_capability(capability, sm):
+    target = target_for(described(compute_capability=capability))
+    assert (target.name, target.sm, target.compiler) == ("Mine", sm, "tensorrt-rtx")
+
+
+def test_a_described_gpu_that_nobody_compiles_for_is_refused():
+    with pytest.raises(DeployError, match=r"can't compile for Mine \(SM90\)"):
+        target_for(described(compute_capability="9.0"))
+    with pytest.raises(DeployError, match="Mine, which has an unknown compute capability") as caught:
+        target_for(described())
+    assert "compute_capability" in caught.value.fix
+    with pytest.raises(DeployError, match="Mine is not here"):
+        target_for(described(compute_capability="8.9"), "tensorrt")
+
+
+def test_every_known_gpu_has_a_compute_capability():
+    assert all(gpu.sm is not None for gpu in known_gpus())
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(DeployError, match="No GPU named 'T44'"):
+        target_for("T44")
+
+
+def test_the_compilers_list_is_what_it_offers():
+    import tensorrt_rtx as trt
+
+    members = {name for name in vars(trt.ComputeCapability) if name.startswith("SM")}
+    assert members == {f"SM{sm}" for sm in targets.AHEAD_OF_TIME_SMS}
+
+
+@pytest.mark.parametrize("name", ["T4", "A100", "L4", "A10"])
+def test_data_centre_cards_come_with_what_nvidia_documents(name):
+    note = target_for(name).note
+    assert "NVIDIA documents it for RTX GPUs" in note
+    assert target_for(name).name in note
+    assert "its documented compiler for data-centre cards is tensorrt" in note
+
+
+@pytest.mark.parametrize("name", ["RTX 2080 Ti", "RTX 3090", "RTX 4090"])
+def test_rtx_cards_have_a_compiler_of_their_own(name):
+    assert target_for(name).note == f"Compiling for {name} with TensorRT-RTX, NVIDIA's own for RTX GPUs."
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        ("T4", "no INT8 convolutions for SM75"),
+        ("RTX 2080 Ti", "INT8 matrix products"),
+        ("RTX 4090", "not in TensorRT-RTX's support matrix"),
+    ],
+)
+def test_int8_comes_with_what_is_known_of_it(gpu, said):
+    note = int8_note(target_for(gpu))
+    assert said in note
+    assert "compare with --fp16" in note
+
+
+def test_int8_on_the_cpu_needs_no_note():
+    assert int8_note(target_for("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked", "built"),
+    [
+        ("T4", None, "fp16"),
+        ("T4", "fp32", "fp32"),
+        ("T4", "int8", "int8"),
+        ("cpu", None, "fp32"),
+        ("cpu", "fp32", "fp32"),
+        ("cpu", "int8", "int8"),
+    ],
+)
+def test_the_precision_is_the_one_asked_for_or_the_targets_own(gpu, asked, built):
+    assert precision_for(target_for(gpu), asked) == built
+
+
+def test_fp16_on_the_cpu_is_refused():
+    with pytest.raises(DeployError, match="no FP16 arithmetic on CPUs") as caught:
+        precision_for(target_for("cpu"), "fp16")
+    assert caught.value.fix == "take FP32 or INT8"
+
+
+def test_a_precision_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(DeployError, match="no precision int4") as caught:
+        precision_for(target_for("T4"), "int4")
+    assert "fp32, fp16, int8" in caught.value.fix
+
+
+def test_the_portable_engine_can_be_asked_for():
+    target = target_for("portable")
+    assert (target.name, target.sm, target.label) == ("portable", None, "portable")
+    assert "TensorRT-RTX" in target.note

@@ -1,0 +1,135 @@
+"""What compiled layers read and write; the numbers are worked out by hand from the shapes."""
+
+import pytest
+
+from deploykit.engine.audit.audit import Audit, Traffic
+from deploykit.engine.audit.traffic import Tensor, traffic_of
+from deploykit.engine.audit.work import Work
+from deploykit.engine.manifest import Manifest
+from deploykit.engine.pipeline import build_engine
+from deploykit.engine.shapes import BatchRange
+from deploykit.util.types import Precision
+
+FC = Work(macs=1280 * 1000, places=1, channels=1280)
+POINTWISE = Work(macs=1024 * 32 * 16, places=1024, channels=32)
+
+
+def tensor(name: str, *shape: int, datatype: str = "Half") -> Tensor:
+    return Tensor(name=name, shape=shape, datatype=datatype)
+
+
+def test_images_count_for_each_and_weights_once():
+    layer = (
+        tensor("x", -1, 3, 64, 64, datatype="Float"),
+        tensor("w", 32, 4, 3, 3),
+        tensor("y", -1, 32, 32, 32),
+    )
+    (found,) = traffic_of([layer], [[]], frozenset())
+    assert found == Traffic(fixed_bytes=2 * 32 * 36, image_bytes=4 * 3 * 64 * 64 + 2 * 32 * 32 * 32)
+    assert found.size_bytes(8) == 2304 + 8 * (49152 + 65536)
+
+
+def test_a_profile_of_one_batch_size_has_all_in_one():
+    layer = (tensor("x", 8, 3, 64, 64, datatype="Int8"), tensor("y", 8, 3, datatype="Float"))
+    (found,) = traffic_of([layer], [[]], frozenset())
+    assert found == Traffic(fixed_bytes=8 * 3 * 64 * 64 + 4 * 8 * 3, image_bytes=0)
+
+
+def test_a_matrix_has_as_many_rows_as_its_product_has_places():
+    product = (
+        tensor("x", -1, 32, datatype="Int8"),
+        tensor("w", 32, 16, datatype="Int8"),
+        tensor("y", -1, 16),
+    )
+    following = (tensor("y", -1, 16), tensor("z", -1, 32, 32, 16))
+    found = traffic_of([product, following], [[POINTWISE], []], frozenset())
+    assert found == [
+        Traffic(fixed_bytes=32 * 16, image_bytes=1024 * 32 + 2 * 1024 * 16),
+        Traffic(fixed_bytes=0, image_bytes=2 * 1024 * 16 + 2 * 32 * 32 * 16),
+    ]
+
+
+def test_a_matrix_is_as_large_as_another_layer_sees_it():
+    layers = [(tensor("x", -1, 16),), (tensor("x", -1, 32, 32, 16),)]
+    assert (
+        traffic_of(layers, [[], []], frozenset()) == [Traffic(fixed_bytes=0, image_bytes=2 * 16 * 1024)] * 2
+    )
+
+
+def test_answers_are_a_row_an_image():
+    layer = (tensor("x", -1, 1000), tensor("logits", -1, 1000, datatype="Float"))
+    product = (tensor("pooled", -1, 1280), tensor("x", -1, 1000))
+    (found, _) = traffic_of([layer, product], [[], [FC]], frozenset({"logits"}))
+    assert found == Traffic(fixed_bytes=0, image_bytes=(2 + 4) * 1000)
+
+
+def test_what_is_read_twice_by_a_layer_counts_once():
+    layer = (tensor("x", -1, 4, 1), tensor("x", -1, 4, 1), tensor("y", -1, 96, 1))
+    assert traffic_of([layer], [[]], frozenset()) == [Traffic(fixed_bytes=0, image_bytes=8 + 192)]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        None,
+        (tensor("x", -1, 16), tensor("y", -1, 16)),  # rows without number
+        (tensor("x", -1, 3, -1, -1),),  # of sides that are not known
+        (tensor("x", 8, 3, datatype="Q"),),
+    ],
+)
+def test_what_can_not_be_told_is_none(layer):
+    assert traffic_of([layer], [[]], frozenset()) == [None]
+
+
+def test_a_convolution_that_pools_too_tells_nothing_of_rows():
+    layer = (tensor("x", -1, 320, 49), tensor("w", 1280, 320), tensor("y", -1, 1280))
+    work = Work(macs=49 * 1280 * 320, places=49, channels=320)
+    assert traffic_of([layer], [[work]], frozenset()) == [None]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "size"),
+    [("Float", 4), ("Half", 2), ("Int8", 1), ("UInt8", 1), ("Int64", 8), ("Row major linear FP16 format", 2)],
+)
+def test_types_have_sizes_in_the_compilers_words(datatype, size):
+    layer = (tensor("x", 10, datatype=datatype),)
+    assert traffic_of([layer], [[]], frozenset()) == [Traffic(fixed_bytes=10 * size, image_bytes=0)]
+
+
+# ---------------------------------------------------------------- real builds
+
+
+@pytest.fixture(scope="module")
+def built(random_b0, tmp_path_factory):
+    def build(gpu: str, precision: Precision, *batches: BatchRange) -> Manifest:
+        output = tmp_path_factory.mktemp("traffic") / "e.engine"
+        made = build_engine(onnx=random_b0.path, gpu=gpu, precision=precision, batches=batches, output=output)
+        return made.manifest
+
+    return build
+
+
+ANY, EIGHT = BatchRange(min=1, opt=8, max=64), BatchRange(min=8, opt=8, max=8)
+
+
+def moved(audit: Audit, *, batch: int) -> int:
+    return sum(layer.traffic.size_bytes(batch) for layer in audit.layers if layer.traffic)
+
+
+@pytest.mark.parametrize(("gpu", "precision"), [("RTX 4090", "fp16"), ("T4", "int8")])
+def test_all_layers_of_an_engine_for_many_batch_sizes_are_told(built, gpu, precision):
+    audit = built(gpu, precision, ANY).audit
+    assert all(layer.traffic is not None for layer in audit.layers)
+    (stem,) = [layer for layer in audit.layers if layer.products and "conv_stem" in layer.nodes]
+    assert stem.traffic is not None
+    channels = {"RTX 4090": 4, "T4": 8}[gpu]  # that the three are padded to
+    weights = 2 * 32 * channels * 9
+    assert stem.traffic.image_bytes == 2 * (channels * 64 * 64 + 32 * 32 * 32)
+    assert stem.traffic.fixed_bytes == pytest.approx(weights, abs=4 * 32 + 16)  # biases and scales
+
+
+def test_engines_for_one_and_for_many_batch_sizes_move_the_same(built):
+    many = built("RTX 4090", "fp16", ANY).audit
+    one, eight = built("RTX 4090", "fp16", BatchRange(min=1, opt=1, max=1), EIGHT).audit.profiles
+    assert moved(one, batch=1) == pytest.approx(moved(many, batch=1), rel=0.01)
+    assert moved(eight, batch=8) == pytest.approx(moved(many, batch=8), rel=0.01)

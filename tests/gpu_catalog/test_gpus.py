@@ -1,0 +1,117 @@
+from collections import Counter
+
+import pytest
+
+from deploykit.gpu_catalog.gpus import Gpu, find_gpu, known_gpus, require_facts
+from deploykit.util.errors import DeployError
+
+# CUDA C++ Programming Guide, compute capabilities: FP32 cores of an SM.
+CUDA_CORES_PER_SM = {
+    "6.1": 128,
+    "7.0": 64,
+    "7.2": 64,
+    "7.5": 64,
+    "8.0": 64,
+    "8.6": 128,
+    "8.7": 128,
+    "8.9": 128,
+    "9.0": 128,
+    "12.0": 128,
+}
+
+# Their FP32 peak is given at another clock than their tensor cores', which is the one in gpus.toml.
+FP32_PEAK_MHZ = {"H100 SXM5": 1980, "H200 SXM": 1980}
+
+
+def test_the_t4_is_as_its_datasheet_has_it():
+    t4 = find_gpu("T4")
+    assert (t4.memory_bandwidth_gb_s, t4.tdp_w, t4.memory_gb) == (320, 70, 16)
+    assert (t4.fp32_tflops, t4.fp16_tensor_tflops, t4.int8_tensor_tops) == (8.1, 65, 130)
+    assert t4.sm_count == 2560 / 64
+    assert t4.sm == 75
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("t4", "T4"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA T4", "T4"),
+        ("nvidia-tesla-t4", "T4"),
+        ("RTX4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("A100", "A100 SXM4 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 SXM4 80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 PCIe 80GB"),
+        ("Tesla V100-SXM2-16GB", "V100 SXM2"),
+        ("v100", "V100 SXM2"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM5"),
+        ("NVIDIA H200", "H200 SXM"),
+    ],
+)
+def test_a_gpu_answers_to_the_names_people_and_drivers_use(asked, found):
+    assert find_gpu(asked).name == found
+
+
+def test_no_name_means_two_gpus():
+    names = Counter(name.lower() for gpu in known_gpus() for name in {gpu.name, *gpu.aliases})
+    assert [name for name, count in names.items() if count > 1] == []
+    assert all(find_gpu(name) is gpu for gpu in known_gpus() for name in (gpu.name, *gpu.aliases))
+
+
+@pytest.mark.parametrize("gpu", known_gpus(), ids=lambda gpu: gpu.name)
+def test_every_gpu_names_its_source(gpu):
+    assert len(gpu.source) > 10
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [gpu for gpu in known_gpus() if gpu.fp32_tflops and gpu.sm_count and gpu.compute_capability],
+    ids=lambda gpu: gpu.name,
+)
+def test_the_fp32_peak_is_two_operations_a_core_and_clock(gpu):
+    cores = gpu.sm_count * CUDA_CORES_PER_SM[gpu.compute_capability]
+    clock_mhz = FP32_PEAK_MHZ.get(gpu.name, gpu.boost_mhz)
+    assert gpu.fp32_tflops == pytest.approx(2 * cores * clock_mhz * 1e-6, rel=0.015)
+
+
+def test_a_v100_in_a_slot_has_less_power_than_one_on_a_board():
+    assert (find_gpu("V100 PCIe").tdp_w, find_gpu("V100 SXM2").tdp_w) == (250, 300)  # NVIDIA V100 datasheet
+
+
+def test_an_l4_is_not_the_whole_chip():
+    assert find_gpu("L4").sm_count == 7424 / 128
+
+
+def test_a_v100_has_no_int8_tensor_cores_and_falls_back_on_dot_products():
+    for name in ("V100 SXM2", "V100 PCIe", "V100 SXM3"):
+        gpu = find_gpu(name)
+        assert gpu.int8_tensor_tops is None
+        assert gpu.int8_dp4a_tops == pytest.approx(4 * gpu.fp32_tflops, abs=0.1)
+
+
+def test_an_unknown_name_gets_the_nearest_ones():
+    with pytest.raises(DeployError, match="No GPU named 'RTX 4900' is known") as caught:
+        find_gpu("RTX 4900")
+    assert "RTX 4090" in caught.value.fix
+    assert "deploykit gpus" in caught.value.fix
+
+
+@pytest.mark.parametrize("nonsense", ["", "nvidia", "???", "Radeon VII"])
+def test_nonsense_is_an_error_the_user_can_act_on(nonsense):
+    with pytest.raises(DeployError, match="use one of the nearest"):
+        find_gpu(nonsense)
+
+
+def test_a_gpu_with_too_few_facts_names_them_and_its_better_known_relatives():
+    with pytest.raises(DeployError, match=r"A10 for a prediction: tdp_w\.") as caught:
+        require_facts(find_gpu("A10"), "sm_count", "tdp_w")
+    assert "A40" in caught.value.fix
+
+
+def test_facts_come_back_in_the_order_asked():
+    assert require_facts(find_gpu("T4"), "tdp_w", "sm_count") == (70, 40)
+
+
+def test_an_unknown_compute_capability_stays_unknown():
+    assert Gpu(name="X", architecture="Y", source="Z").sm is None

@@ -1,0 +1,131 @@
+"""A gate before a server that does as its path says, without Triton."""
+
+import http.client
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from waiting import PATIENCE_S
+
+from deploykit.serving.proxy.http_relay import Limits
+from deploykit.serving.proxy.proxy import Gate
+
+ECHO, SLOW, HALF, GONE, CUT, LAST, MUCH = (
+    f"/v2/models/{name}/infer" for name in ("echo", "slow", "half", "gone", "cut", "last", "much")
+)
+MUCH_BYTES = 2**24  # more than systems buffer
+BEGIN = f"POST {ECHO} HTTP/1.1\r\n".encode()
+BINARY = {"Inference-Header-Content-Length": "0"}  # none of the body is JSON
+
+
+class Behind(http.server.BaseHTTPRequestHandler):
+    """Answers with what it was sent.
+
+    To SLOW once it may, to HALF with the head at once and the body once it may, to CUT with status 500 and
+    less than it promised, to LAST with a connection that ends unsaid, to MUCH with MUCH_BYTES, to GONE not.
+    """
+
+    protocol_version = "HTTP/1.1"
+    seen: ClassVar[list[str]] = []
+    may_answer = threading.Event()
+
+    def do_GET(self) -> None:
+        self._answer(b"got")
+
+    def do_POST(self) -> None:
+        if self.headers.get("transfer-encoding"):
+            raise AssertionError("passed on what the gate refuses")
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.seen.append(self.requestline)
+        if self.path == SLOW:
+            self.may_answer.wait(PATIENCE_S)
+        if self.path == HALF:
+            self._begin(200, len(body))
+            self.may_answer.wait(PATIENCE_S)
+            self.wfile.write(body)
+            return
+        if self.path == CUT:
+            self._begin(500, 100)
+        elif self.path == MUCH:
+            self._answer(bytes(MUCH_BYTES))
+        elif self.path != GONE:
+            self._answer(body)
+        if self.path in (GONE, CUT, LAST):
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+
+    def _answer(self, body: bytes) -> None:
+        self._begin(200, len(body))
+        self.wfile.write(body)
+
+    def _begin(self, status: int, length: int) -> None:
+        self.wfile.write(f"HTTP/1.1 {status} So\r\nContent-Length: {length}\r\n\r\n".encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """The gate ends connections in the midst of what is sent, as tests want it to."""
+
+
+@contextmanager
+def server_behind() -> Iterator[int]:
+    """Gives its port."""
+    server = Server(("127.0.0.1", 0), Behind)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def held() -> Iterator[threading.Event]:
+    """Until it is set, SLOW does not answer."""
+    Behind.seen.clear()
+    Behind.may_answer.clear()
+    try:
+        yield Behind.may_answer
+    finally:
+        Behind.may_answer.set()
+
+
+def is_asked(path: str) -> bool:
+    return f"POST {path} HTTP/1.1" in Behind.seen
+
+
+@contextmanager
+def gate_before(port: int, **limits: float) -> Iterator[Gate]:
+    opened = Gate(upstream_port=port, limits=Limits(**{"body_bytes": 1000, "connections": 8, **limits}))
+    opened.open("127.0.0.1", 0)
+    try:
+        yield opened
+    finally:
+        if not opened.is_closing:
+            opened.close(1)
+
+
+def ask(
+    gate: Gate, body: bytes = b"hello", path: str = ECHO, headers: dict[str, str] = BINARY
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=PATIENCE_S)
+    connection.request("POST", path, body, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, text
+
+
+def raw(gate: Gate, text: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=PATIENCE_S) as client:
+        client.sendall(text)
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while read := client.recv(2**16):
+            answer += read
+    return answer

@@ -1,0 +1,163 @@
+"""What the tests of the runner for GPUs have in common: a process with the stub in it, and engines there."""
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cuda_stub import driver
+from cuda_stub.driver import OnDevice
+
+import deploykit
+from deploykit.data.preprocessing import Preprocessing
+from deploykit.engine.audit.audit import Audit
+from deploykit.engine.manifest import Manifest, Tensor
+from deploykit.engine.shapes import BatchRange
+from deploykit.engine.targets import Target
+from deploykit.networks.model_info import ModelInfo
+from deploykit.runtime import Engine
+from deploykit.runtime.arrays import device_array
+from deploykit.runtime.tensorrt.runner import GpuRunner
+from deploykit.util.local_gpu import local_gpu
+
+SIDE_PX, CLASSES = 8, 10
+SECONDS = 60
+MANIFEST = Manifest(
+    engine_sha256="0" * 64,
+    precision="fp16",
+    compiler_version="1.7.1.116",
+    target=Target(name="RTX 4090", compiler="tensorrt-rtx", sm=89),
+    batches=(BatchRange(min=1, opt=8, max=64),),
+    input=Tensor(name="input", dtype="float32", shape=(3, SIDE_PX, SIDE_PX)),
+    output=Tensor(name="logits", dtype="float32", shape=(CLASSES,)),
+    model=ModelInfo(
+        family="means",
+        phi=None,
+        rule=None,
+        precision="fp32",
+        preprocessing=Preprocessing(side_px=SIDE_PX),
+        weights="random",
+    ),
+    audit=Audit(source="builder log", layers=()),
+    build_seconds=1.0,
+    deploykit_version="0.1.0",
+)
+TENSORRT = replace(MANIFEST, target=Target(name="RTX 4090", compiler="tensorrt", sm=89))
+PROFILES = replace(MANIFEST, batches=tuple(BatchRange(min=n, opt=n, max=n) for n in (1, 8, 64)))
+TWO_OUTPUTS = replace(MANIFEST, more_outputs=(Tensor(name="more", dtype="float32", shape=(4,)),))
+PIXELS = replace(MANIFEST, input=Tensor(name="input", dtype="uint8", shape=(SIDE_PX, SIDE_PX, 3)))
+
+ENVIRONMENT: dict[str, str] = {}
+BODY = """
+import importlib, json, sys
+getattr(importlib.import_module(sys.argv[1]), sys.argv[2]).body(**json.loads(sys.argv[3]))
+"""
+RUN = [sys.executable, "-X", "faulthandler", "-c", BODY]
+
+
+def prepare(folder: Path) -> None:
+    """Makes the stub in a folder, or skips."""
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
+        pytest.skip("needs cuda-core")
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc, to make the stub")
+    if (gpu := local_gpu()) is not None:
+        pytest.skip(f"there is a GPU, {gpu.name}, which test_gpu.py uses")
+    driver.build(folder)
+    paths = (Path(__file__).parents[1], Path(deploykit.__file__).parents[1])
+    ENVIRONMENT.update(os.environ)
+    ENVIRONMENT.update(LD_LIBRARY_PATH=str(folder), PYTHONPATH=":".join(map(str, paths)))
+
+
+def over_the_stub(body: Callable[..., None]) -> Callable[..., None]:
+    """A test whose body runs in a process of its own, at whose end nothing may have gone wrong there."""
+    folder = Path(body.__code__.co_filename).parent
+
+    @functools.wraps(body)
+    def test(**arguments: Any) -> None:
+        done = subprocess.run(
+            [*RUN, body.__module__, body.__name__, json.dumps(arguments)],
+            env={**ENVIRONMENT, "PYTHONPATH": f"{folder}:{ENVIRONMENT['PYTHONPATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, f"ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+
+    @functools.wraps(body)
+    def checked(**arguments: Any) -> None:
+        body(**arguments)
+        assert not (fault := driver.fault()), fault
+
+    test.body = checked
+    return test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """An engine, its runner, and the engine of ours that it took for TensorRT's."""
+
+    engine: Engine
+    runner: GpuRunner
+    trt: Any
+
+    def run(self, images: Any, *, by: str = "call", stream: int | None = None) -> Any:
+        match by:
+            case "call":
+                return self.engine(images)
+            case "submit":
+                return self.engine.submit(images).result()
+        return self.engine.submit(images, stream=stream).result()
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def check(self, images: npt.NDArray[Any]) -> None:
+        np.testing.assert_array_equal(self.run(images), expected(images))
+
+    def run_on_device(self, images: OnDevice, answer: OnDevice, stream: int | None) -> None:
+        there, place = device_array(images), device_array(answer)
+        assert there is not None
+        assert place is not None
+        profile = self.engine.manifest.profile_for(there.shape)
+        self.runner.run_on_device(there, (place,), profile, stream)
+
+
+@contextmanager
+def loaded(manifest: Manifest = MANIFEST, *, cuda_graphs: bool = True) -> Iterator[Loaded]:
+    """Closed at the end, and then nothing of it is left."""
+    from cuda_stub.engine import Engine as FakeEngine
+
+    trt = FakeEngine(manifest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deploykit.runtime.tensorrt.runner.deserialize", lambda path, manifest: (object(), trt))
+        runner = GpuRunner(Path("model.engine"), manifest, cuda_graphs=cuda_graphs)
+    before = driver.alive()
+    engine = Engine(Path("model.engine"), manifest, runner)
+    yield Loaded(engine=engine, runner=runner, trt=trt)
+    engine.close()
+    assert driver.alive() == before
+
+
+def whole_numbers(images: int, *, seed: int = 0, manifest: Manifest = MANIFEST) -> npt.NDArray[Any]:
+    """Images whose means are exact."""
+    shape, dtype = (images, *manifest.input.shape), manifest.input.dtype
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(dtype)
+
+
+def expected(images: npt.NDArray[Any], classes: int = CLASSES) -> npt.NDArray[np.float32]:
+    from cuda_stub.engine import expected
+
+    return expected(images, classes)

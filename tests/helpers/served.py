@@ -1,0 +1,72 @@
+"""A Triton to serve with, engines small enough for it, and images that each have an answer of their own."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import colour_blocks
+from solid_colours import SIDE_PX
+
+from deploykit.engine.manifest import read_manifest, write_engine
+from deploykit.engine.pipeline import build_engine
+from deploykit.engine.shapes import BatchRange
+from deploykit.serving.triton.installation import Triton, find_triton
+from deploykit.serving.triton.process import Ports, ServerOptions
+from deploykit.util.atomic_files import sha256_of
+from deploykit.util.errors import DeployError
+
+ROOT = Path(__file__).parents[2]
+APART = ROOT / ".cache" / "serve" / "bin" / "python"
+ANY_PORTS = Ports(http=0, grpc=0, metrics=0)
+
+
+def options(**others) -> ServerOptions:
+    return ServerOptions(
+        **{"ports": ANY_PORTS, "body_bytes": 64 * 2**20, "drain_s": 20, "poll_s": None, **others}
+    )
+
+
+def python() -> Path | None:
+    """What runs models in Triton: the one that make sets apart, where it did."""
+    return APART if APART.is_file() else None
+
+
+def triton() -> Triton:
+    try:
+        return find_triton(python())
+    except DeployError as error:
+        pytest.skip(f"needs Triton: {error}; make test sets one up")
+
+
+def colours(folder: Path, *, max_batch: int = 32, labels: tuple[str, ...] | None = None) -> Path:
+    """An engine whose logits are an image's mean red, green and blue."""
+    model = colour_blocks(folder / "colours.onnx")
+    batch = BatchRange(min=1, opt=8, max=max_batch)
+    path = build_engine(onnx=model, gpu="cpu", batches=[batch], output=folder / "colours.cpu.onnx").path
+    if labels is not None:
+        manifest = read_manifest(path)
+        named = replace(manifest, model=replace(manifest.model, labels=labels))
+        write_engine(path, path.read_bytes(), named)
+    return path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hashes by name, of all files below it."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    return {str(each.relative_to(folder)): sha256_of(each) for each in files}
+
+
+def flat_images(count: int, *, seed: int = 0) -> np.ndarray:
+    """Each of one colour, so that its means are that colour whatever it is run together with."""
+    colour = np.random.default_rng(seed).random((count, 3, 1, 1), np.float32)
+    return np.ascontiguousarray(np.broadcast_to(colour, (count, 3, SIDE_PX, SIDE_PX)))
+
+
+def photo(seed: int, *, side_px: int = 64, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side_px, side_px, 3), np.uint8)
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, kind)
+    return written.getvalue()

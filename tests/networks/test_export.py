@@ -1,0 +1,207 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from deploykit.engine.manifest import read_manifest
+from deploykit.engine.pipeline import build_engine
+from deploykit.networks.checkpoints.weights import Weights, load_weights
+from deploykit.networks.export import difference_from_torch, export_onnx, prepare
+from deploykit.networks.model_info import info_of
+from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.random_weights import random_weights
+from deploykit.onnx_tools.model_io import read_model, to_bytes
+from deploykit.onnx_tools.ort_session import cpu_session
+from deploykit.util.errors import DeployError
+
+CHECKPOINT = "efficientnet_b0_cifar10_64px.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained_logits(trained, validation) -> np.ndarray:
+    """(2000, 10), through ONNX Runtime."""
+    session = cpu_session(trained.path)
+    normalize = trained.info.preprocessing.normalize
+    batches = np.split(validation.pixels, 10)
+    return np.concatenate([session.run(None, {"input": normalize(batch)})[0] for batch in batches])
+
+
+def test_the_trained_model_is_as_right_as_its_makers_counted(trained_logits, validation):
+    # data/README.md: FP32 top-1 on these images is 1459 of 2000.
+    assert (trained_logits.argmax(axis=1) == validation.labels).sum() == 1459
+
+
+def test_the_trained_model_gives_timms_own_logits(trained_logits, shared):
+    expected = np.load(shared / "expected_logits.npz")["logits"]
+    assert expected.shape == (64, 10)
+    assert np.abs(trained_logits[:64] - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_what_is_written_differs_from_torch_by_less_than_a_ten_thousandth(trained, random_b0):
+    for export in (trained, random_b0):
+        assert 0 < export.difference.relative < 1e-4
+        assert export.difference.absolute > 0
+
+
+def test_the_difference_stated_is_that_of_the_file(random_b0):
+    weights = random_weights(random_b0.network)
+    assert (
+        difference_from_torch(random_b0.path.read_bytes(), random_b0.network, weights) == random_b0.difference
+    )
+
+
+def test_classes_follow_the_checkpoint_and_are_1000_without_one(trained, random_b0):
+    assert trained.network.num_classes == 10
+    assert random_b0.network.num_classes == 1000
+
+
+def test_the_file_says_what_it_is_and_what_it_was_made_from(trained, random_b0, shared):
+    for export in (trained, random_b0):
+        assert info_of(read_model(export.path)) == export.info
+        assert (export.info.family, export.info.phi, export.info.rule) == ("efficientnet", 0, "published")
+        assert (export.info.precision, export.info.preprocessing.side_px) == ("fp32", 64)
+        assert export.info.onnx_sha256 is None
+    assert (trained.info.weights, random_b0.info.weights) == ("trained", "random")
+    assert trained.info.weights_sha256 == load_weights(shared / CHECKPOINT).sha256
+    assert random_b0.info.weights_sha256 == random_weights(random_b0.network).sha256
+
+
+@pytest.mark.parametrize(
+    ("output", "path"),
+    [
+        (None, "engines/efficientnet-phi0/model.onnx"),
+        ("out", "out/model.onnx"),
+        ("a/mine.onnx", "a/mine.onnx"),
+    ],
+)
+def test_it_lands_in_the_default_folder_or_where_output_says(tmp_path, monkeypatch, output, path):
+    monkeypatch.chdir(tmp_path)
+    export = export_onnx(0, side_px=32, num_classes=2, output=None if output is None else Path(output))
+    assert export.path == Path(path)
+    assert [file for file in Path().rglob("*") if file.is_file()] == [Path(path)]
+    assert export.network.input == (3, 32, 32)
+
+
+def test_the_members_own_scale_and_side_are_the_default():
+    network, weights, info = prepare(1, num_classes=2)
+    assert network.input == (3, 240, 240)
+    assert info.preprocessing.side_px == 240
+    assert weights.is_random
+    # B1's parameters, less 998 classes.
+    assert network.parameter_count == 7_794_184 - 998 * 1281
+
+
+def test_the_formula_is_followed_and_recorded():
+    network, _, info = prepare(-2, rule="formula", num_classes=2)
+    assert network.input == (3, 168, 168)
+    assert (info.phi, info.rule) == (-2, "formula")
+
+
+def test_a_side_below_32_is_refused_and_32_is_not():
+    with pytest.raises(DeployError, match="31 px is not between 32 and") as caught:
+        prepare(0, side_px=31)
+    assert "--side 224" in caught.value.fix
+    network, _, _ = prepare(0, side_px=32, num_classes=2)
+    assert network.shapes["conv_head"] == (1280, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("phi", "options", "problem"),
+    [
+        (0, {"side_px": 16}, "16 px is not between"),
+        (7.5, {}, "between 0 and 7"),
+        (float("nan"), {}, "between 0 and 7"),
+        (0, {"weights": Path("missing.pth")}, "no weights file"),
+    ],
+)
+def test_nothing_is_made_for_what_is_refused(tmp_path, phi, options, problem):
+    with pytest.raises(DeployError, match=problem):
+        export_onnx(phi, output=tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_other_classes_than_asked_is_refused(tmp_path, shared):
+    with pytest.raises(DeployError, match=r"classifier\.bias \(10,\) instead of \(7,\)"):
+        export_onnx(0, weights=shared / CHECKPOINT, num_classes=7, side_px=64, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DeployError, match="can't be written: Not a directory"):
+        export_onnx(0, weights=tmp_path / "missing.pth", output=tmp_path / "file" / "out")
+
+
+def test_a_model_that_differs_from_torch_leaves_the_old_file_alone(tmp_path):
+    _, weights, _ = prepare(0, num_classes=2)
+    # Finite weights whose products are not: no difference can be told, which must not pass for none.
+    state = {**weights.state, "conv_stem.weight": weights.state["conv_stem.weight"] * np.float32(1e38)}
+    save_file(state, tmp_path / "extreme.safetensors")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(DeployError, match=r"differs from torch by .* nothing was written"):
+        export_onnx(0, weights=tmp_path / "extreme.safetensors", side_px=32, output=path)
+    assert path.read_bytes() == b"old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["extreme.safetensors", "model.onnx"]
+
+
+@pytest.mark.parametrize("name", ["conv_stem.weight", "blocks.3.1.conv_dw.weight", "bn2.running_mean"])
+def test_one_tensor_off_by_a_hundredth_is_seen(name):
+    network, weights, info = prepare(0, num_classes=10, side_px=32)
+    altered = {**weights.state, name: weights.state[name] * np.float32(1.01) + np.float32(0.01)}
+    model = to_bytes(onnx_model(network, Weights(state=altered, origin="altered"), info))
+    assert difference_from_torch(model, network, weights).relative > 1e-4
+    assert difference_from_torch(model, network, Weights(state=altered, origin="altered")).relative < 1e-4
+
+
+def test_a_difference_is_relative_to_the_largest_logit():
+    network, weights, info = prepare(0, num_classes=10, side_px=32)
+    zero = np.zeros((10, 1280), np.float32)
+    ones = np.ones(10, np.float32)
+    expected = Weights(
+        state={**weights.state, "classifier.weight": zero, "classifier.bias": 4 * ones}, origin="4"
+    )
+    actual = Weights(
+        state={**weights.state, "classifier.weight": zero, "classifier.bias": 5 * ones}, origin="5"
+    )
+    difference = difference_from_torch(to_bytes(onnx_model(network, actual, info)), network, expected)
+    assert (difference.absolute, difference.relative) == (1, 0.25)
+
+
+def test_a_model_whose_logits_are_all_zero_does_not_differ():
+    network, weights, info = prepare(0, num_classes=10, side_px=32)
+    state = {**weights.state, "classifier.weight": np.zeros((10, 1280), np.float32)}
+    silent = Weights(state=state, origin="silent")
+    assert difference_from_torch(to_bytes(onnx_model(network, silent, info)), network, silent).relative == 0
+
+
+def test_an_interpolated_member_can_be_exported(tmp_path):
+    export = export_onnx(0.5, side_px=32, num_classes=2, output=tmp_path)
+    # sqrt(1.1) deeper: 3.15 and 4.20 blocks, which round up to one more.
+    assert {conv.block for conv in export.network.convolutions} >= {"blocks.3.3", "blocks.5.4"}
+    assert export.difference.relative < 1e-4
+
+
+def test_labels_go_from_the_export_into_the_manifest_of_the_engine(tmp_path):
+    names = tuple(f"größe {at}" for at in range(1000))
+    (tmp_path / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    model = export_onnx(0, side_px=32, labels=tmp_path / "labels.txt", output=tmp_path / "m.onnx").path
+    built = build_engine(onnx=model, gpu="cpu", output=tmp_path / "e.onnx")
+    assert read_manifest(built.path).model.labels == names
+
+
+@pytest.mark.parametrize("lines", [["a"], ["a"] * 1001, [*["a"] * 999, ""]])
+def test_labels_that_are_not_as_many_as_the_classes_are_refused(tmp_path, lines):
+    (tmp_path / "labels.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DeployError, match="the model has 1000 classes"):
+        export_onnx(0, side_px=32, labels=tmp_path / "labels.txt", output=tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_labels_that_cannot_be_read_are_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(DeployError, match=r"labels\.txt is no text file"):
+        export_onnx(0, side_px=32, labels=tmp_path / "labels.txt", output=tmp_path / "m.onnx")

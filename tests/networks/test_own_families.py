@@ -1,0 +1,67 @@
+"""Families in files of one's own, which change under the same name."""
+
+from pathlib import Path
+
+import pytest
+
+from deploykit.bench import measure_network as measure
+from deploykit.networks.families.registry import find_family
+from deploykit.networks.member import choose_member
+from deploykit.planning.fit.fit import fit_phi
+from deploykit.planning.search.score import Scorer
+from deploykit.reporting.study.study import run_study
+from deploykit.util.errors import DeployError
+
+DOCS = Path(__file__).parents[2] / "docs" / "families.md"
+CODE = DOCS.read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+OTHER = CODE.replace("16, 32, 64, 128, 256", "16, 32, 64, 128, 200")
+
+
+def test_another_network_under_the_same_name_is_measured_again(tiny, monkeypatch):
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=7)
+    before = set(Path("records").glob("*.json"))
+    fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=7)
+    assert set(Path("records").glob("*.json")) == before
+    Path(tiny).write_text(OTHER)
+    fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=7)
+    assert len(set(Path("records").glob("*.json")) - before) == len(before)
+
+
+def test_a_study_of_another_network_is_another_study(tiny):
+    options = {
+        "gpu": "cpu",
+        "family": tiny,
+        "phis": (0,),
+        "precisions": ("fp32",),
+        "batches": (1,),
+        "axes": (),
+    }
+    assert len(run_study("st", **options, seconds=0.1).written) == 3
+    assert run_study("st", **options, seconds=0.1).written == ()
+    Path(tiny).write_text(OTHER)
+    assert len(run_study("st", **options, seconds=0.1).written) == 3
+
+
+def test_another_network_under_the_same_name_is_scored_again(tiny):
+    scorer = Scorer("sh -c 'echo 1'", Path("scores"))
+    member = choose_member(find_family(tiny))
+    assert [score.value for score in scorer.scores([member])] == [1.0]
+    assert scorer.kept(member) is not None
+    Path(tiny).write_text(OTHER)
+    assert scorer.kept(choose_member(find_family(tiny))) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"fc", num_classes', '"fc", nope', "tiny.py fails: NameError: name 'nope' is not defined"),
+        ('net.global_average_pool("pool")', "pass", "a map of 2 x 2, and takes one number a channel"),
+    ],
+)
+def test_a_file_that_makes_no_network_is_refused_by_name(tiny, old, new, sentence):
+    Path(tiny).write_text(CODE.replace(old, new))
+    with pytest.raises(DeployError) as caught:
+        find_family(tiny)
+    assert caught.value.problem.startswith("tiny.py")
+    assert sentence in caught.value.problem

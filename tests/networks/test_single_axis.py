@@ -1,0 +1,43 @@
+"""Networks stretched along one axis, against the paper's."""
+
+import pytest
+
+from deploykit.networks.families.efficientnet import FAMILY, efficientnet
+from deploykit.networks.scaling import AXES, Scale, axis_of, scale_for
+from deploykit.networks.single_axis import single_axis_scale
+from deploykit.util.errors import DeployError
+
+
+@pytest.mark.parametrize(
+    ("axis", "multiple"), [("depth", 4.0), ("width", 2.0), ("side", 2.0)], ids=["depth", "width", "side"]
+)
+def test_the_papers_networks_are_found_again(axis, multiple):
+    """arXiv:1905.11946, Table 7: d = 4, w = 2 and r = 2 make 1.8, 1.8 and 1.9 G from B0's 0.4 G."""
+    found = single_axis_scale(FAMILY, axis, macs=round(efficientnet(scale_for(3)).macs))
+    value = found.side_px / 224 if axis == "side" else getattr(found, axis)
+    assert value == pytest.approx(multiple, rel=0.12)
+    assert axis_of(found) == axis
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("phi", [1, 2, 3, 4])
+def test_the_work_is_as_near_as_the_axis_allows(axis, phi):
+    macs = efficientnet(scale_for(phi)).macs
+    assert efficientnet(single_axis_scale(FAMILY, axis, macs=macs)).macs == pytest.approx(macs, rel=0.05)
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("macs", [10**8, 10**12])
+def test_work_that_no_network_of_the_axis_has_is_refused(axis, macs):
+    with pytest.raises(DeployError, match=f"No {axis} gives EfficientNet's baseline"):
+        single_axis_scale(FAMILY, axis, macs=macs)
+
+
+def test_the_baseline_itself_is_the_least():
+    assert single_axis_scale(FAMILY, "side", macs=efficientnet(scale_for(0)).macs) == scale_for(0)
+
+
+def test_a_network_stretched_along_several_axes_or_none_has_no_axis():
+    assert axis_of(scale_for(0)) is None
+    assert axis_of(scale_for(3)) is None
+    assert axis_of(Scale(depth=1.1, width=1.0, side_px=240)) is None

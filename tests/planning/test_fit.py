@@ -1,0 +1,313 @@
+"""The largest phi for a target: decided, predicted, measured."""
+
+import math
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from deploykit.cli.units import fraction
+from deploykit.networks.architecture.builder import NetworkBuilder
+from deploykit.networks.families.registry import FAMILIES, find_family
+from deploykit.networks.member import choose_member
+from deploykit.networks.scaling import axis_of
+from deploykit.planning.fit.fit import fit_phi
+from deploykit.planning.fit.goal import Goal
+from deploykit.planning.fit.grid import at_the_edge, bisect_largest, phi_grid
+from deploykit.planning.fit.memory import estimated_bytes
+from deploykit.util.errors import DeployError
+
+GPUS = ("T4", "A100", "V100", "RTX 4090")
+
+
+@given(
+    target_ms=st.floats(0.5, 60),
+    factor=st.floats(1, 4),
+    gpu=st.sampled_from(GPUS),
+    precision=st.sampled_from(["fp16", "int8"]),
+    batch=st.sampled_from([1, 8, 64]),
+)
+def test_a_looser_latency_never_gives_a_smaller_phi(target_ms, factor, gpu, precision, batch):
+    tight = fit_phi(gpu, max_latency_ms=target_ms, precision=precision, batch=batch).chosen
+    loose = fit_phi(gpu, max_latency_ms=target_ms * factor, precision=precision, batch=batch).chosen
+    assert (tight.phi if tight else -1) <= (loose.phi if loose else -1)
+
+
+@given(rate=st.floats(1, 20000), factor=st.floats(1, 4), gpu=st.sampled_from(GPUS))
+def test_a_looser_throughput_never_gives_a_smaller_phi(rate, factor, gpu):
+    tight = fit_phi(gpu, min_images_per_s=rate, batch=8).chosen
+    loose = fit_phi(gpu, min_images_per_s=rate / factor, batch=8).chosen
+    assert (tight.phi if tight else -1) <= (loose.phi if loose else -1)
+
+
+@given(target_ms=st.floats(0.5, 60), gpu=st.sampled_from(GPUS))
+def test_at_batch_1_a_throughput_target_is_a_latency_target(target_ms, gpu):
+    by_latency = fit_phi(gpu, max_latency_ms=target_ms).chosen
+    by_rate = fit_phi(gpu, min_images_per_s=1000 / (target_ms * (1 + 1e-12))).chosen
+    assert (by_latency and by_latency.phi) == (by_rate and by_rate.phi)
+
+
+def test_the_unfavourable_end_of_the_interval_decides():
+    fit = fit_phi("T4", max_latency_ms=10)
+    assert fit.chosen is not None
+    assert fit.chosen.latency.high_ms <= 10
+    beyond = next(each for each in fit.candidates if each.phi > fit.chosen.phi)
+    assert beyond.latency.high_ms > 10
+
+
+def test_a_phi_that_only_may_fit_is_named_as_such():
+    fit = fit_phi("T4", max_latency_ms=10)
+    assert fit.hoped_for is not None
+    assert fit.hoped_for.latency.expected_ms <= 10 < fit.hoped_for.latency.high_ms
+
+
+def test_every_prediction_says_that_it_is_one():
+    fit = fit_phi("A100", max_latency_ms=5)
+    assert [each.phi for each in fit.candidates] == list(range(8))
+    assert {each.latency.evidence for each in fit.candidates} == {"predicted"}
+
+
+def test_both_targets_must_be_met():
+    goal = Goal(max_latency_ms=10, min_images_per_s=150)
+    assert goal.is_met(latency_ms=6, images_per_s=167)
+    assert not goal.is_met(latency_ms=8, images_per_s=125)
+    assert not goal.is_met(latency_ms=11, images_per_s=182)
+
+
+@pytest.mark.parametrize(
+    ("step", "grid"),
+    [(1, (0, 1, 2, 3, 4, 5, 6, 7)), (3, (0, 3, 6, 7)), (7, (0, 7)), (2.5, (0, 2.5, 5, 7))],
+)
+def test_the_grid_has_both_ends(step, grid):
+    assert phi_grid(step, (0.0, 7.0)) == grid
+
+
+def test_a_grid_of_small_steps_has_the_published_members_too():
+    assert phi_grid(0.3, (0.0, 2.0)) == (0, 0.3, 0.6, 0.9, 1, 1.2, 1.5, 1.8, 2)
+    assert phi_grid(0.7, (0.0, 3.0)) == (0, 0.7, 1, 1.4, 2, 2.1, 2.8, 3)
+
+
+@given(
+    step=st.floats(0.05, 1),
+    target_ms=st.floats(0.5, 40),
+    gpu=st.sampled_from(GPUS),
+    family=st.sampled_from(["efficientnet", "efficientnetv2", "resnet50"]),
+)
+@example(step=0.3, target_ms=6.1, gpu="T4", family="efficientnet")
+def test_a_smaller_step_never_gives_a_smaller_phi_than_the_published_members(step, target_ms, gpu, family):
+    coarse = fit_phi(gpu, max_latency_ms=target_ms, family=family).chosen
+    fine = fit_phi(gpu, max_latency_ms=target_ms, family=family, phi_step=step).chosen
+    assert (coarse.phi if coarse else -1) <= (fine.phi if fine else -1)
+
+
+def test_fractions_are_looked_at_around_the_edge_alone():
+    fit = fit_phi("T4", max_latency_ms=10, phi_step=0.25)
+    assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 4.25, 4.5, 4.75, 5, 6, 7]
+    assert 4 < fit.chosen.phi < 5
+    everywhere = [
+        fit_phi("T4", max_latency_ms=10, phi_step=0.25, optimistic=True).chosen.phi,
+        fit_phi("T4", max_latency_ms=10, optimistic=True).chosen.phi,
+    ]
+    assert everywhere[0] >= everywhere[1]
+
+
+def test_there_is_no_edge_where_all_or_nothing_fits():
+    assert at_the_edge((0, 0.5, 1, 1.5, 2), (0, 1, 2), 1) == [1.5]
+    assert at_the_edge((0, 0.5, 1), (0, 1), 1) == []
+    assert at_the_edge((0, 0.5, 1), (0, 1), None) == []
+
+
+@given(count=st.integers(1, 200), largest=st.integers(-1, 199))
+def test_bisection_finds_the_largest_in_at_most_log2_steps(count, largest):
+    asked = []
+
+    def fits(phi):
+        asked.append(phi)
+        return phi <= largest
+
+    bisect_largest(range(count), fits)
+    assert max((phi for phi in asked if phi <= largest), default=-1) == min(largest, count - 1)
+    assert len(asked) <= math.floor(math.log2(count)) + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "about"),
+    [
+        ({}, "no target"),
+        ({"max_latency_ms": 0}, "above zero"),
+        ({"max_latency_ms": math.nan}, "above zero"),
+        ({"max_latency_ms": -3}, "above zero"),
+        ({"min_images_per_s": math.inf}, "above zero"),
+        ({"max_latency_ms": 10, "batch": 0}, "batch of 0"),
+        ({"max_latency_ms": 10, "batch": 2.5}, "batch of 2.5"),
+        ({"max_latency_ms": 10, "batch": "many"}, "batch of many"),
+        ({"max_latency_ms": 10, "precision": "fp64"}, "no precision fp64"),
+        ({"max_latency_ms": 10, "axis": "foo"}, "no axis foo"),
+        ({"max_latency_ms": 10, "records": "nowhere"}, "nowhere"),
+        ({"max_latency_ms": 10, "phi_step": 0}, "phi step"),
+        ({"max_latency_ms": 10, "phi_step": math.nan}, "phi step"),
+        ({"max_latency_ms": 10, "percentile": 0}, "percentile"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, about):
+    with pytest.raises(DeployError, match=about):
+        fit_phi("T4", **arguments)
+
+
+def test_a_gpu_of_which_too_little_is_known_is_refused():
+    with pytest.raises(DeployError, match="Too little is known of the RTX 5090"):
+        fit_phi("RTX 5090", max_latency_ms=10)
+
+
+def test_the_cpu_is_measured(workplace):
+    fit = fit_phi("cpu", max_latency_ms=1e-3, phi_step=7)  # nothing is that fast: one measurement tells
+    assert fit.chosen is None
+    assert [(each.phi, each.latency.evidence) for each in fit.candidates] == [(0, "measured")]
+    assert fit.candidates[0].latency.expected_ms > 1e-3
+    assert fit.precision == "fp32"
+
+
+def test_a_local_gpu_that_is_not_there_is_refused(workplace):
+    from deploykit.util.local_gpu import local_gpu
+
+    if local_gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(DeployError, match="no NVIDIA GPU"):
+        fit_phi("local", max_latency_ms=10)
+
+
+# ---------------------------------------------------------------- more targets
+
+
+def test_memory_is_weights_and_what_is_alive_at_once():
+    # Two convolutions of 8x8: the image (3 channels), 4, then 5 channels; bias-free of norms.
+    net = NetworkBuilder(8)
+    net.conv("a", 4)
+    net.activation("relu")  # in place
+    net.conv("b", 5)
+    network = net.network("tiny")
+    weights = (3 * 4 + 4) + (4 * 5 + 5)
+    assert estimated_bytes(network, stored="fp32", batch=1) == 4 * (weights + (4 + 5) * 64)
+    assert estimated_bytes(network, stored="fp16", batch=3) == 2 * (weights + 3 * (4 + 5) * 64)
+
+
+def test_a_shortcut_stays_alive_until_it_is_added():
+    net = NetworkBuilder(8)
+    shortcut = net.conv("a", 4)
+    net.conv("b", 16)
+    main = net.conv("c", 4)
+    net.add("add", main, shortcut)
+    weights = 16 + 4 * 16 + 16 + 16 * 4 + 4
+    assert estimated_bytes(net.network("tiny"), stored="int8", batch=1) == weights + (4 + 16 + 4) * 64
+
+
+@pytest.mark.parametrize("gpu", ["P4", "V100", "T4"])
+def test_int8_takes_half_the_memory_of_fp16_where_tensor_cores_have_it(gpu):
+    """The latency of a P4's and a V100's is that of FP16 storage too: docs/cost-model.md."""
+    member, batch = choose_member(phi=0), 8
+    taken = fit_phi(gpu, max_latency_ms=100, precision="int8", batch=batch).candidates[0].memory_bytes
+    assert taken == estimated_bytes(member.network(), stored="int8" if gpu == "T4" else "fp16", batch=batch)
+
+
+def test_a_memory_limit_leaves_out_what_is_larger():
+    free = fit_phi("A100", max_latency_ms=1000, batch=64)
+    limit = free.candidates[3].memory_bytes
+    tight = fit_phi("A100", max_latency_ms=1000, batch=64, max_memory_bytes=limit)
+    assert (free.chosen.phi, tight.chosen.phi) == (7, 3)
+    assert tight.candidates[4].misses == ("memory",)
+
+
+def test_an_accuracy_that_the_budget_does_not_buy_fits_nothing():
+    """B6 and B7 have 84.0 and 84.3 %: tensorflow/tpu, efficientnet/README.md."""
+    fit = fit_phi("T4", max_latency_ms=10, min_accuracy=0.84)
+    assert fit.chosen is None
+    assert (fit.nearest_miss.phi, fit.nearest_miss.misses) == (6, ("latency",))
+    assert any("--precision int8" in sentence for sentence in fit.advice)
+    assert fit_phi("T4", max_latency_ms=20, min_accuracy=0.84).chosen.phi == 6
+
+
+def test_an_accuracy_that_is_known_misses_by_less_than_one_that_is_not():
+    fit = fit_phi("T4", max_latency_ms=10, min_accuracy=0.7, family="resnet18")  # which has 69.8 %
+    assert (fit.nearest_miss.phi, fit.nearest_miss.misses) == (0, ("accuracy",))
+    assert fit_phi("T4", max_latency_ms=10, min_accuracy=0.9).nearest_miss.phi == 7
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_an_accuracy_is_reached_by_what_was_published_with_it_however_it_is_written(name):
+    for published in FAMILIES[name].accuracy.values():
+        percent = f"{100 * published.value:.6g}"
+        for text in (f"{percent}%", percent, f"{float(percent) / 100:.8g}"):
+            assert fraction(text) == published.value, text
+        goal = Goal(max_latency_ms=1, min_accuracy=float(percent) / 100)
+        assert goal.is_accurate_enough(published.value)
+    if name == "efficientnet":
+        assert {0.771, 0.791, 0.801} <= {each.value for each in FAMILIES[name].accuracy.values()}
+
+
+def test_between_published_members_accuracy_is_that_of_the_one_below():
+    fit = fit_phi("T4", max_latency_ms=10, phi_step=0.5)
+    accuracy = {each.phi: each.accuracy for each in fit.candidates}
+    assert accuracy[4.5] == accuracy[4] < accuracy[5]
+
+
+def test_an_accuracy_nobody_published_is_refused(tiny):
+    with pytest.raises(DeployError, match="No accuracy of"):
+        fit_phi("T4", max_latency_ms=10, min_accuracy=0.7, family=tiny)
+
+
+# ---------------------------------------------------------------- precision, axis
+
+
+def test_the_better_precision_is_named_with_the_reason():
+    on_t4, on_v100 = (fit_phi(gpu, max_latency_ms=10, precision="best") for gpu in ("T4", "V100"))
+    assert (on_t4.precision, on_t4.rival.precision) == ("int8", "fp16")
+    assert on_t4.chosen.phi > on_t4.rival.chosen.phi
+    assert on_v100.precision == "fp16"  # whose tensor cores have no INT8
+
+
+def test_the_better_precision_is_the_one_that_enough_is_known_for():
+    """A P4 has no tensor cores: gpus.toml has no FP16 peak of it."""
+    fit = fit_phi("P4", max_latency_ms=10, precision="best")
+    assert (fit.precision, fit.rival) == ("int8", None)
+    assert "FP16 was not compared: too little is known of the P4 for it." in fit.remarks
+    assert fit.chosen == fit_phi("P4", max_latency_ms=10, precision="int8").chosen
+
+
+@pytest.mark.parametrize("axis", ["depth", "width", "side"])
+def test_one_axis_alone_has_as_much_work_as_the_compound(axis):
+    compound = fit_phi("A100", max_latency_ms=3, phi_step=1)
+    alone = fit_phi("A100", max_latency_ms=3, phi_step=1, axis=axis)
+    family = find_family("efficientnet")
+    assert alone.axis == axis
+    for one, other in zip(alone.candidates, compound.candidates, strict=False):
+        assert family.network(one.scale).macs == pytest.approx(family.network(other.scale).macs, rel=0.05)
+        assert one.phi == 0 or axis_of(one.scale) == axis
+
+
+def test_an_axis_that_can_not_follow_says_so():
+    fit = fit_phi("A100", max_latency_ms=30, axis="depth")
+    assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 5]
+    assert "No depth alone has as much work as phi 6" in fit.remarks[0]
+
+
+def test_of_a_percentile_predictions_say_nothing():
+    assert fit_phi("T4", max_latency_ms=10).remarks == ()
+    (remark,) = fit_phi("T4", max_latency_ms=10, percentile=99).remarks
+    assert "of p99 they say nothing" in remark
+
+
+def test_a_folder_for_what_is_not_measured_is_refused():
+    with pytest.raises(DeployError, match="nothing is kept in here") as caught:
+        fit_phi("T4", max_latency_ms=10, folder="here")
+    assert "--records" in caught.value.fix
+
+
+def test_one_axis_is_tried_in_steps_to_where_it_can_follow():
+    fit = fit_phi("A100", max_latency_ms=300, axis="depth", phi_step=0.1)
+    assert [each.phi for each in fit.candidates] == [0, 1, 2, 3, 4, 5, 5.1, 5.2, 5.3]
+    assert fit.chosen.phi == 5.3
+
+
+def test_predictions_of_what_nobody_published_say_so():
+    (remark,) = fit_phi("T4", max_latency_ms=20, precision="fp32").remarks
+    assert remark.startswith("No FP32 latency was published")

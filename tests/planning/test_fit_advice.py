@@ -1,0 +1,110 @@
+"""What is said where nothing fits: each sentence of it is true when it is followed."""
+
+import re
+
+import pytest
+
+from deploykit.planning.fit.fit import fit_phi
+
+
+def test_no_batch_is_advised_that_takes_more_memory_than_allowed():
+    roomy, tight = (
+        fit_phi("T4", min_images_per_s=1500, max_memory_bytes=limit).advice for limit in (1e9, 30e6)
+    )
+    assert roomy[0].startswith("--batch 8 ")
+    assert not any("--batch" in sentence for sentence in tight)
+
+
+def test_where_nothing_fits_it_says_what_would():
+    *others, faster = fit_phi("T4", max_latency_ms=3, batch=8).advice
+    assert others == [
+        "--batch 4 is predicted to fit, for phi 0.",
+        "--precision int8 is predicted to fit, for phi 0.",
+    ]
+    assert fit_phi("T4", max_latency_ms=3, batch=4).chosen.phi >= 0
+    assert fit_phi("T4", max_latency_ms=3, batch=8).chosen is None
+    assert fit_phi("T4", max_latency_ms=3, batch=8, precision="int8").chosen.phi >= 0
+    named = faster.removeprefix("Predicted to fit, for phi 0: ").removesuffix(" and others.").split(", ")
+    assert len(named) == 3
+    for gpu in named:
+        assert fit_phi(gpu, max_latency_ms=3, batch=8).chosen.phi >= 0
+    assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to fit.",)
+
+
+def _gpus(sentence):
+    return re.search(r"(?<=for phi )[\d.]+: (.*)\.", sentence)[1].removesuffix(" and others").split(", ")
+
+
+CHANGES = {
+    r"^--batch (\d+) is": lambda found: {"batch": int(found)},
+    r"^--precision (\w+) is": lambda found: {"precision": found},
+    r"--max-memory (\d+)MB(?: is|, predicted)": lambda found: {"max_memory_bytes": 1e6 * int(found)},
+    r"--min-accuracy ([\d.]+)% fits": lambda found: {"min_accuracy": float(found) / 100},
+}
+
+
+def _changed(asked, sentence):
+    """The questions that a sentence says have an answer."""
+    changes = [make(found[1]) for what, make in CHANGES.items() if (found := re.search(what, sentence))]
+    assert len(changes) <= 1, sentence
+    changed = asked | (changes[0] if changes else {})
+    if "redicted to fit, for phi" in sentence and "is predicted" not in sentence:
+        return [changed | {"gpu": gpu} for gpu in _gpus(sentence)]
+    return [changed] if changes else []
+
+
+@pytest.mark.parametrize("min_accuracy", [None, 0.82, 0.9])
+@pytest.mark.parametrize("max_memory_bytes", [None, 12e6, 60e6])
+@pytest.mark.parametrize("max_latency_ms", [0.01, 3, 9])
+@pytest.mark.parametrize(
+    "batches", [{"batch": 1}, {"batch": 8}, {"batch": None, "min_images_per_s": 1000}], ids=str
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_what_is_advised_fits(max_latency_ms, max_memory_bytes, min_accuracy, batches, precision):
+    asked = {"gpu": "T4", "max_latency_ms": max_latency_ms, "max_memory_bytes": max_memory_bytes}
+    asked |= {"min_accuracy": min_accuracy, "precision": precision, **batches}
+    fit = fit_phi(**asked)
+    assert (fit.chosen is None) == (fit.advice != ())
+    for sentence in fit.advice:
+        changed = _changed(asked, sentence)
+        assert changed or sentence.startswith("No "), sentence
+        for question in changed:
+            assert fit_phi(**question).chosen is not None, sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (
+            {"max_latency_ms": 2, "min_images_per_s": 3000, "batch": None},
+            r"Predicted to fit, for phi 0: A100 .*",
+        ),
+        (
+            {"max_latency_ms": 1.5, "min_images_per_s": 1000, "batch": None},
+            r"--precision int8 is predicted to fit, for phi 0\.",
+        ),
+        (
+            {"max_latency_ms": 10, "batch": 64, "max_memory_bytes": 8e6},
+            r"With --max-memory 204MB, predicted to fit, for phi 0: .*",
+        ),
+        (
+            {"max_latency_ms": 10, "min_accuracy": 0.84, "max_memory_bytes": 50e6},
+            r"With --max-memory 120MB, predicted to fit, for phi 6: .*",
+        ),
+        (
+            {"max_latency_ms": 0.01, "max_memory_bytes": 1e6},
+            r"No GPU that is known is predicted to fit, with --max-memory 14MB either\.",
+        ),
+        ({"max_latency_ms": 2, "precision": "fp32"}, r"--precision fp16 is predicted to fit, for phi 0\."),
+    ],
+)
+def test_what_would_fit_is_advised(asked, sentence):
+    fit = fit_phi("T4", **asked)
+    assert any(re.fullmatch(sentence, each) for each in fit.advice), fit.advice
+
+
+def test_what_was_compared_already_is_not_advised():
+    assert any("int8" in sentence for sentence in fit_phi("T4", max_latency_ms=1.2).advice)
+    compared = fit_phi("T4", max_latency_ms=0.7, precision="best")
+    assert compared.chosen is None
+    assert not any("int8" in sentence for sentence in compared.advice)

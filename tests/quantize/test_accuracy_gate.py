@@ -1,0 +1,207 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+from small_models import MACS, PREPROCESSING, colour_blocks, colour_ranges
+from solid_colours import write_images
+
+from deploykit.data.images import Images, open_images
+from deploykit.onnx_tools.model_io import read_model
+from deploykit.quantize.accuracy_gate import Passed, as_tensorrt, pass_gate
+from deploykit.quantize.placement import Placement, place
+from deploykit.util.errors import DeployError
+
+# What solid_colours' five images lose, by hand. Where a tensor is clipped to 0.7, (0.8, 1, 0) has as much red
+# as green, and red is the first; clipped to 0.3, (0.4, 0.6, 0) too: one and two of five, 20 and 40 points.
+INTO_BLOCK_0, INTO_BLOCK_1, INTO_LOGITS = "input", "blocks.0.relu", "flat"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return colour_blocks(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    return open_images(write_images(tmp_path / "images"), PREPROCESSING, limit=100)
+
+
+def placement_of(path: Path) -> Placement:
+    return place(read_model(path), "all-conv")
+
+
+def gate(path: Path, images: Images, reach: dict[str, float], *, max_drop: float, **others) -> Passed:
+    model = read_model(path)
+    return pass_gate(
+        model, placement_of(path), colour_ranges(path, reach), images, max_drop=max_drop, **others
+    )
+
+
+def test_what_loses_nothing_passes_whole(path, images):
+    passed = gate(path, images, {}, max_drop=0)
+    assert passed == Passed(
+        placement=placement_of(path), drop=0, first_drop=0, images=5, excluded=(), macs_share=0
+    )
+
+
+@pytest.mark.parametrize(("max_drop", "reach"), [(20, 0.7), (40, 0.3), (100, 0.3)])
+def test_what_loses_no_more_than_is_allowed_passes_whole(path, images, max_drop, reach):
+    passed = gate(path, images, {INTO_BLOCK_1: reach}, max_drop=max_drop)
+    assert passed.drop == passed.first_drop == pytest.approx(20 if reach == 0.7 else 40)
+    assert passed.excluded == ()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "block"), [(INTO_BLOCK_0, "blocks.0"), (INTO_BLOCK_1, "blocks.1"), (INTO_LOGITS, "logits")]
+)
+def test_the_block_that_is_at_fault_stays_in_float(path, images, tensor, block):
+    passed = gate(path, images, {tensor: 0.3}, max_drop=0)
+    assert passed.excluded == (block,)
+    assert (passed.first_drop, passed.drop) == (pytest.approx(40), 0)
+    assert passed.macs_share == pytest.approx(MACS[block] / sum(MACS.values()))
+    assert not any(output.startswith(block) for output in passed.placement.outputs)
+    assert len(passed.placement.outputs) == 2
+
+
+def test_no_more_blocks_are_left_out_than_it_takes_the_costliest_first(path, images):
+    reach = {INTO_BLOCK_1: 0.3, INTO_LOGITS: 0.7}
+    passed = gate(path, images, reach, max_drop=20)
+    assert (passed.excluded, passed.first_drop, passed.drop) == (("blocks.1",), 40, 20)
+    both = gate(path, images, reach, max_drop=19.9)
+    assert (both.excluded, both.first_drop, both.drop) == (("blocks.1", "logits"), 40, 0)
+
+
+# 1 of 200 is half a point, which no sum of floats is to turn into more: 100 * (1 - 0.995) > 0.5.
+@pytest.mark.parametrize(("count", "wrong", "max_drop"), [(200, 1, 0.5), (1000, 3, 0.3), (1000, 7, 0.7)])
+def test_a_bound_met_exactly_is_met(path, tmp_path, count, wrong, max_drop):
+    pixels = np.zeros((count, 8, 8, 3), np.uint8)
+    pixels[..., 1] = 255
+    pixels[:wrong, ..., 0] = 204
+    np.savez(tmp_path / "many.npz", images=pixels, labels=np.ones(count, int))
+    images = open_images(tmp_path / "many.npz", PREPROCESSING, limit=count)
+    passed = gate(path, images, {INTO_BLOCK_1: 0.7}, max_drop=max_drop)
+    assert passed.excluded == ()
+    assert passed.drop == max_drop
+    with pytest.raises(DeployError, match="can't be kept within"):
+        gate(path, images, {INTO_BLOCK_0: 0.7, INTO_BLOCK_1: 0.7}, max_drop=max_drop - 0.001)
+
+
+def test_a_gain_of_top1_passes_any_bound(path, tmp_path):
+    np.savez(
+        tmp_path / "wrong.npz",
+        images=np.broadcast_to(np.array([204, 255, 0], np.uint8), (4, 8, 8, 3)),
+        labels=np.zeros(4, int),
+    )
+    images = open_images(tmp_path / "wrong.npz", PREPROCESSING, limit=4)
+    assert gate(path, images, {INTO_BLOCK_1: 0.7}, max_drop=0).drop == -100
+
+
+# Both blocks of convolutions are 99 % of the work: without them it would be no INT8 model.
+def test_a_bound_that_would_leave_nothing_in_int8_is_not_met(path, images):
+    with pytest.raises(DeployError) as caught:
+        gate(path, images, {INTO_BLOCK_0: 0.7, INTO_BLOCK_1: 0.3}, max_drop=10)
+    assert "within 10 points" in caught.value.problem
+    assert "by 20.00 with 1 of the costliest blocks" in caught.value.problem
+    assert "--max-drop" in caught.value.fix
+
+
+def test_every_step_is_reported(path, images):
+    seen: list[tuple[str, int, int]] = []
+    gate(path, images, {INTO_BLOCK_1: 0.3}, max_drop=0, progress=lambda *each: seen.append(each))
+    assert seen == [
+        ("top-1 of FP32", 5, 5),
+        ("top-1 of INT8", 5, 5),
+        ("blocks", 1, 3),
+        ("blocks", 2, 3),
+        ("blocks", 3, 3),
+        ("top-1 of INT8", 5, 5),
+    ]
+
+
+def test_images_without_labels_are_refused(path, tmp_path):
+    flat = open_images(write_images(tmp_path / "flat", labelled=False), PREPROCESSING, limit=9)
+    with pytest.raises(DeployError, match="flat has no labels") as caught:
+        gate(path, flat, {}, max_drop=1)
+    assert "one folder a class" in caught.value.fix
+
+
+@pytest.mark.parametrize(("labels", "about"), [([0, 3], "labels up to 3"), ([0, 99], "labels up to 99")])
+def test_labels_beyond_the_models_outputs_are_refused(path, tmp_path, labels, about):
+    np.savez(tmp_path / "l.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array(labels))
+    images = open_images(tmp_path / "l.npz", PREPROCESSING, limit=2)
+    with pytest.raises(DeployError, match=about) as caught:
+        gate(path, images, {}, max_drop=1)
+    assert "3 classes" in caught.value.problem
+
+
+@pytest.mark.parametrize("classes", [("a", "b", "c", "d"), ("a", "b", "c", "d", "e")])
+def test_folders_that_are_not_the_models_classes_are_refused(path, tmp_path, classes):
+    images = open_images(write_images(tmp_path / "others", classes=classes), PREPROCESSING, limit=9)
+    with pytest.raises(DeployError, match=f"{len(classes)} classes"):
+        gate(path, images, {}, max_drop=1)
+
+
+def test_wrong_labels_are_found_at_the_first_batch(path, tmp_path):
+    pixels, labels = np.zeros((500, 8, 8, 3), np.uint8), np.zeros(500, int)
+    labels[-1] = 7
+    np.savez(tmp_path / "late.npz", images=pixels, labels=labels)
+    images = open_images(tmp_path / "late.npz", PREPROCESSING, limit=500)
+    seen: list[int] = []
+    with pytest.raises(DeployError, match="labels up to 7"):
+        gate(path, images, {}, max_drop=1, progress=lambda what, done, total: seen.append(done))
+    assert all(done < 100 for done in seen)
+
+
+def test_a_broken_image_stops_it_or_is_left_out(path, images, tmp_path):
+    (tmp_path / "images" / "a" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DeployError, match=r"0\.png"):
+        gate(path, images, {INTO_BLOCK_1: 0.3}, max_drop=0)
+    named: list[str] = []
+    passed = gate(
+        path,
+        images,
+        {INTO_BLOCK_1: 0.3},
+        max_drop=0,
+        skipped=lambda error: named.append(error.problem),
+    )
+    assert len(named) == 1
+    assert passed.images == 4
+    assert (passed.first_drop, passed.drop) == (50, 0)  # two of the four that are left
+    assert passed.excluded == ("blocks.1",)
+
+
+def test_labels_that_the_model_knows_nothing_of_are_refused(path, tmp_path):
+    """Every image is green, and no label says so: FP32 is right on none of forty."""
+    pixels = np.zeros((40, 8, 8, 3), np.uint8)
+    pixels[..., 1] = 255
+    np.savez(tmp_path / "shifted.npz", images=pixels, labels=np.full(40, 2))
+    images = open_images(tmp_path / "shifted.npz", PREPROCESSING, limit=40)
+    with pytest.raises(DeployError, match=r"is 0\.0 %, which can't be told from guessing") as caught:
+        gate(path, images, {}, max_drop=1)
+    assert "alphabetical order" in caught.value.fix
+
+
+def test_what_is_judged_is_what_the_session_given_computes(path, images):
+    """An artifact that confuses red and green, whatever its Q/DQ, loses its red and green images."""
+    opened: list[int] = []
+
+    def confused(model):
+        opened.append(sum(node.op_type == "QuantizeLinear" for node in model.graph.node))
+        swapped = numpy_helper.from_array(np.eye(3, dtype=np.float32)[[1, 0, 2]], "swapped")
+        model.graph.initializer.append(swapped)
+        model.graph.node[-1].output[0] = "straight"
+        model.graph.node.append(helper.make_node("MatMul", ["straight", "swapped"], ["logits"]))
+        return as_tensorrt(model)
+
+    with pytest.raises(DeployError, match="can't be kept within"):
+        gate(path, images, {}, max_drop=10, open_session=confused)
+    assert opened[0] > 0
+
+
+def test_ranges_that_lack_a_tensor_are_refused(path, images):
+    sound = colour_ranges(path)
+    lacking = replace(sound, statistics={"input": sound.statistics["input"]})
+    with pytest.raises(DeployError, match=r"know nothing of"):
+        pass_gate(read_model(path), placement_of(path), lacking, images, max_drop=1)

@@ -1,0 +1,234 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import PREPROCESSING, colour_blocks, colour_ranges
+from solid_colours import write_images
+
+from deploykit.data.images import open_images
+from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.networks.model_info import info_of
+from deploykit.onnx_tools.model_io import read_model
+from deploykit.quantize.calibrate import Settings
+from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
+from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibration.ranges import Ranges
+from deploykit.quantize.find_ranges import GENERATED_IMAGES, given_or_measured, ranges_for
+from deploykit.util.errors import DeployError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current one, with five images in images/."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images")
+    return tmp_path
+
+
+@pytest.fixture
+def model(folder: Path) -> Path:
+    """With trained weights."""
+    return colour_blocks(folder / "model.onnx")
+
+
+@pytest.fixture
+def random(folder: Path) -> Path:
+    return colour_blocks(folder / "random.onnx", random=True)
+
+
+def wanted(
+    model: Path,
+    *,
+    ranges: Path | None = None,
+    data: str | Path | None = None,
+    notes: list[str] | None = None,
+    overrides: Overrides = NO_OVERRIDES,
+    **settings,
+) -> Ranges:
+    return ranges_for(
+        model,
+        info_of(read_model(model)),
+        ranges=ranges,
+        data=data,
+        overrides=overrides,
+        settings=Settings(note=(notes if notes is not None else []).append, **settings),
+    )
+
+
+def test_given_ranges_are_taken_and_credited(model):
+    colour_ranges(model).save(Path("mine.json"))
+    notes: list[str] = []
+    found = wanted(model, ranges=Path("mine.json"), notes=notes)
+    assert found.sha256 == colour_ranges(model).sha256
+    assert notes == ["Ranges: mine.json, of 1 images from by hand (max)."]
+
+
+def test_ranges_that_auto_chose_are_credited_as_that(model):
+    choice = Choice(
+        scores=(Score(method=method_called("max"), error=ErrorSum(total=0.5, images=9)),), noise={}
+    )
+    replace(colour_ranges(model), choice=choice, sources=("a", "b")).save(Path("auto.json"))
+    notes: list[str] = []
+    wanted(model, ranges=Path("auto.json"), notes=notes)
+    assert notes == ["Ranges: auto.json, of 1 images from a, b (max, chosen by output error)."]
+
+
+@pytest.mark.parametrize("data", ["images", "generated"])
+def test_ranges_and_images_both_given_are_refused(model, data):
+    colour_ranges(model).save(Path("mine.json"))
+    with pytest.raises(DeployError, match="--ranges and --data") as caught:
+        wanted(model, ranges=Path("mine.json"), data=data)
+    assert "leave one of them out" in caught.value.fix
+
+
+def test_given_ranges_of_another_model_are_refused(model, random):
+    colour_ranges(random).save(Path("other.json"))
+    with pytest.raises(DeployError, match="another model"):
+        wanted(model, ranges=Path("other.json"))
+
+
+def test_given_ranges_cut_short_are_refused_by_name(model):
+    Path("cut.json").write_text(colour_ranges(model).to_json()[:-20])
+    with pytest.raises(DeployError, match=r"cut\.json is no ranges file, or was damaged"):
+        wanted(model, ranges=Path("cut.json"))
+
+
+def test_given_ranges_that_are_not_there_are_refused(model):
+    with pytest.raises(DeployError, match=r"no ranges file none\.json"):
+        wanted(model, ranges=Path("none.json"))
+
+
+def save(ranges: Ranges, name: str, *, seconds: int) -> None:
+    """Into calibration/, as old as that."""
+    path = Path("calibration") / name
+    ranges.save(path)
+    os.utime(path, (1_000_000 - seconds, 1_000_000 - seconds))
+
+
+def test_the_newest_ranges_of_this_very_model_are_found_whatever_they_are_called(model, random):
+    save(colour_ranges(random), "model.ranges.json", seconds=0)
+    save(replace(colour_ranges(model), sources=("older",)), "z.ranges.json", seconds=20)
+    save(replace(colour_ranges(model), sources=("newer",)), "a.ranges.json", seconds=10)
+    notes: list[str] = []
+    assert wanted(model, notes=notes).sources == ("newer",)
+    assert notes == ["Ranges: calibration/a.ranges.json, of 1 images from newer (max)."]
+
+
+def test_damaged_ranges_in_the_folder_are_passed_over_and_named(model):
+    save(colour_ranges(model), "good.ranges.json", seconds=10)
+    Path("calibration/cut.ranges.json").write_text(colour_ranges(model).to_json()[:-20])
+    notes: list[str] = []
+    assert wanted(model, notes=notes).sha256 == colour_ranges(model).sha256
+    passed, credit = notes
+    assert passed.startswith("Passed over: calibration/cut.ranges.json is no ranges file")
+    assert "good.ranges.json" in credit
+
+
+def test_what_else_lies_in_the_folder_is_not_taken_for_ranges(model):
+    calibration = Path("calibration")
+    calibration.mkdir()
+    colour_ranges(model).save(calibration / "model.ranges.json.partial")
+    colour_ranges(model).save(calibration / "other.json")
+    (calibration / "folder.ranges.json").mkdir()
+    with pytest.raises(DeployError, match="needs calibration images"):
+        wanted(model)
+
+
+@pytest.mark.parametrize("data", ["images", "generated"])
+def test_images_given_go_before_ranges_found(model, data):
+    save(colour_ranges(model), "model.ranges.json", seconds=0)
+    found = wanted(model, data=data, method=method_called("max"))
+    assert found.sources == (data,)
+
+
+def test_images_given_are_calibrated_on_as_the_settings_say(model):
+    seen: list[str] = []
+    found = wanted(model, data="images", progress=lambda what, *_: seen.append(what))
+    assert found.images == 5
+    assert found.choice is not None
+    assert set(seen) == {"calibrating", "choosing ranges"}
+    assert wanted(model, data="images", method=method_called("max")).interval("input").high == 1
+    doubled = Overrides(std=(0.5, 0.5, 0.5))
+    found = wanted(model, data="images", method=method_called("max"), overrides=doubled)
+    assert found.interval("input").high == 2
+
+
+def test_trained_weights_without_images_or_ranges_are_refused(model):
+    with pytest.raises(DeployError, match="needs calibration images") as caught:
+        wanted(model)
+    assert "model.onnx" in caught.value.problem
+    assert "--data DIR" in caught.value.fix
+
+
+def test_random_weights_are_calibrated_on_generated_images_which_is_noted(random):
+    notes: list[str] = []
+    found = wanted(random, notes=notes)
+    assert found.sources == ("generated",)
+    assert found.images == GENERATED_IMAGES
+    assert found.choice is None  # a choice by accuracy would say nothing
+    (sentence,) = notes
+    assert "Random weights" in sentence
+    assert "latency alone" in sentence
+
+
+def test_random_weights_have_ranges_of_their_own_found(random):
+    save(colour_ranges(random), "random.ranges.json", seconds=0)
+    assert wanted(random).sources == ("by hand",)
+
+
+def test_generated_images_for_trained_weights_are_noted(model):
+    notes: list[str] = []
+    wanted(model, data="generated", notes=notes, method=method_called("max"))
+    assert notes == [
+        "Generated images stand in for real ones: expect less accuracy than with --data DIR.",
+        "Ranges: of 512 images from generated (max); deploykit calibrate keeps such in a file.",
+    ]
+
+
+def test_generated_images_for_random_weights_are_as_good_as_others(random):
+    notes: list[str] = []
+    wanted(random, data="generated", notes=notes, method=method_called("max"))
+    assert not any("stand in for real ones" in note for note in notes)
+
+
+def test_images_that_can_not_be_used_are_refused(model):
+    with pytest.raises(DeployError, match="no folder nowhere"):
+        wanted(model, data="nowhere")
+    Path("images/a/0.png").write_bytes(b"no image")
+    with pytest.raises(DeployError, match=r"0\.png"):
+        wanted(model, data="images")
+    assert wanted(model, data="images", skip_bad=True).images == 4
+
+
+# Ranges of images prepared otherwise are of other activations.
+def test_preprocessing_asked_for_is_not_silently_that_of_the_ranges(model):
+    colour_ranges(model).save(Path("mine.json"))
+    other = Overrides(mean=(0.5, 0.5, 0.5))
+    same = Overrides(mean=PREPROCESSING.mean)
+    assert wanted(model, ranges=Path("mine.json"), overrides=same).sources == ("by hand",)
+    with pytest.raises(DeployError, match="preprocessing") as caught:
+        wanted(model, ranges=Path("mine.json"), overrides=other)
+    assert "--data" in caught.value.fix or "leave" in caught.value.fix
+
+
+def test_for_sensitivity_ranges_are_given_found_or_measured(model):
+    images = open_images("images", PREPROCESSING, limit=4)
+    settings = Settings(method=method_called("max"))
+    assert given_or_measured(model, None, images, settings).sources == ("images",)
+    save(colour_ranges(model), "model.ranges.json", seconds=0)
+    assert given_or_measured(model, None, images, settings).sources == ("by hand",)
+    replace(colour_ranges(model), sources=("given",)).save(Path("given.json"))
+    assert given_or_measured(model, Path("given.json"), images, settings).sources == ("given",)
+
+
+def test_a_file_without_a_format_of_ours_is_no_ranges_file(model):
+    Path("calibration").mkdir()
+    Path("calibration/foreign.ranges.json").write_text('{"ranges": {"x": [0, 1]}}')
+    np.savez("calibration/archive.ranges.json.npz", x=1)
+    notes: list[str] = []
+    with pytest.raises(DeployError, match="needs calibration images"):
+        wanted(model, notes=notes)
+    assert len(notes) == 1
+    assert "foreign.ranges.json" in notes[0]

@@ -1,0 +1,271 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_models import MACS, colour_blocks, colour_ranges
+from solid_colours import write_images
+
+import deploykit
+from deploykit.data.preprocessing import Overrides
+from deploykit.networks.model_info import info_of
+from deploykit.onnx_tools.model_io import read_model
+from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
+from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibration.ranges import Ranges
+from deploykit.quantize.calibration.tensor_statistics import observe
+from deploykit.quantize.float_fallback import SPARE, LeftOut
+from deploykit.quantize.placement import Policy
+from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options, Int8Plan, plan_int8
+from deploykit.util.errors import DeployError
+
+CLIPPED = {"blocks.0.relu": 0.3}
+"""Two of the five images are answered wrongly: see test_gate."""
+
+
+@pytest.fixture(autouse=True)
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the current folder, with five labelled images in images/."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images")
+    return colour_blocks(tmp_path / "model.onnx")
+
+
+def saved(ranges: Ranges, name: str = "r.json") -> Path:
+    ranges.save(Path(name))
+    return Path(name)
+
+
+def planned(
+    model: Path,
+    options: Int8Options,
+    *,
+    policy: Policy = "all-conv",
+    notes: list[str] | None = None,
+    steps: list[str] | None = None,
+) -> Int8Plan:
+    graph = read_model(model)
+    return plan_int8(
+        model,
+        graph,
+        info_of(graph),
+        options,
+        policy=policy,
+        note=(notes if notes is not None else []).append,
+        progress=lambda what, *_: (steps if steps is not None else []).append(what),
+    )
+
+
+@pytest.mark.parametrize("spare", [-0.01, 1.01, float("nan"), float("inf")])
+def test_a_part_of_the_work_that_is_none_is_refused(spare):
+    with pytest.raises(DeployError, match="can't be left out") as caught:
+        Int8Options(spare=spare)
+    assert "--int8-spare 10" in caught.value.fix
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 100.1, float("nan"), float("inf")])
+def test_a_bound_that_is_none_is_refused(max_drop):
+    with pytest.raises(DeployError, match="is no bound") as caught:
+        Int8Options(max_drop=max_drop, eval_data="images")
+    assert "--max-drop 0.5" in caught.value.fix
+
+
+@pytest.mark.parametrize("max_drop", [0, 0.5, 100])
+def test_a_bound_without_images_to_measure_it_on_is_refused(max_drop):
+    with pytest.raises(DeployError, match="labelled images") as caught:
+        Int8Options(max_drop=max_drop)
+    assert "--eval" in caught.value.fix
+    assert Int8Options(max_drop=max_drop, eval_data="images").max_drop == max_drop
+
+
+def test_it_says_where_the_ranges_come_from_and_what_is_in_int8(model):
+    notes: list[str] = []
+    plan = planned(model, Int8Options(ranges=saved(colour_ranges(model))), notes=notes)
+    assert notes == [
+        "Ranges: r.json, of 1 images from by hand (max).",
+        "INT8 policy all-conv: 3 convolutions and linear layers, 100.0 % of the multiply-accumulates.",
+    ]
+    assert plan.summary.policy == "all-conv"
+    assert (plan.summary.method, plan.summary.share) == ("max", 1)
+    assert (plan.summary.left_out, plan.summary.excluded, plan.summary.drop) == ((), (), None)
+
+
+def test_layers_are_included_and_excluded_by_pattern(model):
+    ranges = saved(colour_ranges(model))
+    plan = planned(model, Int8Options(ranges=ranges, exclude=("blocks.1.*",)))
+    assert [node.output for node in plan.placement.products] == ["blocks.0.conv", "logits"]
+    assert plan.summary.share == pytest.approx(1 - MACS["blocks.1"] / sum(MACS.values()))
+    plan = planned(model, Int8Options(ranges=ranges, include=("blocks.0.*",)), policy="bandwidth")
+    assert len(plan.placement.products) == 3
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_calibrated(model):
+    steps: list[str] = []
+    with pytest.raises(DeployError, match=r"called conv_steam"):
+        planned(model, Int8Options(data="images", exclude=("conv_steam",)), steps=steps)
+    assert steps == []
+
+
+def noisy(model: Path) -> Ranges:
+    """Nearly all the noise is the classifier's, which does next to no work."""
+    noise = {"input": 0.001, "blocks.0.relu": 0.002, "flat": 0.5}
+    choice = Choice(
+        scores=(Score(method=method_called("max"), error=ErrorSum(total=0.5, images=1)),),
+        noise={name: ErrorSum(total=total, images=1) for name, total in noise.items()},
+    )
+    return replace(colour_ranges(model), choice=choice)
+
+
+def test_what_makes_most_noise_for_its_work_is_left_out_and_named(model):
+    notes: list[str] = []
+    plan = planned(model, Int8Options(ranges=saved(noisy(model))), notes=notes)
+    assert plan.left_out.outputs == ("logits",)
+    assert plan.summary.left_out == ("logits",)
+    (sentence,) = [note for note in notes if note.startswith("Left in float")]
+    assert sentence == (
+        "Left in float for accuracy: logits; 0.8 % of the multiply-accumulates, 99 % of the noise."
+    )
+
+
+def test_nothing_is_left_out_where_nothing_may_be(model):
+    plan = planned(model, Int8Options(ranges=saved(noisy(model)), spare=0))
+    assert plan.left_out == LeftOut()
+    assert len(plan.placement.products) == 3
+
+
+def with_outliers(model: Path, outliers: dict[str, float]) -> Ranges:
+    """Of 2,000 values from 0 to 1 and one outlier, tensor by tensor, read off by the 99th percentile."""
+    ranges = colour_ranges(model)
+    for name, outlier in outliers.items():
+        values = np.append(np.linspace(0, 1, 2000), outlier).astype(np.float32)
+        ranges.statistics[name].add(observe(values.reshape(1, -1)))
+    return replace(ranges, method=method_called("percentile", 99.0))
+
+
+def test_tensors_cut_to_under_half_are_noted_the_worst_first(model):
+    ranges = with_outliers(model, {"input": 100, "blocks.0.relu": 50, "flat": 1})
+    notes: list[str] = []
+    planned(model, Int8Options(ranges=saved(ranges)), notes=notes)
+    (sentence,) = [note for note in notes if note.startswith("Clipped")]
+    assert "under half of the largest value seen (percentile 99): 2 of 3 tensors" in sentence
+    assert "most of all input (to 1 %), blocks.0.relu (to 2 %)." in sentence
+
+
+def test_what_is_clipped_and_not_in_int8_needs_no_note(model):
+    ranges = with_outliers(model, {"input": 1, "blocks.0.relu": 1, "flat": 100})
+    notes: list[str] = []
+    planned(model, Int8Options(ranges=saved(ranges), exclude=("logits",)), notes=notes)
+    assert not any(note.startswith("Clipped") for note in notes)
+
+
+def test_without_labelled_images_there_is_no_gate(model):
+    plan = planned(model, Int8Options(ranges=saved(colour_ranges(model, CLIPPED))))
+    assert plan.passed is None
+    assert len(plan.placement.products) == 3
+
+
+def test_the_gate_leaves_out_what_loses_too_much_and_says_so(model):
+    notes: list[str] = []
+    options = Int8Options(ranges=saved(colour_ranges(model, CLIPPED)), eval_data="images", max_drop=10)
+    plan = planned(model, options, notes=notes)
+    assert plan.summary.excluded == ("blocks.1",)
+    assert plan.summary.drop == 0
+    assert plan.placement == plan.passed.placement
+    assert notes[-1] == (
+        "Top-1 dropped by 40.00 points on 5 images, and by 0.00 with blocks.1 left in float, another "
+        "49.6 % of the multiply-accumulates: 50.4 % are in INT8. So large a drop says that the images "
+        "calibrated on are unlike these, or that max is not the method for them: try auto."
+    )
+
+
+def test_a_gain_is_called_a_gain(model):
+    notes: list[str] = []
+    pixels = np.broadcast_to(np.array([204, 255, 0], np.uint8), (4, 8, 8, 3))
+    np.savez("wrong.npz", images=pixels, labels=np.zeros(4, int))  # red, where there is more green
+    ranges = saved(colour_ranges(model, {"blocks.0.relu": 0.7}))
+    planned(model, Int8Options(ranges=ranges, eval_data="wrong.npz", max_drop=0), notes=notes)
+    assert notes[-1].startswith("Top-1 rises by 100.00 points on 4 images")
+
+
+def test_ranges_with_another_preprocessing_than_the_models_are_told_of(model):
+    notes: list[str] = []
+    ranges = colour_ranges(model)
+    planned(model, Int8Options(ranges=saved(ranges)), notes=notes)
+    assert not any("another preprocessing" in note for note in notes)
+    other = replace(ranges, preprocessing=replace(ranges.preprocessing, mean=(0.5, 0.5, 0.5)))
+    planned(model, Int8Options(ranges=saved(other)), notes=notes)
+    assert any("another preprocessing than the model records" in note for note in notes)
+
+
+def test_a_policy_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(DeployError, match="no INT8 policy x") as caught:
+        Int8Options(policy="x")
+    assert "pointwise, dense, bandwidth, all-conv" in caught.value.fix
+
+
+def test_the_gate_says_by_how_much_top1_drops_within_the_bound(model):
+    notes: list[str] = []
+    options = Int8Options(ranges=saved(colour_ranges(model, CLIPPED)), eval_data="images", max_drop=40)
+    assert planned(model, options, notes=notes).summary.drop == 40
+    assert notes[-1] == "Top-1 drops by 40.00 points on 5 images; a drop of 40 is allowed."
+
+
+def test_without_a_bound_the_gate_allows_half_a_point(model):
+    assert DEFAULT_MAX_DROP == 0.5
+    options = Int8Options(ranges=saved(colour_ranges(model, CLIPPED)), eval_data="images")
+    assert planned(model, options).summary.excluded == ("blocks.1",)
+
+
+def test_the_gates_result_holds_when_measured_anew(model):
+    options = Int8Options(ranges=saved(colour_ranges(model, CLIPPED)), eval_data="images", max_drop=10)
+    plan = planned(model, options)
+    onnx.save(plan.apply(read_model(model)), "q.onnx")
+    measured = deploykit.evaluate_model("q.onnx", "images", reference=model)
+    assert measured.scores.top1.value == measured.scores.reference_top1.value == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "about"),
+    [("nowhere", "no folder nowhere"), ("flat", "no labels"), ("wrong.npz", "labels up to 7")],
+)
+def test_images_the_gate_can_not_use_are_refused_before_anything_is_calibrated(model, data, about):
+    write_images(Path("flat"), labelled=False)
+    np.savez("wrong.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array([0, 7]))
+    steps: list[str] = []
+    with pytest.raises(DeployError, match=about):
+        planned(model, Int8Options(data="images", eval_data=data), steps=steps)
+    assert steps == []
+
+
+# Divided by 0.5 the values are twice as large, and clipped at 1 what was above 0.5: (0.8, 1, 0) is lost.
+def test_the_gate_prepares_images_as_the_ranges_say(model):
+    ranges = colour_ranges(model, {"blocks.0.relu": 1.0})
+    doubled = replace(ranges, preprocessing=replace(ranges.preprocessing, std=(0.5, 0.5, 0.5)))
+    options = Int8Options(ranges=saved(doubled), eval_data="images", max_drop=100)
+    assert planned(model, options).passed.drop == pytest.approx(20)
+
+
+def test_broken_images_of_either_kind_are_left_out_where_that_is_wanted(model):
+    Path("images/a/0.png").write_bytes(b"no image")
+    with pytest.raises(DeployError, match=r"0\.png"):
+        planned(model, Int8Options(ranges=saved(colour_ranges(model)), eval_data="images"))
+    notes: list[str] = []
+    options = Int8Options(data="images", eval_data="images", skip_bad=True, max_drop=50)
+    plan = planned(model, options, notes=notes)
+    assert (plan.ranges.images, plan.passed.images) == (4, 4)
+    assert any("0.png" in note for note in notes)
+
+
+def test_overrides_reach_calibration_and_gate(model):
+    doubled = Overrides(std=(0.5, 0.5, 0.5))
+    options = Int8Options(data="images", eval_data="images", overrides=doubled, max_drop=100)
+    plan = planned(model, options)
+    assert plan.ranges.preprocessing.std == (0.5, 0.5, 0.5)
+    assert plan.ranges.statistics["input"].high == 2
+    assert plan.passed.drop == 0
+
+
+def test_options_are_public_and_spare_ten_percent():
+    assert deploykit.Int8Options is Int8Options
+    assert Int8Options().spare == SPARE == 0.1

@@ -1,0 +1,109 @@
+"""A report as a whole: its texts, its colours, what it is made from."""
+
+import pytest
+from records import accuracy, engine, latency, layer, profile
+
+from deploykit.bench.record_file import write_record
+from deploykit.reporting.report import write_report
+from deploykit.reporting.report.gather import arrange
+from deploykit.reporting.report.page import figure_json, page, sections_of
+from deploykit.reporting.report.section import hover, label
+from deploykit.reporting.report.traces import COLOURS
+
+
+def test_texts_from_outside_stay_texts_in_plots():
+    assert hover("<a href='x'>", "b") == "&lt;a href='x'&gt;<br>b"  # quotes are no danger there
+    hostile = engine(family="unknown", phi=None, depth=None, width=None, name="</script><b>")
+    for section in sections_of(arrange([latency(hostile, 4.0)])):
+        assert "<" not in figure_json(section)
+
+
+def test_long_names_are_cut_in_their_middle_and_set_in_lines():
+    assert label("phi 0", "FP32") == "phi 0, FP32"
+    assert label("phi 0", "FP32", "Abacus 9000, the second of its kind") == (
+        "phi 0,<br>FP32,<br>Abacus 9000, the second of its kind"
+    )
+    assert label("a" * 40 + "b" * 1000) == "a" * 28 + "…" + "b" * 15
+
+
+def test_what_was_measured_where_has_profiles_too_and_the_top_names_machines():
+    gathered = arrange([latency(engine(), 4.0), profile(engine(), [layer("conv_stem", "Conv", 1.0)])])
+    shown = page("Mine", gathered, sections_of(gathered))
+    assert "layers, 2 threads" in shown
+    assert "On Abacus 9000 (2 cores)" in shown
+    assert "1 measurement of latency or throughput, 1 profile by layer and 0 evaluations of" in shown
+
+
+def test_colours_are_a_setups_own_in_every_plot():
+    made = []
+    for precision, macs_ms in (("fp32", 10), ("int8", 6)):
+        for phi in (0, 1):
+            of = engine(phi=phi, precision=precision)
+            made.append(latency(of, macs_ms * of.macs / 1e9))
+            made += [latency(of, 9.0 * batch, scenario="offline", batch=batch) for batch in (1, 2)]
+    gathered = arrange([*made, *(accuracy(each.engine, 0.7) for each in made)])
+    found: dict[str, set[str]] = {"FP32": set(), "INT8": set()}
+    for section in sections_of(gathered):
+        for trace in section.traces:
+            for name, colours in found.items():
+                if name in trace["name"] and "as the MACs" not in trace["name"]:
+                    colours.add((trace.get("line") or trace["marker"])["color"])
+    assert found == {"FP32": {COLOURS[0]}, "INT8": {COLOURS[1]}}
+
+
+def test_what_was_not_measured_is_no_section():
+    assert sections_of(arrange([accuracy(engine(), 0.7)])) == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "about"),
+    [
+        (("empty",), "no records to report on"),
+        (("none.json",), "There is no record none.json"),
+        (("good", "--predict", "T5"), "No GPU named 'T5'"),
+        (("good", "-o", "good"), "not a file that can be replaced"),
+        (("good/record.json", "-o", "good/record.json"), "would replace what it is made from"),
+        (("bad",), "is no record"),
+        (("good", "-o", "other.json"), "is there, and is no HTML page"),
+        (("accuracies",), "answer none of a report's questions"),
+        (("good", "--title", " "), "A page without a title"),
+    ],
+)
+def test_bad_input_gets_a_sentence_and_leaves_nothing(run, workplace, arguments, about):
+    for name in ("empty", "good", "bad"):
+        (workplace / name).mkdir()
+    (workplace / "other.json").write_text("{}")
+    write_record(accuracy(engine(), 0.7), workplace / "accuracies")
+    write_record(latency(engine(), 4.0), workplace / "good").rename("good/record.json")
+    (workplace / "bad" / "record.json").write_text('{"format": 2, "kind": "latency"}')
+    refused = run("report", *arguments)
+    assert (refused.status, refused.out) == (2, "")
+    assert about in refused.err
+    assert not (workplace / "report.html").exists()
+    assert (workplace / "other.json").read_text() == "{}"
+
+
+def test_it_prints_what_it_found_and_where(run, workplace):
+    write_record(latency(engine(), 4.0), workplace / "records")
+    write_record(latency(engine(phi=1), 4.0), workplace / "records")
+    shown = run("report", "records", "-o", "out/r.html", "--title", "A & B")
+    assert shown.status == 0
+    assert (
+        "Does latency follow the multiply-accumulates? (measured)\n  FP32: from phi 0 to phi 1" in shown.out
+    )
+    assert "out/r.html: " in shown.out
+    assert "<title>A &amp; B</title>" in (workplace / "out" / "r.html").read_text()
+
+
+def test_json_in_a_folder_that_is_no_record_is_left_out_and_named(run, workplace):
+    write_record(latency(engine(), 4.0), workplace / "records")
+    (workplace / "records" / "package.json").write_text("{}")
+    shown = run("report", "records")
+    assert (shown.status, shown.err) == (0, "note: Left out, as no records: records/package.json.\n")
+    assert "1 file beside them, no records, left out." in (workplace / "report.html").read_text()
+    assert "is no record" in run("report", "records/package.json").err
+
+
+def test_from_python_the_sections_come_back(workplace):
+    path = write_record(latency(engine(), 4.0), workplace)
+    assert [each.name for each in write_report([path])] == ["work", "accuracy", "distributions"]

@@ -1,0 +1,124 @@
+"""Studies, run for real on small members."""
+
+import pytest
+
+from deploykit.bench.layers.profile import LayerProfile
+from deploykit.bench.record_file import read_any
+from deploykit.networks.families.registry import FAMILIES
+from deploykit.networks.scaling import AXES, axis_of, scale_for
+from deploykit.reporting.study import run_study
+from deploykit.reporting.study.plan import plan_study
+from deploykit.util.errors import DeployError
+
+EFFICIENTNET, RESNET18 = FAMILIES["efficientnet"], FAMILIES["resnet18"]
+
+
+def test_a_plan_has_latency_layers_and_throughput_of_each_phi_and_each_axis_alone():
+    steps = plan_study(EFFICIENTNET, phis=[1, 0], precisions=["fp32", "int8"], batches=[8, 1])
+    of_phi0 = [(step.precision, step.kind, step.batch) for step in steps if step.member.phi == 0]
+    each = [("single-stream", 1), ("layers", 1), ("offline", 1), ("offline", 8)]
+    assert of_phi0 == [(precision, *what) for precision in ("fp32", "int8") for what in each]
+    alone = [step for step in steps if step.member.phi is None]
+    # As much work as phi 1 along each axis, and the paper's three.
+    assert sorted(str(axis_of(step.member.scale)) for step in alone) == sorted(2 * AXES)
+    assert {(step.precision, step.kind, step.batch) for step in alone} == {("fp32", "single-stream", 1)}
+
+
+def test_it_goes_from_the_least_work_to_the_most():
+    steps = plan_study(EFFICIENTNET, phis=[0, 1, 3], precisions=["fp32"], batches=[1])
+    macs = [step.member.network().macs for step in steps]
+    assert macs == sorted(macs)
+
+
+def test_beyond_phi_4_no_axis_is_stretched_alone():
+    steps = plan_study(EFFICIENTNET, phis=[5], precisions=["fp32"], batches=[1])
+    assert all(step.member.phi is not None for step in steps)
+
+
+def test_the_networks_whose_accuracy_was_published_are_among_them():
+    names = [
+        step.member.name for step in plan_study(EFFICIENTNET, phis=[3], precisions=["fp32"], batches=[1])
+    ]
+    assert {"efficientnet-depth4", "efficientnet-width2", "efficientnet-side448"} <= set(names)
+
+
+def test_a_family_of_one_published_member_is_scaled_by_the_formula():
+    steps = plan_study(RESNET18, phis=RESNET18.phis, precisions=["fp32"], batches=[1], axes=())
+    assert [step.member.name for step in steps if step.kind == "layers"] == [
+        f"resnet18-formula-phi{phi}" for phi in range(4)
+    ]
+
+
+SMALL = {"gpu": "cpu", "phis": [0], "precisions": ["fp32"], "seconds": 0.01, "threads": 1}
+
+
+def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path):
+    seen = []
+
+    def stop(each):
+        seen.append(each.path)
+        assert (each.number, each.count) == (len(seen), 4)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tmp_path, batches=[1, 2], finished=stop, **SMALL)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == set(seen)
+    progress, numbers, there = [], [], []
+    (tmp_path / "package.json").write_text("{}")
+    study = run_study(
+        tmp_path,
+        batches=[1, 2],
+        begun=lambda had, count: there.append((had, count)),
+        progress=lambda done, total: progress.append((done, total)),
+        finished=lambda each: numbers.append((each.number, each.count)),
+        **SMALL,
+    )
+    assert {path: path.read_bytes() for path in seen} == before
+    assert (there, numbers) == ([(2, 4)], [(3, 4), (4, 4)])
+    assert study.records[:2] == tuple(seen)
+    assert study.records[2:] == study.written
+    assert study.strays == (tmp_path / "package.json",)
+    study.strays[0].unlink()
+    assert progress[0][0] > 0  # of what was there
+    assert progress[-1][0] == progress[-1][1]
+    records = [read_any(path) for path in sorted(tmp_path.iterdir())]
+    assert {record.engine.scale for record in records} == {scale_for(0)}
+    assert {record.engine.phi for record in records} == {0}
+    assert sum(isinstance(record, LayerProfile) for record in records) == 1
+    again = run_study(tmp_path, batches=[1, 2], **SMALL)
+    assert (again.records, again.written) == (study.records, ())
+
+
+def test_what_was_measured_otherwise_is_measured_again(tmp_path):
+    run_study(tmp_path, batches=[1], **SMALL)
+    assert len(run_study(tmp_path, batches=[1], **{**SMALL, "threads": 2}).written) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "about"),
+    [
+        ({"gpu": "T4"}, "measures on this machine, which is not T4"),
+        ({"gpu": "local"}, "shows no NVIDIA GPU"),
+        ({"gpu": "portable"}, "measures on this machine"),
+        ({"precisions": ["fp16"]}, "no FP16 arithmetic on CPUs"),
+        ({"phis": [8]}, "is studied at phi 0 to 7, not at 8"),
+        ({"family": "lenet"}, "There is no family 'lenet'"),
+        ({"batches": [0]}, "A batch of 0 is not between 1 and"),
+        ({"threads": 0}, "threads are not a number"),
+        ({"seconds": -1}, "no time to measure in"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused_and_nothing_is_written(tmp_path, asked, about, monkeypatch):
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: None)
+    monkeypatch.setattr("deploykit.reporting.study.study.local_gpu", lambda: None)
+    with pytest.raises(DeployError, match=about):
+        run_study(tmp_path / "records", **{**SMALL, **asked})
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_damaged_record_in_the_folder_is_told(tmp_path):
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(DeployError, match="is no record"):
+        run_study(tmp_path, **SMALL)

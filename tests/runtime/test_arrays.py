@@ -1,0 +1,210 @@
+"""Arrays of other libraries, on the host; test_gpu.py has those on a GPU."""
+
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deploykit.engine.pipeline import build_engine
+from deploykit.runtime import Engine
+from deploykit.runtime.arrays import DeviceArray, device_array, host_array, in_kind
+from deploykit.util.errors import DeployError
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
+
+
+@pytest.fixture(scope="module")
+def built(random_b0, tmp_path_factory) -> Path:
+    return build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path_factory.mktemp("e") / "e.onnx").path
+
+
+def test_torchs_tensors_are_taken_and_given_in_the_same_memory():
+    tensor = torch.from_numpy(IMAGES)
+    assert host_array(tensor).ctypes.data == tensor.data_ptr()
+    answer = np.arange(6, dtype=np.float32).reshape(2, 3)
+    given = in_kind(tensor, answer)
+    assert isinstance(given, torch.Tensor)
+    assert given.data_ptr() == answer.ctypes.data
+
+
+def test_numpys_arrays_stay_what_they_are():
+    assert host_array(IMAGES) is IMAGES
+    assert device_array(IMAGES) is None
+    assert in_kind(IMAGES, IMAGES) is IMAGES
+
+
+def test_an_engine_answers_in_kind(built):
+    with Engine.load(built, threads=1) as engine:
+        expected = engine(IMAGES)
+        answer = engine(torch.from_numpy(IMAGES))
+    assert isinstance(expected, np.ndarray)
+    assert isinstance(answer, torch.Tensor)
+    np.testing.assert_array_equal(answer.numpy(), expected)
+
+
+def test_what_is_submitted_is_answered_later_and_as_a_call_answers(built):
+    with Engine.load(built, threads=1) as engine:
+        futures = [engine.submit(IMAGES[:1]), engine.submit(torch.from_numpy(IMAGES[1:]))]
+        answers = [np.asarray(future.result()) for future in futures]
+        np.testing.assert_array_equal(answers, [engine(IMAGES[:1]), engine(IMAGES[1:])])
+
+
+def test_what_is_wrong_with_images_submitted_comes_with_the_result(built):
+    with Engine.load(built) as engine:
+        future = engine.submit(IMAGES.astype(np.float64))
+        with pytest.raises(DeployError, match="takes float32"):
+            future.result()
+
+
+def test_closing_waits_for_what_was_submitted(built):
+    engine = Engine.load(built, threads=1)
+    futures = [engine.submit(IMAGES) for _ in range(8)]
+    engine.close()
+    assert all(future.done() and future.result().shape == (2, 1000) for future in futures)
+
+
+def test_a_stream_is_for_images_on_the_gpu(built):
+    with Engine.load(built) as engine, pytest.raises(DeployError, match="A stream is for images on the GPU"):
+        engine.submit(IMAGES, stream=0)
+
+
+def test_an_engine_may_be_closed_when_what_was_submitted_is_done(built):
+    engine = Engine.load(built, threads=1)
+    closed = threading.Event()
+
+    def close(_: object) -> None:
+        engine.close()
+        closed.set()
+
+    engine.submit(IMAGES).add_done_callback(close)
+    assert closed.wait(10)
+    with pytest.raises(DeployError, match="was closed"):
+        engine(IMAGES)
+
+
+def test_what_is_submitted_to_a_closed_engine_is_refused_at_once(built):
+    engine = Engine.load(built)
+    engine.close()
+    with pytest.raises(DeployError, match="was closed"):
+        engine.submit(IMAGES)
+
+
+class OfAUser(torch.Tensor):
+    pass
+
+
+def test_a_tensor_of_a_class_of_the_users_own_is_answered_by_its_library():
+    tensor = torch.from_numpy(IMAGES).as_subclass(OfAUser)
+    assert isinstance(in_kind(tensor, IMAGES), torch.Tensor)
+
+
+def test_threads_may_be_numpys(built):
+    with Engine.load(built, threads=np.int64(1)) as engine:
+        assert engine(IMAGES).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "a", 10**6])
+def test_threads_that_are_no_number_of_them_are_refused(built, threads):
+    with pytest.raises(DeployError, match="threads are not a number between"):
+        Engine.load(built, threads=threads)
+
+
+@pytest.mark.parametrize("wrong", [[[1.0]], "images", None, 3])
+def test_what_is_no_array_is_refused(built, wrong):
+    with Engine.load(built) as engine, pytest.raises(DeployError, match="no array of images") as caught:
+        engine(wrong)
+    assert "DLPack" in caught.value.fix
+
+
+def test_a_tensor_that_wants_gradients_is_refused_with_what_to_do(built):
+    with (
+        Engine.load(built) as engine,
+        pytest.raises(DeployError, match="can't be taken as they are") as caught,
+    ):
+        engine(torch.from_numpy(IMAGES).requires_grad_())
+    assert "detach" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 64, 64, dtype=torch.float64), torch.zeros(3, 64, 64)],
+)
+def test_tensors_of_another_shape_or_type_are_refused_as_arrays_are(built, wrong):
+    with Engine.load(built) as engine, pytest.raises(DeployError, match="takes float32"):
+        engine(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(2, 3, 64, 64, dtype=torch.bfloat16), torch.zeros(2, 3).to_sparse()]
+)
+def test_tensors_that_numpy_has_no_name_for_are_refused(built, wrong):
+    with (
+        Engine.load(built) as engine,
+        pytest.raises(DeployError, match="can't be taken as they are") as caught,
+    ):
+        engine(wrong)
+    assert caught.value.fix == "give them as a NumPy array"
+
+
+@dataclass
+class OnSomeGpu:
+    """An array as CUDA's array interface describes it; nobody looks into its memory here."""
+
+    described: dict[str, Any]
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.described
+
+
+def described(**others) -> dict[str, Any]:
+    return {"shape": (2, 3, 64, 64), "typestr": "<f4", "data": (4096, False), "version": 3, **others}
+
+
+def test_an_array_on_the_gpu_is_described():
+    expected = DeviceArray(pointer=4096, shape=(2, 3, 64, 64), dtype="float32", stream=None)
+    assert device_array(OnSomeGpu(described())) == expected
+    packed = (3 * 64 * 64 * 4, 64 * 64 * 4, 64 * 4, 4)
+    assert device_array(OnSomeGpu(described(strides=packed))) == expected
+    assert device_array(OnSomeGpu(described(strides=None, stream=7))).stream == 7
+    alone = described(shape=(1, 3, 64, 64), strides=(99, *packed[1:]))  # where axes of one lie doesn't matter
+    assert device_array(OnSomeGpu(alone)).shape == (1, 3, 64, 64)
+    assert device_array(OnSomeGpu(described(typestr="|u1"))).dtype == "uint8"
+
+
+class OnTheSecondGpu(OnSomeGpu):
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 1
+
+
+def test_images_on_another_gpu_than_the_engines_are_refused():
+    with pytest.raises(DeployError, match="on GPU 1; engines run on GPU 0") as caught:
+        device_array(OnTheSecondGpu(described()))
+    assert "CUDA_VISIBLE_DEVICES" in caught.value.fix
+
+
+def test_bytes_are_as_many_images_as_they_fill():
+    raw = DeviceArray(pointer=4096, shape=(2 * 3 * 64 * 64 * 4,), dtype="int8", stream=None)
+    assert raw.as_images((3, 64, 64), "float32") == replace(raw, shape=(2, 3, 64, 64), dtype="float32")
+    assert raw.as_images((64, 64, 3), "uint8").shape == (8, 64, 64, 3)
+    with pytest.raises(DeployError, match="98304 bytes are no whole number of images, of 110592 bytes"):
+        raw.as_images((3, 96, 96), "float32")
+
+
+def test_an_array_on_the_gpu_with_gaps_is_refused():
+    with pytest.raises(DeployError, match="in one piece") as caught:
+        device_array(OnSomeGpu(described(strides=(1, 2, 3, 4))))
+    assert "contiguous" in caught.value.fix
+
+
+def test_an_array_on_the_gpu_is_not_for_an_engine_on_the_cpu(built):
+    with (
+        Engine.load(built) as engine,
+        pytest.raises(DeployError, match=r"on a GPU; .* runs on the CPU") as caught,
+    ):
+        engine(OnSomeGpu(described()))
+    assert "bring them over" in caught.value.fix

@@ -1,0 +1,290 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploykit.accuracy.evaluate import evaluate_model
+from deploykit.engine.audit.work import int8_products
+from deploykit.engine.manifest import read_manifest
+from deploykit.engine.pipeline import build_engine, quantize_model
+from deploykit.engine.shapes import BatchRange, SideRange
+from deploykit.engine.targets import target_for
+from deploykit.networks.export import export_onnx
+from deploykit.onnx_tools.model_io import read_model
+from deploykit.quantize.plan import Int8Options
+from deploykit.runtime import Engine
+from deploykit.runtime.bundle.bundle import Bundle, write_bundle
+from deploykit.runtime.preflight import Machine
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import LocalGpu, local_gpu
+
+pytestmark = pytest.mark.skipif(
+    local_gpu() is not None, reason="these are bundles on a machine without a GPU"
+)
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "deploykit" / "bundles"
+
+
+@pytest.fixture(scope="module")
+def parts(random_b0, tmp_path_factory) -> dict[str, Path]:
+    """The model in INT8, and engines of it."""
+    folder = tmp_path_factory.mktemp("parts")
+    int8, _ = quantize_model(onnx=random_b0.path, output=folder / "model.int8.onnx")
+    t4, a100, cpu = (
+        build_engine(onnx=random_b0.path, precision="int8", gpu=gpu, output=folder / f"{gpu}.engine").path
+        for gpu in ("T4", "A100", "cpu")
+    )
+    return {"model": int8, "T4": t4, "A100": a100, "cpu": cpu}
+
+
+@pytest.fixture(scope="module")
+def bundled(parts, tmp_path_factory) -> Path:
+    """For T4 and A100."""
+    output = tmp_path_factory.mktemp("bundle") / "b0.dkb"
+    return write_bundle(parts["model"], [parts["T4"], parts["A100"]], output=output).path
+
+
+def machine(gpu: LocalGpu | None) -> Machine:
+    import onnxruntime
+    import tensorrt_rtx
+
+    versions = {"tensorrt-rtx": tensorrt_rtx.__version__, "onnxruntime": onnxruntime.__version__}
+    return Machine(gpu=gpu, runtimes=versions)
+
+
+@pytest.mark.parametrize(("sm", "chosen"), [(75, 0), (80, 1)])
+def test_the_plan_that_runs_on_the_gpu_is_taken(bundled, sm, chosen):
+    found = Bundle(bundled).prospect(machine(LocalGpu(name="card", sm=sm)))
+    assert found.chosen == Bundle(bundled).contents.plans[chosen]
+    assert found.target is None
+
+
+def test_a_gpus_plan_comes_before_an_artifact_for_the_cpu(parts, tmp_path):
+    bundle = write_bundle(parts["model"], [parts["cpu"], parts["T4"]], output=tmp_path / "b.dkb")
+    on_t4 = bundle.prospect(machine(LocalGpu(name="card", sm=75)))
+    assert on_t4.chosen.manifest.target.name == "T4"
+    assert bundle.prospect(machine(None)).chosen.manifest.target.name == "CPU"
+
+
+def test_a_gpu_that_no_plan_is_for_gets_one_built_before_an_artifact_for_the_cpu_is_taken(
+    parts, tmp_path, monkeypatch
+):
+    bundle = write_bundle(parts["model"], [parts["cpu"], parts["T4"]], output=tmp_path / "b.dkb")
+    l4 = LocalGpu(name="NVIDIA L4", sm=89)
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
+    found = bundle.prospect(machine(l4))
+    assert (found.chosen, found.target.name) == (None, "NVIDIA L4")
+
+
+def test_where_no_plan_runs_one_is_built_once_and_kept(bundled, parts, cache, caplog):
+    sentences: list[str] = []
+    with Engine.load(bundled, threads=1, progress=sentences.append) as engine:
+        first = engine(IMAGES)
+    assert f"No plan in {bundled} runs here: building one for the CPU." in caplog.text
+    caplog.clear()
+    (made,) = cache.glob("*/*.engine")
+    before = made.stat().st_mtime_ns
+    sentences.clear()
+    with Engine.load(bundled, threads=1, progress=sentences.append) as engine:
+        np.testing.assert_array_equal(engine(IMAGES), first)
+    assert made.stat().st_mtime_ns == before
+    assert sentences == caplog.messages == []
+    with Engine.load(parts["cpu"], threads=1) as engine:  # of the same ranges, built the usual way
+        np.testing.assert_array_equal(engine(IMAGES), first)
+
+
+H200 = LocalGpu(name="NVIDIA H200", sm=90)
+
+
+def test_a_gpu_that_nothing_builds_for_is_left_for_the_cpu(parts, bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
+    found = Bundle(bundled).prospect(machine(H200))
+    assert found.target == target_for("cpu")
+    assert "can't compile for NVIDIA H200 (SM90)" in found.drawback
+    with_artifact = write_bundle(parts["model"], [parts["cpu"]], output=tmp_path / "b.dkb")
+    found = with_artifact.prospect(machine(H200))
+    assert found.chosen.manifest.target.name == "CPU"
+    assert "can't compile for NVIDIA H200 (SM90)" in found.drawback
+
+
+def test_a_gpu_whose_compiler_is_missing_is_left_for_the_cpu(bundled, monkeypatch):
+    l4 = LocalGpu(name="NVIDIA L4", sm=89)
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
+    found = Bundle(bundled).prospect(Machine(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
+    assert found.target == target_for("cpu")
+    assert "TensorRT-RTX is missing" in found.drawback
+    assert Bundle(bundled).prospect(machine(l4)).target.name == "NVIDIA L4"
+
+
+def test_int8_is_not_handed_to_onnx_runtime_on_a_gpu(bundled, random_b0, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
+    monkeypatch.setattr("deploykit.engine.targets.has_cuda", lambda: True)
+    assert "no INT8 convolutions on GPUs" in Bundle(bundled).prospect(machine(H200)).drawback
+    fp16 = write_bundle(random_b0.path, output=tmp_path / "b.dkb").prospect(machine(H200))
+    assert (fp16.target.compiler, fp16.target.sm, fp16.drawback) == ("onnxruntime", 90, None)
+
+
+def test_a_kept_engine_that_was_altered_is_built_again(bundled, cache):
+    Engine.load(bundled).close()
+    (made,) = cache.glob("*/*.engine")
+    sound = made.read_bytes()
+    made.write_bytes(sound[:-9])
+    Engine.load(bundled).close()
+    assert made.read_bytes() == sound
+
+
+def test_a_plan_that_runs_is_unpacked_once(parts, tmp_path, cache):
+    bundle = write_bundle(parts["model"], [parts["cpu"]], output=tmp_path / "b.dkb")
+    with Engine.load(bundle.path, threads=1) as engine:
+        answer = engine(IMAGES)
+    (unpacked,) = cache.glob("*/*.engine")
+    assert unpacked.read_bytes() == parts["cpu"].read_bytes()
+    with Engine.load(parts["cpu"], threads=1) as engine:
+        np.testing.assert_array_equal(engine(IMAGES), answer)
+
+
+def test_an_fp32_model_is_built_as_fp32_on_the_cpu(random_b0, tmp_path):
+    bundle = write_bundle(random_b0.path, output=tmp_path / "b.dkb", batches=[BatchRange(max=4)])
+    assert bundle.contents.precision == "fp16"
+    with Engine.load(bundle.path) as engine:
+        assert engine.manifest.precision == "fp32"
+        assert engine.manifest.model.onnx_sha256 == bundle.contents.fp32_sha256
+        assert engine.manifest.batches == (BatchRange(max=4),)
+        assert engine(IMAGES).shape == (2, 1000)
+
+
+def test_a_model_that_takes_uint8_does_so_in_a_bundle(tmp_path):
+    model = export_onnx(0, side_px=64, preprocess=True, output=tmp_path / "model.onnx").path
+    bundle = write_bundle(model, output=tmp_path / "b.dkb")
+    with Engine.load(bundle.path) as engine:
+        assert engine(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 1000)
+
+
+def test_a_bundle_is_evaluated_as_its_engine(bundled, random_b0, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "i.npz", images=pixels)
+    found = evaluate_model(bundled, tmp_path / "i.npz", reference=random_b0.path)
+    assert found.scores.sqnr_db > 10
+    assert found.model.path == bundled
+
+
+@pytest.mark.parametrize(("alone", "count"), [(True, 33), (False, 33)])
+def test_the_products_in_int8_of_a_quantized_model_are_counted(parts, alone, count):
+    """B0's pointwise convolutions and classifier."""
+    assert int8_products(read_model(parts["model"]), matrices_alone=alone) == count
+
+
+def test_convolutions_that_are_no_matrix_products_are_told_apart(random_b0, tmp_path):
+    options = Int8Options(policy="bandwidth", spare=0)
+    int8, _ = quantize_model(onnx=random_b0.path, int8=options, output=tmp_path / "b.onnx")
+    model = read_model(int8)
+    assert int8_products(model, matrices_alone=True) == 33
+    assert int8_products(model, matrices_alone=False) == 33 + 16  # and a depthwise one each block
+
+
+def test_where_one_engine_is_wanted_a_bundle_is_called_one(bundled):
+    with pytest.raises(DeployError, match="is a bundle of several engines") as caught:
+        read_manifest(bundled)
+    assert "deploykit check" in caught.value.fix
+
+
+# ---------------------------------------------------------------- what can't be built
+
+SIDES = SideRange(min=48, opt=64, max=80)
+
+
+@pytest.fixture
+def for_many_sides(parts, tmp_path) -> Path:
+    """In INT8, which ONNX Runtime has for one side alone."""
+    return write_bundle(parts["model"], [parts["T4"]], output=tmp_path / "b.dkb", side=SIDES).path
+
+
+def test_check_and_load_both_say_that_integers_for_many_sides_are_not_built_on_the_cpu(run, for_many_sides):
+    checked = run("check", "b.dkb")
+    assert checked.status == 3
+    assert "b.dkb: cannot run here\n" in checked.out
+    assert "none can be built for the CPU: ONNX Runtime's integers are spelled for images" in checked.out
+    with pytest.raises(DeployError, match="for images of one side") as caught:
+        Engine.load("b.dkb")
+    found = json.loads(run("check", "b.dkb", "--json").out)
+    assert (found["runs"], found["would_build"], found["kept"]) == (False, None, False)
+    assert found["refusal"] == {"problem": caught.value.problem, "fix": caught.value.fix}
+
+
+def test_integers_for_many_sides_are_built_for_a_gpu(for_many_sides, monkeypatch):
+    l4 = LocalGpu(name="NVIDIA L4", sm=89)
+    monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
+    found = Bundle(for_many_sides).prospect(machine(l4))
+    assert (found.target.name, found.runs) == ("NVIDIA L4", True)
+    without_compiler = Bundle(for_many_sides).prospect(Machine(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
+    assert "for images of one side" in without_compiler.refusal.problem
+    assert "TensorRT-RTX is missing" in without_compiler.drawback
+
+
+def test_bundling_says_where_integers_for_many_sides_can_not_be_loaded(run, parts, monkeypatch):
+    sides = ("--side", "48,64,80", "-o", "b.dkb")
+    made = run("bundle", str(parts["model"]), str(parts["T4"]), *sides)
+    assert made.status == 0
+    assert "note: Where there is no GPU it can't be loaded: ONNX Runtime's integers" in made.err
+    with_cpu = run("bundle", str(parts["model"]), str(parts["cpu"]), *sides)
+    assert (with_cpu.status, with_cpu.err) == (0, "")
+    assert run("check", "b.dkb").status == 0
+
+
+WITHOUT_ONNX_RUNTIME = """
+import sys
+sys.modules["onnxruntime"] = None
+sys.argv = ["deploykit", *sys.argv[1:]]
+from deploykit.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("engine", ["T4", "cpu"])
+def test_without_onnx_runtime_check_and_load_say_that_nothing_can_be_built(parts, tmp_path, engine):
+    write_bundle(parts["model"], [parts[engine]], output=tmp_path / "b.dkb")
+
+    def outcome(*arguments: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-c", WITHOUT_ONNX_RUNTIME, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    status, shown, _ = outcome("check", "b.dkb")
+    assert status == 3
+    problem = "No plan in b.dkb runs here, and ONNX Runtime is missing to build one."
+    assert shown.endswith(f"b.dkb: cannot run here\n  {problem}\n  pip install 'deploykit[cpu]'\n")
+    status, _, told = outcome("bench", "b.dkb")
+    assert (status, told) == (2, f"error: {problem}\n  fix: pip install 'deploykit[cpu]'\n")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_bundle_check_and_bench_from_the_command_line(run, parts, tmp_path):
+    for name, path in parts.items():
+        shutil.copy(path, tmp_path / f"{name}.file")
+        if name != "model":
+            shutil.copy(f"{path}.json", tmp_path / f"{name}.file.json")
+    made = run("bundle", "model.file", "T4.file", "A100.file", "-o", "b.dkb")
+    assert made.status == 0
+    assert "b.dkb: INT8 model and 2 plans" in made.out
+    before = run("check", "b.dkb")
+    assert before.status == 0
+    assert "no plan of it runs here; one for the CPU would be built when it is loaded" in before.out
+    assert run("bench", "b.dkb", "--seconds", "0.1").status == 0
+    assert "was built before and is kept" in run("check", "b.dkb").out
+    found = json.loads(run("check", "b.dkb", "--json").out)
+    assert (len(found["plans"]), found["would_build"], found["kept"]) == (2, "the CPU", True)
+    refused = run("inspect", "b.dkb")
+    assert refused.status == 2
+    assert "deploykit check b.dkb" in refused.err

@@ -1,0 +1,284 @@
+"""Where what a bundle gives is kept, for whom, and what becomes of it where nothing can be kept."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_models import colour_blocks
+
+import deploykit
+from deploykit.engine.manifest import read_manifest, write_engine
+from deploykit.engine.pipeline import build_engine
+from deploykit.engine.shapes import BatchRange
+from deploykit.engine.targets import CPU, Target, target_for
+from deploykit.networks.workspace import cache_folder
+from deploykit.runtime import Engine
+from deploykit.runtime.bundle import cache as bundle_cache
+from deploykit.runtime.bundle.bundle import Bundle, write_bundle
+from deploykit.runtime.bundle.cache import engine_name
+from deploykit.runtime.preflight import Machine
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import LocalGpu, local_gpu
+
+pytestmark = pytest.mark.skipif(
+    local_gpu() is not None, reason="these are bundles on a machine without a GPU"
+)
+
+A10, A40 = LocalGpu(name="NVIDIA A10", sm=86), LocalGpu(name="NVIDIA A40", sm=86)
+TENSORRT = "10.16.1.11"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "deploykit" / "bundles"
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return colour_blocks(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def bundled(model, tmp_path) -> Path:
+    """Without a plan."""
+    return write_bundle(model, output=tmp_path / "b.dkb").path
+
+
+@pytest.fixture
+def with_plan(model, tmp_path) -> Path:
+    """With one that runs here."""
+    engine = build_engine(onnx=model, gpu="cpu", output=tmp_path / "cpu.engine").path
+    return write_bundle(model, [engine], output=tmp_path / "plan.dkb").path
+
+
+# ---------------------------------------------------------------- what is kept, and for whom
+
+
+def test_each_gpu_has_an_engine_of_its_own():
+    a10, a40 = (Target(name=gpu.name, compiler="tensorrt", sm=gpu.sm) for gpu in (A10, A40))
+    assert engine_name(a10, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a10-sm86-deploykit-0.1.0.engine"
+    assert engine_name(a40, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a40-sm86-deploykit-0.1.0.engine"
+
+
+def test_an_engine_kept_for_another_gpu_of_the_same_capability_is_not_taken(
+    bundled, with_plan, cache, monkeypatch
+):
+    """A home folder that two machines share."""
+
+    def on(gpu: LocalGpu) -> Machine:
+        monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: gpu)
+        return Machine(gpu=gpu, runtimes={"tensorrt": TENSORRT})
+
+    monkeypatch.setattr("deploykit.engine.targets.is_installed", lambda compiler: True)
+    (plan,) = Bundle(with_plan).contents.plans
+    target = Bundle(bundled).prospect(on(A10)).target
+    kept = Bundle(bundled)._cache.obtain(
+        engine_name(target, TENSORRT),
+        on(A10),
+        lambda: (
+            with_plan.with_name("cpu.engine").read_bytes(),
+            replace(plan.manifest, target=target, compiler_version=TENSORRT),
+        ),
+    )
+    assert Bundle(bundled).prospect(on(A10)).kept == kept
+    assert Bundle(bundled).prospect(on(A40)).kept is None
+    # Not even under that GPU's name.
+    a40 = kept.with_name(engine_name(target_for(None), TENSORRT))
+    write_engine(a40, kept.read_bytes(), read_manifest(kept))
+    assert Bundle(bundled).prospect(on(A40)).kept is None
+
+
+def test_an_engine_that_another_deploykit_built_is_built_again(bundled, cache, monkeypatch):
+    first = Bundle(bundled).engine()
+    monkeypatch.setattr("deploykit.runtime.bundle.cache.__version__", "9.9")
+    second = Bundle(bundled).engine()
+    assert (first.parent, "9.9" in second.name) == (second.parent, True)
+    assert deploykit.__version__ in first.name
+
+
+def test_a_kept_engine_for_another_machine_is_built_again(bundled, model, cache):
+    kept = Bundle(bundled).engine()
+    for_t4 = build_engine(onnx=model, gpu="T4", output=model.with_name("t4.engine"))
+    write_engine(kept, for_t4.path.read_bytes(), for_t4.manifest)
+    Engine.load(bundled).close()
+    assert read_manifest(kept).target == target_for(CPU)
+
+
+def test_a_cache_that_was_filled_may_be_read_only(bundled, with_plan, monkeypatch):
+    for path in (bundled, with_plan):
+        Engine.load(path).close()
+
+    def refuse(folder: Path):
+        raise AssertionError("the cache was locked, to be written")
+
+    monkeypatch.setattr(bundle_cache, "_alone_in", refuse)
+    for path in (bundled, with_plan):
+        Engine.load(path).close()
+
+
+AT_ONCE = """
+import os, sys, time
+from pathlib import Path
+from deploykit.runtime import Engine
+from deploykit.runtime.bundle.cache import EngineCache
+
+find, meeting = EngineCache.find, Path(sys.argv[2])
+
+def find_together(*given):
+    found = find(*given)
+    (meeting / str(os.getpid())).touch()
+    while len(list(meeting.iterdir())) < 2:
+        time.sleep(0.01)
+    return found
+
+EngineCache.find = find_together
+Engine.load(sys.argv[1]).close()
+"""
+
+
+def test_of_two_processes_that_find_nothing_at_once_one_builds(bundled, tmp_path, cache):
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    command = [sys.executable, "-c", AT_ONCE, str(bundled), str(meeting)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sum(each.count("building one for the CPU") for each in told) == 1
+    (made,) = cache.glob("*/*.engine")
+    read_manifest(made)
+
+
+# ---------------------------------------------------------------- where nothing can be kept
+
+
+def no_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nope")
+
+
+def file_in_the_way(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+
+
+def no_home(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+
+    def unknown(uid: int):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+UNWRITABLE = pytest.mark.parametrize("unwritable", [no_folder, file_in_the_way, no_home])
+
+
+@UNWRITABLE
+@pytest.mark.parametrize("which", ["bundled", "with_plan"])
+def test_a_bundle_runs_where_the_cache_cannot_be_written_and_says_so(
+    request, run, tmp_path, monkeypatch, *, caplog, unwritable: Callable, which
+):
+    path = request.getfixturevalue(which)
+    unwritable(tmp_path, monkeypatch)
+    Engine.load(path).close()
+    (told,) = [each for each in caplog.messages if "goes when the process ends" in each]
+    assert "XDG_CACHE_HOME" in told
+    checked = run("check", str(path))
+    assert checked.status == 0
+    assert "goes when the process ends" in checked.out
+
+
+@pytest.mark.parametrize("which", ["bundled", "with_plan"])
+def test_check_says_nothing_of_a_cache_that_can_be_written_and_leaves_nothing_there(
+    request, run, tmp_path, cache, which
+):
+    checked = run("check", str(request.getfixturevalue(which)))
+    assert "goes when the process ends" not in checked.out
+    assert not cache.exists()
+
+
+def test_a_cache_that_is_not_needed_may_be_unwritable(bundled, run, monkeypatch):
+    """As one that is full of what it needs, and read-only."""
+    Engine.load(bundled).close()
+    monkeypatch.setattr("tempfile.TemporaryFile", _refuse)
+    checked = run("check", str(bundled))
+    assert "was built before and is kept" in checked.out
+    assert "goes when the process ends" not in checked.out
+
+
+def test_a_disk_that_is_full_in_the_end_costs_no_second_build(model, tmp_path, monkeypatch, caplog):
+    bundled = write_bundle(model, output=tmp_path / "b.dkb", batches=[BatchRange(max=3)]).path  # as no other
+    write, refused = bundle_cache.write_engine, []
+
+    def refuse_first(path, *given):
+        if not refused:
+            refused.append(path)
+            raise DeployError(f"{path} can't be written: No space left on device.", fix="make room")
+        write(path, *given)
+
+    monkeypatch.setattr(bundle_cache, "write_engine", refuse_first)
+    Engine.load(bundled).close()
+    assert refused
+    assert "No space left on device. Its engine goes when the process ends" in caplog.text
+    assert caplog.text.count("building one for the CPU") == 1
+
+
+LOAD = """
+import os, sys
+from deploykit.runtime import Engine
+
+engine = Engine.load(sys.argv[1])
+engine.close()
+if (child := os.fork()) == 0:
+    sys.exit()
+os.waitpid(child, 0)
+assert engine.path.is_file(), "a fork took it along"
+assert Engine.load(sys.argv[1]).path == engine.path
+print(engine.path)
+"""
+
+
+def test_what_cannot_be_kept_is_there_once_until_the_process_ends(bundled, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(bundled)],
+        env={**os.environ, "XDG_CACHE_HOME": "/proc/nope", "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(temporary)
+    assert done.stderr.count("building one for the CPU") == 1
+    assert not list(temporary.iterdir())
+
+
+def _refuse(*_given, **_options):
+    raise FileNotFoundError(2, "No usable temporary directory found")
+
+
+@pytest.mark.parametrize("which", ["bundled", "with_plan"])
+def test_where_there_is_no_room_at_all_check_and_load_say_so(request, run, monkeypatch, which):
+    path = request.getfixturevalue(which)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nope")
+    monkeypatch.setattr("tempfile.mkdtemp", _refuse)
+    checked = run("check", str(path))
+    assert checked.status == 3
+    assert "cannot run here\n  A folder for temporary files can't be written" in checked.out
+    with pytest.raises(DeployError, match="No usable temporary directory found") as caught:
+        Engine.load(path)
+    assert "TMPDIR" in caught.value.fix
+
+
+def test_a_user_without_a_home_has_no_cache_folder(tmp_path, monkeypatch):
+    no_home(tmp_path, monkeypatch)
+    with pytest.raises(DeployError, match="no home folder") as caught:
+        cache_folder()
+    assert "XDG_CACHE_HOME" in caught.value.fix

@@ -1,0 +1,238 @@
+"""What an altered bundle does: it is refused as a whole, by whatever opens it, and nothing else is raised."""
+
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_models import colour_blocks
+
+from deploykit.engine.manifest import is_bundle
+from deploykit.engine.pipeline import build_engine
+from deploykit.runtime import Engine
+from deploykit.runtime.bundle.bundle import Bundle, write_bundle
+from deploykit.runtime.bundle.file import CONTENTS, MAX_CONTENTS_BYTES, MODEL, read_contents, require_whole
+from deploykit.util.errors import DeployError
+from deploykit.util.json_io import to_sealed_json
+
+PLAN = "plans/0.engine"
+CENTRAL_HEADER = b"PK\x01\x02"
+
+Change = Callable[[str, bytes], bytes]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory) -> Path:
+    """With a plan that runs here."""
+    folder = tmp_path_factory.mktemp("bundle")
+    model = colour_blocks(folder / "model.onnx")
+    engine = build_engine(onnx=model, gpu="cpu", output=folder / "cpu.engine").path
+    return write_bundle(model, [engine], output=folder / "b.dkb").path
+
+
+def rewritten(bundled: Path, path: Path, change: Change = lambda name, data: data, **options) -> Path:
+    """A copy in which change(name, data) gives each file's data; options as of ZipFile, by file in `of`."""
+    of = options.pop("of", None)
+    with zipfile.ZipFile(bundled) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, change(name, source.read(name)), **(options if of in (None, name) else {}))
+    return path
+
+
+def with_contents(bundled: Path, path: Path, change: Callable[[dict], None]) -> Path:
+    """A copy with other contents, sealed as if they had been written so."""
+
+    def changed(name: str, data: bytes) -> bytes:
+        if name != CONTENTS:
+            return data
+        contents = json.loads(data)
+        del contents["seal_sha256"]
+        change(contents)
+        return to_sealed_json(contents).encode()
+
+    return rewritten(bundled, path, changed)
+
+
+def flipped(bundled: Path, path: Path, name: str) -> Path:
+    """A copy in which one bit of a file is another, and all the archive says of it is as before."""
+    data = bytearray(bundled.read_bytes())
+    with zipfile.ZipFile(bundled) as archive:
+        at = data.index(archive.read(name))
+    data[at + 9] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def without(bundled: Path, path: Path, name: str) -> Path:
+    with zipfile.ZipFile(bundled) as source, zipfile.ZipFile(path, "w") as target:
+        for each in source.namelist():
+            if each != name:
+                target.writestr(each, source.read(each))
+    return path
+
+
+def twice(bundled: Path, path: Path, name: str) -> Path:
+    rewritten(bundled, path)
+    with zipfile.ZipFile(bundled) as source, zipfile.ZipFile(path, "a") as target:
+        target.writestr(name, source.read(name))
+    return path
+
+
+def longer(bundled: Path, path: Path, name: str) -> Path:
+    return rewritten(bundled, path, lambda each, data: data + b"." if each == name else data)
+
+
+def compressed(bundled: Path, path: Path, name: str) -> Path:
+    return rewritten(bundled, path, of=name, compress_type=zipfile.ZIP_DEFLATED)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", [MODEL, PLAN])
+@pytest.mark.parametrize("damage", [flipped, without, twice, longer, compressed])
+def test_check_and_load_refuse_a_damaged_bundle_alike_whatever_of_it_they_need(
+    run, bundled, tmp_path, cache, *, damage, name
+):
+    damage(bundled, tmp_path / "x.dkb", name)
+    checked = run("check", "x.dkb")
+    assert (checked.status, checked.out) == (2, "")
+    with pytest.raises(DeployError, match=f"^{name} in .*x.dkb (can't be read|is not the file)") as refused:
+        Engine.load(Path("x.dkb"))
+    assert checked.err == f"error: {refused.value.problem}\n  fix: {refused.value.fix}\n"
+    assert not cache.exists()
+
+
+def test_the_sound_bundle_is_not_refused(run, bundled, tmp_path):
+    """Rewriting alone, as the damage above is done, is none."""
+    rewritten(bundled, tmp_path / "x.dkb")
+    assert run("check", "x.dkb").status == 0
+    Engine.load(tmp_path / "x.dkb").close()
+
+
+@pytest.mark.parametrize("name", ["../../x.engine", "/etc/x.engine", "plans/../x.engine", "plans/a.engine"])
+def test_a_plans_name_cannot_leave_the_archive(bundled, tmp_path, name):
+    def rename(contents: dict) -> None:
+        contents["plans"][0]["name"] = name
+
+    with pytest.raises(DeployError, match="is no bundle, or was damaged"):
+        Bundle(with_contents(bundled, tmp_path / "x.dkb", rename))
+
+
+def test_contents_that_were_altered_are_refused_by_their_seal(bundled, tmp_path):
+    altered = rewritten(
+        bundled,
+        tmp_path / "x.dkb",
+        lambda name, data: (
+            data.replace(b'"precision": "fp16"', b'"precision": "fp32"') if name == CONTENTS else data
+        ),
+    )
+    with pytest.raises(DeployError, match="it was altered"):
+        Bundle(altered)
+
+
+def test_sizes_out_of_range_make_no_bundle(bundled, tmp_path):
+    def shrink(contents: dict) -> None:
+        contents["batches"][0]["max"] = 0
+
+    with pytest.raises(DeployError, match=r"is no bundle, or was damaged \(A batch of 1,1,0"):
+        Bundle(with_contents(bundled, tmp_path / "x.dkb", shrink))
+
+
+def test_a_list_that_is_too_long_is_refused(bundled, tmp_path):
+    long = rewritten(
+        bundled,
+        tmp_path / "x.dkb",
+        lambda name, data: data.ljust(MAX_CONTENTS_BYTES + 1) if name == CONTENTS else data,
+    )
+    with pytest.raises(DeployError, match="its list is too long"):
+        Bundle(long)
+
+
+def test_a_list_that_would_be_too_long_is_not_written(bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploykit.runtime.bundle.file.MAX_CONTENTS_BYTES", 100)
+    with pytest.raises(DeployError, match="and 100 at most are read"):
+        write_bundle(bundled.with_name("model.onnx"), output=tmp_path / "x.dkb")
+    assert not (tmp_path / "x.dkb").exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_list_that_is_compressed_is_refused(bundled, tmp_path, method):
+    """A small one can unpack to more memory than there is."""
+    with pytest.raises(DeployError, match=r"bundle\.json is compressed"):
+        Bundle(rewritten(bundled, tmp_path / "x.dkb", of=CONTENTS, compress_type=method))
+
+
+def altered_header(bundled: Path, path: Path, name: str, at: int, value: int, *, kind: str = "<H") -> Path:
+    """A copy with another value at an offset of the central header of a file."""
+    data = bytearray(bundled.read_bytes())
+    header = data.rindex(name.encode()) - 46
+    assert data[header : header + 4] == CENTRAL_HEADER
+    struct.pack_into(kind, data, header + at, value)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", [CONTENTS, PLAN])
+@pytest.mark.parametrize(
+    ("at", "value", "kind"),
+    [
+        (8, 1, "<H"),  # encrypted: RuntimeError
+        (8, 0x20, "<H"),  # patched: NotImplementedError
+        (6, 99, "<H"),  # of a later version of ZIP: NotImplementedError
+        (10, 77, "<H"),  # compressed by an unknown method: NotImplementedError
+        (42, 2**31 - 1, "<I"),  # beyond the end of the file
+    ],
+)
+def test_what_zipfile_raises_of_a_header_reaches_nobody(bundled, tmp_path, *, name, at, value, kind):
+    altered = altered_header(bundled, tmp_path / "x.dkb", name, at, value, kind=kind)
+    with pytest.raises(DeployError):
+        require_whole(altered, read_contents(altered)[0])
+
+
+def test_a_file_that_is_shorter_than_the_archive_says_is_refused(bundled, tmp_path):
+    """EOFError, which says nothing."""
+    longer = altered_header(bundled, tmp_path / "x.dkb", PLAN, 20, 2**31 - 1, kind="<I")
+    longer = altered_header(longer, tmp_path / "x.dkb", PLAN, 24, 2**31 - 1, kind="<I")
+    with pytest.raises(DeployError, match=rf"^{PLAN} in .* can't be read \(it ends too early\)"):
+        require_whole(longer, read_contents(longer)[0])
+
+
+def test_whichever_byte_of_the_archives_own_is_another_nothing_but_a_deploy_error_is_raised(
+    bundled, tmp_path
+):
+    sound = bundled.read_bytes()
+    altered, refused = tmp_path / "x.dkb", 0
+    for at in [*range(30), *range(sound.index(CENTRAL_HEADER), len(sound))]:
+        for value in {0, 1, 99, 255} - {sound[at]}:
+            altered.write_bytes(sound[:at] + bytes([value]) + sound[at + 1 :])
+            try:
+                require_whole(altered, read_contents(altered)[0])
+            except DeployError:
+                refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"no bundle"], ids=["empty", "a zip's first bytes", "text"]
+)
+def test_garbage_is_no_bundle(run, tmp_path, content):
+    (tmp_path / "x.dkb").write_bytes(content)
+    refused = run("check", "x.dkb")
+    assert refused.status == 2
+    assert "x.dkb is no bundle, or was damaged" in refused.err
+
+
+def test_a_bundle_cut_short_is_refused_wherever_it_is_given(run, bundled, tmp_path):
+    (tmp_path / "cut.dkb").write_bytes(bundled.read_bytes()[:-100])
+    assert is_bundle(tmp_path / "cut.dkb")
+    for command in (["check"], ["bench"], ["eval", "--data", "generated"]):
+        refused = run(command[0], "cut.dkb", *command[1:])
+        assert (refused.status, refused.out) == (2, "")
+        assert "is no bundle, or was damaged" in refused.err

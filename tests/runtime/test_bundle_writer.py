@@ -1,0 +1,148 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from by_hand import graph_of, weight
+from onnx import helper
+from small_models import colour_blocks, colour_ranges
+
+from deploykit.engine.manifest import manifest_path
+from deploykit.engine.pipeline import build_engine, quantize_model
+from deploykit.engine.shapes import SideRange
+from deploykit.quantize.plan import Int8Options
+from deploykit.runtime.bundle.bundle import Bundle, write_bundle
+from deploykit.util.errors import DeployError
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> dict[str, Path]:
+    """A model in FP32 and INT8, and engines for the CPU in both."""
+    folder = tmp_path_factory.mktemp("parts")
+    fp32 = colour_blocks(folder / "model.onnx")
+    colour_ranges(fp32).save(folder / "ranges.json")
+    int8 = Int8Options(ranges=folder / "ranges.json")
+    quantized, _ = quantize_model(onnx=fp32, int8=int8, output=folder / "model.int8.onnx")
+    built = {
+        name: build_engine(
+            onnx=fp32, precision=precision, int8=options, gpu="cpu", output=folder / f"{name}.onnx"
+        ).path
+        for name, precision, options in (("fp32 engine", "fp32", None), ("int8 engine", "int8", int8))
+    }
+    return {"fp32": fp32, "int8": quantized, **built}
+
+
+def test_equal_parts_give_equal_bundles(parts, tmp_path):
+    first, second = (
+        write_bundle(parts["int8"], [parts["int8 engine"]], output=tmp_path / name).path.read_bytes()
+        for name in ("a.dkb", "b.dkb")
+    )
+    assert first == second
+
+
+def test_engines_of_another_model_are_not_bundled(parts, tmp_path):
+    other = colour_blocks(tmp_path / "other.onnx", random=True)
+    with pytest.raises(DeployError, match="was made from another model"):
+        write_bundle(other, [parts["fp32 engine"]], output=tmp_path / "x.dkb")
+    assert not (tmp_path / "x.dkb").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "about"), [("int8", "fp32", "INT8 already"), ("fp32", "int8", "no Q/DQ")]
+)
+def test_a_precision_that_the_model_does_not_have_is_refused(parts, tmp_path, model, precision, about):
+    with pytest.raises(DeployError, match=about):
+        write_bundle(parts[model], output=tmp_path / "x.dkb", precision=precision)
+
+
+def test_a_side_that_the_model_cannot_take_is_refused(tmp_path):
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], name="f"),
+        helper.make_node("Gemm", ["f", "w"], ["y"], name="y"),
+    ]
+    model = graph_of(nodes, {"w": weight(3 * 32 * 32, 2)}, takes={"x": (3, 32, 32)}, gives={"y": (2,)})
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(DeployError, match="can't take images of 64 px"):
+        write_bundle(tmp_path / "m.onnx", output=tmp_path / "b.dkb", side=SideRange(min=32, opt=32, max=64))
+    assert not (tmp_path / "b.dkb").exists()
+
+
+@pytest.mark.parametrize("engine", ["fp32 engine", "int8 engine"])
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_an_engine_for_the_cpu_is_no_model_to_bundle(parts, tmp_path, engine, has_manifest):
+    """It is ONNX too, but what other compilers would get of it is not what was exported."""
+    shutil.copy(parts[engine], tmp_path / "m.onnx")
+    if has_manifest:
+        shutil.copy(manifest_path(parts[engine]), tmp_path / "m.onnx.json")
+    with pytest.raises(DeployError, match="is an engine for one kind of machine") as caught:
+        write_bundle(tmp_path / "m.onnx", output=tmp_path / "x.dkb")
+    assert "deploykit export or deploykit quantize" in caught.value.fix
+    assert not (tmp_path / "x.dkb").exists()
+
+
+def test_the_same_engine_is_bundled_once(parts, tmp_path):
+    engine = parts["int8 engine"]
+    shutil.copy(engine, tmp_path / "copy.onnx")
+    shutil.copy(manifest_path(engine), tmp_path / "copy.onnx.json")
+    for again in (engine, tmp_path / "copy.onnx"):
+        with pytest.raises(DeployError, match="is the same engine as"):
+            write_bundle(parts["int8"], [engine, parts["fp32 engine"], again], output=tmp_path / "x.dkb")
+    both = write_bundle(parts["int8"], [engine, parts["fp32 engine"]], output=tmp_path / "x.dkb")
+    assert [plan.manifest.precision for plan in both.contents.plans] == ["int8", "fp32"]
+
+
+# ---------------------------------------------------------------- what -o may replace
+
+
+@pytest.mark.parametrize("what", ["model", "engine", "manifest"])
+def test_a_bundle_does_not_replace_what_it_is_made_from(parts, tmp_path, what):
+    engine = parts["int8 engine"]
+    output = {"model": parts["int8"], "engine": engine, "manifest": manifest_path(engine)}[what]
+    before = output.read_bytes()
+    with pytest.raises(DeployError, match="would replace what it is made from"):
+        write_bundle(parts["int8"], [engine], output=output)
+    assert output.read_bytes() == before
+
+
+def test_a_bundle_replaces_no_file_that_is_none(parts, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "empty.dkb").touch()
+    np.savez(tmp_path / "images.npz", images=np.zeros(3))  # a ZIP archive, too
+    for name in ("notes.txt", "empty.dkb", "images.npz"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(DeployError, match="is no bundle to replace") as caught:
+            write_bundle(parts["int8"], output=tmp_path / name)
+        assert "-o" in caught.value.fix
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_bundle_replaces_a_bundle_sound_or_damaged(parts, tmp_path):
+    there = write_bundle(parts["fp32"], output=tmp_path / "b.dkb").path
+    write_bundle(parts["int8"], output=there)
+    assert Bundle(there).contents.precision == "int8"
+    there.write_bytes(there.read_bytes()[:-100])
+    write_bundle(parts["fp32"], output=there)
+    assert Bundle(there).contents.precision == "fp16"
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "says"),
+    [
+        ("int8", [], "when it is loaded, INT8 is built\n"),
+        ("fp32", [], "when it is loaded, FP16 is built, FP32 on a CPU\n"),
+        ("fp32", ["--fp32"], "when it is loaded, FP32 is built\n"),
+    ],
+)
+def test_the_command_says_what_is_built(run, parts, model, options, says):
+    made = run("bundle", str(parts[model]), *options, "-o", "b.dkb")
+    assert (made.status, made.err) == (0, "")
+    assert made.out.endswith(f"  {says}")
+
+
+def test_the_command_says_what_is_built_where_no_plan_runs(run, parts):
+    made = run("bundle", str(parts["int8"]), str(parts["int8 engine"]), "-o", "b.dkb")
+    assert "INT8 model and 1 plan\n  where none of them runs, INT8 is built\n" in made.out

@@ -1,0 +1,33 @@
+"""Real plans on a machine without a driver: TensorRT-RTX deserializes none, and says why."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploykit.engine.manifest import read_manifest
+from deploykit.engine.pipeline import build_engine
+from deploykit.runtime.tensorrt.plan import deserialize
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import local_gpu
+
+pytestmark = pytest.mark.skipif(local_gpu() is not None, reason="the GPU of this machine may load it")
+
+
+@pytest.fixture(scope="module")
+def engine(random_b0, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("plan") / "model.engine"
+    return build_engine(onnx=random_b0.path, gpu="L4", output=output).path
+
+
+def test_without_a_driver_that_is_the_reason(engine):
+    with pytest.raises(DeployError, match=r"TensorRT-RTX \S+ can't load .*driver") as caught:
+        deserialize(engine, read_manifest(engine))
+    assert "nvidia-smi" in caught.value.fix
+
+
+def test_a_compiler_that_is_not_there_is_named(engine):
+    manifest = read_manifest(engine)
+    with pytest.raises(DeployError, match="TensorRT is needed for this") as caught:
+        deserialize(engine, replace(manifest, target=replace(manifest.target, compiler="tensorrt")))
+    assert "package index" in caught.value.fix

@@ -1,0 +1,191 @@
+"""On machines described by hand; test_runtime has what this one runs."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploykit.engine.compilers import BuildOptions
+from deploykit.engine.manifest import Manifest, manifest_path, read_manifest, write_engine
+from deploykit.engine.pipeline import build_engine
+from deploykit.engine.shapes import BatchRange
+from deploykit.engine.targets import Target
+from deploykit.runtime.preflight import Machine, checks_of, preflight, this_machine
+from deploykit.util.errors import DeployError
+from deploykit.util.local_gpu import LocalGpu, local_gpu
+
+T4 = Target(name="T4", compiler="tensorrt-rtx", sm=75)
+RTX_4090 = Target(name="RTX 4090", compiler="tensorrt-rtx", sm=89)
+PORTABLE = Target(name="portable", compiler="tensorrt-rtx")
+CPU = Target(name="CPU", compiler="onnxruntime")
+BUILT_BY = "1.7.1.116"
+
+
+@pytest.fixture(scope="module")
+def manifest(random_b0, tmp_path_factory) -> Manifest:
+    output = tmp_path_factory.mktemp("cpu") / "model.onnx"
+    built = build_engine(onnx=random_b0.path, gpu="cpu", batches=[BatchRange(max=4)], output=output)
+    return built.manifest
+
+
+@pytest.fixture
+def engine_for(manifest, tmp_path):
+    """An engine file whose manifest says it is for a target."""
+
+    def write(target: Target) -> Path:
+        path = tmp_path / "model.engine"
+        plan = b"a plan"
+        digest = hashlib.sha256(plan).hexdigest()
+        says = replace(manifest, target=target, compiler_version=BUILT_BY, engine_sha256=digest)
+        write_engine(path, plan, says)
+        return path
+
+    return write
+
+
+def machine(sm: int | None, **versions: str) -> Machine:
+    gpu = None if sm is None else LocalGpu(name=f"card {sm}", sm=sm)
+    runtimes = {"tensorrt-rtx": BUILT_BY, "onnxruntime": "1.20.0"}
+    return Machine(gpu=gpu, runtimes=versions or runtimes)
+
+
+@pytest.mark.parametrize(
+    ("target", "sm"),
+    [(T4, 75), (RTX_4090, 89), *((PORTABLE, sm) for sm in (80, 86, 89, 120, 121)), (CPU, None), (CPU, 75)],
+)
+def test_an_engine_runs_on_what_it_was_compiled_for(engine_for, target, sm):
+    found = preflight(engine_for(target), machine(sm))
+    assert found.runs
+    found.require()
+
+
+@pytest.mark.parametrize(
+    ("target", "sm", "problem", "fix"),
+    [
+        (T4, 89, "is for T4 (SM75); this machine has card 89 (SM89)", "--gpu local"),
+        (RTX_4090, 86, "is for RTX 4090 (SM89); this machine has card 86 (SM86)", "--gpu local"),
+        (PORTABLE, 75, "SM80, 86, 89, 120 and later; this machine has card 75 (SM75)", "--gpu local"),
+        (PORTABLE, 90, "SM80, 86, 89, 120 and later; this machine has card 90 (SM90)", "--gpu"),
+        (T4, None, "is for T4 (SM75); this machine has no NVIDIA GPU", "--gpu cpu"),
+    ],
+)
+def test_an_engine_for_another_gpu_is_refused_naming_both(engine_for, target, sm, problem, fix):
+    found = preflight(engine_for(target), machine(sm))
+    assert not found.runs
+    with pytest.raises(DeployError) as caught:
+        found.require()
+    assert problem in caught.value.problem
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("target", "versions", "problem", "fix"),
+    [
+        (T4, {"tensorrt-rtx": "1.8.0"}, "needs TensorRT-RTX 1.7.1.116; this machine has 1.8.0", "again"),
+        (
+            T4,
+            {"onnxruntime": "1.20"},
+            "needs TensorRT-RTX 1.7.1.116; this machine has none",
+            "deploykit[gpu]",
+        ),
+        (CPU, {"tensorrt-rtx": BUILT_BY}, "needs ONNX Runtime", "deploykit[cpu]"),
+    ],
+)
+def test_another_version_of_its_compiler_or_none_is_refused(engine_for, target, versions, problem, fix):
+    with pytest.raises(DeployError) as caught:
+        preflight(engine_for(target), machine(75, **versions)).require()
+    assert problem in caught.value.problem
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(("here", "runs"), [("10.3.0", False), ("10.16.1.11", True), ("11.4.0.106", True)])
+def test_a_version_compatible_plan_runs_with_later_versions(engine_for, manifest, here, runs):
+    t4 = LocalGpu(name="Tesla T4", sm=75)
+    target = Target(name=t4.name, compiler="tensorrt", sm=t4.sm)
+    for compatible in (True, False):
+        says = replace(
+            manifest,
+            target=target,
+            compiler_version="10.16.1.11",
+            options=BuildOptions(version_compatible=compatible),
+        )
+        checks = checks_of(says, Machine(gpu=t4, runtimes={"tensorrt": here}))
+        assert all(check.holds for check in checks) == (runs if compatible else here == "10.16.1.11")
+
+
+def test_an_artifact_for_onnx_runtime_runs_with_any_version_of_it(engine_for):
+    assert preflight(engine_for(CPU), machine(None, onnxruntime="9.9")).runs
+
+
+@pytest.mark.parametrize(
+    ("gpu", "has_cuda", "about", "fix"),
+    [
+        (None, True, "is for H200 (SM90); this machine has no NVIDIA GPU", "--gpu cpu"),
+        ("T4", False, "with its CUDA provider; this machine has 1.31.1 for CPUs", "onnxruntime-gpu"),
+        ("T4", True, None, None),
+    ],
+)
+def test_an_artifact_for_gpus_wants_one_and_onnx_runtimes_cuda_provider(
+    engine_for, gpu, has_cuda, about, fix
+):
+    path = engine_for(Target(name="H200", compiler="onnxruntime", sm=90))
+    found = preflight(
+        path,
+        Machine(gpu=gpu and LocalGpu(name=gpu, sm=75), runtimes={"onnxruntime": "1.31.1"}, has_cuda=has_cuda),
+    )
+    assert found.runs == (about is None)
+    if about is not None:
+        with pytest.raises(DeployError) as caught:
+            found.require()
+        assert about in caught.value.problem
+        assert fix in caught.value.fix
+
+
+def test_this_machine_has_the_runtimes_it_tests_with():
+    import onnxruntime
+    import tensorrt_rtx
+
+    found = this_machine()
+    assert found.gpu == local_gpu()
+    assert found.runtimes["onnxruntime"] == onnxruntime.__version__
+    assert found.runtimes["tensorrt-rtx"] == tensorrt_rtx.__version__
+    assert this_machine("onnxruntime").runtimes.keys() == {"onnxruntime"}
+
+
+def test_an_altered_plan_or_another_engines_manifest_is_refused_before_anything_else(engine_for):
+    path = engine_for(T4)
+    path.write_bytes(b"another plan")
+    with pytest.raises(DeployError, match="altered or cut short"):
+        preflight(path, machine(75))
+    manifest_path(path).unlink()
+    with pytest.raises(DeployError, match="no manifest"):
+        preflight(path, machine(75))
+
+
+def test_check_says_what_runs_here_and_what_does_not(run, engine_for):
+    path = engine_for(CPU)
+    assert read_manifest(path).target == CPU
+    shown = run("check", str(path))
+    assert (shown.status, shown.err) == (0, "")
+    assert f"{path}: runs here" in shown.out
+    found = json.loads(run("check", str(path), "--json").out)
+    assert found["runs"] is True
+    assert [check["name"] for check in found["checks"]] == ["SHA-256", "ONNX Runtime"]
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="the GPU of this machine may run it")
+def test_check_exits_with_3_and_says_what_to_do(run, engine_for):
+    shown = run("check", str(engine_for(T4)))
+    assert shown.status == 3
+    assert "cannot run here" in shown.out
+    assert "GPU: run it where that GPU is; deploykit build-engine --gpu cpu" in shown.out
+    assert json.loads(run("check", str(engine_for(T4)), "--json").out)["runs"] is False
+
+
+def test_check_refuses_what_is_no_engine(run, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"no engine")
+    refused = run("check", "photo.png")
+    assert (refused.status, refused.out) == (2, "")
+    assert "has no manifest" in refused.err

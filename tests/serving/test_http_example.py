@@ -1,0 +1,100 @@
+import http.client
+import io
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploykit.engine.pipeline import build_engine
+from deploykit.networks.export import export_onnx
+from deploykit.runtime import Engine
+
+SERVER = Path(__file__).parents[2] / "examples" / "http_server.py"
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["float32", "uint8"])
+def engine(request, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    model = export_onnx(0, side_px=64, preprocess=request.param, output=folder / "model.onnx").path
+    return build_engine(onnx=model, gpu="cpu", output=folder / "e.onnx").path
+
+
+@pytest.fixture(scope="module")
+def address(engine) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, SERVER, engine, str(port)], stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(port: int, server: subprocess.Popen) -> None:
+    for _ in range(300):
+        assert server.poll() is None
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError
+
+
+def ask(address: str, body: bytes) -> dict[int, float]:
+    with urllib.request.urlopen(address, body, timeout=60) as answer:  # loopback
+        return {int(at): odds for at, odds in json.load(answer).items()}
+
+
+def photo(seed: int) -> tuple[np.ndarray, bytes]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "PNG")
+    return pixels, written.getvalue()
+
+
+def test_it_is_short():
+    assert len(SERVER.read_text().splitlines()) < 40
+
+
+def test_each_of_many_clients_gets_its_own_images_answer(address, engine):
+    photos = [photo(seed) for seed in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda each: ask(address, each[1]), photos))
+    with Engine.load(engine) as loaded:
+        for (pixels, _), answer in zip(photos, answers, strict=True):
+            given = pixels[None]
+            if loaded.manifest.input.dtype == "float32":
+                given = loaded.manifest.model.preprocessing.normalize(given)
+            logits = loaded(given)[0].astype(float)
+            odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+            assert answer == pytest.approx({at: odds[at] for at in answer}, rel=1e-3)
+            assert max(answer.values()) == pytest.approx(odds.max(), rel=1e-3)
+
+
+def test_what_is_no_image_is_an_error_and_the_next_request_is_answered(address):
+    for body in (b"no image", b"", photo(0)[1][:100]):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(address, body)
+        assert caught.value.code == 400
+    for length in ("-1", "20000001", "long"):
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+        connection.putrequest("POST", "/")
+        connection.putheader("Content-Length", length)
+        connection.endheaders()
+        assert connection.getresponse().status == 400
+        connection.close()
+    assert len(ask(address, photo(0)[1])) == 5

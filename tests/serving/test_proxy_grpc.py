@@ -1,0 +1,324 @@
+"""The gate before gRPC, between a client and a server that send each other the frames a test says."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Thread
+
+import pytest
+from hostile_requests import begun_call
+from waiting import PATIENCE_S, wait_for
+
+from deploykit.serving.proxy.grpc_relay import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Frame,
+    GrpcRelay,
+    encoded_frame,
+    encoded_header,
+)
+from deploykit.serving.proxy.http_relay import Limits
+from deploykit.serving.proxy.proxy import Gate
+
+MOST_BYTES = 1000
+HEAD_BYTES = 9
+PING = 6
+NO_ERROR, CANCEL = 0, 8
+RESOURCE_EXHAUSTED, UNIMPLEMENTED = "8", "12"
+MARK = encoded_frame(PING, 0, b"the mark")  # passed on: what was to come before it has come then
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a connection, of which frames are read."""
+
+    connection: socket.socket
+
+    def send(self, *frames: bytes) -> None:
+        self.connection.sendall(b"".join(frames))
+
+    def read(self, count: int) -> bytes:
+        text = b""
+        while len(text) < count:
+            read = self.connection.recv(count - len(text))
+            if not read:
+                raise EOFError
+            text += read
+        return text
+
+    def frame(self) -> Frame:
+        head = self.read(HEAD_BYTES)
+        high, low, kind, flags, stream = struct.unpack(">BHBBI", head)
+        return Frame(kind, flags, stream, head + self.read(high << 16 | low))
+
+    def frames_before_mark(self) -> list[Frame]:
+        frames = []
+        while (frame := self.frame()).whole != MARK:
+            frames.append(frame)
+        return frames
+
+    def is_ended(self) -> bool:
+        with suppress(ConnectionResetError):
+            return self.connection.recv(1) == b""
+        return True
+
+
+@pytest.fixture
+def behind() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_S)
+        yield server
+
+
+@pytest.fixture
+def gate(behind) -> Iterator[Gate]:
+    limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=PATIENCE_S)
+    opened = Gate(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    opened.open("127.0.0.1", 0)
+    yield opened
+    if not opened.is_closing:
+        opened.close(0.1)
+
+
+@contextmanager
+def connected(gate: Gate) -> Iterator[End]:
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=PATIENCE_S) as connection:
+        yield End(connection)
+
+
+@pytest.fixture
+def ends(behind, gate) -> Iterator[tuple[End, End]]:
+    """The client's and the server's, each with a gate in between."""
+    with connected(gate) as client:
+        client.send(PREFACE)
+        accepted, _ = behind.accept()
+        with accepted:
+            accepted.settimeout(PATIENCE_S)
+            server = End(accepted)
+            assert server.read(len(PREFACE)) == PREFACE
+            yield client, server
+
+
+def message(length: int, *, told: int | None = None, is_compressed: bool = False) -> bytes:
+    return struct.pack(">BI", is_compressed, length if told is None else told) + bytes(length)
+
+
+def sent(end: End, other: End, *frames: bytes) -> list[Frame]:
+    """What the other end gets to see of frames."""
+    end.send(*frames, MARK)
+    return other.frames_before_mark()
+
+
+def fields(frame: Frame) -> dict[str, str]:
+    """Of a HEADERS frame whose fields are literals without indexing."""
+    text, found = bytes(frame.payload), []
+    while text:
+        literal, text = text[0], text[1:]
+        assert literal == 0
+        for _ in range(2):
+            found.append(text[1 : 1 + text[0]].decode())
+            text = text[1 + text[0] :]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def code(frame: Frame) -> int:
+    (value,) = struct.unpack(">I", frame.payload)
+    return value
+
+
+ANSWER = encoded_frame(HEADERS, 1, encoded_header(":status", "200"), flags=END_HEADERS)
+TOO_LONG = encoded_frame(DATA, 1, message(20, told=MOST_BYTES + 1))
+
+
+def test_all_that_is_within_the_limits_passes_as_it_is_both_ways(ends):
+    client, server = ends
+    asked = [
+        encoded_frame(SETTINGS, 0, b""),
+        begun_call("ModelInfer", 1),
+        encoded_frame(DATA, 1, message(MOST_BYTES), flags=END_STREAM),
+    ]
+    assert [each.whole for each in sent(client, server, *asked)] == asked
+    answer = [ANSWER, encoded_frame(DATA, 1, message(2 * MOST_BYTES)), encoded_frame(RST_STREAM, 1, bytes(4))]
+    assert [each.whole for each in sent(server, client, *answer)] == answer
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 6, 7, 100])
+def test_messages_that_frames_cut_anywhere_are_measured_right(ends, size):
+    client, server = ends
+    text = message(0) + message(MOST_BYTES) + message(3) + message(MOST_BYTES)
+    frames = [encoded_frame(DATA, 1, text[at : at + size]) for at in range(0, len(text), size)]
+    seen = sent(client, server, begun_call("ModelStreamInfer", 1), *frames)
+    assert b"".join(bytes(each.payload) for each in seen[1:]) == text
+    end = message(10, told=MOST_BYTES + 1)
+    client.send(*(encoded_frame(DATA, 1, end[at : at + size]) for at in range(0, len(end), size)), MARK)
+    *_, reset = server.frames_before_mark()
+    assert (reset.kind, code(reset)) == (RST_STREAM, CANCEL)
+
+
+@pytest.mark.parametrize(
+    ("frame", "status", "problem"),
+    [
+        (TOO_LONG, RESOURCE_EXHAUSTED, "a message of 1001 bytes is more than the 1000 that are taken"),
+        (
+            encoded_frame(DATA, 1, message(5) + message(0, told=2**32 - 1)),
+            RESOURCE_EXHAUSTED,
+            "a message of 4294967295 bytes",
+        ),
+        (
+            encoded_frame(DATA, 1, message(5, is_compressed=True)),
+            UNIMPLEMENTED,
+            "compressed messages are not taken",
+        ),
+        (
+            encoded_frame(DATA, 1, b"\1" + message(5) + b"\0", flags=PADDED),
+            UNIMPLEMENTED,
+            "padded messages are not taken",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_refused_call_ends_at_both_ends_and_the_window_is_given_back(
+    ends, frame, status, problem, is_answered
+):
+    client, server = ends
+    sent(client, server, begun_call("ModelStreamInfer", 1))
+    if is_answered:
+        sent(server, client, ANSWER)
+    (cancelled,) = sent(client, server, frame)
+    assert (cancelled.kind, cancelled.stream, code(cancelled)) == (RST_STREAM, 1, CANCEL)
+    ended, reset, window = sent(server, client)
+    assert (ended.kind, ended.stream, ended.flags) == (HEADERS, 1, END_HEADERS | END_STREAM)
+    said = fields(ended)
+    assert said["grpc-status"] == status
+    assert said["grpc-message"].startswith(problem)
+    begun = {":status": "200", "content-type": "application/grpc"}
+    assert {name: said[name] for name in begun if name in said} == ({} if is_answered else begun)
+    assert (reset.kind, reset.stream, code(reset)) == (RST_STREAM, 1, NO_ERROR)
+    assert (window.kind, window.stream, code(window)) == (WINDOW_UPDATE, 0, len(frame) - HEAD_BYTES)
+
+
+def test_of_a_refused_call_nothing_more_is_passed_on_and_others_go_on(ends):
+    client, server = ends
+    sent(client, server, begun_call("ModelInfer", 1), TOO_LONG)
+    sent(server, client)
+    late = encoded_frame(DATA, 1, bytes(77), flags=END_STREAM)
+    assert sent(client, server, late, encoded_frame(RST_STREAM, 1, bytes(4))) == []
+    (window,) = sent(server, client)
+    assert (window.kind, code(window)) == (WINDOW_UPDATE, 77)
+    other = [begun_call("ModelInfer", 3), encoded_frame(DATA, 3, message(9), flags=END_STREAM)]
+    assert [each.whole for each in sent(client, server, *other)] == other
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        encoded_frame(HEADERS, 1, encoded_header("grpc-status", "0"), flags=END_HEADERS | END_STREAM),
+        encoded_frame(DATA, 1, b"", flags=END_STREAM),
+        encoded_frame(RST_STREAM, 1, bytes(4)),
+    ],
+)
+def test_what_comes_after_a_calls_answer_is_not_passed_on(ends, end):
+    client, server = ends
+    sent(client, server, begun_call("ModelInfer", 1))
+    assert [each.whole for each in sent(server, client, end)] == [end]
+    assert sent(client, server, TOO_LONG) == []
+    (window,) = sent(server, client)
+    assert window.kind == WINDOW_UPDATE
+
+
+def test_closing_answers_the_calls_there_are_and_takes_no_others(ends, gate):
+    client, server = ends
+    sent(client, server, begun_call("ModelInfer", 1), begun_call("ModelInfer", 3))
+    assert gate.requests == 2
+    closing = Thread(target=gate.close, args=(3 * PATIENCE_S,))  # longer than this waits
+    closing.start()
+    goaway = client.frame()
+    assert (goaway.kind, goaway.stream) == (GOAWAY, 0)
+    assert struct.unpack(">II", goaway.payload) == (3, NO_ERROR)
+    of_calls = [encoded_frame(DATA, each, message(9), flags=END_STREAM) for each in (1, 3, 5)]
+    assert [each.whole for each in sent(client, server, begun_call("ModelInfer", 5), *of_calls)] == of_calls[
+        :2
+    ]
+    assert gate.requests == 2
+    ends_of_calls = [encoded_frame(RST_STREAM, each, bytes(4)) for each in (1, 3)]
+    seen = sent(server, client, ends_of_calls[0])
+    assert ends_of_calls[0] in [each.whole for each in seen]
+    assert closing.is_alive()
+    assert [each.whole for each in sent(server, client, ends_of_calls[1])] == [ends_of_calls[1]]
+    assert client.is_ended()
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("last", [encoded_frame(RST_STREAM, 1, bytes(4)), TOO_LONG])
+def test_closing_waits_for_no_call_that_was_cancelled_or_refused(ends, gate, last):
+    client, server = ends
+    sent(client, server, begun_call("ModelInfer", 1))
+    closing = Thread(target=gate.close, args=(3 * PATIENCE_S,))  # longer than this waits
+    closing.start()
+    assert client.frame().kind == GOAWAY
+    sent(client, server, last)
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
+
+
+def test_a_client_that_does_not_read_is_not_kept_forever(behind):
+    limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.2)
+    gate = Gate(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    gate.open("127.0.0.1", 0)
+    with connected(gate) as client:
+        client.send(PREFACE)
+        accepted, _ = behind.accept()
+        with accepted, suppress(OSError):
+            accepted.settimeout(PATIENCE_S)
+            while True:  # until the gate ends it
+                accepted.sendall(encoded_frame(DATA, 1, bytes(2**14)))
+        wait_for(lambda: not gate._connections)
+    gate.close(1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PREFACE + begun_call("ModelInfer", 2),
+        PREFACE + begun_call("ModelInfer", 0x7FFFFFFE),
+        PREFACE + b"\xff\xff\xff" + bytes(6),
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+    ],
+)
+def test_what_no_client_of_grpcs_sends_ends_its_connection_alone(ends, gate, text):
+    client, server = ends
+    with connected(gate) as other:
+        other.send(text)
+        assert other.is_ended()
+    whole = begun_call("ModelInfer", 1)
+    assert [each.whole for each in sent(client, server, whole)] == [whole]
+
+
+def test_whoever_does_not_say_what_it_is_is_not_waited_for(behind):
+    limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.1)
+    gate = Gate(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    gate.open("127.0.0.1", 0)
+    with connected(gate) as silent:
+        silent.send(PREFACE[:5])
+        assert silent.is_ended()
+    gate.close(1)
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_an_end_that_goes_takes_the_other_with_it(ends, gate, who):
+    client, server = ends
+    gone, other = (client, server) if who == "client" else (server, client)
+    gone.connection.shutdown(socket.SHUT_RDWR)
+    assert other.is_ended()
+    wait_for(lambda: not gate._connections)

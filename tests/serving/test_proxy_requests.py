@@ -1,0 +1,208 @@
+"""What of requests the gate passes on, and what it refuses."""
+
+import json
+import socket
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+from before_server import BEGIN, Behind, ask, gate_before, raw, server_behind
+from waiting import wait_for
+
+from deploykit.serving.proxy.proxy import Gate
+from deploykit.serving.proxy.request_json import rewritten
+
+
+@pytest.fixture(scope="module")
+def behind() -> Iterator[int]:
+    with server_behind() as port:
+        yield port
+
+
+@pytest.fixture
+def gate(behind) -> Iterator[Gate]:
+    with gate_before(behind) as opened:
+        yield opened
+
+
+def test_the_limit_is_of_the_body_to_the_byte(gate):
+    assert ask(gate, bytes(1000))[0] == 200
+    status, text = ask(gate, bytes(1001))
+    assert status == 413
+    assert json.loads(text) == {"error": "a body of 1001 bytes is more than the 1000 that are taken"}
+
+
+JSON = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[0.1,2e3]}],"id":"7"}'
+
+
+def test_json_passes_with_its_data_as_they_are(gate):
+    status, text = ask(gate, JSON, headers={})
+    assert status == 200
+    assert json.loads(text) == json.loads(JSON)
+    assert b"[0.1,2e3]" in text
+
+
+def test_data_after_the_json_pass_and_its_length_is_that_of_what_is_passed_on(gate):
+    spaced = JSON.replace(b":", b" : ")
+    status, text = ask(
+        gate, spaced + bytes(100), headers={"Inference-Header-Content-Length": str(len(spaced))}
+    )
+    assert (status, text) == (200, JSON + bytes(100))
+
+
+def test_of_a_key_that_is_there_twice_one_is_passed_on(gate):
+    twice = b'{"inputs":[{"shape":[99999],"shape":[1]}],"inputs":[{"shape":[2],"shape":[3]}]}'
+    assert ask(gate, twice, headers={}) == (200, b'{"inputs":[{"shape":[3]}]}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"inputs":[' + b"{}," * 200_000 + b"{}]}",
+        b'{"inputs":[{"name":' + b'{"a":1},' * 200_000 + b"1}]}",
+        b"{" + b'"a":1,' * 200_000 + b'"b":1}',
+        b'{"a":[' + b"[]," * 2_000_000 + b"[]]}",
+        b'{"inputs":[[' + b"1," * 4_000_000 + b"1]]}",
+        b'{"inputs":[{"shape":[' + b"1," * 4_000_000 + b"1]}]}",
+    ],
+    ids=["objects", "objects in one", "names", "arrays", "numbers", "sizes"],
+)
+def test_what_is_no_data_takes_no_memory_to_speak_of(text):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"at most|more than"):
+            rewritten(text, request_bytes=len(text))
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{" + b",".join(b'"%d":[' % at + b"[]," * 300_000 + b"[]]" for at in range(15)) + b"}",
+        b'{"inputs":[' + b",".join([b'{"shape":[' + b"1," * 500_000 + b"1]}"] * 15) + b"]}",
+    ],
+    ids=["keys", "tensors"],
+)
+def test_what_is_no_data_is_bounded_in_all_and_not_each(text):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more than 4194304 bytes of the request are no data"):
+            rewritten(text, request_bytes=len(text))
+        assert tracemalloc.get_traced_memory()[1] < 25 * 4_194_304
+    finally:
+        tracemalloc.stop()
+
+
+def test_data_may_take_all_of_the_request():
+    text = b'{"inputs":[{"shape":[4000000],"data":[' + b"1," * 3_999_999 + b"1]}]}"
+    assert rewritten(text, request_bytes=len(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (JSON.replace(b"[1,2]", b"[1000000000000]"), "more elements than the request has bytes"),
+        (JSON.replace(b"[1,2]", b"[4294967296,4294967296]"), "more elements than the request has bytes"),
+        (JSON.replace(b"[1,2]", b"[-1,-9]"), "more elements than the request has bytes"),
+        (JSON.replace(b"[1,2]", b'"all"'), "failed to parse shape"),
+        (JSON.replace(b"shape", b"sh\\u0061pe").replace(b"[1,2]", b"[9999]"), "more elements than"),
+        (b"[" * 900, "failed to parse the request"),
+        (b'{"inputs":' + b"[" * 450 + b"]" * 450 + b"}", None),
+        (b'{"id":NaN}', "failed to parse the request"),
+        (b"[1]", "failed to parse the request"),
+        (b'{"a":"\xff"}', "failed to parse a"),
+    ],
+)
+def test_json_that_would_end_the_server_behind_is_refused(gate, text, problem):
+    before = len(Behind.seen)
+    status, answer = ask(gate, text, headers={})
+    if problem is None:  # deep, and no deeper than is safe
+        assert (status, json.loads(answer)) == (200, json.loads(text))
+        return
+    assert status == 400
+    assert problem in json.loads(answer)["error"]
+    assert len(Behind.seen) == before
+
+
+@pytest.mark.parametrize("depth", [1_000, 50_000, 1_000_000])
+def test_json_that_nests_too_deep_is_refused(behind, depth):
+    text = b'{"inputs":[{"name":"x","shape":[1],"data":' + b"[" * depth + b"]" * depth + b"}]}"
+    with gate_before(behind, body_bytes=2**22) as gate:
+        status, answer = ask(gate, text, headers={})
+    assert (status, "recursion" in json.loads(answer)["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/repository/index",
+        "/v2/repository/models/x/load",
+        "/v2/models/x/generate",
+        "/v2/models/x/generate_stream",
+        "/v2/models/x/infer/",
+        "/v2/models/x/infer?a=b",
+        "/v2/models/x/y/infer",
+        "/v2//models/x/infer",
+    ],
+)
+def test_what_is_all_json_to_the_server_behind_is_read_as_that(gate, path):
+    """Which ends it where arrays nest too deep."""
+    before = len(Behind.seen)
+    status, text = ask(gate, b"hello", path=path)
+    assert status == 400
+    assert json.loads(text)["error"] == "Inference-Header-Content-Length is for /v2/models/MODEL/infer alone"
+    status, text = ask(gate, b'{"a":' + b"[" * 300, path=path, headers={})
+    assert (status, "failed to parse" in json.loads(text)["error"]) == (400, True)
+    assert len(Behind.seen) == before
+
+
+def test_json_that_waits_to_be_read_takes_no_more_than_a_few_bodies_in_all(behind):
+    long = json.dumps({"inputs": [{"shape": [1], "data": "x" * 900}]}).encode()
+    with gate_before(behind) as gate:
+        begun = BEGIN + b"Host: here\r\nContent-Length: 1000\r\n\r\n" + bytes(950)
+        waiting = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(4)]
+        for each in waiting:
+            each.sendall(begun)
+        wait_for(lambda: gate._held_bytes == 4 * 950)
+        status, text = ask(gate, long, headers={})
+        assert (status, "too much JSON is being read" in text.decode()) == (503, True)
+        assert ask(gate, bytes(1000))[0] == 200  # of which none is JSON
+        waiting.pop().close()
+        wait_for(lambda: gate._held_bytes == 3 * 950)
+        assert ask(gate, long, headers={})[0] == 200
+        for each in waiting:
+            each.close()
+        wait_for(lambda: gate._held_bytes == 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"Transfer-Encoding: chunked", 411),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked", 411),
+        (b"Content-Length: 5\r\nContent-Length: 6", 400),
+        (b"Content-Length: -1", 400),
+        (b"Content-Length: 5\r\nContent-Encoding: gzip", 415),
+        (b"Content-Length: 5\r\nContent-Encoding: gzip\r\nContent-Encoding: identity", 415),
+        (b"Content-Length: 5, 5\r\nX Y: z", 400),
+        (b"Content-Length: 99999999999999999999999", 400),
+        (b"Content-Length: 5\r\nInference-Header-Content-Length: abc", 400),
+        (b"Content-Length: 5\r\nInference-Header-Content-Length: -1", 400),
+        (b"Content-Length: 5\r\nInference-Header-Content-Length: 6", 400),
+        (b"Content-Length: 5\r\nInference-Header-Content-Length: " + b"0" * 5000, 400),
+        (b"Content-Length: " + b"0" * 5000, 400),
+        (
+            b"Content-Length: 5\r\nInference-Header-Content-Length: 0\r\nInference-Header-Content-Length: 5",
+            400,
+        ),
+        (b"X: " + b"a" * 200_000, 431),
+    ],
+)
+def test_what_two_readers_could_take_differently_is_refused(gate, head, status):
+    before = len(Behind.seen)
+    answer = raw(gate, BEGIN + b"Host: here\r\n" + head + b"\r\n\r\nhello")
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    assert "error" in json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert len(Behind.seen) == before

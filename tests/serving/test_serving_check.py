@@ -1,0 +1,354 @@
+"""Repositories that don't agree with their engines, and what mends them."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from served import colours, contents
+
+from deploykit.serving.repository.check import check_repository
+from deploykit.serving.repository.write import Options, write_repository
+from deploykit.util.errors import DeployError
+
+OPTIONS = Options(name="colours", backend="python")
+LABELS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Path:
+    return colours(tmp_path_factory.mktemp("engine"), labels=LABELS)
+
+
+@pytest.fixture
+def models(engine, tmp_path) -> Path:
+    write_repository(tmp_path / "models", [engine], OPTIONS)
+    return tmp_path / "models"
+
+
+def rewrite(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+
+
+NAMED = 'backend: "python" default_model_filename: "{}"'
+PLANS = 'backend: "python" platform: "tensorrt_plan"'
+
+
+@pytest.mark.parametrize(
+    ("model", "before", "after", "problem"),
+    [
+        ("colours", 'name: "input"', 'name: "images"', "takes input FP32 (3, 8, 8); its"),
+        ("colours", "dims: 8", "dims: 9", "takes input FP32 (3, 8, 8); its"),
+        ("colours", "TYPE_FP32", "TYPE_FP16", "FP16 (3, 8, 8)"),
+        ("colours", "max_batch_size: 32", "max_batch_size: 64", "batches of up to 32"),
+        ("colours", "preferred_batch_size: 8", "preferred_batch_size: 48", "batches of 48"),
+        ("colours", 'name: "colours"', 'name: "roses"', "is for 'roses'"),
+        ("colours", "max_batch_size", "max_batch_sise", "no configuration of Triton's"),
+        ("colours", 'backend: "python"', NAMED.format("../x"), "outside"),
+        ("colours", 'backend: "python"', NAMED.format("x"), "is not there"),
+        ("colours", 'backend: "python"', NAMED.format("model.cpu.engine"), "is loaded through model.py; its"),
+        (
+            "colours",
+            'backend: "python"',
+            'backend: "nope"',
+            "onnxruntime or python; its configuration says nope",
+        ),
+        ("colours", 'backend: "python"', 'backend: "onnxruntime"', "loaded through model.cpu.engine; its"),
+        ("colours", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
+        (
+            "colours",
+            "max_batch_size: 32",
+            "max_batch_size: 0",
+            "batches of up to 32; its configuration says 0",
+        ),
+        ("colours-decode", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
+        ("colours-decode", 'backend: "python"', NAMED.format("../x"), "is loaded through model.py; its"),
+        ("colours-decode", "max_batch_size: 32", "max_batch_size: 0", "its configuration says 0"),
+        ("colours-image", '"colours-decode"', '"roses"', "needs roses, which is not there"),
+        ("colours-image", 'key: "input"', 'key: "x"', "needs x of colours"),
+    ],
+)
+def test_a_repository_that_disagrees_is_found_out(models, model, before, after, problem):
+    rewrite(models / model / "config.pbtxt", before, after)
+    findings = check_repository(models).findings
+    assert any(problem in each.problem for each in findings), findings
+
+
+def edit(change: str, path: Path) -> None:
+    if change == "delete":
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif change == "empty":
+        path.write_text("")
+    elif change == "lengthen":
+        path.write_text(path.read_text() + "violet\n")
+    else:
+        rewrite(path, *change.split(" -> "))
+
+
+BROKEN = [
+    ("colours/labels.txt", "red -> rose", "is not what deploykit writes for its engine"),
+    ("colours/labels.txt", "lengthen", "is not what deploykit writes for its engine"),
+    ("colours/labels.txt", "delete", "which config.pbtxt names, is not there"),
+    ("colours-image/labels.txt", "red -> rose", "is not what deploykit writes for its engine"),
+    ("colours-image/labels.txt", "lengthen", "is not what deploykit writes for its engine"),
+    ("colours-image/labels.txt", "delete", "which config.pbtxt names, is not there"),
+    ("colours-decode/1/preprocessing.json", "8 -> 12", "is not what deploykit writes for its engine"),
+    ("colours-decode/1/preprocessing.json", "delete", "is not there"),
+    ("colours/1/model.py", "import -> imprt", "is not what deploykit writes for its engine"),
+    ("colours/1/model.py", "delete", "which config.pbtxt names, is not there"),
+    ("colours-decode/1/model.py", "lengthen", "is not what deploykit writes for its engine"),
+    ("colours-decode/1/model.py", "delete", "which config.pbtxt names, is not there"),
+    ("colours/1/model.cpu.engine.json", "delete", "has no manifest"),
+    ("colours/1/model.cpu.engine", "delete", "There is no engine"),
+    ("colours-image", "delete", "leads from colours-decode to colours, is not there"),
+    ("colours-decode", "delete", "colours-image needs colours-decode, which is not there"),
+    ("colours/config.pbtxt", "delete", "There is no"),
+    ("colours/config.pbtxt", "empty", "its configuration says nothing."),
+    ("colours/config.pbtxt", "dims: 8 -> dims: 9", "takes input FP32 (3, 8, 8); its"),
+    ("colours/config.pbtxt", "max_batch_size: 32 -> max_batch_size: 640", "takes batches of up to 32; its"),
+    ("colours-decode/config.pbtxt", "delete", "There is no"),
+    ("colours-decode/config.pbtxt", "empty", "is run by python; its configuration says nothing"),
+    ("colours-decode/config.pbtxt", "dims: 8 -> dims: 9", "gives prepared FP32 (3, 8, 8); its"),
+    ("colours-image/config.pbtxt", "delete", "There is no"),
+    ("colours-image/config.pbtxt", "empty", "is run by ensemble; its configuration says nothing"),
+    ("colours-image/config.pbtxt", "dims: 3 -> dims: 4", "gives logits FP32 (3); its"),
+]
+
+
+@pytest.fixture
+def follow(engine):
+    """Does what a fix says, where that is to move or remove a folder, and to write a repository."""
+
+    def do(fix: str) -> None:
+        if folder := re.search(r"(?:move|remove) (.+?)( out of|,? elsewhere|,? then|$)", fix):
+            for each in re.split(", | and ", folder[1]):
+                shutil.rmtree(each)
+        if command := re.search(
+            r"deploykit serve --triton (\S+) ENGINE --name (\S+)( --backend python)?", fix
+        ):
+            backend = "python" if command[3] else None
+            write_repository(command[1], [engine], Options(name=command[2], backend=backend))
+        assert folder or command, fix
+
+    return do
+
+
+@pytest.mark.parametrize(("path", "change", "problem"), BROKEN)
+def test_whatever_is_broken_is_found_out_and_written_anew_as_the_fix_says(
+    models, follow, path, change, problem
+):
+    before = contents(models)
+    edit(change, models / path)
+    findings = check_repository(models).findings
+    assert any(problem in each.problem for each in findings), findings
+    while findings:
+        follow(findings[0].fix)
+        left = check_repository(models).findings
+        assert len(left) < len(findings)
+        findings = left
+    assert contents(models) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "problem"),
+    [
+        ("colours/config.pbtxt", "delete", "There is no"),
+        ("colours/config.pbtxt", "empty", "its configuration says nothing."),
+        ("colours/config.pbtxt", "dims: 8 -> dims: 9", "its configuration says"),
+        ("colours/config.pbtxt", "max_batch_size: 32 -> max_batch_size: 640", "its configuration says 640"),
+        ("colours/labels.txt", "delete", "is not there"),
+        ("colours-image/config.pbtxt", "delete", "There is no"),
+        ("colours-image/config.pbtxt", "empty", "takes nothing, and the new engine"),
+        ("colours-decode/1/preprocessing.json", "8 -> 12", "says something else"),
+    ],
+)
+def test_a_broken_model_gets_no_other_version_until_it_is_written_anew_as_the_fix_says(
+    models, follow, path, change, problem
+):
+    before = contents(models)
+    edit(change, models / path)
+    with pytest.raises(DeployError) as caught:
+        follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
+    assert problem in caught.value.problem
+    follow(caught.value.fix)
+    assert contents(models) == before
+
+
+@pytest.mark.parametrize("model", ["colours", "colours-decode"])
+def test_what_leads_to_a_model_that_was_tuned_to_smaller_batches_is_written_for_those(models, follow, model):
+    tuned = models / model / "config.pbtxt"
+    rewrite(tuned, "max_batch_size: 32", "max_batch_size: 8")
+    before = tuned.read_text()
+    (finding,) = check_repository(models).findings
+    assert f"colours-image takes more images at once than {model}" in finding.problem
+    with pytest.raises(
+        DeployError, match="takes batches of up to 32, and the new ensemble of up to 8"
+    ) as caught:
+        follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
+    assert caught.value.fix == finding.fix
+    follow(finding.fix)
+    assert check_repository(models).findings == ()
+    assert tuned.read_text() == before
+    assert "max_batch_size: 8\n" in (models / "colours-image" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    "deleted",
+    [
+        ["colours/1"],
+        ["colours/1", "colours-decode/config.pbtxt"],
+        ["colours-decode/config.pbtxt", "colours-image/config.pbtxt"],
+        ["colours-decode/config.pbtxt", "colours-image"],
+        ["colours/config.pbtxt", "colours-decode/config.pbtxt", "colours-image/config.pbtxt"],
+        ["colours/1/model.cpu.engine.json", "colours-decode/1", "colours-image/labels.txt"],
+    ],
+)
+def test_any_fix_mends_a_model_that_is_broken_in_several_places(models, follow, tmp_path, deleted):
+    before = contents(models)
+    for each in deleted:
+        edit("delete", models / each)
+    shutil.copytree(models, tmp_path / "broken")
+    for at in range(len(check_repository(models).findings)):
+        shutil.rmtree(models)
+        shutil.copytree(tmp_path / "broken", models)
+        follow(check_repository(models).findings[at].fix)
+        assert contents(models) == before
+
+
+def test_the_writer_says_all_that_has_to_be_moved(models, follow):
+    before = contents(models)
+    shutil.rmtree(models / "colours")
+    for each in ("colours-decode", "colours-image"):
+        (models / each / "config.pbtxt").unlink()
+    with pytest.raises(DeployError) as caught:
+        follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
+    follow(caught.value.fix)
+    assert contents(models) == before
+
+
+def test_what_is_around_an_engine_that_is_gone_is_found_out(models, follow):
+    shutil.rmtree(models / "colours")
+    (finding,) = check_repository(models).findings
+    assert "colours-image needs colours, which is not there" in finding.problem
+    follow(finding.fix)
+    assert check_repository(models).findings == ()
+
+
+@pytest.mark.parametrize("gone", ["model.cpu.engine", "model.cpu.engine.json", "model.py", "*"])
+def test_a_broken_version_is_found_out_beside_a_whole_one(models, follow, tmp_path, gone):
+    write_repository(models, [colours(tmp_path, max_batch=33, labels=LABELS)], OPTIONS)
+    for each in (models / "colours" / "1").glob(gone):
+        each.unlink()
+    findings = check_repository(models).findings
+    assert findings
+    assert all(str(models / "colours" / "1") in each.problem for each in findings)
+    follow(findings[0].fix)
+    assert check_repository(models).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("colours/config.pbtxt", "count: 1 -> count: 2"),
+        ("colours/config.pbtxt", "max_batch_size: 32 -> max_batch_size: 32\nresponse_cache { enable: true }"),
+        ("colours/config.pbtxt", "num_versions: 1 -> num_versions: 2"),
+        ("colours/config.pbtxt", 'label_filename: "labels.txt" -> '),
+        ("colours-decode/config.pbtxt", "count: 2 -> count: 4"),
+    ],
+)
+def test_a_configuration_may_be_tuned(models, path, change):
+    edit(change, models / path)
+    assert check_repository(models).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problems"),
+    [
+        ('backend: "onnxruntime"', "", []),
+        ('platform: "onnxruntime_onnx"', "", []),
+        ('default_model_filename: "model.onnx"', "", []),
+        ('backend: "onnxruntime"', 'backend: "python"', ["python and onnxruntime"]),
+        ('"model.onnx"', '"model.onnx.json"', ["has no manifest", "loaded through model.onnx; its"]),
+    ],
+)
+def test_what_loads_an_engine_may_be_said_in_tritons_other_ways_and_in_no_wrong_one(
+    engine, tmp_path, before, after, problems
+):
+    models = tmp_path / "models"
+    write_repository(models, [engine], Options(name="colours"))
+    rewrite(models / "colours" / "config.pbtxt", before, after)
+    findings = check_repository(models).findings
+    assert len(findings) == len(problems)
+    assert all(problem in found.problem for problem, found in zip(problems, findings, strict=True))
+
+
+def test_an_engine_without_its_manifest_is_found_out_for_tritons_own_backend_too(engine, tmp_path):
+    models = tmp_path / "models"
+    write_repository(models, [engine], Options(name="colours"))
+    (models / "colours" / "1" / "model.onnx.json").unlink()
+    (finding,) = check_repository(models).findings
+    assert "has no manifest model.onnx.json" in finding.problem
+
+
+def test_a_single_model_without_its_configuration_is_written_anew_as_the_fix_says(engine, follow, tmp_path):
+    models = tmp_path / "models"
+    write_repository(models, [engine], replace(OPTIONS, images=False))
+    (models / "colours" / "config.pbtxt").unlink()
+    (finding,) = check_repository(models).findings
+    follow(finding.fix)
+    assert check_repository(models).findings == ()
+
+
+def test_models_of_others_are_left_alone(models):
+    tokens = models / "tokens"
+    (tokens / "1").mkdir(parents=True)
+    (tokens / "config.pbtxt").write_text('backend: "python"')
+    (tokens / "1" / "model.py").write_text("class TritonPythonModel: ...\n")
+    (tokens / "1" / "weights.onnx").touch()
+    assert check_repository(models).findings == ()
+
+
+@pytest.mark.parametrize("name", [".git", "lost+found", "photos"])
+def test_a_folder_that_is_no_model_is_found_out_for_triton_would_not_start(models, follow, name):
+    (models / name).mkdir()
+    (finding,) = check_repository(models).findings
+    assert "is no model, and Triton starts with none" in finding.problem
+    follow(finding.fix)
+    assert check_repository(models).findings == ()
+
+
+def test_an_altered_manifest_is_found_out(models):
+    rewrite(models / "colours" / "1" / "model.cpu.engine.json", "build_seconds", "build_second")
+    (finding,) = check_repository(models).findings
+    assert "is no manifest" in finding.problem
+
+
+def test_links_that_leave_a_model_are_found_out(models, tmp_path):
+    (models / "colours" / "1" / "secret").symlink_to(tmp_path)
+    (finding,) = check_repository(models).findings
+    assert "is a link that leaves" in finding.problem
+    assert finding.fix == "copy there what it leads to"
+
+
+def test_a_folder_that_can_be_no_models_name_is_to_be_renamed(models):
+    (models / "colours").rename(models / "my colours")
+    fix = f"rename {models / 'my colours'}, in its config.pbtxt and wherever another model names it too"
+    found = [each for each in check_repository(models).findings if each.model == "my colours"]
+    assert [each.problem for each in found] == ["'my colours' can't be a model's name."]
+    assert found[0].fix.startswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"), [(None, "no folder"), ("empty", "no models"), ("other", "no model")]
+)
+def test_what_is_no_repository_is_refused(tmp_path, make, problem):
+    folder = tmp_path / "models"
+    if make:
+        folder.mkdir()
+    if make == "other":
+        (folder / "photos").mkdir()
+    with pytest.raises(DeployError, match=problem):
+        check_repository(folder)

@@ -1,0 +1,166 @@
+"""What the client makes of servers that are not as they should be, and how a server is seen to be ready."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from deploykit.cli.serve import _announce
+from deploykit.serving import client
+from deploykit.serving.repository.names import versions_in
+from deploykit.serving.triton.process import Server, _is_ready
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[int]:
+    """The port of a server that gives that answer to whatever it is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815  # http.server's
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_proxy_does_not_stand_between_a_server_and_whether_it_is_ready(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with answering(200, b"") as port:
+        assert _is_ready(port)
+    with answering(503, b"") as port:
+        assert not _is_ready(port)
+    assert not _is_ready(port)
+
+
+def refused(run, tmp_path, *arguments: str) -> tuple[str, str]:
+    """The one sentence that the client ends with, and the way out."""
+    (tmp_path / "a.png").write_bytes(b"no image")
+    done = run("client", "a.png", *arguments)
+    assert done.status == 2
+    error, fix = done.err.splitlines()
+    assert fix.startswith("  fix: ")
+    return error, fix
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://[::1", "http://127.0.0.1:abc", "grpc://there:99999", "http://", "x://y"),
+        *("http://there:8000/v2", "http://there:8000/?a=b", "http://there:8000#a", "grpc://me:secret@there"),
+    ],
+)
+def test_what_is_no_address_is_said(run, tmp_path, url):
+    error, fix = refused(run, tmp_path, "--url", url)
+    assert f"'{url}' is no address of a server" in error
+    assert "http://HOST:8000" in fix
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "flowers-image")])
+@pytest.mark.parametrize("body", [b"<html></html>", b"{}", b"[1]", b'{"inputs": 3}', b"null", b"\xff"])
+def test_what_speaks_another_protocol_is_said(run, tmp_path, body, model):
+    with answering(200, body) as port:
+        error, _ = refused(run, tmp_path, "--url", f"http://127.0.0.1:{port}", *model)
+    assert "does not speak the KServe protocol" in error
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_server_that_never_answers_is_not_waited_for_without_end(run, tmp_path, monkeypatch, scheme):
+    monkeypatch.setattr(client, "_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        error, _ = refused(run, tmp_path, "--url", url)
+    assert f"Nobody answers at {url} (timed out)" in error
+
+
+def test_stopped_while_it_waits_it_ends_without_a_stack(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "deploykit", "client", _file(tmp_path), "--url", url]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        asking, _ = silent.accept()
+        with asking:
+            asking.recv(1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == "stopped; no result was written"
+
+
+@pytest.mark.parametrize(
+    ("status", "problem", "way_out"),
+    [
+        (413, "a body of 9 bytes is more than the 8 that are taken", "a larger --max-body"),
+        (400, "in ensemble 'a-image', The image is not a readable image (cut off)", "give JPEG, PNG"),
+        (400, "Request for unknown model", "see what it serves"),
+        (503, "the server behind gives no answer", "see what it serves"),
+    ],
+)
+def test_the_way_out_is_that_of_the_refusal(tmp_path, status, problem, way_out):
+    body = json.dumps({"error": problem}).encode()
+    with answering(status, body) as port:
+        asked = client.Client(f"http://127.0.0.1:{port}")
+        with pytest.raises(client.DeployError) as caught:
+            asked._one(_file(tmp_path), "a-image", {"logits": [-1, 3]}, 5)
+    assert problem in caught.value.problem
+    assert way_out in caught.value.fix
+
+
+def _file(folder):
+    path = folder / "a.png"
+    path.write_bytes(b"some image")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("host", "shown", "is_open"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("::1", "[::1]", False),
+        ("localhost", "localhost", False),
+        ("0.0.0.0", "0.0.0.0", True),
+        ("::", "[::]", True),
+    ],
+)
+def test_what_is_announced_can_be_given_to_the_client(capsys, host, shown, is_open):
+    gates = [SimpleNamespace(port=port) for port in (8000, 8001, 8002)]
+    server = Server(SimpleNamespace(pid=1), gates, host, ("flowers",))
+    _announce(server, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["http"] == f"http://{shown}:8000"
+    assert found["grpc"] == f"grpc://{shown}:8001"
+    assert found["metrics"] == f"http://{shown}:8002/metrics"
+    client.Client(found["http"])
+    client.Client(found["grpc"])
+    _announce(server, as_json=False)
+    printed = capsys.readouterr()
+    assert f"ready: {found['http']}, {found['grpc']}, {found['metrics']}\n" in printed.out
+    assert ("Whoever reaches" in printed.err) == is_open
+
+
+def test_a_file_is_no_version(tmp_path):
+    (tmp_path / "7").write_text("")
+    (tmp_path / "2").mkdir()
+    assert versions_in(tmp_path) == (2,)

@@ -1,0 +1,246 @@
+"""Triton's configurations, read back by Triton's schema."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from served import colours
+
+from deploykit.engine.manifest import Manifest, read_manifest, write_engine
+from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
+from deploykit.engine.targets import Target
+from deploykit.serving.repository.batching import batching_of
+from deploykit.serving.repository.config import read_config, schema
+from deploykit.serving.repository.write import Options, write_repository
+from deploykit.util.errors import DeployError
+
+T4 = Target(name="T4", compiler="tensorrt", sm=75)
+A100 = Target(name="A100", compiler="tensorrt", sm=80)
+RTX_T4 = Target(name="T4", compiler="tensorrt-rtx", sm=75)
+CPU = Target(name="CPU", compiler="onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> Manifest:
+    return read_manifest(colours(tmp_path_factory.mktemp("small")))
+
+
+@pytest.fixture
+def engine(manifest, tmp_path):
+    """An engine file whose manifest says what a test wants."""
+
+    def write(target: Target, **changes) -> Path:
+        path = tmp_path / f"model.{target.label}.engine"
+        plan = target.title.encode()
+        digest = hashlib.sha256(plan).hexdigest()
+        write_engine(path, plan, replace(manifest, target=target, engine_sha256=digest, **changes))
+        return path
+
+    return write
+
+
+def written(tmp_path: Path, *engines: Path, **options):
+    """The folder of the model, and its configuration as Triton reads it."""
+    write_repository(tmp_path / "models", engines, Options(**{"name": "flowers", **options}))
+    folder = tmp_path / "models" / "flowers"
+    return folder, read_config(folder / "config.pbtxt")
+
+
+def test_a_tensorrt_engine_is_a_plan_for_tritons_own_backend(engine, tmp_path):
+    profiles = parse_profiles("1,1,4;1,8,16")
+    folder, config = written(tmp_path, engine(T4, batches=profiles))
+    assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
+    assert config.max_batch_size == 16
+    assert list(config.dynamic_batching.preferred_batch_size) == [8]
+    (group,) = config.instance_group
+    assert group.kind == type(group).KIND_GPU
+    assert list(group.profile) == ["0", "1"]
+    assert config.default_model_filename == "model.plan"
+    assert (folder / "1" / "model.plan").read_bytes() == b"T4 (SM75)"
+    assert [each.batch_size for each in config.model_warmup] == [1, 8]
+    assert config.version_policy.latest.num_versions == 1
+
+
+def test_plans_for_several_gpus_are_one_model_that_takes_the_right_one(engine, tmp_path):
+    folder, config = written(tmp_path, engine(T4), engine(A100))
+    assert dict(config.cc_model_filenames) == {"7.5": "model.sm75.plan", "8.0": "model.sm80.plan"}
+    assert sorted(each.name for each in (folder / "1").iterdir()) == [
+        "model.sm75.plan",
+        "model.sm75.plan.json",
+        "model.sm80.plan",
+        "model.sm80.plan.json",
+    ]
+
+
+def test_a_tensorrt_rtx_engine_is_run_by_the_python_backend(engine, tmp_path):
+    folder, config = written(tmp_path, engine(RTX_T4))
+    assert (config.backend, config.platform) == ("python", "")
+    assert "deploykit.serving.python_model" in (folder / "1" / "model.py").read_text()
+
+
+def test_an_onnx_artifact_is_run_by_onnx_runtimes_backend(tmp_path):
+    _, config = written(tmp_path, colours(tmp_path), threads=3)
+    assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
+    assert config.default_model_filename == "model.onnx"
+    assert config.parameters["intra_op_thread_count"].string_value == "3"
+    assert config.instance_group[0].kind == type(config.instance_group[0]).KIND_CPU
+
+
+def test_names_types_and_dims_are_the_manifests(engine, manifest, tmp_path):
+    odd = replace(
+        manifest,
+        input=replace(manifest.input, name="picture", dtype="uint8", shape=(8, 8, 3)),
+        output=replace(manifest.output, name="heat", shape=(2, 5, 7)),
+    )
+    _, config = written(tmp_path, engine(RTX_T4, input=odd.input, output=odd.output))
+    (taken,), (given,) = config.input, config.output
+    assert (taken.name, taken.data_type, list(taken.dims)) == ("picture", schema().TYPE_UINT8, [8, 8, 3])
+    assert (given.name, given.data_type, list(given.dims)) == ("heat", schema().TYPE_FP32, [2, 5, 7])
+
+
+def test_a_side_of_many_is_free(engine, tmp_path):
+    _, config = written(tmp_path, engine(RTX_T4, side=SideRange(min=32, opt=32, max=64)), images=False)
+    assert list(config.input[0].dims) == [3, -1, -1]
+
+
+def test_labels_are_triton_s_own(engine, manifest, tmp_path):
+    named = replace(manifest.model, labels=("red\nish", "green", "blue"))
+    folder, config = written(tmp_path, engine(RTX_T4, model=named))
+    assert config.output[0].label_filename == "labels.txt"
+    assert (folder / "labels.txt").read_text() == "red ish\ngreen\nblue\n"
+
+
+def test_the_ensemble_leads_from_encoded_images_to_the_engine(engine, tmp_path):
+    written(tmp_path, engine(RTX_T4))
+    ensemble = read_config(tmp_path / "models" / "flowers-image" / "config.pbtxt")
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["flowers-decode", "flowers"]
+    decode = read_config(tmp_path / "models" / "flowers-decode" / "config.pbtxt")
+    assert decode.input[0].data_type == schema().TYPE_STRING
+    assert list(decode.output[0].dims) == [3, 8, 8]
+
+
+@pytest.mark.parametrize("profiles", ["1;8", "4,8,16"])
+def test_batches_between_profiles_are_for_the_python_backend(engine, tmp_path, profiles):
+    path = engine(T4, batches=parse_profiles(profiles))
+    with pytest.raises(DeployError, match="profiles hold no batch of") as caught:
+        written(tmp_path, path)
+    assert "--backend python" in caught.value.fix
+    assert not any((tmp_path / "models").iterdir()) if (tmp_path / "models").exists() else True
+    _, config = written(tmp_path, path, backend="python")
+    assert config.max_batch_size == max(each.max for each in parse_profiles(profiles))
+
+
+def test_another_compilers_backend_is_refused(engine, tmp_path):
+    with pytest.raises(DeployError, match="onnxruntime backend runs no engines of TensorRT"):
+        written(tmp_path, engine(T4), backend="onnxruntime")
+
+
+# --- batching
+
+
+def batching(manifest: Manifest, took: dict[int, float] | None, target_ms: float | None, **more):
+    batches = tuple(BatchRange(min=1, opt=size, max=16) for size in (1, 4, 16))
+    manifest = replace(manifest, batches=batches)
+    return batching_of(
+        manifest, max_latency_ms=target_ms, batch_ms=None if took is None else took.__getitem__, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("target_ms", "preferred", "delay_us"),
+    [
+        (None, (4, 16), 0),
+        (100, (4, 16), 10_000),  # no longer than a batch of 16 takes
+        (25, (4, 16), 5_000),  # what two batches of 16 leave
+        (15, (4,), 3_000),  # two of 16 take 20 ms: batches of 4, as long as one takes
+        (5, (), 0),  # two of 4 take 6 ms
+    ],
+)
+def test_images_wait_for_what_two_batches_leave_of_the_latency(manifest, target_ms, preferred, delay_us):
+    found = batching(manifest, {4: 3.0, 16: 10.0}, target_ms)
+    assert (found.preferred, found.delay_us) == (preferred, delay_us)
+
+
+def test_where_nothing_was_timed_they_wait_a_quarter(manifest):
+    assert batching(manifest, None, 10).delay_us == 2500
+
+
+def test_without_batching_nothing_waits(manifest):
+    found = batching(manifest, None, None, dynamic=False)
+    assert (found.preferred, found.delay_us, found.dynamic) == ((), 0, False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target_ms": 0.0},
+        {"target_ms": float("nan")},
+        {"target_ms": 1e300},
+        {"max_queue": 0},
+        {"max_queue": 2**32},
+    ],
+)
+def test_a_latency_or_a_queue_that_cannot_be_is_refused(manifest, wrong):
+    with pytest.raises(DeployError):
+        batching(manifest, None, wrong.get("target_ms"), max_queue=wrong.get("max_queue"))
+
+
+@pytest.mark.parametrize("option", ["max_latency_ms", "max_queue"])
+@pytest.mark.parametrize(
+    ("batches", "dynamic", "way"),
+    [("1,8,16", False, "leave out --no-batching"), ("1", True, "build the engine with --batch")],
+)
+def test_what_puts_requests_together_is_refused_where_none_are(manifest, option, batches, dynamic, way):
+    alone = replace(manifest, batches=parse_profiles(batches))
+    with pytest.raises(DeployError, match="would do nothing") as caught:
+        batching_of(alone, dynamic=dynamic, **{option: 5})
+    assert caught.value.problem.startswith(f"--{option.removesuffix('_ms').replace('_', '-')} ")
+    assert way in caught.value.fix
+
+
+def test_threads_of_an_engine_for_a_gpu_are_refused(engine, tmp_path):
+    with pytest.raises(DeployError, match=r"--threads would do nothing: flowers is for T4 \(SM75\)"):
+        written(tmp_path, engine(RTX_T4), threads=3)
+
+
+@pytest.mark.parametrize(("latency_ms", "count"), [(1e-6, 1), (1e6, 0)])
+def test_a_latency_that_one_image_alone_exceeds_here_is_said(tmp_path, latency_ms, count):
+    notes: list[str] = []
+    options = Options(name="flowers", max_latency_ms=latency_ms)
+    write_repository(tmp_path / "models", [colours(tmp_path)], options, note=notes.append)
+    assert [each.endswith("a latency of 1e-06 ms can't be held.") for each in notes] == [True] * count
+
+
+def test_the_longest_queue_and_latency_are_what_the_schema_holds(engine, tmp_path):
+    _, config = written(tmp_path, engine(RTX_T4), max_queue=2**32 - 1, max_latency_ms=1e16)
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 2**32 - 1
+
+
+def test_requests_that_may_wait_are_bounded_where_asked_for(engine, tmp_path):
+    _, config = written(tmp_path, engine(RTX_T4), max_queue=7)
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 7
+
+
+def test_a_configuration_that_the_schema_does_not_know_is_refused(tmp_path):
+    path = tmp_path / "config.pbtxt"
+    path.write_text("max_batch_sise: 4")
+    with pytest.raises(DeployError, match="no configuration of Triton's"):
+        read_config(path)
+
+
+def test_engines_of_one_gpu_cannot_be_one_model(engine, tmp_path):
+    first = engine(T4)
+    twin = tmp_path / "twin.engine"
+    plan = first.read_bytes()
+    write_engine(twin, plan, read_manifest(first))
+    with pytest.raises(DeployError, match=r"Two engines of one model are for T4"):
+        written(tmp_path, first, twin)
+
+
+def test_engines_of_several_models_need_names(engine, manifest, tmp_path):
+    path = colours(tmp_path)
+    with pytest.raises(DeployError, match="not of one model") as caught:
+        written(tmp_path, path, engine(RTX_T4))
+    assert "deploykit serve --triton DIR ENGINE --name NAME" in caught.value.fix
+    assert "--name" in caught.value.fix

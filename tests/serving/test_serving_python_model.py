@@ -1,0 +1,80 @@
+"""What Triton's Python backend runs, without Triton."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import flat_images
+from small_models import PREPROCESSING, colour_blocks
+
+from deploykit.engine.pipeline import build_engine
+from deploykit.engine.shapes import parse_profiles
+from deploykit.runtime import Engine
+from deploykit.serving.decode_model import prepare
+from deploykit.serving.python_model import answers_to, engine_in, run_together, threads_of
+from deploykit.util.errors import DeployError
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Path:
+    """For batches of 1, 3 or 8 alone."""
+    folder = tmp_path_factory.mktemp("engine")
+    model = colour_blocks(folder / "colours.onnx")
+    profiles = parse_profiles("1;3;8")
+    return build_engine(onnx=model, gpu="cpu", batches=profiles, output=folder / "e.onnx").path
+
+
+@pytest.mark.parametrize("counts", [(1,), (3,), (2,), (1, 1), (1, 3), (2, 3, 2), (8,)])
+def test_requests_run_together_get_each_their_own_answers(engine, counts):
+    """Batches that no profile holds are filled up."""
+    images = flat_images(sum(counts))
+    parts = np.split(images, np.cumsum(counts)[:-1])
+    with Engine.load(engine) as loaded:
+        answers = run_together(loaded, parts)
+    assert [len(answer) for (answer,) in answers] == list(counts)
+    np.testing.assert_allclose(
+        np.concatenate([answer for (answer,) in answers]), images[:, :, 0, 0], rtol=1e-6
+    )
+
+
+def test_more_than_the_largest_batch_is_refused(engine):
+    with Engine.load(engine) as loaded, pytest.raises(DeployError, match="not 9"):
+        run_together(loaded, [flat_images(9)])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (0, 3, 8, 8), (1, 3, 8, 9), (9, 3, 8, 8), (3,), ()])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_request_that_cannot_be_run_fails_alone(engine, shape, at):
+    """Triton lets some of them through: a batch of no images with the bytes of one."""
+    good = [flat_images(1, seed=1), flat_images(2, seed=2)]
+    with Engine.load(engine) as loaded:
+        answers = answers_to(loaded, [*good[:at], np.zeros(shape, np.float32), *good[at:]])
+    assert isinstance(answers.pop(at), DeployError)
+    for (answer,), images in zip(answers, good, strict=True):
+        np.testing.assert_allclose(answer, images[:, :, 0, 0], rtol=1e-6)
+
+
+def test_the_engine_that_runs_here_is_taken(engine, tmp_path):
+    (tmp_path / "model.py").touch()
+    with pytest.raises(DeployError, match="no engine in"):
+        engine_in(tmp_path)
+    shutil.copy(engine, tmp_path / "model.cpu.engine")
+    shutil.copy(f"{engine}.json", tmp_path / "model.cpu.engine.json")
+    assert engine_in(tmp_path) == tmp_path / "model.cpu.engine"
+
+
+def test_instances_share_the_cores_unless_told_otherwise():
+    cores = len(os.sched_getaffinity(0))
+    assert threads_of({"instance_group": [{"count": 1}]}) == cores
+    assert threads_of({"instance_group": [{"count": 2 * cores}]}) == 1
+    told = {"parameters": {"threads": {"string_value": "3"}}, "instance_group": [{"count": 2}]}
+    assert threads_of(told) == 3
+
+
+def test_formats_that_start_other_programs_are_not_read():
+    """Pillow gives PostScript to Ghostscript."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    with pytest.raises(DeployError, match="in no format that Pillow knows"):
+        prepare([script], PREPROCESSING, normalizes=True)

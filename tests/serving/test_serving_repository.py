@@ -1,0 +1,282 @@
+"""What lands in a repository, beside what is there."""
+
+import os
+import resource
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import colours, contents
+from small_models import two_convolutions
+
+from deploykit.engine.pipeline import build_engine
+from deploykit.serving.repository.check import check_repository
+from deploykit.serving.repository.names import require_name, stays_inside
+from deploykit.serving.repository.write import Options, write_repository
+from deploykit.serving.serve import serve
+from deploykit.util.errors import DeployError
+
+OPTIONS = Options(name="colours", backend="python")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Path:
+    return colours(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture
+def models(engine, tmp_path) -> Path:
+    folder = tmp_path / "models"
+    write_repository(folder, [engine], OPTIONS)
+    return folder
+
+
+def test_a_model_is_three_folders_and_agrees_with_its_engine(models):
+    assert sorted(each.name for each in models.iterdir()) == ["colours", "colours-decode", "colours-image"]
+    found = check_repository(models)
+    assert found.findings == ()
+    assert [(each.kind, each.versions) for each in found.models] == [
+        ("python", (1,)),
+        ("python", (1,)),
+        ("ensemble", (1,)),
+    ]
+
+
+def test_a_second_engine_is_a_second_version_and_leaves_the_first_alone(models, tmp_path):
+    before = contents(models)
+    (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert written.version == 2
+    after = contents(models)
+    assert {name: after[name] for name in before} == before
+    assert {name.split("/")[1] for name in set(after) - set(before)} == {"2"}
+
+
+def test_the_engine_that_is_there_is_not_written_again(models, engine):
+    before = contents(models)
+    notes: list[str] = []
+    (written,) = write_repository(models, [engine], OPTIONS, note=notes.append)
+    assert (written.version, notes) == (1, ["colours has this as version 1: nothing was written."])
+    assert contents(models) == before
+
+
+@pytest.mark.parametrize(
+    ("deleted", "written"),
+    [
+        (["colours-decode"], "only colours-decode was written"),
+        (["colours-decode", "colours-image"], "only colours-decode and colours-image were written"),
+    ],
+)
+def test_what_was_deleted_around_an_engine_is_written_again_and_said(models, engine, deleted, written):
+    before = contents(models)
+    for each in deleted:
+        shutil.rmtree(models / each)
+    notes: list[str] = []
+    write_repository(models, [engine], OPTIONS, note=notes.append)
+    assert notes == [f"colours has this as version 1: {written}."]
+    assert contents(models) == before
+
+
+def test_an_engine_of_before_is_a_version_again_after_another(models, engine, tmp_path):
+    write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    (written,) = write_repository(models, [engine], OPTIONS)
+    assert written.version == 3
+
+
+def test_a_file_that_is_called_as_the_next_version_is_stepped_over(models, tmp_path):
+    (models / "colours" / "2").write_text("no version")
+    (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert written.version == 3
+    assert (models / "colours" / "2").read_text() == "no version"
+
+
+@pytest.mark.parametrize(("newest", "following"), [(999_999_999, 10**9), (10**18 - 2, 10**18 - 1)])
+def test_any_version_that_triton_counts_is_followed_by_the_next(models, tmp_path, newest, following):
+    (models / "colours" / "1").rename(models / "colours" / str(newest))
+    (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert written.version == following
+    assert check_repository(models).models[0].versions == (newest, following)
+
+
+def test_after_the_last_number_a_version_is_refused(models, tmp_path):
+    (models / "colours" / "1").rename(models / "colours" / ("9" * 18))
+    before = contents(models)
+    with pytest.raises(DeployError, match=f"can have no version 1{'0' * 18}"):
+        write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
+    assert contents(models) == before
+
+
+def test_what_is_moved_in_is_on_the_disk_with_its_names_before_and_its_own_name_after(
+    models, tmp_path, monkeypatch
+):
+    """As a power cut needs it: every file, then every folder that has it, then it is there, and then that."""
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def flushed(handle: int) -> None:
+        done.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> None:
+        done.append("renamed")
+        rename(path, target)
+
+    engine = colours(tmp_path, max_batch=33)
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    write_repository(models, [engine], OPTIONS)
+    *files, folder, name, parent = done
+    assert sorted(files) == sorted(each.name for each in (models / "colours" / "2").iterdir())
+    assert (folder, name, parent) == ("new", "renamed", "colours")
+
+
+def test_versions_written_at_the_same_time_are_all_there(models, tmp_path):
+    folders = [tmp_path / str(size) for size in range(33, 37)]
+    for folder in folders:
+        folder.mkdir()
+    engines = [colours(folder, max_batch=int(folder.name)) for folder in folders]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda engine: write_repository(models, [engine], OPTIONS), engines))
+    assert check_repository(models).models[0].versions == (1, 2, 3, 4, 5)
+    assert check_repository(models).findings == ()
+
+
+def test_an_engine_that_was_altered_changes_nothing(models, engine, tmp_path):
+    before = contents(models)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(engine.read_bytes()[:-1])
+    shutil.copy(f"{engine}.json", f"{broken}.json")
+    with pytest.raises(DeployError, match="altered or cut short"):
+        write_repository(models, [broken], OPTIONS)
+    assert contents(models) == before
+
+
+def test_an_engine_that_answers_nan_changes_nothing(models, tmp_path, monkeypatch):
+    before = contents(models)
+    from deploykit.runtime import Engine
+
+    monkeypatch.setattr(
+        Engine, "__call__", lambda self, images: np.full((len(images), 3), np.nan, np.float32)
+    )
+    with pytest.raises(DeployError, match="NaN or Inf"):
+        write_repository(models, [colours(tmp_path)], OPTIONS)
+    assert contents(models) == before
+
+
+def test_a_version_that_takes_less_than_clients_were_promised_is_refused(models, tmp_path):
+    before = contents(models)
+    with pytest.raises(DeployError, match="batches of up to 32, and the new engine of up to 16") as caught:
+        write_repository(models, [colours(tmp_path, max_batch=16)], OPTIONS)
+    assert "--name" in caught.value.fix
+    assert contents(models) == before
+
+
+def test_a_disk_without_room_is_told_by_where_it_is(models, tmp_path):
+    before = contents(models)
+    engine = colours(tmp_path, max_batch=33)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(DeployError) as caught:
+            write_repository(models, [engine], OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.problem == f"{models / 'colours' / '2'} can't be written: File too large."
+    assert contents(models) == before
+
+
+def test_an_engine_that_goes_meanwhile_is_named(tmp_path, monkeypatch):
+    engine, models = colours(tmp_path), tmp_path / "models"
+
+    def meanwhile(folder: Path) -> None:
+        folder.mkdir()
+        engine.unlink()
+
+    monkeypatch.setattr("deploykit.serving.repository.write.make_repository", meanwhile)
+    with pytest.raises(DeployError) as caught:
+        write_repository(models, [engine], OPTIONS)
+    assert caught.value.problem == f"{engine} can't be read: No such file or directory."
+    assert list(models.iterdir()) == []
+
+
+def test_another_model_under_the_same_name_is_refused(models, random_b0, tmp_path):
+    other = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "other.onnx").path
+    with pytest.raises(DeployError, match=r"takes input FP32 \(3, 8, 8\), and the new engine"):
+        write_repository(models, [other], OPTIONS)
+
+
+def test_another_backend_under_the_same_name_is_refused(models, engine):
+    with pytest.raises(DeployError, match="is run by python, and the new engine onnxruntime"):
+        write_repository(models, [engine], Options(name="colours"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../other", "..", ".hidden", "a/b", "/tmp/x", "", "-x", "a b", "a\n", "x" * 101, "a\0b", "ä"]
+)
+def test_a_name_that_leads_elsewhere_is_refused(engine, tmp_path, name):
+    with pytest.raises(DeployError, match="can't be a model's name"):
+        write_repository(tmp_path / "models", [engine], Options(name=name))
+    assert not (tmp_path / "models").exists()
+    assert [each.name for each in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["flowers", "b0.int8_v2", "7", "a..b"])
+def test_a_plain_name_is_taken(name):
+    assert require_name(name) == name
+
+
+def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path):
+    """Engines' own folder, say, which --check and serve may be given by mistake."""
+    engines = tmp_path / "engines"
+    shutil.copytree(engine.parent, engines / "colours")
+    before = contents(engines)
+    with pytest.raises(DeployError, match="is no model repository") as caught:
+        check_repository(engines)
+    assert str(engines) not in caught.value.fix
+    with pytest.raises(DeployError, match="colours is no model, and Triton starts with none") as caught:
+        write_repository(engines, [engine], OPTIONS)
+    assert caught.value.fix.startswith("take a folder for models alone")
+    assert contents(engines) == before
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(engine, models, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DeployError, match="folder has no name"):
+        write_repository("", [engine], OPTIONS)
+    assert list((tmp_path / "empty").iterdir()) == []
+    monkeypatch.chdir(models)
+    with pytest.raises(DeployError, match="folder has no name"):
+        check_repository("")
+    with pytest.raises(DeployError, match="folder has no name"), serve([""]):
+        pass
+    assert check_repository(".").findings == ()
+
+
+def test_a_link_in_the_place_of_a_model_is_not_followed(engine, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "colours").symlink_to(elsewhere)
+    with pytest.raises(DeployError, match="is no folder of a model"):
+        write_repository(tmp_path / "models", [engine], OPTIONS)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"), [("a.plan", True), ("../a", False), ("/etc/passwd", False), ("b/../../a", False)]
+)
+def test_what_a_configuration_names_stays_in_its_folder(tmp_path, name, inside):
+    assert stays_inside(tmp_path, name) is inside
+
+
+def test_a_model_that_is_no_engine_is_refused(tmp_path):
+    model = two_convolutions(tmp_path / "model.onnx")
+    with pytest.raises(DeployError, match="has no manifest"):
+        write_repository(tmp_path / "models", [model])
+    with pytest.raises(DeployError, match="There is no engine"):
+        write_repository(tmp_path / "models", [tmp_path / "nothing"])
+    with pytest.raises(DeployError, match="No engine was named"):
+        write_repository(tmp_path / "models", [])
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,213 @@
+"""Finding Triton, and a Python that its helper can run models with."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from served import python, triton
+
+from deploykit.serving.serve import serve
+from deploykit.serving.triton.installation import find_triton
+from deploykit.serving.triton.log import News, why_not_ready
+from deploykit.util.errors import DeployError
+
+
+def test_the_helper_runs_the_python_it_was_made_for(tmp_path):
+    """The library that the loader finds for it is the one of the Python whose packages are imported."""
+    found = triton()
+    if found.stub is None:
+        pytest.skip("this Triton has a helper of its own")
+    listed = subprocess.run(
+        ["ldd", found.stub], env=dict(found.variables), capture_output=True, text=True, check=True
+    ).stdout
+    (library,) = [line.split("=>")[1].split()[0] for line in listed.splitlines() if "libpython" in line]
+    own = subprocess.run(
+        [python() or sys.executable, "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert Path(library).resolve().parent == Path(own).resolve()
+
+
+@pytest.fixture
+def a_python(tmp_path):
+    """A program that answers for a Python of which something is said."""
+
+    def write(**facts: object) -> Path:
+        stub = tmp_path / "pytriton" / "tritonserver" / "python_backend_stubs" / "3.11"
+        stub.mkdir(parents=True)
+        (stub / "triton_python_backend_stub").touch()
+        library = tmp_path / "libpython3.11.so.1.0"
+        library.touch()
+        said = {
+            "version": [3, 11, 7],
+            "pytriton": str(tmp_path / "pytriton"),
+            "deploykit": "/somewhere/deploykit",
+            "libraries": [str(library)],
+            "numpy": "1.26.4",
+            "pytriton_version": "0.7.0",
+            "old_numpy_alone": True,
+            **facts,
+        }
+        path = tmp_path / "python3"
+        path.write_text(
+            textwrap.dedent(f"""\
+                #!{sys.executable}
+                import json
+                print(json.dumps({said!r}))
+                """)
+        )
+        path.chmod(0o755)
+        return path
+
+    return write
+
+
+def test_a_python_that_fits_is_taken(a_python, tmp_path):
+    found = find_triton(a_python())
+    assert found.is_bundled
+    assert found.variables["LD_LIBRARY_PATH"].split(":")[0] == str(tmp_path)
+    assert found.variables["PATH"].split(":")[0] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem", "fix"),
+    [
+        ({"numpy": "2.4.6"}, "gets nothing but zeros from NumPy 2.4.6", "--python"),
+        ({"version": [3, 14, 0]}, "nothing to run models with Python 3.14", "3.11 to 3.13"),
+        ({"libraries": ["/lib/libpython3.11.a"]}, "has no shared library of its own", "--enable-shared"),
+        ({"libraries": ["/nowhere/libpython3.11.so.1.0"]}, "has no shared library", "--enable-shared"),
+    ],
+)
+def test_a_python_that_does_not_fit_is_refused_with_the_reason(a_python, facts, problem, fix):
+    with pytest.raises(DeployError, match=problem) as caught:
+        find_triton(a_python(**facts))
+    assert fix in caught.value.fix
+
+
+def test_where_there_is_no_triton_the_extra_is_named(a_python, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DeployError, match="There is no Triton here") as caught:
+        find_triton(a_python(pytriton=None))
+    assert "deploykit[serve]" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        ([], "No engine was named"),
+        (["nothing"], "There is no engine nothing"),
+        (["model.onnx"], "has no manifest"),
+        (["folder"], "holds no models"),
+    ],
+)
+def test_a_mistake_in_what_is_named_is_told_before_a_missing_triton(
+    a_python, workplace, monkeypatch, named, problem
+):
+    monkeypatch.setenv("PATH", "/nowhere")
+    (workplace / "model.onnx").touch()
+    (workplace / "folder").mkdir()
+    which = a_python(pytriton=None)
+    with pytest.raises(DeployError, match=problem), serve(named, python=which):
+        pass
+
+
+def test_a_triton_that_is_installed_by_itself_is_taken(a_python, tmp_path, monkeypatch):
+    server = tmp_path / "tritonserver"
+    server.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = find_triton(a_python(pytriton=None))
+    assert (found.executable, found.is_bundled) == (server, False)
+    assert found.backend_folder(tmp_path / "unused") is None
+
+
+def test_what_a_triton_can_be_told_is_read_from_its_help(a_python, tmp_path, monkeypatch):
+    server = tmp_path / "tritonserver"
+    server.write_text("#!/bin/sh\necho Usage: --http-max-input-size '<integer>'\n")
+    server.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = find_triton(a_python(pytriton=None))
+    assert found.knows("--http-max-input-size")
+    assert not found.knows("--http-max-output-size")
+
+
+def test_nothing_of_the_current_folder_is_run_to_ask_a_python(workplace, monkeypatch):
+    found = triton()
+    Path("json.py").write_text("raise SystemExit('run')\n")
+    Path("python3").write_text("#!/bin/sh\necho no\n")
+    Path("python3").chmod(0o755)
+    which = Path(python() or sys.executable)
+    assert find_triton(which) == found
+    monkeypatch.setenv("PATH", f"{which.parent}:/usr/bin:/bin")
+    assert find_triton(which.name).executable == found.executable
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "folder", "text"])
+def test_what_is_no_python_is_refused(tmp_path, wrong):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("no program")
+    with pytest.raises(DeployError, match="is no Python that can be run"):
+        find_triton(tmp_path / wrong)
+
+
+LINE = 'E1122 23:14:15.490867 8803 model_lifecycle.cc:642] "{}"'
+
+
+@pytest.mark.parametrize(
+    ("said", "problem", "fix"),
+    [
+        (
+            LINE.format(
+                "failed to load 'b0' version 3: Internal: DeployError: e is for T4; this machine has none."
+                r" Fix: run it there\n\nAt:\n  /models/b0/3/model.py(3): <module>\n"
+            ),
+            "Triton can't load b0, version 3: e is for T4; this machine has none.",
+            "run it there",
+        ),
+        (
+            LINE.format("failed to load 'b0' version 1: Invalid argument: unable to find backend library"),
+            "Triton can't load b0, version 1: unable to find backend library.",
+            "deploykit serve --check DIR compares the repository with its engines",
+        ),
+        (
+            "stub: error while loading shared libraries: libx.so: cannot open shared object file",
+            "Triton's Python backend can't start: libx.so: cannot open shared object file.",
+            "name another with --python",
+        ),
+        ("nothing of note", "Triton did not start: it said nothing of it.", "see all it says with --verbose"),
+    ],
+)
+def test_what_triton_says_becomes_a_sentence(said, problem, fix):
+    error = why_not_ready(
+        ["I1122 started", said, "error: creating server: Internal - failed to load all models"]
+    )
+    if "nothing" not in said:
+        assert (error.problem, error.fix) == (problem, fix)
+    else:
+        assert "failed to load all models" in error.problem
+        assert why_not_ready([said]).problem == problem
+
+
+def test_news_are_told_once():
+    news = News()
+    failed = LINE.format("failed to load 'b0' version 3: Internal: no engine")
+    said = [
+        'I1 model_lifecycle.cc:472] "loading: b0:2"',
+        "I1 successfully loaded 'b0'",
+        "I1 successfully loaded 'b0-image'",
+        *(failed, "I1 successfully loaded 'b0-image'") * 3,
+        'I1 model_lifecycle.cc:472] "loading: b0:4"',
+        "I1 successfully loaded 'b0'",
+        failed,
+        "I1 nothing of note",
+    ]
+    assert [sentence for line in said if (sentence := news.in_line(line)) is not None] == [
+        "Triton has loaded b0, version 2.",
+        "Triton has loaded b0-image.",
+        "Triton can't load b0, version 3: no engine. What was served before goes on.",
+        "Triton has loaded b0, version 4.",
+        "Triton can't load b0, version 3: no engine. What was served before goes on.",
+    ]

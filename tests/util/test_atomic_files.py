@@ -1,0 +1,194 @@
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from deploykit.util.atomic_files import require_writable, sha256_of, write_atomically, write_together
+from deploykit.util.errors import DeployError
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_content_replaces_the_old_and_leaves_no_other_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names_in(tmp_path) == ["model.onnx"]
+
+
+def test_text_is_written_as_utf_8(tmp_path):
+    write_atomically(tmp_path / "a.json", "3 µs")
+    assert (tmp_path / "a.json").read_bytes() == b"3 \xc2\xb5s"
+
+
+def test_missing_folders_are_made(tmp_path):
+    write_atomically(tmp_path / "engines" / "b0" / "model.onnx", b"x")
+    assert (tmp_path / "engines" / "b0" / "model.onnx").read_bytes() == b"x"
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    write_atomically(tmp_path / "model.onnx", b"x")
+    assert (tmp_path / "model.onnx").stat().st_mode & 0o777 == 0o644
+
+
+def test_files_that_belong_together_are_all_written(tmp_path):
+    write_together({tmp_path / "new" / "engine": b"plan", tmp_path / "new" / "engine.json": "{}"})
+    assert names_in(tmp_path / "new") == ["engine", "engine.json"]
+    assert (tmp_path / "new" / "engine").read_bytes() == b"plan"
+    assert (tmp_path / "new" / "engine.json").read_text() == "{}"
+
+
+def test_someone_reading_the_old_file_goes_on_reading_it(tmp_path):
+    path = tmp_path / "model.onnx"
+    write_atomically(path, b"old")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new")
+        assert reader.read() == b"old"
+
+
+def test_a_full_disk_leaves_the_old_content_and_no_other_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    program = """
+import resource, sys
+from pathlib import Path
+from deploykit.util.errors import DeployError
+from deploykit.util.atomic_files import write_atomically, write_together
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+path = Path(sys.argv[1])
+write_atomically(path.with_name("small"), bytes(1000))
+new = path.parent / "made" / "for" / "it"
+for contents in (
+    {path: bytes(1001)},
+    {path.with_name("small"): b"new", path: bytes(1001)},
+    {new / "small": b"new", new / "large": bytes(1001)},
+):
+    try:
+        write_together(contents)
+    except DeployError as error:
+        print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, path], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert f"{path} can't be written: File too large" in result.stdout
+    assert result.stdout.count("make room") == 3
+    assert (tmp_path / "small").read_bytes() == bytes(1000)
+    assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["model.onnx", "small"]
+
+
+def test_an_interruption_leaves_the_old_content_and_no_other_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    program = """
+import os, signal, sys, threading
+from pathlib import Path
+from deploykit.util.atomic_files import write_atomically
+path = Path(sys.argv[1])
+def interrupt():  # while the temporary file is being filled
+    while not any(entry.stat().st_size > 3 for entry in os.scandir(path.parent)): pass
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+write_atomically(path, bytes(2**27))
+threading.Event().wait(30)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, path], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "KeyboardInterrupt" in result.stderr
+    assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["model.onnx"]
+
+
+def test_a_folder_in_the_way_is_an_error_and_stays(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.mkdir()
+    with pytest.raises(DeployError, match="can't be written: Is a directory"):
+        write_atomically(path, b"x")
+    assert names_in(tmp_path) == ["model.onnx"]
+
+
+def test_a_folder_in_the_way_of_one_leaves_the_others_as_they_were(tmp_path):
+    (tmp_path / "engine").write_bytes(b"old")
+    (tmp_path / "engine.json").mkdir()
+    with pytest.raises(DeployError, match="can't be written: Is a directory"):
+        write_together({tmp_path / "engine": b"new", tmp_path / "engine.json": "{}"})
+    assert names_in(tmp_path) == ["engine", "engine.json"]
+    assert (tmp_path / "engine").read_bytes() == b"old"
+
+
+def test_a_file_for_a_folder_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DeployError, match="can't be written"):
+        write_atomically(tmp_path / "file" / "model.onnx", b"x")
+    with pytest.raises(DeployError, match="can't be written: Not a directory"):
+        require_writable(tmp_path / "file" / "deeper" / "model.onnx")
+
+
+def test_a_name_too_long_is_an_error_that_leaves_nothing(tmp_path):
+    with pytest.raises(DeployError, match="File name too long"):
+        write_atomically(tmp_path / "made" / ("x" * 300), b"x")
+    assert names_in(tmp_path) == []
+
+
+def test_a_place_that_can_be_written_is_let_through_and_left_alone(tmp_path):
+    require_writable(tmp_path / "engines" / "b0" / "model.onnx")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["folder", "/dev/null"])
+def test_what_is_no_file_is_not_to_be_replaced(tmp_path, place):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DeployError, match="is not a file that can be replaced") as caught:
+        require_writable(tmp_path / place)
+    assert "-o" in caught.value.fix
+
+
+def test_what_something_is_made_from_is_not_to_be_replaced_by_it(tmp_path):
+    model = tmp_path / "model.onnx"
+    model.touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(DeployError, match="would replace what it is made from"):
+        require_writable(tmp_path / "link" / "model.onnx", inputs=(tmp_path / "missing", model))
+    require_writable(tmp_path / "engine", inputs=(model, tmp_path / "missing"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(DeployError, match="can't be written: Permission denied"):
+        require_writable(tmp_path / "model.onnx")
+
+
+def test_digests_are_sha_256(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-4's example.
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
+    """Without a lock a third of them are mixed."""
+    begin = threading.Barrier(2)
+
+    def write(mark: str) -> None:
+        begin.wait(60)
+        write_together({tmp_path / name: mark for name in "abcdef"})
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(50):
+            list(pool.map(write, ("one", "two")))
+            assert len({path.read_text() for path in tmp_path.iterdir()}) == 1
+
+
+def test_what_can_not_be_written_says_so_whatever_its_option_is_called():
+    with pytest.raises(DeployError, match="can't be written") as caught:
+        write_atomically(Path("/proc/nowhere/fit.svg"), b"x")
+    assert caught.value.fix == "make room there, or choose another place"

@@ -1,0 +1,34 @@
+"""Looking for this machine's GPU."""
+
+import sys
+
+import pytest
+
+from deploykit.util import local_gpu as module
+from deploykit.util.local_gpu import local_gpu
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    """Each test looks anew, without cuda-core; what was found before is not kept for later tests."""
+    monkeypatch.setitem(sys.modules, "cuda.core", None)  # its import raises ImportError
+    local_gpu.cache_clear()
+    yield
+    local_gpu.cache_clear()
+
+
+def test_without_a_driver_a_missing_gpu_is_nothing_to_speak_of(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(module, "_DRIVER", tmp_path / "none")
+    assert local_gpu() is None
+    assert not caplog.records
+
+
+def test_a_driver_whose_gpu_cannot_be_reached_is_warned_of_once(monkeypatch, tmp_path, caplog):
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module")
+    monkeypatch.setattr(module, "_DRIVER", driver)
+    assert local_gpu() is None
+    assert local_gpu() is None
+    (record,) = caplog.records
+    assert "can't be reached" in record.getMessage()
+    assert "pip install 'deploykit[gpu]'" in record.getMessage()
