@@ -1,6 +1,7 @@
 """Models and data that several tests share, made once."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -129,6 +130,12 @@ class Outcome:
     status: int
     out: str
     err: str
+
+    @property
+    def code(self) -> str | None:
+        """The code of the error that was printed; None where there is none."""
+        found = re.search(r"^error: .* \[([a-z0-9-]+)\]$", self.err, re.MULTILINE)
+        return found[1] if found else None
 
 
 Run = Callable[..., Outcome]

@@ -146,6 +146,7 @@ def evaluate_model(
             raise DeployError(
                 f"There is nothing to measure: {drawn.source} has no labels. "
                 + (sentence or f"{judged.path} is an FP32 model itself."),
+                code="images-unlabelled",
                 fix="name the FP32 model with --reference, or give labelled images, one folder a class",
             )
         if sentence is not None:
@@ -174,6 +175,7 @@ def evaluate_model(
 def _no_top1(images: Images) -> DeployError:
     return DeployError(
         f"{images.source} has no labels, so that there is no top-1 to record.",
+        code="images-unlabelled",
         fix="give labelled images, one folder a class",
     )
 
@@ -193,12 +195,14 @@ def _open_reference(path: Path, judged: AnyModel) -> Iterator[AnyModel]:
         if reference.precision != "fp32":
             raise DeployError(
                 f"{path} is {reference.precision.upper()}, nothing to measure a loss against.",
+                code="reference-not-fp32",
                 fix="give --reference the FP32 model",
             )
         side_px, wanted_px = (each.info.preprocessing.side_px for each in (reference, judged))
         if side_px != wanted_px:
             raise DeployError(
                 f"{path} takes images of {side_px} px, {judged.path} of {wanted_px} px.",
+                code="side-mismatch",
                 fix="give --reference the FP32 model it was made from",
             )
         yield reference
@@ -235,6 +239,7 @@ def _require_finite(logits: Logits, model: AnyModel, images: Images, indices: np
     if wrong.size:
         raise DeployError(
             f"{model.path} gives NaN or infinite logits for image {wrong[0]} of {images.source}.",
+            code="outputs-not-finite",
             fix="look for extreme weights, or build it in a precision with more range, as FP32",
         )
 
@@ -246,6 +251,7 @@ def _require_same_classes(logits: Sequence[Logits], models: Sequence[AnyModel], 
         if given.shape[1] != classes:
             raise DeployError(
                 f"{model.path} has {given.shape[1]} classes, {models[0].path} has {classes}.",
+                code="class-count-mismatch",
                 fix="give --reference the FP32 model it was made from",
             )
     images.require_classes(classes, models[0].path)

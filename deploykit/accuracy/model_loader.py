@@ -74,6 +74,7 @@ class AnyModel:
         if logits.ndim != 2 or len(logits) != len(filled):
             raise DeployError(
                 f"{self.path} gives {logits.shape} for {len(filled)} images, not (images, classes).",
+                code="not-a-classifier",
                 fix="give a classifier with one output of logits",
             )
         return logits[: len(images)].astype(np.float32, copy=False)
@@ -92,6 +93,7 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
     if not path.is_file():
         raise DeployError(
             f"{path} is a folder." if path.is_dir() else f"There is no model or engine {path}.",
+            code="model-not-found",
             fix="give the file that deploykit export or deploykit build-engine wrote",
         )
     given = path
@@ -107,7 +109,9 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
         preflight(path).require()
     except DeployError as error:
         model = f"the {manifest.precision.upper()} ONNX model it was compiled from"
-        raise DeployError(error.problem, fix=f"{error.fix}; or evaluate {model}, here on the CPU") from error
+        raise DeployError(
+            error.problem, code=error.code, fix=f"{error.fix}; or evaluate {model}, here on the CPU"
+        ) from error
     if manifest.more_outputs:
         raise no_top1(path, [each.name for each in manifest.outputs], fix=_INSTEAD)
     with Engine.load(path) as engine:
@@ -120,6 +124,7 @@ def _require_own_arithmetic(path: Path, manifest: Manifest, arithmetic: Arithmet
     if arithmetic == "tensorrt" and on_cpu and manifest.precision == "int8":
         raise DeployError(
             f"{path} is made for ONNX Runtime's own INT8 arithmetic, not TensorRT's.",
+            code="engine-not-portable",
             fix="leave --arithmetic out, or evaluate the INT8 ONNX model that TensorRT gets",
         )
 

@@ -63,15 +63,19 @@ def benchmark(
     if (max_latency_ms is not None) != (scenario == "server"):
         raise DeployError(
             "A bound on latency is what the server scenario is about, and no other.",
+            code="option-not-applicable",
             fix="give both --scenario server and --max-latency 10ms, or neither",
         )
     if search_seconds is not None and scenario != "server":
         raise DeployError(
-            f"{scenario} searches for nothing, whose time could be limited.", fix="leave out --search-seconds"
+            f"{scenario} searches for nothing, whose time could be limited.",
+            code="option-not-applicable",
+            fix="leave out --search-seconds",
         )
     if scope != "end-to-end" and scenario != "single-stream":
         raise DeployError(
             f"What {scope} takes is told of one call after another, and {scenario} is timed end to end.",
+            code="scope-not-applicable",
             fix="leave out --scope or --scenario",
         )
     path = Path(engine)

@@ -48,7 +48,9 @@ def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Com
     """
     if unknown := [each for each in ignore if each not in IGNORABLE]:
         raise DeployError(
-            f"Records have nothing called {unknown[0]} to ignore.", fix=f"name some of {', '.join(IGNORABLE)}"
+            f"Records have nothing called {unknown[0]} to ignore.",
+            code="unknown-field",
+            fix=f"name some of {', '.join(IGNORABLE)}",
         )
     stamps = stamp(first), stamp(second)
     unlike = tuple(name for name, value in stamps[0].items() if stamps[1][name] != value)
@@ -56,10 +58,15 @@ def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Com
         differences = ", ".join(f"{name} ({stamps[0][name]} and {stamps[1][name]})" for name in refused)
         raise DeployError(
             f"These records were not made alike: {differences}.",
+            code="records-not-comparable",
             fix=f"measure alike, or --ignore {','.join(refused)} if you know why that doesn't matter",
         )
     if first.method.scenario != second.method.scenario:
-        raise DeployError("Latency and throughput have no ratio.", fix="give two records of one scenario")
+        raise DeployError(
+            "Latency and throughput have no ratio.",
+            code="records-not-comparable",
+            fix="give two records of one scenario",
+        )
     latencies = first.method.scenario == "single-stream"
     figures = [each.percentile_ms(50) if latencies else each.images_per_s for each in (first, second)]
     return Comparison(

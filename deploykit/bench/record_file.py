@@ -36,6 +36,7 @@ def write_record(record: AnyRecord, folder: Path) -> Path:
     if (size := len(content.encode())) > LARGEST_BYTES:
         raise DeployError(
             f"A record of {size / 2**20:.0f} MiB is not written: {LARGEST_BYTES // 2**20} are read at most.",
+            code="record-too-large",
             fix="measure for fewer --seconds, or with fewer --samples",
         )
     moment = record.started.replace("-", "").replace(":", "").partition("+")[0]
@@ -43,7 +44,9 @@ def write_record(record: AnyRecord, folder: Path) -> Path:
     require_writable(path)
     if path.exists():
         raise DeployError(
-            f"{path} is there, and records are not replaced.", fix="name another folder with -o"
+            f"{path} is there, and records are not replaced.",
+            code="file-exists",
+            fix="name another folder with -o",
         )
     write_atomically(path, content)
     return path
@@ -56,7 +59,11 @@ def require_folder(folder: Path) -> None:
         DeployError: it is a file, or can't be written.
     """
     if folder.exists() and not folder.is_dir():
-        raise DeployError(f"{folder} is a file; records go into a folder.", fix="name a folder with -o")
+        raise DeployError(
+            f"{folder} is a file; records go into a folder.",
+            code="output-not-a-folder",
+            fix="name a folder with -o",
+        )
     require_writable(folder / "record.json")
 
 
@@ -101,6 +108,7 @@ def read_record(path: str | Path) -> Record:
     if not isinstance(found, Record):
         raise DeployError(
             f"{path} is a record of {found.kind}, not of latency or throughput.",
+            code="record-wrong-kind",
             fix="give a record that deploykit bench wrote without --layers",
         )
     return found
@@ -114,24 +122,32 @@ def read_any(path: str | Path) -> AnyRecord:
     """
     path = Path(path)
     if not path.is_file():
-        raise DeployError(f"There is no record {path}.", fix="deploykit bench -o FOLDER writes records")
+        raise DeployError(
+            f"There is no record {path}.",
+            code="record-not-found",
+            fix="deploykit bench -o FOLDER writes records",
+        )
     try:
         size = path.stat().st_size
         if size > LARGEST_BYTES:
             raise DeployError(
                 f"{path} has {size / 2**20:.0f} MiB; records have {LARGEST_BYTES // 2**20} at most.",
+                code="record-too-large",
                 fix="give a record that deploykit bench wrote",
             )
         data = path.read_bytes()
     except OSError as error:
         raise DeployError(
-            f"{path} can't be read: {error.strerror}.", fix="ask for the right to read it"
+            f"{path} can't be read: {error.strerror}.",
+            code="file-unreadable",
+            fix="ask for the right to read it",
         ) from error
     try:
         heading = from_json(data, _Heading)
         if heading.format != FORMAT and heading.kind in _KINDS:
             raise DeployError(
                 f"{path} is a record of format {heading.format}; this deploykit reads format {FORMAT}.",
+                code="record-format-unsupported",
                 fix="measure again, or read it with the deploykit that wrote it",
             )
         if heading.kind not in _KINDS:
@@ -140,5 +156,6 @@ def read_any(path: str | Path) -> AnyRecord:
     except ValueError as error:
         raise DeployError(
             f"{path} is no record, or was cut short or altered ({error}).",
+            code="record-damaged",
             fix="copy it again, or remove it and measure again",
         ) from error

@@ -205,6 +205,7 @@ def require_room(seconds: float, each_s: float) -> None:
         raise DeployError(
             f"So fast an engine would make {seconds / max(each_s, 1e-9):,.0f} samples; a record keeps "
             f"{MAX_SAMPLES:,}.",
+            code="too-many-samples",
             fix=f"give --seconds {max(MAX_SAMPLES * each_s / 2, 0.01):.2g}, or a larger --batch",
         )
 
@@ -213,9 +214,12 @@ def require_time(seconds: float, samples: int) -> None:
     if not 0 < seconds <= MAX_SECONDS:
         raise DeployError(
             f"{seconds:g} seconds are no time to measure in: above 0, at most {MAX_SECONDS:g}.",
+            code="invalid-duration",
             fix="give --seconds 5",
         )
     if not 1 <= samples <= MAX_SAMPLES:
         raise DeployError(
-            f"{samples} samples are not between 1 and {MAX_SAMPLES}.", fix="give --samples 1000"
+            f"{samples} samples are not between 1 and {MAX_SAMPLES}.",
+            code="invalid-sample-count",
+            fix="give --samples 1000",
         )

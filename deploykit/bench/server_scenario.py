@@ -150,11 +150,14 @@ def server(
     if not 0 < search_seconds <= MAX_SEARCH_SECONDS:
         raise DeployError(
             f"A search of {search_seconds:g} seconds is none: above 0, at most {MAX_SEARCH_SECONDS:g}.",
+            code="invalid-duration",
             fix=f"give --search-seconds {DEFAULT_SEARCH_SECONDS:g}",
         )
     if not 0 < max_latency_ms < math.inf:
         raise DeployError(
-            f"A latency of {max_latency_ms:g} ms can't be held.", fix="give --max-latency 10ms, say"
+            f"A latency of {max_latency_ms:g} ms can't be held.",
+            code="invalid-latency-target",
+            fix="give --max-latency 10ms, say",
         )
     began = clock.now_s()
     progress("warming up", None)
@@ -205,7 +208,11 @@ def _known(low: float, high: float) -> str:
 
 
 def _nothing_holds(problem: str) -> DeployError:
-    return DeployError(problem, fix="allow a higher --max-latency, and let nothing else run meanwhile")
+    return DeployError(
+        problem,
+        code="latency-unattainable",
+        fix="allow a higher --max-latency, and let nothing else run meanwhile",
+    )
 
 
 def _no_time(rate: float, images: int, high: float, search_seconds: float) -> DeployError:
@@ -214,5 +221,6 @@ def _no_time(rate: float, images: int, high: float, search_seconds: float) -> De
         f"No rate is known to hold, and {high:.3g} images/s don't: to try {rate:.3g} images/s takes "
         f"{images:,} images up to {_RUNS} times, {needed:.0f} s, and the search ends after "
         f"{search_seconds:g}.",
+        code="rate-search-inconclusive",
         fix=f"give --search-seconds {10 * math.ceil(needed / 5):g}, or take a smaller network",
     )

@@ -43,6 +43,7 @@ def log_to_wandb(record: Record | LayerProfile, project: str, *, path: Path | No
     except (wandb.Error, ValueError) as error:  # the second is of its settings
         raise DeployError(
             f"Weights & Biases did not take the record: {str(error).splitlines()[0].rstrip('.')}.",
+            code="wandb-failed",
             fix="wandb login, or set WANDB_MODE=offline and wandb sync later",
         ) from error
 

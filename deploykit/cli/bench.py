@@ -80,11 +80,13 @@ def command(
         if (max_latency, scenario, scope) != (None, "single-stream", "end-to-end"):
             raise DeployError(
                 "--layers times layers, one run after another, and has no scenario.",
+                code="option-not-applicable",
                 fix="leave out --scenario, --scope and --max-latency, or --layers",
             )
         if (seconds, samples, search_seconds) != (None, None, None):
             raise DeployError(
                 f"--layers times {RUNS} runs, however long they take.",
+                code="option-not-applicable",
                 fix="leave out --seconds, --samples and --search-seconds, or --layers",
             )
         _profile(engine, _batches(batch), threads, keeper, cuda_graphs=cuda_graph, as_json=as_json)

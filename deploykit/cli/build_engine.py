@@ -101,7 +101,9 @@ def command(
 
 def _batches(batch: str | None, profiles: str | None) -> tuple[BatchRange, ...]:
     if batch is not None and profiles is not None:
-        raise DeployError("--batch and --profiles contradict each other.", fix="give one of them")
+        raise DeployError(
+            "--batch and --profiles contradict each other.", code="option-conflict", fix="give one of them"
+        )
     if profiles is not None:
         return parse_profiles(profiles)
     return (BatchRange() if batch is None else BatchRange.parse(batch),)
@@ -115,4 +117,6 @@ def _precision(**asked: bool) -> Precision | None:
             return only
         case several:
             flags = " and ".join(f"--{name}" for name in several)
-            raise DeployError(f"{flags} contradict each other.", fix="give one of them")
+            raise DeployError(
+                f"{flags} contradict each other.", code="option-conflict", fix="give one of them"
+            )

@@ -65,9 +65,15 @@ def command(
         _refuse(files, data, phi, onnx, limit, seed, manifest, prepared)
         path, ranges = merge_to_file(files, method=method, percentile=percentile, output=output)
     elif files:
-        raise DeployError(f"{files[0]} is one word too many.", fix="name images with --data, or add --merge")
+        raise DeployError(
+            f"{files[0]} is one word too many.",
+            code="unexpected-argument",
+            fix="name images with --data, or add --merge",
+        )
     elif data is None:
-        raise DeployError("There is nothing to calibrate on.", fix="give --data a folder of images")
+        raise DeployError(
+            "There is nothing to calibrate on.", code="data-missing", fix="give --data a folder of images"
+        )
     else:
         with stages() as progress:
             path, ranges = calibrate_to_file(
@@ -91,11 +97,14 @@ def command(
 def _refuse(files: tuple[Path, ...], *others: object) -> None:
     if not files:
         raise DeployError(
-            "--merge names no files.", fix="deploykit calibrate --merge a.json b.json -o c.json"
+            "--merge names no files.",
+            code="option-incomplete",
+            fix="deploykit calibrate --merge a.json b.json -o c.json",
         )
     if any(other is not None for other in others):
         raise DeployError(
             "--merge takes ranges alone.",
+            code="option-conflict",
             fix="leave out every option but --method, --percentile, -o and --json",
         )
 

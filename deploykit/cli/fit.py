@@ -117,16 +117,24 @@ def command(
     """
     if len(gpu_files) > 1:
         raise DeployError(
-            f"--gpu-file is given {len(gpu_files)} times.", fix="put the tables of all GPUs into one file"
+            f"--gpu-file is given {len(gpu_files)} times.",
+            code="option-repeated",
+            fix="put the tables of all GPUs into one file",
         )
     gpus = _gpus(gpu, *gpu_files)
     if len(gpus) > 1 and (plot is not None or exports or records):
         raise DeployError(
-            "--plot, --export and --records are about one GPU.", fix="name one with --gpu, or leave them out"
+            "--plot, --export and --records are about one GPU.",
+            code="option-conflict",
+            fix="name one with --gpu, or leave them out",
         )
     drawn = plot if plot is not None and str(plot) != TERMINAL else None
     if plot is not None and drawn is None and as_json:
-        raise DeployError("--plot would draw where --json prints.", fix="name a file, as --plot fit.png")
+        raise DeployError(
+            "--plot would draw where --json prints.",
+            code="option-conflict",
+            fix="name a file, as --plot fit.png",
+        )
     if drawn is not None:
         from deploykit.planning.fit.plot import require_drawable
 
@@ -263,7 +271,9 @@ def _batch(text: str) -> int | None:
     try:
         return int(text)
     except ValueError as error:
-        raise DeployError(f"{text!r} is no batch.", fix="write --batch 8, or --batch auto") from error
+        raise DeployError(
+            f"{text!r} is no batch.", code="invalid-batch", fix="write --batch 8, or --batch auto"
+        ) from error
 
 
 def _exported(fit: Fit, chosen: Candidate, gpu: str | Gpu, family: str) -> Files:

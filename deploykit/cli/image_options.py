@@ -83,6 +83,8 @@ def channels(text: str | None, option: str) -> Channels | None:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError as error:
         raise DeployError(
-            f"{option} {text!r} is not three numbers.", fix=f"write {option} 0.5,0.5,0.5"
+            f"{option} {text!r} is not three numbers.",
+            code="invalid-option-value",
+            fix=f"write {option} 0.5,0.5,0.5",
         ) from error
     return red, green, blue

@@ -97,9 +97,9 @@ def _run(*, debugging: bool) -> NoReturn:
         status = cli.main(prog_name="deploykit", standalone_mode=False)
         sys.stdout.flush()
     except DeployError as error:
-        _fail(error.problem, error.fix, error.exit_code)
+        _fail(error.problem, error.code, error.fix, error.exit_code)
     except click.UsageError as error:
-        _fail(error.format_message(), _way_out(error), error.exit_code)
+        _fail(error.format_message(), "usage", _way_out(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         ignore_interrupts()
         print("stopped; no result was written", file=sys.stderr)
@@ -108,17 +108,28 @@ def _run(*, debugging: bool) -> NoReturn:
         _discard_output()
         sys.exit(0)
     except MemoryError:
-        _fail("There is not enough memory for this.", "give a smaller --batch, --side or --phi", BAD_INPUT)
+        _fail(
+            "There is not enough memory for this.",
+            "out-of-memory",
+            "give a smaller --batch, --side or --phi",
+            BAD_INPUT,
+        )
     except OSError as error:
         if debugging:
             raise
         _discard_output()
-        _fail(f"The system refused: {error}.", "make room there, or give another place", BAD_INPUT)
+        _fail(
+            f"The system refused: {error}.",
+            "system-error",
+            "make room there, or give another place",
+            BAD_INPUT,
+        )
     except Exception as error:
         if debugging:
             raise
         _fail(
             f"deploykit failed in a way it should not: {type(error).__name__}: {error}",
+            "internal-error",
             "run it again with DEPLOYKIT_DEBUG=1 and report what it prints",
             FAILED,
         )
@@ -144,8 +155,8 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # a name the terminal can't show is no failure
 
 
-def _fail(problem: str, fix: str, status: int) -> NoReturn:
-    print(f"error: {problem}\n  fix: {fix}", file=sys.stderr)
+def _fail(problem: str, code: str, fix: str, status: int) -> NoReturn:
+    print(f"error: {problem} [{code}]\n  fix: {fix}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -60,7 +60,11 @@ def chosen(
         DeployError: they name none, or make no sense.
     """
     if not names_network(phi=phi, member=member, depth=depth, width=width, side_px=side_px):
-        raise DeployError("Which network?", fix="give --phi 3, --member b3, or --depth, --width and --side")
+        raise DeployError(
+            "Which network?",
+            code="network-not-named",
+            fix="give --phi 3, --member b3, or --depth, --width and --side",
+        )
     return choose_member(
         family,
         phi=phi,

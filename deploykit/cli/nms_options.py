@@ -37,7 +37,9 @@ def nms_options(command: Callable[..., None]) -> Callable[..., None]:
         known = {name: value for name, value in given.items() if value is not None}
         if known and not suppresses:
             option = next(iter(known)).replace("_", "-")
-            raise DeployError(f"--{option} is for --nms.", fix="add --nms, or leave it out")
+            raise DeployError(
+                f"--{option} is for --nms.", code="option-not-applicable", fix="add --nms, or leave it out"
+            )
         command(nms=Nms(**known) if suppresses else None, **others)
 
     for option in reversed(_OPTIONS):

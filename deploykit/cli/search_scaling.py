@@ -110,7 +110,11 @@ def command(
 def _multiple(text: str) -> float:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*x?\s*", text.lower())
     if match is None:
-        raise DeployError(f"{text!r} is no budget.", fix="write --budget 2x, twice the baseline's work")
+        raise DeployError(
+            f"{text!r} is no budget.",
+            code="invalid-budget",
+            fix="write --budget 2x, twice the baseline's work",
+        )
     return float(match[1])
 
 

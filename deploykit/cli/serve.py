@@ -27,7 +27,11 @@ _OF_SERVERS = (
 
 def _folder(_context: click.Context, option: click.Parameter, text: str | None) -> Path | None:
     if text == "":  # as of a variable that isn't set; Path would take it for the current folder
-        raise DeployError(f"--{option.name} names no folder.", fix=f"give one: --{option.name} models")
+        raise DeployError(
+            f"--{option.name} names no folder.",
+            code="option-incomplete",
+            fix=f"give one: --{option.name} models",
+        )
     return None if text is None else Path(text)
 
 
@@ -245,7 +249,11 @@ def _print_check(folder: Path, found: CheckedRepository) -> None:
 
 def _require_alone(check: Path, engines: Sequence[Path], triton: Path | None) -> None:
     if engines or triton is not None:
-        raise DeployError("--check writes and serves nothing.", fix=f"deploykit serve --check {check}")
+        raise DeployError(
+            "--check writes and serves nothing.",
+            code="option-conflict",
+            fix=f"deploykit serve --check {check}",
+        )
 
 
 def _require_unused(options: Sequence[str], *, why: str) -> None:
@@ -254,14 +262,22 @@ def _require_unused(options: Sequence[str], *, why: str) -> None:
     for each in context.command.params:
         if each.name in options and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE:
             given = each.secondary_opts if context.params[each.name] is False else each.opts
-            raise DeployError(f"{given[-1]} would do nothing: {why}.", fix="leave it out")
+            raise DeployError(
+                f"{given[-1]} would do nothing: {why}.", code="option-not-applicable", fix="leave it out"
+            )
 
 
 def _seconds(text: str, option: str, *, least: float) -> float:
     try:
         seconds = (duration_ms(text) or 0.0) / 1000
     except DeployError as error:
-        raise DeployError(f"{text!r} is no time for {option}.", fix=f"write {option} 30s") from error
+        raise DeployError(
+            f"{text!r} is no time for {option}.", code="invalid-duration", fix=f"write {option} 30s"
+        ) from error
     if not least <= seconds <= _DAY_S:
-        raise DeployError(f"{option} is {least:g} s to a day, not {text}.", fix=f"write {option} 30s")
+        raise DeployError(
+            f"{option} is {least:g} s to a day, not {text}.",
+            code="invalid-duration",
+            fix=f"write {option} 30s",
+        )
     return seconds

@@ -116,7 +116,11 @@ def command(
 def _precisions(text: str | None) -> tuple[Precision, ...]:
     names = text.split(",") if text is not None else ()
     if unknown := [name for name in names if name not in get_args(Precision)]:
-        raise DeployError(f"There is no precision {unknown[0]!r}.", fix="write --precision fp32,int8")
+        raise DeployError(
+            f"There is no precision {unknown[0]!r}.",
+            code="unknown-precision",
+            fix="write --precision fp32,int8",
+        )
     return tuple(precision for precision in get_args(Precision) if precision in names)
 
 

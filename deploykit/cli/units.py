@@ -37,8 +37,14 @@ def duration_ms(text: str | None) -> float | None:
         return number * _MILLISECONDS[match[2]]
     bare = re.fullmatch(_NUMBER, plain)
     if bare and _float(bare[1]) is not None:
-        raise DeployError(f"{bare[1]} what? A latency has a unit.", fix=f"write --max-latency {bare[1]}ms")
-    raise DeployError(f"{text!r} is not a latency.", fix="write --max-latency 10ms")
+        raise DeployError(
+            f"{bare[1]} what? A latency has a unit.",
+            code="unit-missing",
+            fix=f"write --max-latency {bare[1]}ms",
+        )
+    raise DeployError(
+        f"{text!r} is not a latency.", code="invalid-latency-target", fix="write --max-latency 10ms"
+    )
 
 
 def images_per_s(text: str | None) -> float | None:
@@ -52,7 +58,11 @@ def images_per_s(text: str | None) -> float | None:
     match = _RATE.fullmatch(text.lower())
     number = _float(match[1]) if match else None
     if number is None:
-        raise DeployError(f"{text!r} is not a throughput.", fix="write --min-throughput 500, images a second")
+        raise DeployError(
+            f"{text!r} is not a throughput.",
+            code="invalid-throughput-target",
+            fix="write --min-throughput 500, images a second",
+        )
     return number
 
 
@@ -65,7 +75,9 @@ def size_bytes(text: str, *, option: str, example: str) -> int:
     match = _SIZE.fullmatch(text.lower())
     size = (_float(match[1]) or 0.0) * _BYTES[match[2]] if match else 0.0
     if not 0 < size < math.inf:
-        raise DeployError(f"{text!r} is not a size.", fix=f"write {option} {example}")
+        raise DeployError(
+            f"{text!r} is not a size.", code="invalid-memory-target", fix=f"write {option} {example}"
+        )
     return round(size)
 
 
@@ -80,7 +92,9 @@ def fraction(text: str | None) -> float | None:
     match = _PERCENT.fullmatch(text)
     number = _float(match[1]) if match else None
     if match is None or number is None:
-        raise DeployError(f"{text!r} is not an accuracy.", fix="write --min-accuracy 80%")
+        raise DeployError(
+            f"{text!r} is not an accuracy.", code="invalid-accuracy-target", fix="write --min-accuracy 80%"
+        )
     return round(number / 100, DIGITS) if match[2] or number > 1 else number
 
 
@@ -93,7 +107,9 @@ def numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        raise DeployError(f"{text!r} is not what {option} takes.", fix=f"write {option} {example}") from error
+        raise DeployError(
+            f"{text!r} is not what {option} takes.", code="invalid-duration", fix=f"write {option} {example}"
+        ) from error
 
 
 def _float(digits: str) -> float | None:

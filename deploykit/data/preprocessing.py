@@ -162,11 +162,13 @@ def _require_usable(preprocessing: Preprocessing) -> None:
     if not all(0 <= value <= 1 for value in mean):  # false for NaN too
         raise DeployError(
             f"A mean of {_text(mean)} is not between 0 and 1, where the images are.",
+            code="invalid-preprocessing",
             fix="divide a mean of values from 0 to 255 by 255: --mean 0.485,0.456,0.406",
         )
     if not all(np.float32(value) > 0 and math.isfinite(value) for value in std):
         raise DeployError(
             f"A standard deviation of {_text(std)} can't be divided by.",
+            code="invalid-preprocessing",
             fix="give three positive numbers: --std 0.229,0.224,0.225",
         )
     with np.errstate(over="ignore"):
@@ -174,13 +176,19 @@ def _require_usable(preprocessing: Preprocessing) -> None:
     if not np.isfinite(extremes).all():
         raise DeployError(
             f"With a standard deviation of {_text(std)} images leave the range of FP32.",
+            code="invalid-preprocessing",
             fix="give numbers like --std 0.229,0.224,0.225",
         )
     if padding < 0:
-        raise DeployError(f"A crop padding of {padding} px is negative.", fix="give --crop-padding 32, or 0")
+        raise DeployError(
+            f"A crop padding of {padding} px is negative.",
+            code="invalid-preprocessing",
+            fix="give --crop-padding 32, or 0",
+        )
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise DeployError(
             f"{preprocessing.interpolation!r} is no interpolation.",
+            code="invalid-preprocessing",
             fix=f"give one of {', '.join(INTERPOLATIONS)}",
         )
 

@@ -122,6 +122,7 @@ def require_buildable(target: Target, info: ModelInfo, precision: Precision, sid
     if info.nms is not None and not COMPILERS[target.compiler].suppresses:
         raise DeployError(
             f"{target.compiler_title} has no kernel for non-maximum suppression.",
+            code="nms-unsupported",
             fix="export without --nms and suppress what the engine answers, or build with --gpu cpu or "
             "--compiler tensorrt",
         )
@@ -129,7 +130,9 @@ def require_buildable(target: Target, info: ModelInfo, precision: Precision, sid
         require_own_side(info, side)
     if side is not None and target.on_cpu and precision == "int8":
         raise DeployError(
-            "ONNX Runtime's integers are spelled for images of one side.", fix="leave out --side, or --int8"
+            "ONNX Runtime's integers are spelled for images of one side.",
+            code="dynamic-side-unsupported",
+            fix="leave out --side, or --int8",
         )
 
 
@@ -143,6 +146,7 @@ def require_own_side(info: ModelInfo, side: SideRange) -> None:
     if own_px not in side:
         raise DeployError(
             f"Sides of {side} leave out the model's own, {own_px} px.",
+            code="dynamic-side-unsupported",
             fix=f"give a range with {own_px} in it, or export the model with another --side",
         )
 

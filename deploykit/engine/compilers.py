@@ -105,11 +105,14 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise DeployError(
-                f"There is no optimization level {self.optimization_level}.", fix="give one from 0 to 5"
+                f"There is no optimization level {self.optimization_level}.",
+                code="invalid-optimization-level",
+                fix="give one from 0 to 5",
             )
         if self.workspace_mb is not None and not 1 <= self.workspace_mb <= _LARGEST_WORKSPACE_MB:
             raise DeployError(
                 f"A workspace of {self.workspace_mb} MiB is none: there are 1 to {_LARGEST_WORKSPACE_MB}.",
+                code="invalid-workspace",
                 fix="give --workspace 1024, say",
             )
 
@@ -125,6 +128,7 @@ class BuildOptions:
                 have = [each.title for each in COMPILERS.values() if name in each.option_names]
                 raise DeployError(
                     f"{COMPILERS[compiler].title} engines can't be built with {_FLAGS[name]}.",
+                    code="option-not-applicable",
                     fix=f"leave it out, or build with {' or '.join(have)} where the GPU is",
                 )
 
@@ -137,7 +141,11 @@ def require_installed(compiler: Compiler) -> None:
     """
     if not is_installed(compiler):
         facts = COMPILERS[compiler]
-        raise DeployError(f"{facts.title} is needed for this and is not installed.", fix=facts.install)
+        raise DeployError(
+            f"{facts.title} is needed for this and is not installed.",
+            code="dependency-missing",
+            fix=facts.install,
+        )
 
 
 def is_installed(compiler: Compiler) -> bool:

@@ -96,6 +96,7 @@ class Manifest:
         if dtype != self.input.dtype or not self._has_shape(shape):
             raise DeployError(
                 f"The engine takes {self.takes}, not {dtype} {shape}.",
+                code="input-shape-mismatch",
                 fix="prepare the images with the manifest's preprocessing"
                 if dtype != "uint8"
                 else "prepare them with the manifest's preprocessing, or export the model with --preprocess",
@@ -104,6 +105,7 @@ class Manifest:
         if profile is None:
             raise DeployError(
                 f"The engine takes batches of {batches_text(self.batches)} images, not {shape[0]}.",
+                code="batch-out-of-range",
                 fix="give such a --batch, or build with another one",
             )
         return profile
@@ -148,6 +150,7 @@ def require_engine_writable(engine: Path, *, inputs: tuple[Path, ...] = ()) -> N
     if manifest.exists() and not engine.exists():
         raise DeployError(
             f"{manifest}, where the manifest goes, is there, and no engine {engine} it could belong to.",
+            code="manifest-would-be-replaced",
             fix="give another name with -o",
         )
 
@@ -166,7 +169,9 @@ def read_manifest(engine: str | Path) -> Manifest:
     engine = Path(engine)
     if not engine.is_file():
         raise DeployError(
-            f"There is no engine {engine}.", fix="deploykit build-engine makes one and names it"
+            f"There is no engine {engine}.",
+            code="engine-not-found",
+            fix="deploykit build-engine makes one and names it",
         )
     path = manifest_path(engine)
     if not path.is_file() and engine.is_symlink():
@@ -174,11 +179,13 @@ def read_manifest(engine: str | Path) -> Manifest:
     if is_bundle(engine):
         raise DeployError(
             f"{engine} is a bundle of several engines.",
+            code="bundle-not-an-engine",
             fix=f"deploykit check {engine} lists them; Engine.load takes the one that runs",
         )
     if not path.is_file():
         raise DeployError(
             f"{engine} has no manifest {path.name} beside it.",
+            code="manifest-not-found",
             fix="give an engine made by deploykit build-engine",
         )
     try:
@@ -187,16 +194,20 @@ def read_manifest(engine: str | Path) -> Manifest:
         sha256 = sha256_of(engine)
     except OSError as error:
         raise DeployError(
-            f"{error.filename} can't be read: {error.strerror}.", fix="see its permissions"
+            f"{error.filename} can't be read: {error.strerror}.",
+            code="file-unreadable",
+            fix="see its permissions",
         ) from error
     except (ValueError, DeployError) as error:
         raise DeployError(
             f"{path} is no manifest, or was damaged or altered.",
+            code="manifest-damaged",
             fix="copy engine and manifest again, or build the engine again",
         ) from error
     if sha256 != manifest.engine_sha256:
         raise DeployError(
             f"{engine} is not the file its manifest describes: it was altered or cut short.",
+            code="engine-damaged",
             fix="copy both again, or build the engine again",
         )
     return manifest

@@ -122,5 +122,6 @@ def _optimized(model: bytes, open_session: OpenSession) -> "ModelProto":
         except (DeployError, OSError, DecodeError) as error:
             raise DeployError(
                 f"ONNX Runtime could not write its optimized graph into {folder}.",
+                code="output-unwritable",
                 fix="make room there, or name another folder in TMPDIR",
             ) from error

@@ -84,6 +84,7 @@ def build_engine(
     if precision != "int8" and int8 not in (None, Int8Options()):
         raise DeployError(
             "--data, --ranges, --eval and the other INT8 options are for INT8 alone.",
+            code="option-not-applicable",
             fix="add --int8, or leave them out",
         )
     path, model, info = _fp32_model(phi, onnx, note)

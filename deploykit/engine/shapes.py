@@ -23,6 +23,7 @@ class BatchRange:
             raise DeployError(
                 f"A batch of {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in rising order from 1 "
                 f"to {MAX_BATCH}.",
+                code="invalid-batch",
                 fix="give, say, --batch 1,8,64",
             )
 
@@ -37,7 +38,9 @@ class BatchRange:
         """`1,8,64`, or `8` for that size alone."""
         if (range_ := _parsed(text)) is None:
             raise DeployError(
-                f"{text!r} is no batch range.", fix="give one size, or MIN,OPT,MAX as in 1,8,64"
+                f"{text!r} is no batch range.",
+                code="invalid-batch",
+                fix="give one size, or MIN,OPT,MAX as in 1,8,64",
             )
         return cls(min=range_[0], opt=range_[1], max=range_[2])
 
@@ -55,6 +58,7 @@ class SideRange:
             raise DeployError(
                 f"A side of {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in rising order from "
                 f"{SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX} px.",
+                code="invalid-side",
                 fix="give, say, --side 224,300,380",
             )
 
@@ -68,7 +72,11 @@ class SideRange:
     def parse(cls, text: str) -> Self:
         """`224,300,380`."""
         if (range_ := _parsed(text)) is None:
-            raise DeployError(f"{text!r} is no range of sides.", fix="give MIN,OPT,MAX as in 224,300,380")
+            raise DeployError(
+                f"{text!r} is no range of sides.",
+                code="invalid-side",
+                fix="give MIN,OPT,MAX as in 224,300,380",
+            )
         return cls(min=range_[0], opt=range_[1], max=range_[2])
 
 
@@ -76,7 +84,11 @@ def parse_profiles(text: str) -> tuple[BatchRange, ...]:
     """`1;8;64`, a profile each: one size, or MIN,OPT,MAX."""
     ranges = tuple(BatchRange.parse(part) for part in text.split(";"))
     if len(set(ranges)) < len(ranges):
-        raise DeployError(f"Two profiles of {text!r} are the same.", fix="name each once, as in '1;8;64'")
+        raise DeployError(
+            f"Two profiles of {text!r} are the same.",
+            code="profile-repeated",
+            fix="name each once, as in '1;8;64'",
+        )
     return ranges
 
 

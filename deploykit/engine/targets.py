@@ -88,7 +88,11 @@ def target_for(gpu: str | Gpu | None, compiler: Compiler | None = None) -> Targe
         DeployError: unknown GPU, none here though `local` was asked for, or one no compiler here builds for.
     """
     if compiler not in (None, *COMPILERS):
-        raise DeployError(f"There is no compiler {compiler}.", fix=f"take one of {', '.join(COMPILERS)}")
+        raise DeployError(
+            f"There is no compiler {compiler}.",
+            code="unknown-compiler",
+            fix=f"take one of {', '.join(COMPILERS)}",
+        )
     if isinstance(gpu, Gpu):
         return _for_model(gpu, gpu.name, compiler)
     on_cpu = gpu is not None and gpu.lower() == CPU
@@ -96,13 +100,16 @@ def target_for(gpu: str | Gpu | None, compiler: Compiler | None = None) -> Targe
         if compiler not in (None, "onnxruntime"):
             raise DeployError(
                 f"{COMPILERS[compiler].title} compiles for NVIDIA GPUs, not for the CPU.",
+                code="compiler-target-mismatch",
                 fix="leave out --compiler, or name a GPU",
             )
         return Target(name="CPU", compiler="onnxruntime")
     if gpu is not None and gpu.lower() == PORTABLE:
         if compiler not in (None, "tensorrt-rtx"):
             raise DeployError(
-                f"{COMPILERS[compiler].title} builds no portable engines.", fix="leave out --compiler"
+                f"{COMPILERS[compiler].title} builds no portable engines.",
+                code="compiler-target-mismatch",
+                fix="leave out --compiler",
             )
         return Target(
             name=PORTABLE,
@@ -124,16 +131,20 @@ def precision_for(target: Target, asked: Precision | None) -> Precision:
     """
     if asked not in (None, *get_args(Precision)):
         raise DeployError(
-            f"There is no precision {asked}.", fix=f"take one of {', '.join(get_args(Precision))}"
+            f"There is no precision {asked}.",
+            code="unknown-precision",
+            fix=f"take one of {', '.join(get_args(Precision))}",
         )
     if target.on_cpu and asked == "fp16":
         raise DeployError(
             "ONNX Runtime has no FP16 arithmetic on CPUs and would compute in FP32.",
+            code="precision-unsupported",
             fix="take FP32 or INT8",
         )
     if target.compiler == "onnxruntime" and not target.on_cpu and asked == "int8":
         raise DeployError(
             "ONNX Runtime has no INT8 convolutions on GPUs and would compute them in floating point.",
+            code="precision-unsupported",
             fix="take FP16 or FP32, or another --compiler",
         )
     return asked or ("fp32" if target.on_cpu else "fp16")
@@ -146,6 +157,7 @@ def _local(*, required: bool, compiler: Compiler | None) -> Target:
     if required or compiler == "tensorrt":
         raise DeployError(
             "This machine shows no NVIDIA GPU.",
+            code="gpu-not-found",
             fix="leave out --compiler, or build on the machine with the GPU"
             if compiler == "tensorrt"
             else "name the GPU to build for, as in --gpu T4, or use --gpu cpu",
@@ -167,11 +179,13 @@ def _for_model(gpu: Gpu, name: str, compiler: Compiler | None) -> Target:
         raise DeployError(
             f"{COMPILERS[compiler].title} compiles for the GPU of its machine alone, and {gpu.name} is not "
             "here.",
+            code="compiler-target-mismatch",
             fix="leave out --compiler, or build on a machine with that GPU",
         )
     if gpu.sm is None:
         raise DeployError(
             f"Nobody can compile for {gpu.name}, which has an unknown compute capability.",
+            code="gpu-facts-missing",
             fix="""add compute_capability = "8.9", or what it is, to its description""",
         )
     return _ahead_of_time(gpu.name, gpu.sm)
@@ -213,6 +227,7 @@ def _ahead_of_time(name: str, sm: int, *, why: str = "which needs none here") ->
         raise DeployError(
             f"TensorRT-RTX can't compile for {name} (SM{sm}), only for "
             f"{', '.join(f'SM{each}' for each in AHEAD_OF_TIME_SMS)}.",
+            code="compiler-target-mismatch",
             fix="take the ONNX model to that GPU and build there with NVIDIA's tensorrt or with --compiler "
             "onnxruntime, or use --gpu cpu",
         )
@@ -242,6 +257,7 @@ def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
         raise DeployError(
             f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"of convolutions only pointwise ones are those: policy {asked} needs more.",
+            code="precision-unsupported",
             fix="leave out --int8-policy, or build for another GPU",
         )
     return "pointwise"
@@ -258,6 +274,7 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
         raise DeployError(
             f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"{others[0]} is none.",
+            code="precision-unsupported",
             fix="leave it out of --int8-include, or build for another GPU",
         )
 

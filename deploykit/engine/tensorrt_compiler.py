@@ -87,6 +87,7 @@ def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Comp
     if not parser.parse(to_bytes(with_dynamic_side(model) if order.side else model)):
         raise DeployError(
             f"{target.compiler_title} can't read the model: {parser.get_error(0).desc()}.",
+            code="compiler-parse-failed",
             fix="export the model again",
         )
     config = _config(trt, builder, network, order)
@@ -119,6 +120,7 @@ def _builder(trt: Any, log: Any, target: Target) -> Any:
         reason = _reason(log) or "no GPU or driver that it can use shows"
         raise DeployError(
             f"{target.compiler_title} {trt.__version__} does not start: {reason}.",
+            code="compiler-start-failed",
             fix="check nvidia-smi, or build with --compiler tensorrt-rtx, which needs no GPU",
         ) from error
 
@@ -130,6 +132,7 @@ def _inspected(trt: Any, log: Any, plan: bytes, model: "ModelProto") -> Audit:
     if engine is None:
         raise DeployError(
             f"The plan just built can't be loaded: {_reason(log) or 'no reason given'}.",
+            code="engine-load-failed",
             fix="check nvidia-smi",
         )
     inspector = engine.create_engine_inspector()
@@ -155,7 +158,9 @@ def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
     for profile in _profiles(builder, network.get_input(0), order):
         if config.add_optimization_profile(profile) < 0:
             raise DeployError(
-                f"{order.target.compiler_title} refuses these sizes of images.", fix="give smaller ones"
+                f"{order.target.compiler_title} refuses these sizes of images.",
+                code="dynamic-side-unsupported",
+                fix="give smaller ones",
             )
     return config
 
@@ -202,18 +207,21 @@ def _refusal(log: Any, order: _Order) -> DeployError:
     if any("FP32 GEMM is not supported" in message for message in log.errors):
         return DeployError(
             f"{target.compiler_title} has no FP32 matrix products for {target.title}.",
+            code="precision-unsupported",
             fix="build it as FP16: leave out --fp32",
         )
     if any("OutOfMemory" in message for message in log.errors):
         place = "" if options.workspace_mb is None else f" in a workspace of {options.workspace_mb} MiB"
         return DeployError(
             f"{target.compiler_title} finds no memory to build in for {target.title}{place}.",
+            code="compiler-out-of-memory",
             fix="give smaller images or batches"
             if options.workspace_mb is None
             else "give a larger --workspace, or leave it out",
         )
     return DeployError(
         f"{target.compiler_title} can't build for {target.title}: {_reason(log) or 'it gave no reason'}.",
+        code="compiler-build-failed",
         fix="try another precision or another --gpu",
     )
 

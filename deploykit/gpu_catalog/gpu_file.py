@@ -40,19 +40,20 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(
-            f"{path} can't be read: {error}.", fix="give a TOML file with --gpu-file"
+            f"{path} can't be read: {error}.", code="file-unreadable", fix="give a TOML file with --gpu-file"
         ) from error
     except ValueError as error:  # of the syntax, or an integer of thousands of digits
-        raise DeployError(f"{path} is no TOML: {error}.", fix=_FIX) from error
+        raise DeployError(f"{path} is no TOML: {error}.", code="gpu-file-invalid", fix=_FIX) from error
     except RecursionError as error:
-        raise DeployError(f"{path} nests brackets too deeply.", fix=_FIX) from error
+        raise DeployError(f"{path} nests brackets too deeply.", code="gpu-file-invalid", fix=_FIX) from error
     if not tables:
-        raise DeployError(f"{path} describes no GPU.", fix=_FIX)
+        raise DeployError(f"{path} describes no GPU.", code="gpu-file-invalid", fix=_FIX)
     gpus = tuple(_gpu(path, name, table) for name, table in tables.items())
     for gpu, other in itertools.combinations(gpus, 2):
         if names_of(gpu) & names_of(other):
             raise DeployError(
                 f"{path} has {gpu.name} and {other.name}, which answer to one name.",
+                code="gpu-file-invalid",
                 fix="name them apart, by more than case, spaces, dashes or a brand",
             )
     return gpus, tuple(sentence for gpu in gpus for sentence in (*_hidden(gpu, path), *_doubts(gpu)))
@@ -61,23 +62,35 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
 def _gpu(path: Path, name: str, table: Any) -> Gpu:
     if not isinstance(table, dict):
         raise DeployError(
-            f"{path} has {name} outside of a table.", fix='write the GPU\'s name above it, as ["My GPU"]'
+            f"{path} has {name} outside of a table.",
+            code="gpu-file-invalid",
+            fix='write the GPU\'s name above it, as ["My GPU"]',
         )
     if unknown := [fact for fact in table if fact not in (*_TEXTS, *_FACTS, "aliases")]:
-        raise DeployError(f"{path}: nobody knows the fact {unknown[0]} of {name}.", fix=_FIX)
+        raise DeployError(
+            f"{path}: nobody knows the fact {unknown[0]} of {name}.", code="gpu-file-invalid", fix=_FIX
+        )
     for fact in _FACTS:
         if fact in table and (fault := _fault(fact, table[fact])):
-            raise DeployError(f"{path}: {fact} of {name} is {fault}.", fix=_FIX)
+            raise DeployError(f"{path}: {fact} of {name} is {fault}.", code="gpu-file-invalid", fix=_FIX)
     try:
         gpu = from_builtins({"name": name, **_left_out(name, table), "source": str(path), **table}, Gpu)
     except ValueError as error:
-        raise DeployError(f"{path}: {name} is not described as a GPU is: {error}.", fix=_FIX) from error
+        raise DeployError(
+            f"{path}: {name} is not described as a GPU is: {error}.", code="gpu-file-invalid", fix=_FIX
+        ) from error
     for each in (gpu.name, *gpu.aliases):
         if fault := _unfit_name(each):
-            raise DeployError(f"{path} calls a GPU {each!r}, {fault}.", fix='name it as in ["My GPU"]')
+            raise DeployError(
+                f"{path} calls a GPU {each!r}, {fault}.",
+                code="gpu-file-invalid",
+                fix='name it as in ["My GPU"]',
+            )
     if gpu.compute_capability is not None and not re.fullmatch(r"\d+\.\d", gpu.compute_capability):
         raise DeployError(
-            f"{path}: compute_capability of {name} is {gpu.compute_capability!r}.", fix='write it as "8.9"'
+            f"{path}: compute_capability of {name} is {gpu.compute_capability!r}.",
+            code="gpu-file-invalid",
+            fix='write it as "8.9"',
         )
     return gpu
 

@@ -87,6 +87,7 @@ def find_gpu(name: str) -> Gpu:
     if gpu is None:
         raise DeployError(
             f"No GPU named {name!r} is known.",
+            code="unknown-gpu",
             fix=f"use one of the nearest: {', '.join(_nearest(name))}; deploykit gpus lists all",
         )
     return gpu
@@ -115,6 +116,7 @@ def require_facts(gpu: Gpu, *facts: str) -> tuple[float, ...]:
         known = ", ".join(_with_facts(facts, like=gpu))
         raise DeployError(
             f"Too little is known of the {gpu.name} for a prediction: {', '.join(missing)}.",
+            code="gpu-facts-missing",
             fix=f"give them in a --gpu-file, measure with deploykit bench, or take a known one: {known}",
         )
     return values

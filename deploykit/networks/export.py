@@ -110,6 +110,7 @@ def export_onnx(
         raise DeployError(
             f"The exported model differs from torch by {difference.relative:.1e} (relative), "
             f"more than {MAX_RELATIVE_DIFFERENCE:.0e}; nothing was written.",
+            code="export-check-failed",
             fix="look for extreme values in the weights, and report this if there are none",
         )
     if preprocess:
@@ -127,6 +128,7 @@ def _require_same(path: Path, info: ModelInfo) -> None:
     raise DeployError(
         f"{path} is another model than the one to export, which has {info.weights} weights; it would be "
         "lost.",
+        code="model-would-be-replaced",
         fix=f"move {path.parent} away, or work in another folder",
     )
 
@@ -135,6 +137,7 @@ def _require_detector(network: Network, member: Member) -> None:
     if set(network.answer_shapes) != {BOXES, SCORES}:
         raise DeployError(
             f"{member.name} answers with {', '.join(network.answer_shapes)}: there are no boxes to suppress.",
+            code="nms-not-applicable",
             fix="leave out --nms, or give --family efficientdet",
         )
 
@@ -149,12 +152,15 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
         labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(
-            f"{path} is no text file with labels, or can't be read.", fix="give a text file, a line a class"
+            f"{path} is no text file with labels, or can't be read.",
+            code="labels-invalid",
+            fix="give a text file, a line a class",
         ) from error
     if len(labels) != classes or not all(labels):
         raise DeployError(
             f"{path} has {len(labels)} lines, {labels.count('')} of them empty; the model has {classes} "
             "classes.",
+            code="labels-invalid",
             fix="give one name a line, in the order of the model's outputs",
         )
     return labels
@@ -176,7 +182,11 @@ def prepare(
     if weights is not None:
         network, loaded, trained_on = _trained(member, load_weights(weights, ema=ema), source, num_classes)
     elif source is not None or ema:
-        raise DeployError("There are no weights that --source or --ema are about.", fix="add --weights F")
+        raise DeployError(
+            "There are no weights that --source or --ema are about.",
+            code="option-not-applicable",
+            fix="add --weights F",
+        )
     else:
         network, trained_on = member.network(num_classes=num_classes), "imagenet"
         loaded = random_weights(network)

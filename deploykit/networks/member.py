@@ -67,10 +67,13 @@ def choose_member(
     """
     found = family if isinstance(family, Family) else find_family(family)
     if named is not None and (phi, rule, coefficients) != (None, None, None):
-        raise DeployError("--member and --phi both name a network.", fix="leave one of them out")
+        raise DeployError(
+            "--member and --phi both name a network.", code="option-conflict", fix="leave one of them out"
+        )
     if coefficients is not None and rule == "published":
         raise DeployError(
             "Published members have no --alpha, --beta or --gamma.",
+            code="option-conflict",
             fix="add --rule formula, or leave them out",
         )
     rule = rule or ("formula" if coefficients is not None else found.rule)
@@ -97,6 +100,7 @@ def _by_hand(member: Member, *, depth: float | None, width: float | None, side_p
         if multiple is not None and not 0 < multiple <= MAX_MULTIPLE:
             raise DeployError(
                 f"A {what} of {multiple:g} times the baseline's makes no network.",
+                code="invalid-scale",
                 fix=f"give --{what} above 0, at most {MAX_MULTIPLE:g}",
             )
     scale = Scale(
@@ -107,6 +111,7 @@ def _by_hand(member: Member, *, depth: float | None, width: float | None, side_p
     if not MIN_SIDE_PX <= scale.side_px <= MAX_SIDE_PX:
         raise DeployError(
             f"A side of {scale.side_px} px is not between {MIN_SIDE_PX} and {MAX_SIDE_PX} px.",
+            code="invalid-side",
             fix=f"give --side {member.family.base.side_px}, the baseline's",
         )
     if depth is None and width is None:

@@ -117,7 +117,9 @@ def info_of(model: "ModelProto") -> ModelInfo:
             raise ValueError("another side than the graph's")
     except (ValueError, KeyError) as error:
         raise DeployError(
-            f"The model's deploykit metadata make no sense ({error}).", fix="export the model again"
+            f"The model's deploykit metadata make no sense ({error}).",
+            code="model-metadata-invalid",
+            fix="export the model again",
         ) from error
     return info
 
@@ -141,7 +143,11 @@ def require_classifier(path: Path, model: "ModelProto", *, fix: str) -> None:
 
 def no_top1(path: Path, outputs: Sequence[str], *, fix: str) -> DeployError:
     """What is said of a model that answers with something else than logits."""
-    return DeployError(f"{path} answers with {' and '.join(outputs)}, of which there is no top-1.", fix=fix)
+    return DeployError(
+        f"{path} answers with {' and '.join(outputs)}, of which there is no top-1.",
+        code="not-a-classifier",
+        fix=fix,
+    )
 
 
 def require_fp32(path: Path, info: ModelInfo) -> None:
@@ -152,7 +158,9 @@ def require_fp32(path: Path, info: ModelInfo) -> None:
     """
     if info.precision != "fp32":
         raise DeployError(
-            f"{path} is already {info.precision.upper()}.", fix="give the FP32 model it came from"
+            f"{path} is already {info.precision.upper()}.",
+            code="model-not-fp32",
+            fix="give the FP32 model it came from",
         )
 
 
@@ -180,6 +188,7 @@ def image_side_px(model: "ModelProto") -> int:
     ]
     raise DeployError(
         f"The model takes {', '.join(' '.join(each) for each in shown) or 'nothing'}, not square RGB images.",
+        code="model-input-unsupported",
         fix="give a model with one FLOAT input of (batch, 3, side, side), batch dynamic and side fixed",
     )
 

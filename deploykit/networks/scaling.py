@@ -92,6 +92,7 @@ def scale_for(
         outside = rule == "published" and FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]
         raise DeployError(
             f"phi must be between {low:g} and {high:g} under the {rule} rule, not {phi!r}.",
+            code="invalid-phi",
             fix="add --rule formula for a phi out there"
             if outside
             else f"give --phi from {low:g} to {high:g}",
@@ -120,6 +121,7 @@ def _formula(phi: float, base: Scale, coefficients: Coefficients) -> Scale:
     if not all(0 < factor < math.inf for factor in factors):
         raise DeployError(
             f"Coefficients are above 0 and finite, not {factors}.",
+            code="invalid-coefficients",
             fix="give --alpha 1.2 --beta 1.1 --gamma 1.15",
         )
     return Scale(

@@ -31,6 +31,7 @@ def single_axis_scale(family: Family, axis: Axis, *, macs: int) -> Scale:
     if not least <= macs <= most:
         raise DeployError(
             f"No {axis} gives {family.title}'s baseline {macs / 1e9:.3g} G multiply-accumulates.",
+            code="axis-budget-unattainable",
             fix=f"ask for {least / 1e9:.3g} to {most / 1e9:.3g} G",
         )
     at = bisect_left(scales, macs, key=macs_of)

@@ -25,7 +25,9 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "deploykit"
     except RuntimeError as error:
         raise DeployError(
-            "This user has no home folder to keep a cache in.", fix="name a folder with XDG_CACHE_HOME"
+            "This user has no home folder to keep a cache in.",
+            code="cache-folder-missing",
+            fix="name a folder with XDG_CACHE_HOME",
         ) from error
 
 
@@ -56,7 +58,9 @@ def export_path(name: str, output: str | Path | None) -> Path:
         return output
     if output.suffix[1:].isalpha() and not output.is_dir():
         raise DeployError(
-            f"{output} is no name for an ONNX model.", fix=f"-o {output.stem}.onnx, or name a folder"
+            f"{output} is no name for an ONNX model.",
+            code="invalid-output-name",
+            fix=f"-o {output.stem}.onnx, or name a folder",
         )
     return output / MODEL_FILE
 
@@ -80,17 +84,24 @@ def find_model(*, phi: float | None = None, onnx: str | Path | None = None) -> t
     """
     if onnx is not None:
         if phi is not None:
-            raise DeployError("--phi and --onnx both name a model.", fix="leave one of them out")
+            raise DeployError(
+                "--phi and --onnx both name a model.", code="option-conflict", fix="leave one of them out"
+            )
         return Path(onnx), None
     models = sorted(ENGINES.glob(f"*/{MODEL_FILE}"))
     if phi is not None:
         if not FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]:
-            raise DeployError(f"There is no model of phi {phi!r}.", fix="give the --phi of an exported model")
+            raise DeployError(
+                f"There is no model of phi {phi!r}.",
+                code="invalid-phi",
+                fix="give the --phi of an exported model",
+            )
         models = [path for path in models if path.parent.name.endswith(f"-phi{phi_label(phi)}")]
     if not models:
         which = "" if phi is None else f" of phi {phi_label(phi)}"
         raise DeployError(
             f"There is no exported model{which} in {ENGINES}/.",
+            code="model-not-found",
             fix=f"deploykit export --phi {phi_label(3 if phi is None else phi)}",
         )
     if len(models) == 1:
@@ -99,6 +110,7 @@ def find_model(*, phi: float | None = None, onnx: str | Path | None = None) -> t
     if _modified_s(newest) - _modified_s(second) < _SAME_MOMENT_S:
         raise DeployError(
             f"{ENGINES}/ holds {', '.join(path.parent.name for path in models)}, none clearly the newest.",
+            code="model-ambiguous",
             fix=f"say which: --onnx {newest}",
         )
     return (

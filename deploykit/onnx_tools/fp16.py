@@ -31,6 +31,7 @@ def to_fp16(model: "ModelProto") -> "ModelProto":
         if values.dtype == np.float32 and np.abs(values).max(initial=0) > FP16_MAX:
             raise DeployError(
                 f"{tensor.name} holds a weight of {np.abs(values).max():.3g}, beyond FP16's {FP16_MAX:g}.",
+                code="fp16-overflow",
                 fix="build it as FP32, with --fp32",
             )
     converter = require("onnxruntime.transformers.float16")

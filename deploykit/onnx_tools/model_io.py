@@ -40,18 +40,22 @@ def read_model(path: Path) -> "ModelProto":
 
     if not path.is_file():
         raise DeployError(
-            f"There is no model file {path}.", fix="deploykit export --phi 3, or give --onnx an existing file"
+            f"There is no model file {path}.",
+            code="model-not-found",
+            fix="deploykit export --phi 3, or give --onnx an existing file",
         )
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except (DecodeError, ValueError) as error:
         raise DeployError(
             f"{path} is not an ONNX model, or was cut short.",
+            code="model-damaged",
             fix="give a whole .onnx file: deploykit export --phi 3 writes one",
         ) from error
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise DeployError(
             f"{path} keeps its weights in other files.",
+            code="model-external-data",
             fix="save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
         )
     try:
@@ -59,6 +63,7 @@ def read_model(path: Path) -> "ModelProto":
     except (onnx.checker.ValidationError, ValueError) as error:
         raise DeployError(
             f"{path} is not a valid ONNX model: {str(error).splitlines()[0]}",
+            code="model-invalid",
             fix="export it again: deploykit export --phi 3",
         ) from error
     _require_finite(model, path)
@@ -77,4 +82,8 @@ def _require_finite(model: "ModelProto", path: Path) -> None:
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            raise DeployError(f"{path} holds NaN or Inf in {tensor.name}.", fix="export sound weights")
+            raise DeployError(
+                f"{path} holds NaN or Inf in {tensor.name}.",
+                code="model-values-invalid",
+                fix="export sound weights",
+            )

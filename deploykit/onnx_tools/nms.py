@@ -43,11 +43,13 @@ class Nms:
             raise DeployError(
                 f"A score of {self.score_threshold:g} and an overlap of {self.iou_threshold:g} are not both "
                 "parts of 1.",
+                code="invalid-nms",
                 fix="give, say, --score-threshold 0.05 --iou-threshold 0.5",
             )
         if not 1 <= self.max_detections <= MOST_DETECTIONS:
             raise DeployError(
                 f"{self.max_detections} detections are not between 1 and {MOST_DETECTIONS}.",
+                code="invalid-nms",
                 fix="give, say, --max-detections 100",
             )
 

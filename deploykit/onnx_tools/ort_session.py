@@ -62,6 +62,7 @@ def cuda_session(model: bytes | Path, *, optimized: Path | None = None) -> Any:
     if not has_cuda():
         raise DeployError(
             f"The ONNX Runtime here, {ort.__version__}, runs on CPUs alone.",
+            code="onnxruntime-cuda-missing",
             fix=CUDA_PROVIDER,
         )
     ort.set_default_logger_severity(4)
@@ -72,6 +73,7 @@ def cuda_session(model: bytes | Path, *, optimized: Path | None = None) -> Any:
     if _CUDA not in session.get_providers():  # all runs on the CPU then, and nothing says so
         raise DeployError(
             "ONNX Runtime's CUDA provider does not start here.",
+            code="onnxruntime-cuda-missing",
             fix=f"check the driver with nvidia-smi, and {_LIBRARIES}",
         )
     session.disable_fallback()
@@ -98,7 +100,9 @@ def _open(model: bytes | Path, options: Any, *, providers: list[Any]) -> Any:
     except Exception as error:  # onnxruntime's exceptions share no public base class
         name = model.name if isinstance(model, Path) else "the model"
         raise DeployError(
-            f"ONNX Runtime refuses {name}: {str(error).splitlines()[0]}.", fix="export the model again"
+            f"ONNX Runtime refuses {name}: {str(error).splitlines()[0]}.",
+            code="onnxruntime-load-failed",
+            fix="export the model again",
         ) from error
 
 
@@ -123,6 +127,7 @@ def run(
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise DeployError(
             f"ONNX Runtime can't run {model} on {len(images)} images: {str(error).splitlines()[0]}",
+            code="onnxruntime-run-failed",
             fix="export it again with a dynamic batch",
         ) from error
     return made

@@ -141,6 +141,7 @@ class Predicted:
             if not self._is_mine(mine[0]):
                 raise DeployError(
                     f"{path} was measured on {mine[0].machine.name}, which is no {self.title}.",
+                    code="record-wrong-gpu",
                     fix="leave it out, or name that machine with --gpu",
                 )
             _require_latency(mine[0], path)
@@ -262,12 +263,14 @@ def _require_latency(record: "Record", path: Path) -> None:
         raise DeployError(
             f"{path} is of scenario {method.scenario} and scope {method.scope}: no latency of requests one "
             "after another, end to end.",
+            code="record-wrong-kind",
             fix="leave it out, or measure with deploykit bench without --scenario and --scope",
         )
     if family is not None and record.engine.classes not in (None, family.classes):
         raise DeployError(
             f"{path} is of a network with {record.engine.classes} classes, and {family.title} has "
             f"{family.classes}.",
+            code="record-wrong-network",
             fix="leave it out, or measure one that was exported without --weights and --num-classes",
         )
 

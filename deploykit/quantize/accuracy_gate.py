@@ -158,6 +158,7 @@ class _Gate:
             raise DeployError(
                 f"FP32's own top-1 on {self._images.source} is {100 * estimate.value:.1f} %, which can't be "
                 "told from guessing: a bound on its drop says nothing.",
+                code="gate-reference-too-weak",
                 fix="number the classes as the model's outputs are (folders count in alphabetical order), or "
                 "leave out --eval",
             )
@@ -177,6 +178,7 @@ def labels_of(images: Images) -> Labels:
     if images.labels is None:
         raise DeployError(
             f"{images.source} has no labels to measure top-1 by.",
+            code="images-unlabelled",
             fix="give --eval a folder with one folder a class, or an .npz with labels",
         )
     return images.labels
@@ -187,5 +189,6 @@ def _unmet(max_drop: float, drop: float, excluded: list[str]) -> DeployError:
         f"Top-1 can't be kept within {max_drop:g} points: it drops by {drop:.2f} with "
         f"{len(excluded)} of the costliest blocks left in float, and without the next less than "
         f"{100 * SMALLEST_SHARE:g} % of the work would be in INT8.",
+        code="gate-failed",
         fix="calibrate on more images of the kind, allow a larger --max-drop, or build as FP16",
     )

@@ -154,12 +154,18 @@ def merge_to_file(
     """
     ranges = [Ranges.load(Path(path)) for path in files]
     if output is None:
-        raise DeployError("The merged ranges have no place to go.", fix="give -o calibration/all.ranges.json")
+        raise DeployError(
+            "The merged ranges have no place to go.",
+            code="output-missing",
+            fix="give -o calibration/all.ranges.json",
+        )
     output = Path(output)
     require_writable(output)
     if len({each.sha256 for each in ranges}) < len(ranges):
         raise DeployError(
-            "Two of the files are the same: their images would count twice.", fix="name each file once"
+            "Two of the files are the same: their images would count twice.",
+            code="ranges-repeated",
+            fix="name each file once",
         )
     if (named := method_for(method, percentile)) is not None:
         ranges = [replace(each, method=named, choice=None) for each in ranges]
@@ -179,6 +185,7 @@ def method_for(name: str, percentile: float | None) -> Method | None:
     if percentile is not None:
         raise DeployError(
             "--percentile says nothing to a method that is chosen.",
+            code="option-not-applicable",
             fix="add --method percentile or --method peak-percentile",
         )
     return None

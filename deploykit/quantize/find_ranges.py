@@ -38,7 +38,11 @@ def ranges_for(
         DeployError: the ranges are another model's; or there is no data for trained weights.
     """
     if ranges is not None and data is not None:
-        raise DeployError("--ranges and --data both say what to quantize with.", fix="leave one of them out")
+        raise DeployError(
+            "--ranges and --data both say what to quantize with.",
+            code="option-conflict",
+            fix="leave one of them out",
+        )
     measured = None
     if ranges is not None:
         measured = _given(ranges, sha256_of(model), settings.note)
@@ -52,6 +56,7 @@ def ranges_for(
             raise DeployError(
                 f"INT8 needs calibration images: {model} has trained weights, and {CALIBRATION}/ holds no "
                 "ranges of it.",
+                code="calibration-data-missing",
                 fix="give --data DIR, with a folder of a few hundred typical images",
             )
         settings.note(
@@ -91,6 +96,7 @@ def _with_preprocessing(ranges: Ranges, overrides: Overrides) -> Ranges:
     if ranges.preprocessing != ranges.preprocessing.override(overrides):
         raise DeployError(
             "The ranges were measured with another preprocessing than you ask for.",
+            code="ranges-preprocessing-mismatch",
             fix="leave those options out, or calibrate with them: deploykit calibrate --data DIR",
         )
     return ranges

@@ -159,7 +159,9 @@ def place(
     if not chosen:
         less = "leave less out with --int8-exclude" if exclude else "take another --int8-policy"
         raise DeployError(
-            f"Policy {policy} puts nothing of this model in INT8.", fix=f"{less}, or build it as FP16"
+            f"Policy {policy} puts nothing of this model in INT8.",
+            code="nothing-to-quantize",
+            fix=f"{less}, or build it as FP16",
         )
     placement = Placement(policy=policy, products=chosen, carried=carried, ties=ties, macs=facts.total_macs)
     return placement.without(each.output for each in carried if _matches(each.output, exclude))
@@ -175,7 +177,9 @@ def place_everything(model: "ModelProto") -> Placement:
     products = tuple(_products(facts))
     if not products:
         raise DeployError(
-            "The model has no convolution or linear layer with weights of its own.", fix="build it as FP16"
+            "The model has no convolution or linear layer with weights of its own.",
+            code="nothing-to-quantize",
+            fix="build it as FP16",
         )
     carried, ties = _carried(facts)
     return Placement(policy="all-conv", products=products, carried=carried, ties=ties, macs=facts.total_macs)
@@ -251,6 +255,7 @@ def _require_matches(
             example = next((node.output for node in products), "blocks.0.*")
             raise DeployError(
                 f"No convolution or linear layer is called {pattern}.",
+                code="unknown-layer",
                 fix=f"give a name or a pattern of names, such as {example}",
             )
 

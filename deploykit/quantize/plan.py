@@ -57,19 +57,27 @@ class Int8Options:
     def __post_init__(self) -> None:
         if self.policy not in (None, *POLICIES):
             raise DeployError(
-                f"There is no INT8 policy {self.policy}.", fix=f"take one of {', '.join(POLICIES)}"
+                f"There is no INT8 policy {self.policy}.",
+                code="unknown-policy",
+                fix=f"take one of {', '.join(POLICIES)}",
             )
         if not 0 <= self.spare <= 1:
             raise DeployError(
-                f"{100 * self.spare:g} % of the work can't be left out.", fix="give --int8-spare 10, say"
+                f"{100 * self.spare:g} % of the work can't be left out.",
+                code="invalid-float-budget",
+                fix="give --int8-spare 10, say",
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise DeployError(
-                f"A drop of {self.max_drop:g} points is no bound.", fix="give --max-drop 0.5, say"
+                f"A drop of {self.max_drop:g} points is no bound.",
+                code="invalid-max-drop",
+                fix="give --max-drop 0.5, say",
             )
         if self.max_drop is not None and self.eval_data is None:
             raise DeployError(
-                "--max-drop needs labelled images to measure on.", fix="add --eval DIR, one folder a class"
+                "--max-drop needs labelled images to measure on.",
+                code="option-incomplete",
+                fix="add --eval DIR, one folder a class",
             )
 
 

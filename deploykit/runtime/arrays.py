@@ -51,6 +51,7 @@ class DeviceArray:
         if rest:
             raise DeployError(
                 f"{self.shape[0]} bytes are no whole number of images, of {image_bytes} bytes each.",
+                code="input-shape-mismatch",
                 fix=f"give a buffer of exactly as many bytes as the images, {dtype} {shape}, have",
             )
         return replace(self, shape=(count, *shape), dtype=dtype)
@@ -120,12 +121,17 @@ def _require_the_engines_gpu(ordinal: int | None) -> None:
     if ordinal not in (None, ORDINAL):
         raise DeployError(
             f"These images are on GPU {ordinal}; engines run on GPU {ORDINAL}.",
+            code="array-on-other-gpu",
             fix="bring them over, or make another GPU the first with CUDA_VISIBLE_DEVICES",
         )
 
 
 def _gaps() -> DeployError:
-    return DeployError("These images don't lie in one piece on the GPU.", fix="make them contiguous first")
+    return DeployError(
+        "These images don't lie in one piece on the GPU.",
+        code="array-not-contiguous",
+        fix="make them contiguous first",
+    )
 
 
 def host_array(images: Any) -> npt.NDArray[Any]:
@@ -139,6 +145,7 @@ def host_array(images: Any) -> npt.NDArray[Any]:
     if not hasattr(images, "__dlpack__"):
         raise DeployError(
             f"{type(images).__name__} is no array of images.",
+            code="array-unsupported",
             fix="give a NumPy array, or one of a library that speaks DLPack",
         )
     try:
@@ -151,6 +158,7 @@ def _refusal(images: Any, error: Exception) -> DeployError:
     wants_gradients = getattr(images, "requires_grad", False)
     return DeployError(
         f"These images can't be taken as they are: {str(error).rstrip('.')}.",
+        code="array-unsupported",
         fix="detach them first" if wants_gradients else "give them as a NumPy array",
     )
 
@@ -181,6 +189,7 @@ def empty_in_kind(images: Any, shape: tuple[int, ...]) -> Any:
             return _buffer(math.prod(shape) * np.dtype(np.float32).itemsize)
     raise DeployError(
         f"Answers can't be given as {library.__name__} has them.",
+        code="output-library-unsupported",
         fix="give torch, CuPy, PyCUDA or NumPy arrays, or cuda-core's Buffers",
     )
 

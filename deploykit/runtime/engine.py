@@ -36,6 +36,7 @@ def require_cpu(target: Target, threads: int) -> None:
     if not target.on_cpu:
         raise DeployError(
             f"{threads} threads are of the CPU, and this engine is for {target.title}.",
+            code="option-not-applicable",
             fix="leave out --threads",
         )
 
@@ -81,7 +82,9 @@ class Engine:
         path = Path(path)
         if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MAX_THREADS):
             raise DeployError(
-                f"{threads} threads are not a number between 1 and {MAX_THREADS}.", fix="give none, or fewer"
+                f"{threads} threads are not a number between 1 and {MAX_THREADS}.",
+                code="invalid-thread-count",
+                fix="give none, or fewer",
             )
         if is_bundle(path):
             from deploykit.runtime.bundle.bundle import Bundle
@@ -161,6 +164,7 @@ class Engine:
         if there is None and stream is not None:
             raise DeployError(
                 "A stream is for images on the GPU, and these are not.",
+                code="stream-not-applicable",
                 fix="leave out stream, or bring them over",
             )
         if there is not None and stream is not None:
@@ -180,7 +184,9 @@ class Engine:
     def _run_on_device(self, runner: Runner, images: Any, there: DeviceArray, *, stream: int | None) -> Any:
         if not isinstance(runner, DeviceRunner):
             raise DeployError(
-                f"These images are on a GPU; {self.path} runs on the CPU.", fix="bring them over first"
+                f"These images are on a GPU; {self.path} runs on the CPU.",
+                code="array-on-gpu",
+                fix="bring them over first",
             )
         there = there.as_images(self.manifest.input.shape, self.manifest.input.dtype)
         profile = self.manifest.profile_for(there.shape, there.dtype)
@@ -226,6 +232,7 @@ class Engine:
             if not isinstance(runner, TimedRunner):
                 raise DeployError(
                     f"ONNX Runtime runs {self.path}, and tells nothing of what a GPU takes of a call.",
+                    code="gpu-timing-unavailable",
                     fix="time it end to end, or give an engine of TensorRT or TensorRT-RTX for a GPU",
                 )
             yield runner
@@ -247,7 +254,9 @@ class Engine:
 
     def _open_runner(self) -> Runner:
         if self._runner is None:
-            raise DeployError(f"{self.path} was closed.", fix="call it inside its with block")
+            raise DeployError(
+                f"{self.path} was closed.", code="engine-closed", fix="call it inside its with block"
+            )
         return self._runner
 
     def close(self) -> None:

@@ -30,7 +30,9 @@ class _Runner:
         shapes = [(each.name, *map(_or_side(manifest), each.shape[1:])) for each in found]
         if shapes != described:
             raise DeployError(
-                f"{path} has other inputs and outputs than its manifest says.", fix="build the engine again"
+                f"{path} has other inputs and outputs than its manifest says.",
+                code="engine-manifest-mismatch",
+                fix="build the engine again",
             )
 
     def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
@@ -88,6 +90,7 @@ def _refusal(shape: tuple[int, ...], error: Exception) -> DeployError:
     return DeployError(
         f"ONNX Runtime can't run images of {shape}, {megabytes:.0f} MiB and what comes of them: "
         f"{str(error).splitlines()[0]}",
+        code="run-out-of-memory",
         fix="give smaller batches",
     )
 

@@ -71,7 +71,11 @@ class Preflight:
                 needs = (
                     f"is for {check.wanted}" if check.name == GPU else f"needs {check.name} {check.wanted}"
                 )
-                raise DeployError(f"{self.path} {needs}; this machine has {check.found}.", fix=check.fix)
+                raise DeployError(
+                    f"{self.path} {needs}; this machine has {check.found}.",
+                    code="engine-cannot-run",
+                    fix=check.fix,
+                )
 
 
 def this_machine(compiler: str | None = None) -> Machine:

@@ -62,7 +62,7 @@ class Client:
         try:
             self._client = self._kind.InferenceServerClient(parts.netloc, **self._connecting())
         except (ValueError, OSError, self._refusals) as error:
-            raise DeployError(f"{url!r} is no address of a server.", fix=_HOW) from error
+            raise DeployError(f"{url!r} is no address of a server.", code="invalid-url", fix=_HOW) from error
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +83,7 @@ class Client:
         if len(names) != 1:
             raise DeployError(
                 f"{self.url} has {len(names) or 'no'} models for images: {', '.join(names) or 'none'}.",
+                code="served-model-ambiguous",
                 fix="name one with --model" if names else "serve an engine without --no-images",
             )
         (name,) = names
@@ -95,12 +96,16 @@ class Client:
             DeployError: a file can't be read, is no image to the server, or nobody answers.
         """
         if missing := [each for each in paths if not each.is_file()]:
-            raise DeployError(f"There is no image {missing[0]}.", fix="give image files")
+            raise DeployError(
+                f"There is no image {missing[0]}.", code="file-not-found", fix="give image files"
+            )
         name = model or self.image_model()
         inputs, outputs = self._asked(lambda: self._tensors(name))
         if inputs != [(IMAGE, "BYTES")]:
             raise DeployError(
-                f"{name} takes no encoded images.", fix=f"name a model that does, as {name}{IMAGE_SUFFIX}"
+                f"{name} takes no encoded images.",
+                code="served-model-wrong-input",
+                fix=f"name a model that does, as {name}{IMAGE_SUFFIX}",
             )
         for path in paths:
             yield self._one(path, name, outputs, top)
@@ -124,7 +129,9 @@ class Client:
         try:
             encoded = path.read_bytes()
         except OSError as error:
-            raise DeployError(f"{path} can't be read: {error.strerror}.", fix="give image files") from error
+            raise DeployError(
+                f"{path} can't be read: {error.strerror}.", code="file-unreadable", fix="give image files"
+            ) from error
         image = self._kind.InferInput(IMAGE, [1, 1], "BYTES")
         image.set_data_from_numpy(np.array([[encoded]], dtype=np.object_))
         is_classifier = [len(shape) for shape in outputs.values()] == [2]
@@ -158,7 +165,9 @@ class Client:
         except self._refusals as error:
             raise self._refused(error, about) from error
         except HTTPException as error:
-            raise DeployError(f"What listens at {self.url} speaks no HTTP.", fix=_HOW) from error
+            raise DeployError(
+                f"What listens at {self.url} speaks no HTTP.", code="server-protocol-mismatch", fix=_HOW
+            ) from error
         except OSError as error:  # of sockets, timeouts among them
             raise self._nobody(error.strerror or str(error)) from error
         except (
@@ -168,7 +177,9 @@ class Client:
             AttributeError,
         ) as error:  # not JSON, or not the protocol's
             raise DeployError(
-                f"What answers at {self.url} does not speak the KServe protocol.", fix=_HOW
+                f"What answers at {self.url} does not speak the KServe protocol.",
+                code="server-protocol-mismatch",
+                fix=_HOW,
             ) from error
 
     def _refused(self, error: Any, about: Path | None) -> DeployError:
@@ -182,11 +193,14 @@ class Client:
             fix = "start the server with a larger --max-body, or send a smaller image"
         elif about is not None and _UNREAD in message:
             fix = "give JPEG, PNG, WebP, BMP, GIF or TIFF files of up to 50 megapixels"
-        return DeployError(f"{self.url} refuses{f' {about}' if about else ''}: {message}.", fix=fix)
+        return DeployError(
+            f"{self.url} refuses{f' {about}' if about else ''}: {message}.", code="server-refused", fix=fix
+        )
 
     def _nobody(self, reason: str) -> DeployError:
         return DeployError(
             f"Nobody answers at {self.url} ({reason.lower()}).",
+            code="server-unreachable",
             fix=f"deploykit serve ENGINE starts a server; {_HOW}",
         )
 
@@ -206,10 +220,10 @@ def _parts(url: str) -> SplitResult:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         _ = parts.port  # read now: the clients leave a half-made connection behind where it is none
     except ValueError as error:
-        raise DeployError(f"{url!r} is no address of a server.", fix=_HOW) from error
+        raise DeployError(f"{url!r} is no address of a server.", code="invalid-url", fix=_HOW) from error
     is_known = parts.scheme in ("http", "grpc") and parts.hostname
     if not is_known or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
-        raise DeployError(f"{url!r} is no address of a server.", fix=_HOW)
+        raise DeployError(f"{url!r} is no address of a server.", code="invalid-url", fix=_HOW)
     return parts
 
 

@@ -70,7 +70,9 @@ def engine_in(folder: Path) -> Path:
     """
     engines = [each for each in sorted(folder.iterdir()) if manifest_path(each).is_file()]
     if not engines:
-        raise DeployError(f"There is no engine in {folder}.", fix="write the repository again")
+        raise DeployError(
+            f"There is no engine in {folder}.", code="engine-not-found", fix="write the repository again"
+        )
     checked = [preflight(each) for each in engines]
     for each in checked:
         if each.runs:
@@ -104,6 +106,7 @@ def run_together(engine: Engine, images: Sequence[Array]) -> list[list[Array]]:
     if len(shapes) > 1 or not all(each.ndim and each.size for each in images):
         raise DeployError(
             f"Images of shapes {', '.join(str(each.shape) for each in images)} make no batch.",
+            code="input-shape-mismatch",
             fix="send one image or more, of the shape that the model's configuration says",
         )
     counts = [len(each) for each in images]

@@ -45,6 +45,7 @@ def serve(
     if folders := [each for each in paths if each.is_dir() and len(paths) > 1]:
         raise DeployError(
             f"{folders[0]} is a folder, and not alone.",
+            code="option-conflict",
             fix=f"deploykit serve {folders[0]}, or deploykit serve --triton {folders[0]} ENGINE",
         )
     served = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
@@ -52,7 +53,7 @@ def serve(
         by_model(paths, options)
     else:
         for wrong in check_repository(served).findings:
-            raise DeployError(wrong.problem, fix=wrong.fix)
+            raise DeployError(wrong.problem, code=wrong.code, fix=wrong.fix)
     found = find_triton(python)  # last: whoever lacks it hears of a mistake in what was named all the same
     with ExitStack() as stack:
         if served is not None:

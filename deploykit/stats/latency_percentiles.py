@@ -221,5 +221,7 @@ def estimate_ratio(first: Array, second: Array, statistic: Statistic, *, least: 
 def _checked(samples: Array) -> Array:
     samples = np.asarray(samples, np.float64)
     if not len(samples) or not np.isfinite(samples).all():
-        raise DeployError("These samples are none, or not all numbers.", fix="measure again")
+        raise DeployError(
+            "These samples are none, or not all numbers.", code="samples-invalid", fix="measure again"
+        )
     return samples

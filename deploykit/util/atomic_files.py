@@ -46,6 +46,7 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
             names = " and ".join(map(str, contents))
             raise DeployError(
                 f"{names} can't be written: {error.strerror}.",
+                code="output-unwritable",
                 fix="make room there, or choose another place",
             ) from error
         undo.pop_all()
@@ -64,18 +65,24 @@ def require_writable(path: Path, *, inputs: tuple[Path, ...] = (), option: str =
     try:
         if path.exists() and not path.is_file():
             raise DeployError(
-                f"{path} is not a file that can be replaced.", fix=f"give the name of a file with {option}"
+                f"{path} is not a file that can be replaced.",
+                code="output-not-a-file",
+                fix=f"give the name of a file with {option}",
             )
         if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
             raise DeployError(
-                f"{path} would replace what it is made from.", fix=f"give another name with {option}"
+                f"{path} would replace what it is made from.",
+                code="output-is-input",
+                fix=f"give another name with {option}",
             )
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise DeployError(
-            f"{path} can't be written: {error.strerror}.", fix=f"give another place with {option}"
+            f"{path} can't be written: {error.strerror}.",
+            code="output-unwritable",
+            fix=f"give another place with {option}",
         ) from error
 
 

@@ -1,19 +1,22 @@
-"""The one exception that reaches a user: what went wrong, and what to do about it."""
+"""The exception that reaches a user: what went wrong, a stable code for it, and how to fix it."""
 
 
 class DeployError(Exception):
-    """A problem the user can act on.
+    """A problem that the user can fix.
 
     Args:
-        problem: one sentence: what is wrong, with the offending value.
-        fix: what to do, a command where there is one.
+        problem: One sentence that says what is wrong and names the offending value.
+        code: A stable name for this kind of problem, for example `engine-not-found`. Sentences may change
+            from release to release, codes do not. docs/troubleshooting.md explains each.
+        fix: What to do about it, a command where possible.
     """
 
     exit_code = 2
 
-    def __init__(self, problem: str, *, fix: str) -> None:
+    def __init__(self, problem: str, *, code: str, fix: str) -> None:
         super().__init__(problem)
         self.problem = problem
+        self.code = code
         self.fix = fix
 
     def __str__(self) -> str:
@@ -21,6 +24,6 @@ class DeployError(Exception):
 
 
 class NothingFitsError(DeployError):
-    """Sound targets that nothing meets, found out before there is anything to show."""
+    """Valid targets that no network meets, detected before any network was measured."""
 
     exit_code = 3

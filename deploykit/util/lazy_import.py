@@ -37,6 +37,7 @@ def require(module: str, *, extra: str = "cpu", install: str | None = None) -> M
             raise KeyboardInterrupt from error
         raise DeployError(
             f"{_NAMES.get(module, module)} is needed for this and can't be imported ({error}).",
+            code="dependency-missing",
             fix=install or f"pip install 'deploykit[{extra}]'",
         ) from error
 

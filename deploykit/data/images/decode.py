@@ -58,6 +58,7 @@ def decode_stream(
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise DeployError(
             f"{name} is not a readable image ({_reason(error)}).",
+            code="image-unreadable",
             fix="remove it, mend it, or pass over such files with --skip-bad",
         ) from error
 

@@ -62,11 +62,15 @@ def open_folder(root: Path) -> Folder:
         names = sorted(_walk(root), key=lambda name: name.split("/"))
     except OSError as error:
         raise DeployError(
-            f"{error.filename or root} can't be read: {error.strerror}.", fix="give a folder you may read"
+            f"{error.filename or root} can't be read: {error.strerror}.",
+            code="file-unreadable",
+            fix="give a folder you may read",
         ) from error
     if not names:
         raise DeployError(
-            f"{root} holds no images.", fix=f"give a folder with {', '.join(sorted(SUFFIXES))} files"
+            f"{root} holds no images.",
+            code="images-missing",
+            fix=f"give a folder with {', '.join(sorted(SUFFIXES))} files",
         )
     return Folder(root=root, names=tuple(names))
 

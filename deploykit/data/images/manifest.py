@@ -57,18 +57,24 @@ def read_manifest(path: Path) -> Manifest:
             _refuse_unknown(inner, Overrides, "preprocessing.")
         manifest = from_json(to_json(table), Manifest)
     except FileNotFoundError as error:
-        raise DeployError(f"There is no file {path}.", fix="give --data an existing manifest") from error
+        raise DeployError(
+            f"There is no file {path}.", code="file-not-found", fix="give --data an existing manifest"
+        ) from error
     except OSError as error:
         raise DeployError(
-            f"{path} can't be read: {error.strerror}.", fix="give a file you may read"
+            f"{path} can't be read: {error.strerror}.", code="file-unreadable", fix="give a file you may read"
         ) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise DeployError(
-            f"{path} is not a manifest of images: {error}.", fix=f"write {_EXAMPLE} into it"
+            f"{path} is not a manifest of images: {error}.",
+            code="image-manifest-invalid",
+            fix=f"write {_EXAMPLE} into it",
         ) from error
     if manifest.source.endswith(SUFFIX):
         raise DeployError(
-            f"{path} names another manifest, {manifest.source}.", fix="name images as its source"
+            f"{path} names another manifest, {manifest.source}.",
+            code="image-manifest-nested",
+            fix="name images as its source",
         )
     return manifest
 
@@ -84,11 +90,13 @@ def require_unchanged(path: Path, manifest: Manifest, images: Images) -> None:
     if images.count < manifest.count:
         raise DeployError(
             f"{path} names {manifest.count} images of {manifest.source}, which holds {images.count} now.",
+            code="images-changed",
             fix="bring the missing ones back, or write the manifest again",
         )
     raise DeployError(
         f"The images that {path} names have changed: the {images.count} drawn from the {images.available} of "
         f"{manifest.source} now are not those it was written for.",
+        code="images-changed",
         fix=f'bring those back, or take these by writing sha256 = "{images.sha256}" into it',
     )
 
@@ -101,10 +109,15 @@ def require_manifest(path: Path, images: Images) -> None:
             their name is not UTF-8.
     """
     if path.suffix != SUFFIX:
-        raise DeployError(f"{path} is no name of a manifest.", fix=f"call it {path.with_suffix(SUFFIX)}")
+        raise DeployError(
+            f"{path} is no name of a manifest.",
+            code="invalid-output-name",
+            fix=f"call it {path.with_suffix(SUFFIX)}",
+        )
     if images.source.endswith(SUFFIX) or not images.whole:
         raise DeployError(
             f"{images.count} images of {images.source} can't be written down as a draw of their own.",
+            code="image-manifest-unsupported",
             fix="draw them from a folder or an archive",
         )
     _source_from(path, images)
@@ -146,7 +159,9 @@ def _source_from(path: Path, images: Images) -> str:
         source.encode()
     except UnicodeEncodeError as error:
         raise DeployError(
-            f"The name {source!r} is not UTF-8, as TOML is.", fix="rename the folder"
+            f"The name {source!r} is not UTF-8, as TOML is.",
+            code="invalid-file-name",
+            fix="rename the folder",
         ) from error
     return source
 

@@ -115,14 +115,18 @@ def _explained(path: Path, member: str = _IMAGES) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DeployError(f"There is no file {path}.", fix="give --data an existing archive") from error
+        raise DeployError(
+            f"There is no file {path}.", code="file-not-found", fix="give --data an existing archive"
+        ) from error
     except PermissionError as error:
         raise DeployError(
-            f"{path} can't be read: {error.strerror}.", fix="give a file you may read"
+            f"{path} can't be read: {error.strerror}.", code="file-unreadable", fix="give a file you may read"
         ) from error
     except _UNREADABLE as error:
         raise DeployError(
-            f"{path} holds no readable array named {Path(member).stem}.", fix="save it with numpy.savez"
+            f"{path} holds no readable array named {Path(member).stem}.",
+            code="archive-invalid",
+            fix="save it with numpy.savez",
         ) from error
 
 
@@ -135,16 +139,21 @@ def _require_images(
         raise ValueError("pickles, which run code when they are read")
     if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8 or 0 in shape:
         raise DeployError(
-            f"The images in {path} are {dtype} {shape}.", fix="save them as uint8 (n, height, width, 3)"
+            f"The images in {path} are {dtype} {shape}.",
+            code="archive-invalid",
+            fix="save them as uint8 (n, height, width, 3)",
         )
     if columns_first:
         raise DeployError(
             f"The images in {path} are in Fortran's order.",
+            code="archive-invalid",
             fix="save them through numpy.ascontiguousarray, one image after the other",
         )
     if Image.MAX_IMAGE_PIXELS is not None and shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:
         raise DeployError(
-            f"The images in {path} are of {shape[2]} x {shape[1]} pixels.", fix="save smaller ones"
+            f"The images in {path} are of {shape[2]} x {shape[1]} pixels.",
+            code="archive-invalid",
+            fix="save smaller ones",
         )
 
 
@@ -154,6 +163,7 @@ def _labels(path: Path, archive: zipfile.ZipFile, count: int) -> Labels:
     if shape != (count,) or not np.issubdtype(dtype, np.integer):
         raise DeployError(
             f"The labels in {path} are {dtype} {shape}, of {count} images.",
+            code="archive-invalid",
             fix="save one integer an image, or leave the labels out",
         )
     with _explained(path, _LABELS), archive.open(_LABELS) as member:
@@ -165,7 +175,9 @@ def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
         shape, dtype, _ = read_header(member)
     if len(shape) != 1 or dtype.kind != "U":
         raise DeployError(
-            f"The classes in {path} are {dtype} {shape}.", fix="save one name a class: numpy.array(names)"
+            f"The classes in {path} are {dtype} {shape}.",
+            code="archive-invalid",
+            fix="save one name a class: numpy.array(names)",
         )
     with _explained(path, _CLASSES), archive.open(_CLASSES) as member:
         return tuple(np.lib.format.read_array(member, allow_pickle=False).tolist())
@@ -178,6 +190,7 @@ def _require_in_range(path: Path, labels: Labels, classes: tuple[str, ...] | Non
         of = "" if classes is None else f" of {len(classes)} classes"
         raise DeployError(
             f"Label {labels[wrong[0]]} of image {wrong[0]} in {path} is no class{of}.",
+            code="label-invalid",
             fix="count the classes from 0",
         )
 

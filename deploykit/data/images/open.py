@@ -43,11 +43,15 @@ def open_images(
         DeployError: there is nothing there, or nothing of the kind; or the images are not a manifest's.
     """
     if limit is not None and not 1 <= limit <= MAX_IMAGES:
-        raise DeployError(f"{limit} images are not between 1 and {MAX_IMAGES}.", fix="give --images 512")
+        raise DeployError(
+            f"{limit} images are not between 1 and {MAX_IMAGES}.",
+            code="invalid-image-count",
+            fix="give --images 512",
+        )
     if seed is not None and seed < 0:
-        raise DeployError(f"A seed of {seed} is negative.", fix="give 0 or more")
+        raise DeployError(f"A seed of {seed} is negative.", code="invalid-seed", fix="give 0 or more")
     if not str(data):
-        raise DeployError("--data names nothing.", fix="give --data a folder of images")
+        raise DeployError("--data names nothing.", code="data-missing", fix="give --data a folder of images")
     if str(data) != GENERATED and Path(data).suffix == SUFFIX and not Path(data).is_dir():
         return _from_manifest(Path(data), preprocessing, limit, seed, overrides)
     chosen = preprocessing.override(overrides)
@@ -58,16 +62,23 @@ def _from_manifest(
     path: Path, preprocessing: Preprocessing, limit: int | None, seed: int | None, overrides: Overrides
 ) -> Images:
     if seed is not None:
-        raise DeployError(f"{path} says itself which images are drawn.", fix="leave the seed out")
+        raise DeployError(
+            f"{path} says itself which images are drawn.", code="option-conflict", fix="leave the seed out"
+        )
     manifest = read_manifest(path)
     if manifest.count > MAX_IMAGES:
-        raise DeployError(f"{path} names {manifest.count} images.", fix=f"draw {MAX_IMAGES} at most")
+        raise DeployError(
+            f"{path} names {manifest.count} images.",
+            code="invalid-image-count",
+            fix=f"draw {MAX_IMAGES} at most",
+        )
     chosen = preprocessing.override(manifest.preprocessing).override(overrides)
     try:
         images = _draw(manifest.data(path), chosen, manifest.count, manifest.seed, source=str(path))
     except DeployError as error:
         raise DeployError(
             f"What {path} names can't be drawn from: {error.problem}",
+            code="image-manifest-invalid",
             fix="correct its source, which is seen from its own folder",
         ) from error
     require_unchanged(path, manifest, images)
@@ -105,7 +116,9 @@ def _everything(data: str | Path, limit: int, seed: int | None) -> Opened:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise DeployError(
-            f"{path} can't be read: {error.strerror}.", fix="give a folder that you may read"
+            f"{path} can't be read: {error.strerror}.",
+            code="file-unreadable",
+            fix="give a folder that you may read",
         ) from error
     if is_folder:
         folder = open_folder(path)
@@ -115,6 +128,9 @@ def _everything(data: str | Path, limit: int, seed: int | None) -> Opened:
     if exists:
         raise DeployError(
             f"{path} is neither a folder nor an .npz archive nor a .toml manifest.",
+            code="data-unsupported",
             fix="give the folder that holds the images",
         )
-    raise DeployError(f"There is no folder {path}.", fix="give --data an existing folder of images")
+    raise DeployError(
+        f"There is no folder {path}.", code="file-not-found", fix="give --data an existing folder of images"
+    )

@@ -95,6 +95,7 @@ class Images:
             found = f"{len(self.classes)} classes" if self.classes else f"labels up to {largest}"
             raise DeployError(
                 f"{self.source} has {found}, {model} has {classes} classes.",
+                code="class-count-mismatch",
                 fix="number the classes as the model's outputs are: one folder for each, empty ones too",
             )
 
@@ -145,6 +146,7 @@ class Images:
         if not readable and start == 0 and self.count:
             raise DeployError(
                 f"None of the {self.count} images of {self.source} can be read.",
+                code="images-unreadable",
                 fix="give images that open in a viewer",
             )
 

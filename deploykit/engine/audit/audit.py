@@ -154,10 +154,12 @@ class Audit:
                 raise DeployError(
                     f"The compiler was asked for {precision.upper()} and made something else: "
                     f"{self.summary()}.",
+                    code="engine-precision-mismatch",
                     fix=_FIXES[precision],
                 )
             if profile.unseen > _MOST_UNSEEN * self.graph_products:
                 raise DeployError(
                     f"What the compiler made of this model can't be told: {self.summary()}.",
+                    code="engine-audit-failed",
                     fix="report this with the model",
                 )

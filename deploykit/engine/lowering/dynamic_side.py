@@ -40,5 +40,6 @@ def require_sides(model: "ModelProto", side: SideRange) -> None:
         except DeployError as error:
             raise DeployError(
                 f"The model can't take images of {side_px} px: {error.problem}",
+                code="dynamic-side-unsupported",
                 fix="leave out --side, or export a model that pools over the whole map before its classifier",
             ) from error

@@ -134,6 +134,7 @@ class NetworkBuilder:
         if (height, width) != (1, 1):
             raise DeployError(
                 f"{name} reads {x}, a map of {height} x {width}, and takes one number a channel.",
+                code="family-file-invalid",
                 fix="pool before it: net.global_average_pool('pool')",
             )
         return self._append(

@@ -113,6 +113,7 @@ def require_recognized(
     if likeness is None:
         raise DeployError(
             f"{weights.origin} looks like {looks_like(weights)}.",
+            code="checkpoint-unrecognized",
             fix="name the network it was trained as, with --family, --depth and --width: `deploykit "
             "families` lists what there is",
         )
@@ -134,10 +135,12 @@ def require_whole(likeness: Likeness) -> None:
     if nearest is not None and (described(nearest.member), nearest.network.num_classes) == (asked, classes):
         raise DeployError(
             f"{problem}; nothing suits it better than {looks}.",
+            code="checkpoint-unrecognized",
             fix="give a checkpoint of that very network: this one is of a variant that no family here has",
         )
     raise DeployError(
         f"{problem}; it looks like {looks}.",
+        code="checkpoint-unrecognized",
         fix="give the network and the --num-classes it was trained with; `deploykit import-weights FILE "
         "--check` prints what matches",
     )

@@ -78,13 +78,16 @@ def load_weights(path: Path, *, ema: bool = False) -> Weights:
     """
     if not path.is_file():
         raise DeployError(
-            f"There is no weights file {path}.", fix="give --weights an existing .safetensors or .pth"
+            f"There is no weights file {path}.",
+            code="checkpoint-not-found",
+            fix="give --weights an existing .safetensors or .pth",
         )
     readers = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DeployError(
             f"{path} is not a kind of weights file that can be read.",
+            code="checkpoint-format-unsupported",
             fix="give a .safetensors, .pth or .pt file",
         )
     tensors = {
@@ -94,7 +97,11 @@ def load_weights(path: Path, *, ema: bool = False) -> Weights:
     }
     imaginary = [name for name, tensor in tensors.items() if tensor.is_complex()]
     if imaginary:
-        raise DeployError(f"{path} holds complex numbers in {_listing(imaginary)}.", fix="give real weights")
+        raise DeployError(
+            f"{path} holds complex numbers in {_listing(imaginary)}.",
+            code="checkpoint-values-invalid",
+            fix="give real weights",
+        )
     return Weights(
         state={name: tensor.detach().to_dense().float().numpy() for name, tensor in tensors.items()},
         origin=path.name,
@@ -137,6 +144,7 @@ def require_match(weights: Weights, network: Network) -> None:
     if not found.is_whole:
         raise DeployError(
             f"{weights.origin} does not fit this network: {listed(found, weights, network)}.",
+            code="checkpoint-network-mismatch",
             fix="give the --phi and --num-classes these weights were trained with",
         )
     _require_sound(weights)
@@ -154,7 +162,9 @@ def _require_sound(weights: Weights) -> None:
     for names, fault in ((broken, "values that are not finite"), (negative, "negative variances")):
         if names:
             raise DeployError(
-                f"{weights.origin} holds {fault} in {_listing(names)}.", fix="give sound weights"
+                f"{weights.origin} holds {fault} in {_listing(names)}.",
+                code="checkpoint-values-invalid",
+                fix="give sound weights",
             )
 
 
@@ -185,7 +195,9 @@ def _listing(names: Sequence[str]) -> str:
 
 def _read_safetensors(path: Path, ema: bool) -> "dict[str, Tensor]":
     if ema:
-        raise DeployError(f"{path} holds one set of weights.", fix="leave out --ema")
+        raise DeployError(
+            f"{path} holds one set of weights.", code="checkpoint-has-no-ema", fix="leave out --ema"
+        )
     reader = require("safetensors.torch")  # its NumPy reader knows no bfloat16
     from safetensors import SafetensorError
 
@@ -193,7 +205,9 @@ def _read_safetensors(path: Path, ema: bool) -> "dict[str, Tensor]":
         tensors: dict[str, Tensor] = reader.load_file(path)
     except (SafetensorError, OSError) as error:
         raise DeployError(
-            f"{path} is damaged or not safetensors: {error}.", fix="fetch the file again"
+            f"{path} is damaged or not safetensors: {error}.",
+            code="checkpoint-damaged",
+            fix="fetch the file again",
         ) from error
     return tensors
 
@@ -205,10 +219,15 @@ def _read_torch(path: Path, ema: bool) -> "dict[str, Tensor]":
     except pickle.UnpicklingError as error:
         raise DeployError(
             f"{path} holds pickled code besides weights, or is no checkpoint.",
+            code="checkpoint-has-code",
             fix="save its state_dict alone, best as .safetensors",
         ) from error
     except _DAMAGE as error:
-        raise DeployError(f"{path} is damaged or no torch checkpoint.", fix="fetch the file again") from error
+        raise DeployError(
+            f"{path} is damaged or no torch checkpoint.",
+            code="checkpoint-damaged",
+            fix="fetch the file again",
+        ) from error
     state = _unwrapped(state, path, ema=ema)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
@@ -220,6 +239,7 @@ def _read_torch(path: Path, ema: bool) -> "dict[str, Tensor]":
         )
         raise DeployError(
             f"{path} is not a state dict of tensors: it holds {held}.",
+            code="checkpoint-not-a-state-dict",
             fix="save the state dict by itself: torch.save(model.state_dict(), path)",
         )
     return state
@@ -232,7 +252,11 @@ def _unwrapped(state: object, path: Path, *, ema: bool) -> object:
     averaged = next((state[key] for key in _AVERAGED if isinstance(state.get(key), dict)), None)
     if ema:
         if averaged is None:
-            raise DeployError(f"{path} has no moving average of its weights.", fix="leave out --ema")
+            raise DeployError(
+                f"{path} has no moving average of its weights.",
+                code="checkpoint-has-no-ema",
+                fix="leave out --ema",
+            )
         return averaged
     plain = next((state[key] for key in _WRAPPED if isinstance(state.get(key), dict)), averaged)
     return state if plain is None else plain

@@ -90,6 +90,7 @@ def efficientdet(scale: Scale, *, num_classes: int = CLASSES) -> Network:
     if scale.side_px < LEAST_SIDE_PX:
         raise DeployError(
             f"EfficientDet halves its images seven times: {scale.side_px} px are too few.",
+            code="invalid-side",
             fix=f"give a side of {LEAST_SIDE_PX} px or more, best a multiple of {LEAST_SIDE_PX}",
         )
     sizes = _sizes(scale)

@@ -87,7 +87,9 @@ class Family:
         """
         if name.lower() not in self.members:
             raise DeployError(
-                f"{self.title} has no member {name}.", fix=f"take one of {', '.join(self.members)}"
+                f"{self.title} has no member {name}.",
+                code="unknown-member",
+                fix=f"take one of {', '.join(self.members)}",
             )
         return self.members[name.lower()]
 

@@ -44,6 +44,7 @@ def find_family(name: str) -> Family:
     if name not in FAMILIES:
         raise DeployError(
             f"There is no family {name!r}.",
+            code="unknown-family",
             fix=f"take one of {', '.join(FAMILIES)}, or a Python file that defines FAMILY",
         )
     return FAMILIES[name]
@@ -57,19 +58,23 @@ def is_known(family: Family) -> bool:
 def _from_file(path: Path) -> Family:
     fix = "docs/families.md shows what such a file has"
     if not path.is_file():
-        raise DeployError(f"There is no file {path}.", fix=fix)
+        raise DeployError(f"There is no file {path}.", code="file-not-found", fix=fix)
     try:
         family = runpy.run_path(str(path)).get("FAMILY")
         if isinstance(family, Family):
             family.network(family.base)
     except DeployError as error:
-        raise DeployError(f"{path}: {error.problem}", fix=error.fix) from error
+        raise DeployError(f"{path}: {error.problem}", code="family-file-invalid", fix=error.fix) from error
     except Exception as error:
-        raise DeployError(f"{path} fails: {type(error).__name__}: {error}.", fix=fix) from error
+        raise DeployError(
+            f"{path} fails: {type(error).__name__}: {error}.", code="family-file-invalid", fix=fix
+        ) from error
     if not isinstance(family, Family):
-        raise DeployError(f"{path} defines no FAMILY.", fix=fix)
+        raise DeployError(f"{path} defines no FAMILY.", code="family-file-invalid", fix=fix)
     if not re.fullmatch(FAMILY_NAME, family.name):
         raise DeployError(
-            f"{path} calls its family {family.name!r}.", fix="take lower-case letters, digits, _ and -"
+            f"{path} calls its family {family.name!r}.",
+            code="family-file-invalid",
+            fix="take lower-case letters, digits, _ and -",
         )
     return family

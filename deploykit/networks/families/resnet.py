@@ -46,7 +46,9 @@ def resnet(layers: int, scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASS
     """
     if layers not in VARIANTS:
         raise DeployError(
-            f"There is no ResNet-{layers}.", fix=f"use a depth of {', '.join(map(str, VARIANTS))}"
+            f"There is no ResNet-{layers}.",
+            code="unknown-member",
+            fix=f"use a depth of {', '.join(map(str, VARIANTS))}",
         )
     bottleneck, repeats = VARIANTS[layers]
     stem = round_channels(STEM_CHANNELS * scale.width)

@@ -190,7 +190,11 @@ def predict_latency(network: Network, gpu: Gpu, *, precision: Precision, batch: 
         DeployError: the batch isn't positive, or the GPU's facts don't suffice.
     """
     if batch < 1:
-        raise DeployError(f"A batch has at least one image, not {batch}.", fix="give a batch of 1 or more")
+        raise DeployError(
+            f"A batch has at least one image, not {batch}.",
+            code="invalid-batch",
+            fix="give a batch of 1 or more",
+        )
     model = calibration()
     rates = sustained_rates(gpu, precision, model.parameters)
     latency_ms = batch_ms(rated_kernels(network, rates), rates, batch)

@@ -82,10 +82,18 @@ def fit_phi(
     )
     _require_known(batch=batch, precision=precision, axis=axis)
     if not 0 < percentile <= 100:
-        raise DeployError(f"There is no percentile {percentile:g}.", fix="give --percentile 90 or 99")
+        raise DeployError(
+            f"There is no percentile {percentile:g}.",
+            code="invalid-percentile",
+            fix="give --percentile 90 or 99",
+        )
     found = find_family(family)
     if min_accuracy is not None and not found.accuracy:
-        raise DeployError(f"No accuracy of {found.title} was published.", fix="leave out --min-accuracy")
+        raise DeployError(
+            f"No accuracy of {found.title} was published.",
+            code="accuracy-not-published",
+            fix="leave out --min-accuracy",
+        )
     phi_grid(phi_step, found.phi_range)  # refuses a step that makes none, before anything is measured
     absent = gpu if isinstance(gpu, Gpu) else absent_gpu(gpu)
     clock: Clock
@@ -93,6 +101,7 @@ def fit_phi(
         if Path(folder) != DEFAULT_FOLDER:
             raise DeployError(
                 f"A {absent.name} that is not here is not measured, and nothing is kept in {folder}.",
+                code="option-not-applicable",
                 fix="leave out --folder; --records reads what was measured on one",
             )
         paths = [records] if isinstance(records, str | Path) else records
@@ -100,6 +109,7 @@ def fit_phi(
     elif records:
         raise DeployError(
             "This machine is measured: records of others say nothing of it.",
+            code="option-not-applicable",
             fix="leave out --records; --folder says where its own are kept",
         )
     else:
@@ -147,15 +157,20 @@ def fit_phi(
 def _require_known(*, batch: object, precision: object, axis: object) -> None:
     if batch not in (None, "auto") and not (isinstance(batch, int) and 1 <= batch <= MAX_BATCH):
         raise DeployError(
-            f"A batch of {batch} is no whole number from 1 to {MAX_BATCH}.", fix="give --batch 1, or auto"
+            f"A batch of {batch} is no whole number from 1 to {MAX_BATCH}.",
+            code="invalid-batch",
+            fix="give --batch 1, or auto",
         )
     if precision not in (None, "best", *get_args(Precision)):
         raise DeployError(
-            f"There is no precision {precision}.", fix=f"take one of {', '.join(get_args(Precision))}, best"
+            f"There is no precision {precision}.",
+            code="unknown-precision",
+            fix=f"take one of {', '.join(get_args(Precision))}, best",
         )
     if axis not in (None, *AXES):
         raise DeployError(
             f"There is no axis {axis}.",
+            code="unknown-axis",
             fix=f"take one of {', '.join(AXES)}, or leave it out for all together",
         )
 
@@ -229,6 +244,7 @@ def _accurate(question: Question, phis: Sequence[float]) -> list[float]:
         raise NothingFitsError(
             f"Nothing fits, and nothing was measured: no {question.family.title} is known to be so accurate; "
             f"{nearest}.",
+            code="nothing-fits",
             fix="leave out --min-accuracy" if most is None else f"give --min-accuracy {floor_percent(most)}%",
         )
     return accurate

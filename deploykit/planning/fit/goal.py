@@ -27,13 +27,14 @@ class Goal:
 
     def __post_init__(self) -> None:
         if self.max_latency_ms is None and self.min_images_per_s is None:
-            raise DeployError("There is no target to fit.", fix=_EXAMPLE)
+            raise DeployError("There is no target to fit.", code="target-missing", fix=_EXAMPLE)
         targets = (self.max_latency_ms, self.min_images_per_s, self.max_memory_bytes)
         if not all(0 < value < math.inf for value in targets if value is not None):
-            raise DeployError("A target must be above zero and finite.", fix=_EXAMPLE)
+            raise DeployError("A target must be above zero and finite.", code="invalid-target", fix=_EXAMPLE)
         if self.min_accuracy is not None and not 0 < self.min_accuracy < 1:
             raise DeployError(
                 f"An accuracy of {100 * self.min_accuracy:g} % is not between 0 and 100 %.",
+                code="invalid-accuracy-target",
                 fix="give --min-accuracy 80%",
             )
 

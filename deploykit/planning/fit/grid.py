@@ -20,7 +20,9 @@ def phi_grid(step: float, phi_range: tuple[float, float]) -> tuple[float, ...]:
     low, high = phi_range
     if not MIN_PHI_STEP <= step <= high:
         raise DeployError(
-            f"A phi step of {step:g} is not between {MIN_PHI_STEP:g} and {high:g}.", fix="give --phi-step 0.5"
+            f"A phi step of {step:g} is not between {MIN_PHI_STEP:g} and {high:g}.",
+            code="invalid-phi-step",
+            fix="give --phi-step 0.5",
         )
     steps = (round(low + index * step, 6) for index in range(int((high - low) / step + 1e-9) + 1))
     published = range(math.ceil(low), math.floor(high) + 1) if step < 1 else ()

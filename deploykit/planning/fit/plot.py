@@ -48,7 +48,9 @@ def require_drawable(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise DeployError(
-            f"{path} names no kind of picture that can be drawn.", fix="end it in .png, .svg or .html"
+            f"{path} names no kind of picture that can be drawn.",
+            code="invalid-output-name",
+            fix="end it in .png, .svg or .html",
         )
     require("plotly" if path.suffix == ".html" else "matplotlib", extra="plot")
     require_writable(path, option="--plot")

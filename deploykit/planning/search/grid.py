@@ -37,13 +37,19 @@ def coefficient_grid(
     if not 1 < budget <= LARGEST_BUDGET:
         raise DeployError(
             f"A budget of {budget:g} times the baseline's is not above 1, at most {LARGEST_BUDGET:g}.",
+            code="invalid-budget",
             fix="give --budget 2x",
         )
     if not 0 < step <= 1:
-        raise DeployError(f"A step of {step:g} makes no grid.", fix=f"give --step {DEFAULT_STEP:g}")
+        raise DeployError(
+            f"A step of {step:g} makes no grid.",
+            code="invalid-grid-step",
+            fix=f"give --step {DEFAULT_STEP:g}",
+        )
     if not 0 < tolerance < 1:
         raise DeployError(
             f"A tolerance of {tolerance:g} is not between 0 and 1.",
+            code="invalid-tolerance",
             fix=f"give --tolerance {DEFAULT_TOLERANCE:g}",
         )
     most = budget * (1 + tolerance)
@@ -51,6 +57,7 @@ def coefficient_grid(
     if len(depths) * len(others) ** 2 > MOST_POINTS:
         raise DeployError(
             f"A step of {step:g} makes a grid of {len(depths) * len(others) ** 2} points.",
+            code="invalid-grid-step",
             fix="give a larger --step",
         )
     grid = (
@@ -63,6 +70,7 @@ def coefficient_grid(
     if not found:
         raise DeployError(
             f"No point of the grid is within {tolerance:.3g} of {budget:g} times the work.",
+            code="grid-empty",
             fix="give a smaller --step or a larger --tolerance",
         )
     return found

@@ -59,14 +59,20 @@ class Scorer:
             words = shlex.split(command)
         except ValueError as error:
             raise DeployError(
-                f"--score-command can't be split into words: {error}.", fix="mend its quotes"
+                f"--score-command can't be split into words: {error}.",
+                code="score-command-invalid",
+                fix="mend its quotes",
             ) from error
         if not words:
             raise DeployError(
-                "--score-command is empty.", fix='give --score-command "python train.py {onnx}"'
+                "--score-command is empty.",
+                code="score-command-invalid",
+                fix='give --score-command "python train.py {onnx}"',
             )
         if jobs < 1:
-            raise DeployError(f"{jobs} commands at once score nothing.", fix="give --jobs 1")
+            raise DeployError(
+                f"{jobs} commands at once score nothing.", code="invalid-job-count", fix="give --jobs 1"
+            )
         self._command, self._words = (
             command,
             words if any(_ONNX in word for word in words) else [*words, _ONNX],
@@ -87,7 +93,9 @@ class Scorer:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise DeployError(f"{path} is no score: {error}.", fix=f"delete {path}") from error
+            raise DeployError(
+                f"{path} is no score: {error}.", code="score-invalid", fix=f"delete {path}"
+            ) from error
 
     def scores(self, members: Iterable[Member]) -> Iterator[Score]:
         """Of each network, in the order in which they are ready; stops all commands when it is closed."""
@@ -164,7 +172,9 @@ class Scorer:
                 )
             except OSError as error:
                 raise DeployError(
-                    f"--score-command can't be run: {error}.", fix="name a program that is there"
+                    f"--score-command can't be run: {error}.",
+                    code="score-command-failed",
+                    fix="name a program that is there",
                 ) from error
             self._running.add(process)
             return process

@@ -118,6 +118,7 @@ def _counted(before: Statistics, name: str, observed: Observed) -> Statistics:
     except ValueError as error:
         raise DeployError(
             f"The activations {name} are not finite on these images.",
+            code="activations-not-finite",
             fix="look for NaN or Inf in the weights",
         ) from error
     return statistics

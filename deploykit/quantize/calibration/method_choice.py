@@ -59,7 +59,9 @@ class Choice:
         theirs = {score.method: score.error for score in other.scores}
         if theirs.keys() != {score.method for score in self.scores}:
             raise DeployError(
-                "The ranges were chosen among different methods.", fix="give --method to read them off by one"
+                "The ranges were chosen among different methods.",
+                code="ranges-not-mergeable",
+                fix="give --method to read them off by one",
             )
         both = [Score(method=score.method, error=score.error + theirs[score.method]) for score in self.scores]
         noise = {name: error + other.noise[name] for name, error in self.noise.items() if name in other.noise}

@@ -67,12 +67,22 @@ def method_called(name: str, percent: float | None = None) -> Method:
         DeployError: a percentile where none belongs, or one that is none.
     """
     if name not in METHODS:
-        raise DeployError(f"There is no method {name}.", fix=f"take one of {', '.join(METHODS)}, or auto")
+        raise DeployError(
+            f"There is no method {name}.",
+            code="unknown-calibration-method",
+            fix=f"take one of {', '.join(METHODS)}, or auto",
+        )
     usual = DEFAULT_PERCENT.get(name)
     if percent is not None and usual is None:
-        raise DeployError(f"Method {name} has no percentile.", fix="leave out --percentile")
+        raise DeployError(
+            f"Method {name} has no percentile.", code="option-not-applicable", fix="leave out --percentile"
+        )
     if percent is not None and not 50 < percent <= 100:  # true for NaN too
-        raise DeployError(f"A percentile of {percent:g} is no range.", fix="give --percentile 99.99, say")
+        raise DeployError(
+            f"A percentile of {percent:g} is no range.",
+            code="invalid-percentile",
+            fix="give --percentile 99.99, say",
+        )
     return Method(name=name, percent=usual if percent is None else float(percent))
 
 

@@ -59,7 +59,11 @@ class Ranges:
             DeployError: the tensor was not measured.
         """
         if tensor not in self.statistics:
-            raise DeployError(f"The ranges know nothing of {tensor}.", fix="run deploykit calibrate again")
+            raise DeployError(
+                f"The ranges know nothing of {tensor}.",
+                code="ranges-incomplete",
+                fix="run deploykit calibrate again",
+            )
         if tensor not in self._intervals:
             statistics = self.statistics[tensor]
             amax = self.method.amax(statistics)
@@ -91,6 +95,7 @@ class Ranges:
             raise DeployError(
                 f"These ranges were measured on another model (SHA-256 {self.onnx_sha256[:12]}, "
                 f"not {onnx_sha256[:12]}).",
+                code="ranges-wrong-model",
                 fix="deploykit calibrate --data DIR with the model you are building",
             )
 
@@ -110,13 +115,17 @@ class Ranges:
         """
         if not path.is_file():
             raise DeployError(
-                f"There is no ranges file {path}.", fix="deploykit calibrate --data DIR makes one"
+                f"There is no ranges file {path}.",
+                code="ranges-not-found",
+                fix="deploykit calibrate --data DIR makes one",
             )
         try:
             return from_json(path.read_bytes(), RangesFile).to_ranges()
         except ValueError as error:
             raise DeployError(
-                f"{path} is no ranges file, or was damaged ({error}).", fix="run deploykit calibrate again"
+                f"{path} is no ranges file, or was damaged ({error}).",
+                code="ranges-damaged",
+                fix="run deploykit calibrate again",
             ) from error
 
     def to_json(self) -> str:
@@ -139,16 +148,22 @@ def _merge_two(first: Ranges, second: Ranges) -> Ranges:
     if first.preprocessing != second.preprocessing:
         raise DeployError(
             "The ranges were measured with different preprocessing of the images.",
+            code="ranges-preprocessing-mismatch",
             fix="calibrate again, both times with the same options",
         )
     if first.statistics.keys() != second.statistics.keys():
-        raise DeployError("The ranges are of different tensors.", fix="calibrate again with one version")
+        raise DeployError(
+            "The ranges are of different tensors.",
+            code="ranges-not-mergeable",
+            fix="calibrate again with one version",
+        )
     choice = None
     if first.choice is not None and second.choice is not None:
         choice = first.choice.merge(second.choice)
     elif first.choice is not None or second.choice is not None or first.method != second.method:
         raise DeployError(
             f"The ranges were read off by two methods, {_method_text(first)} and {_method_text(second)}.",
+            code="ranges-not-mergeable",
             fix="give --method to read them all off by one",
         )
     return replace(

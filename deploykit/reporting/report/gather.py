@@ -133,7 +133,9 @@ def gather(paths: Iterable[str | Path]) -> Gathered:
             found[path] = read_any(path)
     if not found:
         raise DeployError(
-            "There are no records to report on.", fix="deploykit study --gpu cpu -o records makes some"
+            "There are no records to report on.",
+            code="records-missing",
+            fix="deploykit study --gpu cpu -o records makes some",
         )
     return replace(arrange(list(found.values())), strays=tuple(dict.fromkeys(strays)))
 

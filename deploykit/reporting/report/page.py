@@ -47,11 +47,17 @@ def write_report(
     """
     path = Path(output)
     if not title.strip():
-        raise DeployError("A page without a title can't be told from others.", fix="give --title a few words")
+        raise DeployError(
+            "A page without a title can't be told from others.",
+            code="invalid-title",
+            fix="give --title a few words",
+        )
     require_writable(path, inputs=tuple(map(Path, records)))
     _require_no_other_file(path)
     if path.suffix.lower() not in _SUFFIXES:
-        raise DeployError(f"{path} is no name for an HTML page.", fix="end it in .html")
+        raise DeployError(
+            f"{path} is no name for an HTML page.", code="invalid-output-name", fix="end it in .html"
+        )
     for module in ("plotly", "jinja2"):
         require(module, extra=_EXTRA)
     gathered = gather(records)
@@ -62,6 +68,7 @@ def write_report(
     if not shown:
         raise DeployError(
             "These records answer none of a report's questions.",
+            code="records-insufficient",
             fix="add latency of one image, throughput by batch, or layers: deploykit study makes all",
         )
     write_atomically(path, page(title, gathered, shown))
@@ -71,7 +78,9 @@ def write_report(
 def _require_no_other_file(path: Path) -> None:
     """Only a page is replaced: records are not."""
     if path.is_file() and not path.read_bytes()[:200].lstrip().lower().startswith(b"<!doctype html"):
-        raise DeployError(f"{path} is there, and is no HTML page.", fix="give another name with -o")
+        raise DeployError(
+            f"{path} is there, and is no HTML page.", code="file-exists", fix="give another name with -o"
+        )
 
 
 def sections_of(gathered: Gathered, predicted: Sequence[Predicted] = ()) -> tuple[Section, ...]:

@@ -98,13 +98,21 @@ def run_study(
     """
     target = _here(gpu)
     if threads is not None and not target.on_cpu:
-        raise DeployError(f"{target.title} has no CPU threads to set.", fix="leave out --threads")
+        raise DeployError(
+            f"{target.title} has no CPU threads to set.",
+            code="option-not-applicable",
+            fix="leave out --threads",
+        )
     chosen = tuple(precisions) or (("fp32", "int8") if target.on_cpu else ("fp16", "int8"))
     for precision in chosen:
         precision_for(target, precision)
     sizes = tuple(batches) or (CPU_BATCHES if target.on_cpu else GPU_BATCHES)
     if wrong := [size for size in sizes if not 1 <= size <= MAX_BATCH]:
-        raise DeployError(f"A batch of {wrong[0]} is not between 1 and {MAX_BATCH}.", fix="give --batch 1,8")
+        raise DeployError(
+            f"A batch of {wrong[0]} is not between 1 and {MAX_BATCH}.",
+            code="invalid-batch",
+            fix="give --batch 1,8",
+        )
     settings = Settings(
         folder=Path(folder),
         target=target,
@@ -116,6 +124,7 @@ def run_study(
     if wrong_phis := [phi for phi in phis if not low <= phi <= high]:
         raise DeployError(
             f"{of_family.title} is studied at phi {low:g} to {high:g}, not at {wrong_phis[0]:g}.",
+            code="invalid-phi",
             fix=f"give --phi from {low:g} to {high:g}",
         )
     steps = plan_study(of_family, phis=phis or of_family.phis, precisions=chosen, batches=sizes, axes=axes)
@@ -165,6 +174,7 @@ def _here(gpu: str) -> Target:
     if gpu.lower() == LOCAL and here is None:
         raise DeployError(
             "A study measures on this machine, which shows no NVIDIA GPU.",
+            code="gpu-not-found",
             fix="give --gpu cpu, or see what is missing with deploykit doctor",
         )
     target = target_for(gpu)
@@ -173,6 +183,7 @@ def _here(gpu: str) -> Target:
     other = "--gpu cpu" if here is None else "--gpu local"
     raise DeployError(
         f"A study measures on this machine, which is not {target.title}.",
+        code="gpu-mismatch",
         fix=f"give {other}, or run it on that machine",
     )
 

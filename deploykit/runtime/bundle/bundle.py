@@ -106,6 +106,7 @@ class Bundle:
             facts = COMPILERS[target.compiler]
             raise DeployError(
                 f"No plan in {self.path} runs here, and {facts.title} is missing to build one.",
+                code="bundle-cannot-run",
                 fix=facts.install,
             )
         try:
@@ -114,6 +115,7 @@ class Bundle:
             raise DeployError(
                 f"No plan in {self.path} runs here, and none can be built for {target.title}: "
                 f"{error.problem}",
+                code="bundle-cannot-run",
                 fix=error.fix,
             ) from error
 

@@ -75,7 +75,7 @@ class EngineCache:
         try:
             return cache_folder() / "bundles" / self._key
         except DeployError as error:
-            raise UnwritableError(error.problem, fix=error.fix) from error
+            raise UnwritableError(error.problem, code=error.code, fix=error.fix) from error
 
 
 def engine_name(target: Target, compiler_version: str) -> str:
@@ -121,7 +121,7 @@ def _obtain(folder: Path, name: str, machine: Machine, make: Make) -> Path:
         try:
             write_engine(path, plan, manifest)
         except DeployError as error:
-            raise UnwritableError(error.problem, fix=_ELSEWHERE) from error
+            raise UnwritableError(error.problem, code=error.code, fix=_ELSEWHERE) from error
     return path
 
 
@@ -144,7 +144,9 @@ def _told(folder: Path | None) -> Iterator[None]:
         yield
     except OSError as error:
         which = f"The cache folder {folder}" if folder else "A folder for temporary files"
-        raise UnwritableError(f"{which} can't be written: {error.strerror}.", fix=_ELSEWHERE) from error
+        raise UnwritableError(
+            f"{which} can't be written: {error.strerror}.", code="cache-unwritable", fix=_ELSEWHERE
+        ) from error
 
 
 @cache

@@ -77,7 +77,9 @@ def require_build(contents: Contents, target: Target) -> None:
         require_buildable(target, contents.model, precision_on(target, contents), contents.side)
     except DeployError as error:
         raise DeployError(
-            error.problem, fix="bundle again without --side, from the FP32 model, or with an engine for here"
+            error.problem,
+            code=error.code,
+            fix="bundle again without --side, from the FP32 model, or with an engine for here",
         ) from error
 
 

@@ -76,7 +76,9 @@ def read_contents(path: Path) -> tuple[Contents, str]:
         DeployError: it is no bundle, or was altered or cut short.
     """
     if not path.is_file():
-        raise DeployError(f"There is no bundle {path}.", fix="deploykit bundle makes one")
+        raise DeployError(
+            f"There is no bundle {path}.", code="bundle-not-found", fix="deploykit bundle makes one"
+        )
     with _opened(path, f"{path} is no bundle, or was damaged") as archive:
         if archive.getinfo(CONTENTS).file_size > MAX_CONTENTS_BYTES:
             raise ValueError("its list is too long")
@@ -115,6 +117,7 @@ def write_bundle_file(path: Path, contents: Contents, files: Mapping[str, bytes]
         raise DeployError(
             f"The list of what is in {path} takes {len(text)} bytes, and {MAX_CONTENTS_BYTES} at most are "
             "read.",
+            code="bundle-too-large",
             fix="bundle fewer engines",
         )
     buffer = io.BytesIO()
@@ -138,7 +141,9 @@ def _verified(path: Path, name: str, sha256: str) -> Iterator[bytes]:
             digest.update(chunk)
             yield chunk
     if digest.hexdigest() != sha256:
-        raise DeployError(f"{name} in {path} is not the file it was bundled as.", fix=_AGAIN)
+        raise DeployError(
+            f"{name} in {path} is not the file it was bundled as.", code="bundle-damaged", fix=_AGAIN
+        )
 
 
 def _chunks(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
@@ -175,4 +180,6 @@ def _opened(path: Path, problem: str) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except _UNREADABLE as error:
-        raise DeployError(f"{problem} ({str(error) or 'it ends too early'}).", fix=_AGAIN) from error
+        raise DeployError(
+            f"{problem} ({str(error) or 'it ends too early'}).", code="bundle-damaged", fix=_AGAIN
+        ) from error

@@ -67,7 +67,9 @@ def _require_output(output: Path, inputs: tuple[Path, ...]) -> None:
     require_writable(output, inputs=(*inputs, *map(manifest_path, inputs)))
     if output.exists() and not begins_as_bundle(output):
         raise DeployError(
-            f"{output} is there already, and is no bundle to replace.", fix="give another name with -o"
+            f"{output} is there already, and is no bundle to replace.",
+            code="file-exists",
+            fix="give another name with -o",
         )
 
 
@@ -77,6 +79,7 @@ def _require_exported(path: Path, graph: "ModelProto", info: ModelInfo) -> None:
     if is_compiled:
         raise DeployError(
             f"{path} is an engine for one kind of machine, no model to build others of.",
+            code="not-an-onnx-model",
             fix="give the model that deploykit export or deploykit quantize wrote, and engines after it",
         )
 
@@ -100,11 +103,14 @@ def _precision(path: Path, info: ModelInfo, asked: Precision | None) -> Precisio
     if info.precision == "fp16" or (info.precision == "int8" and asked not in (None, "int8")):
         raise DeployError(
             f"{path} is {info.precision.upper()} already.",
+            code="model-not-fp32",
             fix="give the FP32 model, or ask for no other precision",
         )
     if info.precision == "fp32" and asked == "int8":
         raise DeployError(
-            f"{path} has no Q/DQ to build INT8 of.", fix="deploykit quantize makes a model that has"
+            f"{path} has no Q/DQ to build INT8 of.",
+            code="model-not-quantized",
+            fix="deploykit quantize makes a model that has",
         )
     return "int8" if info.precision == "int8" else asked or "fp16"
 
@@ -114,7 +120,9 @@ def _fp32_sha256(path: Path, info: ModelInfo, onnx_sha256: str) -> str:
     found = onnx_sha256 if info.precision == "fp32" else info.onnx_sha256
     if found is None:
         raise DeployError(
-            f"{path} does not say which FP32 model it was made from.", fix="quantize it with deploykit"
+            f"{path} does not say which FP32 model it was made from.",
+            code="model-origin-unknown",
+            fix="quantize it with deploykit",
         )
     return found
 
@@ -124,7 +132,9 @@ def _plans(model: Path, engines: Sequence[Path], fp32_sha256: str) -> tuple[Bund
     for engine, manifest in zip(engines, manifests, strict=True):
         if manifest.model.onnx_sha256 != fp32_sha256:
             raise DeployError(
-                f"{engine} was made from another model than {model}.", fix="build it from this one"
+                f"{engine} was made from another model than {model}.",
+                code="engine-wrong-model",
+                fix="build it from this one",
             )
     _require_different(list(zip(engines, manifests, strict=True)))
     return tuple(
@@ -135,7 +145,11 @@ def _plans(model: Path, engines: Sequence[Path], fp32_sha256: str) -> tuple[Bund
 def _require_different(engines: Sequence[tuple[Path, Manifest]]) -> None:
     for (first, one), (second, other) in combinations(engines, 2):
         if one.engine_sha256 == other.engine_sha256:
-            raise DeployError(f"{second} is the same engine as {first}.", fix="give each engine once")
+            raise DeployError(
+                f"{second} is the same engine as {first}.",
+                code="engine-repeated",
+                fix="give each engine once",
+            )
 
 
 def _tell_where_none_is_built(contents: Contents, note: Callable[[str], None]) -> None:

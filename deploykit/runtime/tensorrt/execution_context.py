@@ -182,7 +182,9 @@ class Lane:
             raise self._refusal(shape)
 
     def _refusal(self, shape: tuple[int, ...]) -> DeployError:
-        return DeployError(f"{self._title} could not run images of {shape}.", fix="try a smaller --batch")
+        return DeployError(
+            f"{self._title} could not run images of {shape}.", code="run-failed", fix="try a smaller --batch"
+        )
 
 
 class Slot:
@@ -223,6 +225,7 @@ class Slot:
                 raise DeployError(
                     f"There is no room on the GPU for images of {shape}: "
                     f"{(input_bytes + sum(outputs_bytes)) / 2**20:.0f} MiB were wanted ({error}).",
+                    code="run-out-of-memory",
                     fix="give smaller batches",
                 ) from error
             self._buffers = buffers.pop_all()

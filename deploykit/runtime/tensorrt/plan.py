@@ -71,6 +71,7 @@ def _refusal(path: Path, manifest: Manifest, trt: Any, reason: str | None) -> De
     why = f": {reason}" if reason else ""
     return DeployError(
         f"{facts.title} {trt.__version__} can't load {path}, built by {manifest.compiler_version}{why}.",
+        code="engine-load-failed",
         fix="check the driver with nvidia-smi; deploykit build-engine --gpu local builds the engine again",
     )
 

@@ -34,6 +34,7 @@ class ProfiledCall:
             graph = self._slot.graph is not None
             raise DeployError(
                 f"TensorRT tells no times of layers{' that were launched as a CUDA graph' if graph else ''}.",
+                code="layer-times-unavailable",
                 fix="give --no-cuda-graph" if graph else "build the engine again, and time it as a whole",
             )
         return found

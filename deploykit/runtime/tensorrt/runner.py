@@ -36,6 +36,7 @@ class GpuRunner:
         except Exception as error:  # cuda-core's exceptions share no public base class
             raise DeployError(
                 f"The GPU can't be used: {str(error).splitlines()[0]}",
+                code="gpu-unusable",
                 fix="install or update NVIDIA's driver; nvidia-smi shows which is there",
             ) from error
         self._runtime, self._engine = deserialize(path, manifest)
@@ -113,6 +114,7 @@ class GpuRunner:
             needed = self._engine.device_memory_size_v2 / 2**20
             raise DeployError(
                 f"{self._title} has no room for another context, of {needed:.0f} MiB, on the GPU.",
+                code="run-out-of-memory",
                 fix="call it from fewer threads, or build it with a smaller --batch",
             )
         return Lane(

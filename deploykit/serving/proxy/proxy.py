@@ -187,6 +187,7 @@ def port_taken(host: str, port: int, error: OSError) -> DeployError:
     reason = said.partition(" (while")[0].lower()  # of what Python adds
     return DeployError(
         f"{host}:{port} can't be listened on: {reason}.",
+        code="address-unavailable",
         fix="give another --host, --http-port, --grpc-port or --metrics-port; 0 for any port that is free",
     )
 

@@ -52,7 +52,7 @@ def altered_around(
     decoder, ensemble = (path.with_name(model.name) for model in around)
     if decoder.name in configs and not ensemble.is_dir() and not _is_a_step(decoder.name, configs):
         problem = f"{ensemble}, which leads from {decoder.name} to {path.name}, is not there."
-        yield path.name, DeployError(problem, fix=write_missing(path))
+        yield path.name, DeployError(problem, code="repository-altered", fix=write_missing(path))
 
 
 def newest_manifest(versions: Collection[Version]) -> Manifest | None:
@@ -67,16 +67,18 @@ def _altered_model(path: Path, model: ModelFolder, config: Config) -> Iterator[D
         folder = path / str(version)
         yield from _altered(folder, model.version, do_without(folder))
     for each in differs_around(config, model.config):
-        yield DeployError(f"{path} {each}", fix=write_anew(path))
+        yield DeployError(f"{path} {each}", code="repository-altered", fix=write_anew(path))
 
 
 def _altered(folder: Path, files: Mapping[str, Source], fix: str) -> Iterator[DeployError]:
     for name, source in files.items():
         path = folder / name
         if path.exists() and not is_written(path, source):
-            yield DeployError(f"{path} is not what deploykit writes for its engine.", fix=fix)
+            yield DeployError(
+                f"{path} is not what deploykit writes for its engine.", code="repository-altered", fix=fix
+            )
         elif not path.exists() and name not in (MODEL_FILE, LABELS_FILE):  # those a configuration names
-            yield DeployError(f"{path} is not there.", fix=fix)
+            yield DeployError(f"{path} is not there.", code="repository-file-missing", fix=fix)
 
 
 def _is_a_step(name: str, configs: Mapping[str, Config]) -> bool:

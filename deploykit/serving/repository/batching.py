@@ -55,11 +55,14 @@ def batching_of(
     """
     if max_latency_ms is not None and not 0 < max_latency_ms < _LONGEST_MS:
         raise DeployError(
-            f"A latency of {max_latency_ms:g} ms can't be held.", fix="give --max-latency 10ms, say"
+            f"A latency of {max_latency_ms:g} ms can't be held.",
+            code="invalid-latency-target",
+            fix="give --max-latency 10ms, say",
         )
     if max_queue is not None and not 1 <= max_queue <= _LONGEST_QUEUE:
         raise DeployError(
             f"A queue of {max_queue} requests is not between 1 and {_LONGEST_QUEUE}.",
+            code="invalid-queue-size",
             fix="give --max-queue 1024, say",
         )
     max_batch = max(each.max for each in manifest.batches)
@@ -70,7 +73,11 @@ def batching_of(
             why, way = "the engine takes one image at once", "build the engine with --batch 1,8,64"
         else:
             why, way = "requests are not put together", "leave out --no-batching"
-        raise DeployError(f"{option} would do nothing: {why}.", fix=f"leave out {option}, or {way}")
+        raise DeployError(
+            f"{option} would do nothing: {why}.",
+            code="option-not-applicable",
+            fix=f"leave out {option}, or {way}",
+        )
     tuned = sorted({each.opt for each in manifest.batches if each.opt > 1})
     delay_ms = 0.0
     if max_latency_ms is not None and batch_ms is None:

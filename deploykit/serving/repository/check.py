@@ -22,6 +22,7 @@ class Finding:
 
     model: str
     problem: str
+    code: str
     fix: str
 
 
@@ -51,16 +52,21 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     folder = repository_at(folder)
     if not folder.is_dir():
         raise DeployError(
-            f"There is no folder {folder}.", fix="deploykit serve --triton DIR ENGINE makes one"
+            f"There is no folder {folder}.",
+            code="file-not-found",
+            fix="deploykit serve --triton DIR ENGINE makes one",
         )
     paths = folders_in(folder)
     if not paths:
         raise DeployError(
-            f"{folder} holds no models.", fix="deploykit serve --triton DIR ENGINE puts some in"
+            f"{folder} holds no models.",
+            code="repository-empty",
+            fix="deploykit serve --triton DIR ENGINE puts some in",
         )
     if not any(map(is_model, paths)):
         raise DeployError(
             f"{folder} is no model repository: none of its folders has a {CONFIG_FILE}.",
+            code="repository-empty",
             fix="give the folder above the models' own; deploykit serve --triton DIR ENGINE makes a new one",
         )
     configs: dict[str, Config] = {}
@@ -85,7 +91,7 @@ def check_repository(folder: str | Path) -> CheckedRepository:
     return CheckedRepository(
         models=tuple(_checked(name, config, versions[name]) for name, config in configs.items()),
         findings=tuple(
-            Finding(model=name, problem=each.problem, fix=each.fix)
+            Finding(model=name, problem=each.problem, code=each.code, fix=each.fix)
             for (name, _), each in zip(wrong, mended, strict=True)
         ),
     )
@@ -95,6 +101,7 @@ def _require_named(path: Path) -> None:
     if not is_name(path.name):
         raise DeployError(
             f"{path.name!r} can't be a model's name.",
+            code="invalid-model-name",
             fix=f"rename {path}, in its {CONFIG_FILE} and wherever another model names it too: {NAMES}",
         )
 
@@ -115,12 +122,12 @@ def _wrong_with(path: Path, config: Config, versions: tuple[Version, ...]) -> It
     yield from _leaving(path, config)
     yield from _missing_labels(path, config)
     if not versions:
-        yield DeployError(f"{path} has no version.", fix=write_anew(path))
+        yield DeployError(f"{path} has no version.", code="repository-version-missing", fix=write_anew(path))
     for version in versions:
         yield from version.broken
         for engine, manifest in version.engines.items():
             for each in differs(config, engine, manifest):
-                yield DeployError(f"{engine} {each}", fix=write_anew(path))
+                yield DeployError(f"{engine} {each}", code="repository-engine-invalid", fix=write_anew(path))
         yield from _missing_files(version.folder, config)
     yield from altered_engine(path, config, versions)
 
@@ -129,6 +136,7 @@ def _misnamed(path: Path, config: Config) -> Iterator[DeployError]:
     if config.name not in ("", path.name):
         yield DeployError(
             f"{path / CONFIG_FILE} is for {config.name!r}.",
+            code="repository-config-mismatch",
             fix=f"name the folder {config.name}, or {write_anew(path)}",
         )
 
@@ -141,11 +149,17 @@ def _leaving(path: Path, config: Config) -> Iterator[DeployError]:
     for folder, name in [*in_versions, *labels]:
         if not stays_inside(folder, name):
             yield DeployError(
-                f"{path / CONFIG_FILE} names {name!r}, outside of its folder.", fix=write_anew(path)
+                f"{path / CONFIG_FILE} names {name!r}, outside of its folder.",
+                code="repository-path-escapes",
+                fix=write_anew(path),
             )
     for each in path.rglob("*"):
         if each.is_symlink() and not each.resolve().is_relative_to(path.resolve()):
-            yield DeployError(f"{each} is a link that leaves {path}.", fix="copy there what it leads to")
+            yield DeployError(
+                f"{each} is a link that leaves {path}.",
+                code="repository-path-escapes",
+                fix="copy there what it leads to",
+            )
 
 
 def _missing_files(folder: Path, config: Config) -> Iterator[DeployError]:
@@ -164,7 +178,9 @@ def _missing_labels(path: Path, config: Config) -> Iterator[DeployError]:
 
 
 def _missing(file: Path, fix: str) -> DeployError:
-    return DeployError(f"{file}, which {CONFIG_FILE} names, is not there.", fix=fix)
+    return DeployError(
+        f"{file}, which {CONFIG_FILE} names, is not there.", code="repository-file-missing", fix=fix
+    )
 
 
 def _unconnected(
@@ -181,11 +197,15 @@ def _unconnected(
         model = configs.get(step.model_name)
         if model is None:
             problem = f"{path.name} needs {step.model_name}, which is not there."
-            yield DeployError(problem, fix=write_anew(path))
+            yield DeployError(problem, code="repository-altered", fix=write_anew(path))
             continue
         for tensors, mapped in ((model.input, step.input_map), (model.output, step.output_map)):
             for name in sorted(set(mapped) - {each.name for each in tensors}):
-                yield DeployError(f"{path.name} needs {name} of {step.model_name}.", fix=write_anew(path))
+                yield DeployError(
+                    f"{path.name} needs {name} of {step.model_name}.",
+                    code="repository-model-missing",
+                    fix=write_anew(path),
+                )
         if model.max_batch_size < config.max_batch_size:
             problem = f"{path.name} takes more images at once than {step.model_name}."
-            yield DeployError(problem, fix=write_anew(path))
+            yield DeployError(problem, code="repository-altered", fix=write_anew(path))

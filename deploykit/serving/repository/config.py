@@ -131,10 +131,13 @@ def read_config(path: Path) -> Config:
     try:
         return text_format.Parse(path.read_text(), schema().ModelConfig())
     except FileNotFoundError as error:
-        raise DeployError(f"There is no {path}.", fix=write_anew(path.parent)) from error
+        raise DeployError(
+            f"There is no {path}.", code="repository-file-missing", fix=write_anew(path.parent)
+        ) from error
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         raise DeployError(
             f"{path} is no configuration of Triton's: {str(error).rstrip('.')}.",
+            code="repository-config-invalid",
             fix=write_anew(path.parent),
         ) from error
 

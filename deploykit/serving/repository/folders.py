@@ -13,7 +13,11 @@ def repository_at(folder: str | Path) -> Path:
         DeployError: the name is empty, which would be the current folder.
     """
     if folder == "":
-        raise DeployError("A repository's folder has no name.", fix='name one: models, or "." for this one')
+        raise DeployError(
+            "A repository's folder has no name.",
+            code="output-missing",
+            fix='name one: models, or "." for this one',
+        )
     return Path(folder)
 
 
@@ -31,5 +35,6 @@ def require_model(path: Path) -> None:
     if not is_model(path):
         raise DeployError(
             f"{path} is no model, and Triton starts with none of its repository while that is there.",
+            code="repository-folder-invalid",
             fix=f"take a folder for models alone, or move {path} elsewhere",
         )

@@ -43,12 +43,14 @@ def read_version(folder: Path, config: Config) -> Version:
             checked = preflight(engine)
         except DeployError as error:
             again = f"copy engine and manifest there again, or {do_without(folder)}"
-            broken.append(DeployError(error.problem, fix=again))
+            broken.append(DeployError(error.problem, code=error.code, fix=again))
             continue
         engines[engine] = checked.manifest
         runs_here += checked.runs
     if not named and _wants_engine(folder, config):
-        broken.append(DeployError(f"There is no engine in {folder}.", fix=do_without(folder)))
+        broken.append(
+            DeployError(f"There is no engine in {folder}.", code="engine-not-found", fix=do_without(folder))
+        )
     return Version(folder=folder, engines=engines, runs_here=runs_here, broken=tuple(broken))
 
 

@@ -58,6 +58,7 @@ def backend_for(manifests: Sequence[Manifest], asked: Backend | None) -> Backend
     if asked not in (None, "python", own):
         raise DeployError(
             f"Triton's {asked} backend runs no engines of {manifests[0].target.compiler_title}.",
+            code="triton-backend-mismatch",
             fix=f"take --backend {own}, or leave it out",
         )
     return asked or own
@@ -82,11 +83,13 @@ def engine_folder(
     if threads is not None and not first.target.on_cpu:
         raise DeployError(
             f"--threads would do nothing: {name} is for {first.target.title}.",
+            code="option-not-applicable",
             fix="leave out --threads",
         )
     if backend != "python" and (size := missing_batch(first, batching.max_batch)) is not None:
         raise DeployError(
             f"The engine's profiles hold no batch of {size}, which Triton's {backend} backend would run.",
+            code="triton-batch-mismatch",
             fix="build it with --batch 1,8,64, or give --backend python, which fills batches up",
         )
     names = _file_names(engines, backend)
@@ -176,7 +179,9 @@ def _file_names(engines: Mapping[Path, Manifest], backend: Backend) -> dict[Path
         name = f"model.{manifest.target.label}{suffix}"
         if name in names.values():
             raise DeployError(
-                f"Two engines of one model are for {manifest.target.title}.", fix="give one of them"
+                f"Two engines of one model are for {manifest.target.title}.",
+                code="engine-repeated",
+                fix="give one of them",
             )
         names[path] = name
     return names

@@ -28,7 +28,11 @@ def require_name(name: str) -> str:
         DeployError: it is not.
     """
     if not is_name(name):
-        raise DeployError(f"{name!r} can't be a model's name.", fix=f"use {NAMES}: --name flowers")
+        raise DeployError(
+            f"{name!r} can't be a model's name.",
+            code="invalid-model-name",
+            fix=f"use {NAMES}: --name flowers",
+        )
     return name
 
 

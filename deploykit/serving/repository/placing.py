@@ -29,7 +29,9 @@ def make_repository(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DeployError(
-            f"{folder} can't be a model repository: {error.strerror}.", fix="name another folder"
+            f"{folder} can't be a model repository: {error.strerror}.",
+            code="repository-unwritable",
+            fix="name another folder",
         ) from error
 
 
@@ -67,7 +69,9 @@ def _put_engine(folder: Path, model: ModelFolder, note: Note) -> tuple[int, bool
         return newest, False
     version = 1 + max((int(each.name) for each in path.iterdir() if is_version(each.name)), default=0)
     if not is_version(str(version)):
-        raise DeployError(f"{path} can have no version {version}.", fix=write_anew(path))
+        raise DeployError(
+            f"{path} can have no version {version}.", code="repository-version-invalid", fix=write_anew(path)
+        )
     with _staged(path / str(version), repository=folder) as staged:
         _fill_version(staged, model)
     return version, True
@@ -101,14 +105,18 @@ def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=".deploykit-", dir=parent))
     except OSError as error:
         raise DeployError(
-            f"{parent} can't be written: {error.strerror}.", fix="name a folder that can be written"
+            f"{parent} can't be written: {error.strerror}.",
+            code="repository-unwritable",
+            fix="name a folder that can be written",
         ) from error
     try:
         try:
             yield staging / "new"
         except OSError as error:
             raise DeployError(
-                f"{path} can't be written: {error.strerror}.", fix="make room there, or name another folder"
+                f"{path} can't be written: {error.strerror}.",
+                code="repository-unwritable",
+                fix="make room there, or name another folder",
             ) from error
         try:
             for folder, _, _ in os.walk(staging / "new", topdown=False):
@@ -118,6 +126,7 @@ def _staged(path: Path, *, repository: Path) -> Iterator[Path]:
         except OSError as error:
             raise DeployError(
                 f"{path} can't be put there in one step: {error.strerror}.",
+                code="repository-unwritable",
                 fix="name a folder inside of that file system for the repository",
             ) from error
     finally:
@@ -147,7 +156,9 @@ def _copy(source: Path, target: Path) -> None:
         given = source.open("rb")
     except OSError as error:
         raise DeployError(
-            f"{source} can't be read: {error.strerror}.", fix="put it there again, with its manifest"
+            f"{source} can't be read: {error.strerror}.",
+            code="file-unreadable",
+            fix="put it there again, with its manifest",
         ) from error
     with given, target.open("wb") as copy:
         shutil.copyfileobj(given, copy)

@@ -64,7 +64,7 @@ def mended_together(
         otherwise = fix.removesuffix(command).removesuffix(_moving([path]))
         return otherwise + _moving(moved.get(command, {})) + write_missing(path, backend)
 
-    return [DeployError(error.problem, fix=mended(path, error.fix)) for path, error in wrong]
+    return [DeployError(error.problem, code=error.code, fix=mended(path, error.fix)) for path, error in wrong]
 
 
 def _moving(models: Collection[Path]) -> str:

@@ -51,6 +51,7 @@ def require_room(repository: Path, body_bytes: int) -> None:
         if body_bytes < least:
             raise DeployError(
                 f"{body_bytes} bytes hold no image for {name}, which takes {least} bytes each.",
+                code="request-limit-too-small",
                 fix="give a larger --max-body, or none for what the largest batch takes",
             )
 
@@ -65,6 +66,7 @@ def require_backends(repository: Path) -> None:
         if run_by(config) not in _EVERYWHERE:
             raise DeployError(
                 f"{name} is for Triton's {run_by(config)} backend, which nvidia-pytriton does not have.",
+                code="triton-backend-missing",
                 fix="serve it with a Triton that does, or write it with --backend python",
             )
 

@@ -31,7 +31,11 @@ def triton_type(dtype: str) -> str:
         DeployError: Triton has no such type.
     """
     if dtype not in _TYPES:
-        raise DeployError(f"Triton has no type for {dtype}.", fix=f"give an engine of {', '.join(_TYPES)}")
+        raise DeployError(
+            f"Triton has no type for {dtype}.",
+            code="triton-type-missing",
+            fix=f"give an engine of {', '.join(_TYPES)}",
+        )
     return _TYPES[dtype]
 
 

@@ -48,7 +48,9 @@ def require_fits(path: Path, model: ModelFolder) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if path.is_symlink() or not path.is_dir():
-        raise DeployError(f"{path} is no folder of a model.", fix=_ways(path))
+        raise DeployError(
+            f"{path} is no folder of a model.", code="repository-folder-invalid", fix=_ways(path)
+        )
     require_model(path)
     there = read_config(path / CONFIG_FILE)
     _require_unaltered(path, there)
@@ -73,7 +75,9 @@ def _require_unaltered(path: Path, there: Config) -> None:
     for version in versions_in(path)[-1:]:
         for engine, manifest in read_version(path / str(version), there).engines.items():
             for problem in differs(there, engine, manifest):
-                raise DeployError(f"{engine} {problem}", fix=write_anew(path))
+                raise DeployError(
+                    f"{engine} {problem}", code="repository-engine-invalid", fix=write_anew(path)
+                )
 
 
 def _require_batches(path: Path, promised: int, new: Config) -> None:
@@ -85,20 +89,25 @@ def _require_batches(path: Path, promised: int, new: Config) -> None:
         what, fix = "engine", f"build it with --batch 1,8,{promised}, or {_ways(path)}"
     raise DeployError(
         f"{path} takes batches of up to {promised}, and the new {what} of up to {new.max_batch_size}.",
+        code="repository-version-mismatch",
         fix=fix,
     )
 
 
 def _require_same(verb: str, there: str, new: str, path: Path) -> None:
     if there != new:
-        raise DeployError(f"{path} {verb} {there}, and the new engine {new}.", fix=_ways(path))
+        raise DeployError(
+            f"{path} {verb} {there}, and the new engine {new}.",
+            code="repository-version-mismatch",
+            fix=_ways(path),
+        )
 
 
 def _require_text(path: Path, folder: Path, name: str, source: Source) -> None:
     file = folder / name
     if not is_written(file, source):
         what = "says something else than the new engine's manifest" if file.is_file() else "is not there"
-        raise DeployError(f"{file} {what}.", fix=_ways(path))
+        raise DeployError(f"{file} {what}.", code="repository-version-mismatch", fix=_ways(path))
 
 
 def _ways(path: Path) -> str:

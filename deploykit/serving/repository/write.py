@@ -165,7 +165,9 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
         DeployError: none is named; one is missing, damaged, without its manifest, or of another model.
     """
     if not engines:
-        raise DeployError("No engine was named.", fix="deploykit serve ENGINE, or with --triton DIR")
+        raise DeployError(
+            "No engine was named.", code="engine-missing", fix="deploykit serve ENGINE, or with --triton DIR"
+        )
     groups: dict[str, dict[Path, Manifest]] = {}
     for given in engines:
         path = given
@@ -185,6 +187,7 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
                 raise DeployError(
                     f"Two engines would be {name}, and are not of one model, compiler and size: "
                     f"{', '.join(map(str, group))}.",
+                    code="model-name-conflict",
                     fix="for each, deploykit serve --triton DIR ENGINE --name NAME, then deploykit serve DIR",
                 )
     return groups
@@ -219,7 +222,11 @@ def _proven(path: Path, note: Callable[[str], None]) -> Callable[[int], float] |
     with Engine.load(path) as engine:
         answer = engine(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
     if not all(np.isfinite(each).all() for each in answers_of(answer)):
-        raise DeployError(f"{path} answers with NaN or Inf.", fix="build it again from sound weights")
+        raise DeployError(
+            f"{path} answers with NaN or Inf.",
+            code="outputs-not-finite",
+            fix="build it again from sound weights",
+        )
 
     def batch_ms(batch: int) -> float:
         images = np.zeros((batch, *manifest.input.shape), manifest.input.dtype)

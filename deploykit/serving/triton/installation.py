@@ -114,10 +114,11 @@ def find_triton(python: str | Path | None = None) -> Triton:
         return _bundled(asked, facts, first_on_path)
     own = shutil.which("tritonserver") or (_CONTAINERS_OWN if _CONTAINERS_OWN.is_file() else None)
     if own is None:
-        raise DeployError("There is no Triton here.", fix=_INSTALL)
+        raise DeployError("There is no Triton here.", code="triton-not-found", fix=_INSTALL)
     if facts["deploykit"] is None:
         raise DeployError(
             f"{asked} has no deploykit, which Triton's Python backend imports.",
+            code="triton-python-incomplete",
             fix=f"{asked} -m pip install deploykit",
         )
     return Triton(executable=Path(own), backends=None, stub=None, variables={"PATH": first_on_path})
@@ -132,17 +133,20 @@ def _bundled(python: Path, facts: Mapping[str, Any], first_on_path: str) -> Trit
     if not stub.is_file():
         raise DeployError(
             f"{title} has nothing to run models with Python {major}.{minor} on {platform.machine()}.",
+            code="triton-python-unusable",
             fix="name a Python of 3.11 to 3.13 with --python",
         )
     libraries_there = [Path(each) for each in facts["libraries"] if ".so" in each and Path(each).is_file()]
     if not libraries_there:
         raise DeployError(
             f"{python} has no shared library of its own, which {title} needs to run models with it.",
+            code="triton-python-unusable",
             fix="name another with --python: Debian's, conda's, uv's, or one built with --enable-shared",
         )
     if facts["old_numpy_alone"] and int((facts["numpy"] or "0").partition(".")[0]) > 1:
         raise DeployError(
             f"{title} gets nothing but zeros from NumPy {facts['numpy']}, which {python} has.",
+            code="triton-python-unusable",
             fix="name a Python that has NumPy 1 with --python: "
             "python3 -m venv triton && triton/bin/pip install 'deploykit[cpu,serve]'",
         )
@@ -166,6 +170,8 @@ def _ask(python: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise DeployError(
-            f"{python} is no Python that can be run.", fix="name one with --python, say .venv/bin/python"
+            f"{python} is no Python that can be run.",
+            code="triton-python-unusable",
+            fix="name one with --python, say .venv/bin/python",
         ) from error
     return facts

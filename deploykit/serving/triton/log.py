@@ -23,11 +23,14 @@ def why_not_ready(said: Sequence[str]) -> DeployError:
     for line in said:
         if match := _LIBRARY.search(line):
             return DeployError(
-                f"Triton's Python backend can't start: {match['reason']}.", fix="name another with --python"
+                f"Triton's Python backend can't start: {match['reason']}.",
+                code="triton-start-failed",
+                fix="name another with --python",
             )
     last = next((match["reason"] for line in reversed(said) if (match := _ERROR.search(line))), "")
     return DeployError(
         f"Triton did not start: {last.strip(chr(34)) or 'it said nothing of it'}.",
+        code="triton-start-failed",
         fix="see all it says with --verbose",
     )
 
@@ -65,6 +68,7 @@ def _not_loaded(match: re.Match[str]) -> DeployError:
     problem, fix = _sentences(match["reason"])
     return DeployError(
         f"Triton can't load {match['model']}, version {match['version']}: {problem}",
+        code="triton-load-failed",
         fix=fix or "deploykit serve --check DIR compares the repository with its engines",
     )
 

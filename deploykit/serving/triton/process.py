@@ -111,7 +111,9 @@ class Server:
         """
         status = self._process.wait()
         raise DeployError(
-            f"Triton ended by itself, with status {status}.", fix="see what it said, with --verbose"
+            f"Triton ended by itself, with status {status}.",
+            code="triton-exited",
+            fix="see what it said, with --verbose",
         )
 
 
@@ -137,7 +139,11 @@ def serving(
     inner = _free_ports()
     _allow_files(options.connections)
     if options.body_bytes is not None and options.body_bytes > _MOST_BODY_BYTES:
-        raise DeployError("A body of 2 GiB or more ends Triton.", fix="give --max-body 1GiB or less")
+        raise DeployError(
+            "A body of 2 GiB or more ends Triton.",
+            code="invalid-request-limit",
+            fix="give --max-body 1GiB or less",
+        )
     if options.body_bytes is not None:
         require_room(Path(repository), options.body_bytes)
     else:
@@ -233,7 +239,9 @@ def _start(command: list[str], triton: Triton) -> "subprocess.Popen[str]":
         )
     except OSError as error:
         raise DeployError(
-            f"{command[0]} can't be started: {error.strerror}.", fix="install nvidia-pytriton again"
+            f"{command[0]} can't be started: {error.strerror}.",
+            code="triton-start-failed",
+            fix="install nvidia-pytriton again",
         ) from error
 
 
@@ -261,7 +269,9 @@ def _wait_until_ready(
             return
         time.sleep(_TOLD_APART)
     raise DeployError(
-        f"Triton was not ready after {ready_s:g} s.", fix="allow it more with --ready, or see --verbose"
+        f"Triton was not ready after {ready_s:g} s.",
+        code="triton-start-timeout",
+        fix="allow it more with --ready, or see --verbose",
     )
 
 
@@ -295,16 +305,23 @@ def _forget(region: str) -> None:
 def _require_listens(host: str, ports: Ports) -> None:
     """Raises: DeployError: somebody listens there, or nobody could, or two ports are one."""
     if not host:
-        raise DeployError("No address was named to listen on.", fix=f"--host {LOOPBACK}, or 0.0.0.0 for all")
+        raise DeployError(
+            "No address was named to listen on.",
+            code="address-missing",
+            fix=f"--host {LOOPBACK}, or 0.0.0.0 for all",
+        )
     asked = (ports.http, ports.grpc, ports.metrics)
     for port in asked:
         if not 0 <= port <= 65535:
             raise DeployError(
-                f"{port} is no port.", fix="give one of 1024 to 65535, or 0 for any that is free"
+                f"{port} is no port.",
+                code="invalid-port",
+                fix="give one of 1024 to 65535, or 0 for any that is free",
             )
         if port and asked.count(port) > 1:
             raise DeployError(
                 f"{port} is given twice: HTTP, gRPC and metrics have a port each.",
+                code="invalid-port",
                 fix="give another --http-port, --grpc-port or --metrics-port; 0 for any that is free",
             )
         try:

@@ -48,7 +48,9 @@ def translate(weights: Weights, network: Network, source: Source | None = None) 
     if source is not None and not SCHEMES[source].names(network):
         fitting = [each for each in SOURCES if SCHEMES[each].names(network)]
         raise DeployError(
-            f"{source} has no {network.family}.", fix=f"leave out --source, or give {' or '.join(fitting)}"
+            f"{source} has no {network.family}.",
+            code="source-family-mismatch",
+            fix=f"leave out --source, or give {' or '.join(fitting)}",
         )
     fits: dict[Source, int] = {each: _fitting(weights, network, each) for each in SOURCES}
     chosen = source if source is not None else max(fits, key=lambda each: fits[each])
