@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
+from refusals import refuses
 from stage import Stage
 
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, Samples, offline, one_after_another, single_stream
@@ -73,13 +74,13 @@ def test_progress_rises_to_one():
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_no_time_to_measure_in_is_refused_before_anything_runs(seconds):
     stage = Stage([])
-    with pytest.raises(DeployError, match="seconds are no time to measure in"):
+    with refuses("invalid-duration"):
         single_stream(stage.call, batch=1, seconds=seconds, clock=stage.clock)
     assert stage.calls == 0
 
 
 def test_endless_measuring_is_refused():
-    with pytest.raises(DeployError):
+    with refuses("invalid-duration"):
         measure([10.0] * 1000, seconds=float("inf"))
 
 
@@ -93,7 +94,7 @@ def test_an_error_in_the_call_is_passed_on():
 
 @pytest.mark.parametrize("samples", [0, -1, 10**9])
 def test_no_samples_to_measure_are_refused(samples):
-    with pytest.raises(DeployError, match="samples are not between"):
+    with refuses("invalid-sample-count"):
         single_stream(Stage([]).call, batch=1, samples=samples)
 
 
@@ -166,7 +167,7 @@ def test_an_error_in_one_of_the_calls_ends_all():
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_what_would_fill_more_than_a_record_is_refused_after_warming_up(in_flight):
     stage = Stage(itertools.repeat(0.05 * in_flight))
-    with pytest.raises(DeployError, match=r"make 1,200,000 samples; a record keeps 1,000,000") as caught:
+    with refuses("too-many-samples") as caught:
         offline(stage.call, batch=1, in_flight=in_flight, seconds=60, clock=stage.clock)
     assert stage.calls == 10
     assert "--seconds 25" in caught.value.fix  # 50 s are full

@@ -1,10 +1,10 @@
 import click
 import pytest
 from click.testing import CliRunner
+from refusals import refuses
 
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.data.preprocessing import INTERPOLATIONS, Overrides
-from deploykit.util.errors import DeployError
 
 seen: list[ImageOptions] = []
 
@@ -50,7 +50,7 @@ def test_each_option_sets_what_it_names(arguments, options):
 @pytest.mark.parametrize("text", ["", "0.5", "0.5,0.5", "1,1,1,1", "a,b,c", "1;1;1", "1,,1"])
 @pytest.mark.parametrize("option", ["--mean", "--std"])
 def test_what_is_not_three_numbers_is_refused_by_the_options_name(option, text):
-    with pytest.raises(DeployError, match=f"{option} '{text}' is not three numbers") as caught:
+    with refuses("invalid-option-value") as caught:
         parse(option, text)
     assert f"{option} 0.5,0.5,0.5" in caught.value.fix
 

@@ -1,6 +1,7 @@
 """Quantities with units, as people type them."""
 
 import pytest
+from refusals import refuses
 
 from deploykit.cli.units import duration_ms, images_per_s, size_bytes
 from deploykit.util.errors import DeployError
@@ -37,5 +38,5 @@ def test_sizes_are_read_with_their_units(text, expected):
 
 @pytest.mark.parametrize("text", ["4", "GB", "", "0GB", "-1GB", "1e999GB", "1PB", "4i"])
 def test_sizes_that_are_none_are_refused(text):
-    with pytest.raises(DeployError, match="is not a size"):
+    with refuses("invalid-memory-target"):
         size_bytes(text, option="--max-memory", example="4GB")

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refuses
 
 from deploykit.data.images.folder import class_labels, open_folder
-from deploykit.util.errors import DeployError
 
 
 def save(path: Path, value: int = 0) -> Path:
@@ -115,6 +115,6 @@ def test_names_that_are_not_utf8_are_names(tmp_path):
 
 
 def test_a_folder_without_images_is_refused_with_what_would_be_one(tmp_path):
-    with pytest.raises(DeployError, match="holds no images") as caught:
+    with refuses("images-missing") as caught:
         open_folder(tmp_path)
     assert ".jpeg" in caught.value.fix

@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.engine.audit.audit import Audit, CompiledLayer
@@ -17,7 +18,6 @@ from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo
 from deploykit.quantize.summary import Int8Summary
-from deploykit.util.errors import DeployError
 from deploykit.util.json_io import to_json, to_sealed_json
 
 PLAN = b"a plan of a few bytes"
@@ -119,23 +119,23 @@ def test_nothing_else_is_left_beside_the_engine(engine):
 )
 def test_an_engine_that_was_altered_is_refused(engine, altered):
     engine.write_bytes(altered)
-    with pytest.raises(DeployError, match=r"sm75\.engine is not the file its manifest describes"):
+    with refuses("engine-damaged"):
         read_manifest(engine)
 
 
 def test_an_engine_of_another_build_is_refused(engine, manifest):
     other = replace(manifest, engine_sha256="0" * 64)
     manifest_path(engine).write_text(to_sealed_json(other))
-    with pytest.raises(DeployError, match="is not the file its manifest describes"):
+    with refuses("engine-damaged"):
         read_manifest(engine)
 
 
 def test_a_missing_engine_and_a_missing_manifest_are_told_apart(engine):
-    with pytest.raises(DeployError, match="There is no engine") as no_engine:
+    with refuses("engine-not-found") as no_engine:
         read_manifest(engine.with_name("other.engine"))
     assert "deploykit build-engine" in no_engine.value.fix
     manifest_path(engine).unlink()
-    with pytest.raises(DeployError, match=r"has no manifest model\.int8\.sm75\.engine\.json"):
+    with refuses("manifest-not-found"):
         read_manifest(engine)
 
 
@@ -144,7 +144,7 @@ def test_a_manifest_cut_short_anywhere_is_refused(engine):
     whole = path.read_text().rstrip()
     for length in range(0, len(whole), 7):
         path.write_text(whole[:length])
-        with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+        with refuses("manifest-damaged"):
             read_manifest(engine)
 
 
@@ -170,7 +170,7 @@ def test_a_manifest_that_was_altered_is_refused(engine, field, value):
     if value is MISSING:
         del fields[field]
     path.write_text(json.dumps(fields))
-    with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+    with refuses("manifest-damaged"):
         read_manifest(engine)
 
 
@@ -202,7 +202,7 @@ def test_what_no_manifest_may_say_is_refused_though_it_is_sealed(engine, field, 
     fields = {**json.loads(path.read_text()), field: value}
     del fields["seal_sha256"]
     path.write_text(to_sealed_json({name: each for name, each in fields.items() if each is not MISSING}))
-    with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+    with refuses("manifest-damaged"):
         read_manifest(engine)
 
 
@@ -220,7 +220,7 @@ def test_what_no_manifest_may_say_is_refused_though_it_is_sealed(engine, field, 
 )
 def test_garbage_is_refused(engine, content):
     manifest_path(engine).write_bytes(content)
-    with pytest.raises(DeployError, match="is no manifest, or was damaged"):
+    with refuses("manifest-damaged"):
         read_manifest(engine)
 
 
@@ -237,7 +237,7 @@ def test_images_without_three_dimensions_are_refused(engine, manifest, shape):
     fields = json.loads(to_json(manifest))
     fields["input"]["shape"] = shape
     manifest_path(engine).write_text(to_sealed_json(fields))
-    with pytest.raises(DeployError, match="no manifest, or was damaged"):
+    with refuses("manifest-damaged"):
         read_manifest(engine)
 
 
@@ -246,5 +246,5 @@ def test_an_engine_that_cannot_be_read_is_told(engine, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("deploykit.engine.manifest.sha256_of", refuse)
-    with pytest.raises(DeployError, match="can't be read: Permission denied"):
+    with refuses("file-unreadable"):
         read_manifest(engine)

@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import pytest
+from refusals import refuses
 
 from deploykit.networks.families.resnet import resnet
 from deploykit.networks.scaling import BASE
-from deploykit.util.errors import DeployError
 
 
 # torchvision's model pages: parameters, and GFLOPS, which are multiply-accumulates there.
@@ -52,7 +52,7 @@ def test_the_last_feature_map_is_a_32nd_of_the_input():
 
 
 def test_an_unpublished_depth_is_refused_with_the_published_ones():
-    with pytest.raises(DeployError, match="no ResNet-20") as caught:
+    with refuses("unknown-member") as caught:
         resnet(20)
     assert "18, 34, 50, 101, 152" in caught.value.fix
 

@@ -8,6 +8,7 @@ import pytest
 from folders import files_in
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from refusals import refuses
 from small_models import PREPROCESSING, archive, colour_blocks, two_convolutions
 
 from deploykit.data.images import Images, open_images
@@ -136,7 +137,7 @@ def test_with_too_few_images_to_hold_any_out_it_says_so(tmp_path):
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])
 def test_a_weight_that_is_not_finite_is_named(tmp_path, weight):
     model = two_convolutions(tmp_path / "broken.onnx", weight=weight)
-    with pytest.raises(DeployError, match=r"broken\.onnx holds NaN or Inf in first"):
+    with refuses("model-values-invalid"):
         calibrate(model, generated(), Settings())
 
 
@@ -144,7 +145,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, weight):
 def test_activations_that_are_not_finite_are_named(tmp_path, weight, between):
     model = two_convolutions(tmp_path / "broken.onnx", weight=weight, between=between)
     for settings in (by("max"), Settings()):
-        with pytest.raises(DeployError, match="activations r are not finite"):
+        with refuses("activations-not-finite"):
             calibrate(model, generated(), settings)
 
 
@@ -172,7 +173,7 @@ def one_layer(path: Path, *, kind: str | None) -> Path:
 
 
 def test_a_model_with_nothing_to_quantize_is_refused(tmp_path):
-    with pytest.raises(DeployError, match="no convolution or linear layer") as caught:
+    with refuses("nothing-to-quantize") as caught:
         calibrate(one_layer(tmp_path / "none.onnx", kind=None), generated(), Settings())
     assert "FP16" in caught.value.fix
 

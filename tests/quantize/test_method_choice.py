@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from refusals import refuses
 
 from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
 from deploykit.quantize.calibration.methods import Method
 from deploykit.quantize.output_error import image_amplitudes, image_errors
-from deploykit.util.errors import DeployError
 
 MAX, MSE, ENTROPY = (Method(name=name) for name in ("max", "mse", "entropy"))
 
@@ -83,7 +83,7 @@ def test_the_mean_and_not_the_sum_decides():
 
 def test_choices_among_different_methods_do_not_merge():
     for other in (choice(max=0.5), choice(max=0.5, entropy=0.0), choice(max=0.5, mse=0.5, entropy=0.5)):
-        with pytest.raises(DeployError, match="different methods") as caught:
+        with refuses("ranges-not-mergeable") as caught:
             choice(max=1.0, mse=0.5).merge(other)
         assert "--method" in caught.value.fix
 

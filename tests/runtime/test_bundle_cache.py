@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 from small_models import colour_blocks
 
 import deploykit
@@ -279,6 +280,6 @@ def test_where_there_is_no_room_at_all_check_and_load_say_so(request, run, monke
 
 def test_a_user_without_a_home_has_no_cache_folder(tmp_path, monkeypatch):
     no_home(tmp_path, monkeypatch)
-    with pytest.raises(DeployError, match="no home folder") as caught:
+    with refuses("cache-folder-missing") as caught:
         cache_folder()
     assert "XDG_CACHE_HOME" in caught.value.fix

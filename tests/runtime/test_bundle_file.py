@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 from small_models import colour_blocks
 
 from deploykit.engine.manifest import is_bundle
@@ -133,7 +134,7 @@ def test_contents_that_were_altered_are_refused_by_their_seal(bundled, tmp_path)
             data.replace(b'"precision": "fp16"', b'"precision": "fp32"') if name == CONTENTS else data
         ),
     )
-    with pytest.raises(DeployError, match="it was altered"):
+    with refuses("engine-damaged"):
         Bundle(altered)
 
 
@@ -157,7 +158,7 @@ def test_a_list_that_is_too_long_is_refused(bundled, tmp_path):
 
 def test_a_list_that_would_be_too_long_is_not_written(bundled, tmp_path, monkeypatch):
     monkeypatch.setattr("deploykit.runtime.bundle.file.MAX_CONTENTS_BYTES", 100)
-    with pytest.raises(DeployError, match="and 100 at most are read"):
+    with refuses("bundle-too-large"):
         write_bundle(bundled.with_name("model.onnx"), output=tmp_path / "x.dkb")
     assert not (tmp_path / "x.dkb").exists()
 

@@ -10,9 +10,9 @@ import pytest
 from cuda_stub import driver
 from cuda_stub.driver import OnDevice, count
 from cuda_stub.loaded import CLASSES, TWO_OUTPUTS, expected, loaded, over_the_stub, whole_numbers
+from refusals import refuses
 
 from deploykit.runtime.arrays import device_array
-from deploykit.util.errors import DeployError
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
 
@@ -45,7 +45,7 @@ def test_images_of_another_gpu_are_refused():
     with loaded() as engine:
         there = OnDevice.of(whole_numbers(2))
         driver.move_memory_to(1)
-        with pytest.raises(DeployError, match="on GPU 1; engines run on GPU 0"):
+        with refuses("array-on-other-gpu"):
             engine.run(there)
         driver.move_memory_to(0)
         assert device_array(there).shape == (2, 3, 8, 8)

@@ -27,11 +27,11 @@ from before_server import (
     raw,
     server_behind,
 )
+from refusals import refuses
 from waiting import PATIENCE_S, wait_for
 
 from deploykit.serving.proxy.http_relay import Limits
 from deploykit.serving.proxy.proxy import Gate
-from deploykit.util.errors import DeployError
 
 
 @pytest.fixture(scope="module")
@@ -243,5 +243,5 @@ def test_what_takes_longer_than_it_may_is_ended_without_a_word(gate, slow, caplo
 
 
 def test_a_taken_port_is_named(gate, behind):
-    with pytest.raises(DeployError, match=f"127.0.0.1:{gate.port} can't be listened on"):
+    with refuses("address-unavailable"):
         Gate(upstream_port=behind, limits=Limits(body_bytes=1)).open("127.0.0.1", gate.port)

@@ -22,12 +22,12 @@ import pytest
 import starlette.requests
 import yaml
 from PIL import Image
+from refusals import refuses
 from served import ROOT, photo
 
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.runtime import Engine
-from deploykit.util.errors import DeployError
 
 EXAMPLES = ROOT / "examples" / "serving"
 
@@ -108,7 +108,7 @@ def test_an_engine_that_fails_in_the_fastapi_application_is_no_fault_of_the_imag
     with Engine.load(engine) as application.app.state.engine:
         pass
     request = starlette.requests.Request({"type": "http"}, body)
-    with pytest.raises(DeployError, match="closed"):
+    with refuses("engine-closed"):
         asyncio.run(application.classify(request))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refuses
 from served import flat_images
 from small_models import PREPROCESSING, colour_blocks
 
@@ -58,7 +59,7 @@ def test_a_request_that_cannot_be_run_fails_alone(engine, shape, at):
 
 def test_the_engine_that_runs_here_is_taken(engine, tmp_path):
     (tmp_path / "model.py").touch()
-    with pytest.raises(DeployError, match="no engine in"):
+    with refuses("engine-not-found"):
         engine_in(tmp_path)
     shutil.copy(engine, tmp_path / "model.cpu.engine")
     shutil.copy(f"{engine}.json", tmp_path / "model.cpu.engine.json")

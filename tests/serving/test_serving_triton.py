@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 from served import python, triton
 
 from deploykit.serving.serve import serve
@@ -90,7 +91,7 @@ def test_a_python_that_does_not_fit_is_refused_with_the_reason(a_python, facts, 
 
 def test_where_there_is_no_triton_the_extra_is_named(a_python, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(DeployError, match="There is no Triton here") as caught:
+    with refuses("triton-not-found") as caught:
         find_triton(a_python(pytriton=None))
     assert "deploykit[serve]" in caught.value.fix
 
@@ -149,7 +150,7 @@ def test_nothing_of_the_current_folder_is_run_to_ask_a_python(workplace, monkeyp
 def test_what_is_no_python_is_refused(tmp_path, wrong):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("no program")
-    with pytest.raises(DeployError, match="is no Python that can be run"):
+    with refuses("triton-python-unusable"):
         find_triton(tmp_path / wrong)
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from deploykit.util.atomic_files import require_writable, sha256_of, write_atomically, write_together
 from deploykit.util.errors import DeployError
@@ -147,7 +148,7 @@ def test_a_place_that_can_be_written_is_let_through_and_left_alone(tmp_path):
 @pytest.mark.parametrize("place", ["folder", "/dev/null"])
 def test_what_is_no_file_is_not_to_be_replaced(tmp_path, place):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DeployError, match="is not a file that can be replaced") as caught:
+    with refuses("output-not-a-file") as caught:
         require_writable(tmp_path / place)
     assert "-o" in caught.value.fix
 
@@ -156,7 +157,7 @@ def test_what_something_is_made_from_is_not_to_be_replaced_by_it(tmp_path):
     model = tmp_path / "model.onnx"
     model.touch()
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(DeployError, match="would replace what it is made from"):
+    with refuses("output-is-input"):
         require_writable(tmp_path / "link" / "model.onnx", inputs=(tmp_path / "missing", model))
     require_writable(tmp_path / "engine", inputs=(model, tmp_path / "missing"))
 

@@ -3,8 +3,8 @@
 import sys
 
 import pytest
+from refusals import refuses
 
-from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 
 
@@ -15,7 +15,7 @@ def test_a_library_that_is_there_is_returned():
 @pytest.mark.parametrize(("module", "name"), [("torch", "PyTorch"), ("tensorrt_rtx", "TensorRT-RTX")])
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(monkeypatch, module, name):
     monkeypatch.setitem(sys.modules, module, None)  # its import raises ImportError
-    with pytest.raises(DeployError, match=f"{name} is needed") as raised:
+    with refuses("dependency-missing") as raised:
         require(module, extra="gpu")
     assert raised.value.fix == "pip install 'deploykit[gpu]'"
 
