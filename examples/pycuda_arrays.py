@@ -1,6 +1,6 @@
 """An engine between PyCUDA's arrays: nothing leaves the GPU, nothing is copied.
 
-    pip install 'deploykit[gpu,pycuda]'
+    pip install '.[gpu,pycuda]'  # in a checkout of deploykit
     python pycuda_arrays.py engines/efficientnet-phi0/model.fp16.sm89.engine
 
 Needs a GPU, and has not been run yet.

@@ -6,6 +6,7 @@ from typing import Literal
 
 from deploykit.quantize.placement import Policy
 from deploykit.util.errors import DeployError
+from deploykit.util.install_hint import install_hint
 
 Compiler = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
@@ -66,7 +67,7 @@ COMPILERS: dict[Compiler, Facts] = {
     "tensorrt-rtx": Facts(
         title="TensorRT-RTX",
         module="tensorrt_rtx",
-        install="pip install 'deploykit[cpu]', or 'deploykit[gpu]' where a GPU is",
+        install=f"{install_hint('cpu')}; on a machine with a GPU, {install_hint('gpu')}",
         ahead_of_time=True,
         int8_policy="dense",
         option_names=_KNOBS,
@@ -76,7 +77,7 @@ COMPILERS: dict[Compiler, Facts] = {
     "onnxruntime": Facts(
         title="ONNX Runtime",
         module="onnxruntime",
-        install="pip install 'deploykit[cpu]'",
+        install=install_hint("cpu"),
         ahead_of_time=True,
         int8_policy="pointwise",
         portable_versions=True,

@@ -11,9 +11,9 @@ from typing import Any
 
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.targets import Target
-from deploykit.networks.workspace import cache_folder
 from deploykit.util.atomic_files import write_atomically
 from deploykit.util.errors import DeployError
+from deploykit.util.user_cache import cache_folder
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """Where things land by default, and how one command finds what another one left."""
 
-import os
 from pathlib import Path
 
 from deploykit.networks.scaling import FORMULA_PHI_RANGE, Scale, phi_label
@@ -11,24 +10,6 @@ CALIBRATION = Path("calibration")
 MODEL_FILE = "model.onnx"
 
 _SAME_MOMENT_S = 1.0  # copies made together are this close in time: neither is "the newest"
-
-
-def cache_folder() -> Path:
-    """The user's, for what can be made again: XDG_CACHE_HOME, or ~/.cache.
-
-    Raises:
-        DeployError: the user has no home folder.
-    """
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named, "deploykit")
-    try:
-        return Path.home() / ".cache" / "deploykit"
-    except RuntimeError as error:
-        raise DeployError(
-            "This user has no home folder to keep a cache in.",
-            code="cache-folder-missing",
-            fix="name a folder with XDG_CACHE_HOME",
-        ) from error
 
 
 def model_name(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, PORTABLE_SMS
 from deploykit.onnx_tools.ort_session import has_cuda
 from deploykit.util.errors import DeployError
+from deploykit.util.install_hint import install_hint
 from deploykit.util.lazy_import import require
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
@@ -82,9 +83,7 @@ def _component(distribution: str, module: str, purpose: str, extra: str) -> Comp
         version: str | None = require(module).__version__
     except DeployError:
         version = None
-    return Component(
-        name=distribution, version=version, purpose=purpose, install=f"pip install 'deploykit[{extra}]'"
-    )
+    return Component(name=distribution, version=version, purpose=purpose, install=install_hint(extra))
 
 
 def _advice(components: tuple[Component, ...], gpu: LocalGpu | None) -> list[str]:

@@ -5,6 +5,7 @@ import os
 from types import ModuleType
 
 from deploykit.util.errors import DeployError
+from deploykit.util.install_hint import install_hint
 
 # ONNX Runtime would write a device id and a database under the home folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -38,7 +39,7 @@ def require(module: str, *, extra: str = "cpu", install: str | None = None) -> M
         raise DeployError(
             f"{_NAMES.get(module, module)} is needed for this and can't be imported ({error}).",
             code="dependency-missing",
-            fix=install or f"pip install 'deploykit[{extra}]'",
+            fix=install or install_hint(extra),
         ) from error
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from deploykit.util.install_hint import install_hint
+
 _DRIVER = Path("/proc/driver/nvidia/version")  # there where the kernel has NVIDIA's driver
 _DRIVER_LIBRARY = "libcuda.so.1"
 ORDINAL = 0
@@ -35,7 +37,8 @@ def local_gpu() -> LocalGpu | None:
         if _DRIVER.exists():
             _log.warning(
                 "note: This machine has an NVIDIA driver, but its GPU can't be reached (%s): "
-                "pip install 'deploykit[gpu]', and check nvidia-smi.",
+                "check nvidia-smi, and that cuda-core is installed: %s.",
                 error,
+                install_hint("gpu"),
             )
         return None

@@ -11,7 +11,7 @@ from refusals import refuses
 from deploykit.bench.record_file import write_record
 from deploykit.bench.tracking import log_to_wandb
 
-wandb = pytest.importorskip("wandb", reason="needs wandb: pip install 'deploykit[wandb]'")
+wandb = pytest.importorskip("wandb", reason="needs wandb: pip install '.[wandb]'")
 _BLOCK, _HEADING, _FILE_HEADING = 32768, 7, 7
 
 

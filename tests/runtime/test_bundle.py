@@ -20,6 +20,7 @@ from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
 from deploykit.runtime.preflight import Machine
+from deploykit.util.install_hint import install_hint
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
 pytestmark = pytest.mark.skipif(
@@ -262,9 +263,9 @@ def test_without_onnx_runtime_check_and_load_say_that_nothing_can_be_built(parts
     status, shown, _ = outcome("check", "b.dkb")
     assert status == 3
     problem = "No plan in b.dkb runs here, and ONNX Runtime is missing to build one."
-    assert shown.endswith(f"b.dkb: cannot run here\n  {problem}\n  pip install 'deploykit[cpu]'\n")
+    assert shown.endswith(f"b.dkb: cannot run here\n  {problem}\n  {install_hint('cpu')}\n")
     status, _, told = outcome("bench", "b.dkb")
-    assert (status, told) == (2, f"error: {problem}\n  fix: pip install 'deploykit[cpu]'\n")
+    assert (status, told) == (2, f"error: {problem}\n  fix: {install_hint('cpu')}\n")
 
 
 # ---------------------------------------------------------------- the command line

@@ -16,7 +16,6 @@ from deploykit.engine.manifest import read_manifest, write_engine
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import CPU, Target, target_for
-from deploykit.networks.workspace import cache_folder
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle import cache as bundle_cache
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
@@ -24,6 +23,7 @@ from deploykit.runtime.bundle.cache import engine_name
 from deploykit.runtime.preflight import Machine
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import LocalGpu, local_gpu
+from deploykit.util.user_cache import cache_folder
 
 pytestmark = pytest.mark.skipif(
     local_gpu() is not None, reason="these are bundles on a machine without a GPU"

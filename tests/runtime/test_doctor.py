@@ -5,6 +5,7 @@ import importlib.metadata
 import pytest
 
 from deploykit.runtime.doctor import diagnose
+from deploykit.util.install_hint import install_hint
 from deploykit.util.local_gpu import local_gpu
 
 
@@ -19,9 +20,7 @@ def test_a_library_that_does_not_import_is_missing_and_has_an_install_line(monke
     found = diagnose()
     (component,) = (each for each in found.components if each.name == "safetensors")
     assert component.version is None
-    assert any(
-        "safetensors is missing" in line and "pip install 'deploykit[cpu]'" in line for line in found.advice
-    )
+    assert any("safetensors is missing" in line and install_hint("cpu") in line for line in found.advice)
 
 
 @pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")

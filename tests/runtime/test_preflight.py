@@ -15,6 +15,7 @@ from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.runtime.preflight import Machine, checks_of, preflight, this_machine
 from deploykit.util.errors import DeployError
+from deploykit.util.install_hint import install_hint
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
 T4 = Target(name="T4", compiler="tensorrt-rtx", sm=75)
@@ -89,9 +90,9 @@ def test_an_engine_for_another_gpu_is_refused_naming_both(engine_for, target, sm
             T4,
             {"onnxruntime": "1.20"},
             "needs TensorRT-RTX 1.7.1.116; this machine has none",
-            "deploykit[gpu]",
+            install_hint("gpu"),
         ),
-        (CPU, {"tensorrt-rtx": BUILT_BY}, "needs ONNX Runtime", "deploykit[cpu]"),
+        (CPU, {"tensorrt-rtx": BUILT_BY}, "needs ONNX Runtime", install_hint("cpu")),
     ],
 )
 def test_another_version_of_its_compiler_or_none_is_refused(engine_for, target, versions, problem, fix):

@@ -13,6 +13,7 @@ from deploykit.serving.serve import serve
 from deploykit.serving.triton.installation import find_triton
 from deploykit.serving.triton.log import News, why_not_ready
 from deploykit.util.errors import DeployError
+from deploykit.util.install_hint import install_hint
 
 
 def test_the_helper_runs_the_python_it_was_made_for(tmp_path):
@@ -93,7 +94,7 @@ def test_where_there_is_no_triton_the_extra_is_named(a_python, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with refuses("triton-not-found") as caught:
         find_triton(a_python(pytriton=None))
-    assert "deploykit[serve]" in caught.value.fix
+    assert install_hint("serve") in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from deploykit.util import local_gpu as module
+from deploykit.util.install_hint import install_hint
 from deploykit.util.local_gpu import local_gpu
 
 
@@ -31,4 +32,4 @@ def test_a_driver_whose_gpu_cannot_be_reached_is_warned_of_once(monkeypatch, tmp
     assert local_gpu() is None
     (record,) = caplog.records
     assert "can't be reached" in record.getMessage()
-    assert "pip install 'deploykit[gpu]'" in record.getMessage()
+    assert install_hint("gpu") in record.getMessage()

@@ -15,9 +15,9 @@ from pathlib import Path
 from deploykit import __version__
 from deploykit.engine.manifest import Manifest, read_manifest, write_engine
 from deploykit.engine.targets import Target
-from deploykit.networks.workspace import cache_folder
 from deploykit.runtime.preflight import Machine, checks_of
 from deploykit.util.errors import DeployError
+from deploykit.util.user_cache import cache_folder
 
 Make = Callable[[], tuple[bytes, Manifest]]
 

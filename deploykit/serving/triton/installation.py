@@ -19,9 +19,10 @@ from typing import Any
 
 import deploykit
 from deploykit.util.errors import DeployError
+from deploykit.util.install_hint import install_hint
 
 _CONTAINERS_OWN = Path("/opt/tritonserver/bin/tritonserver")
-_INSTALL = "pip install 'deploykit[serve]', or name a Python that has it with --python"
+_INSTALL = f"{install_hint('serve')}, or name a Python that has it with --python"
 _ASK = """
 import sys
 sys.path[:] = [each for each in sys.path if each]  # not whatever lies in the current folder
@@ -119,7 +120,7 @@ def find_triton(python: str | Path | None = None) -> Triton:
         raise DeployError(
             f"{asked} has no deploykit, which Triton's Python backend imports.",
             code="triton-python-incomplete",
-            fix=f"{asked} -m pip install deploykit",
+            fix=install_hint(python=str(asked)),
         )
     return Triton(executable=Path(own), backends=None, stub=None, variables={"PATH": first_on_path})
 
@@ -147,8 +148,8 @@ def _bundled(python: Path, facts: Mapping[str, Any], first_on_path: str) -> Trit
         raise DeployError(
             f"{title} gets nothing but zeros from NumPy {facts['numpy']}, which {python} has.",
             code="triton-python-unusable",
-            fix="name a Python that has NumPy 1 with --python: "
-            "python3 -m venv triton && triton/bin/pip install 'deploykit[cpu,serve]'",
+            fix="name a Python that has NumPy 1 with --python: python3 -m venv triton, then "
+            f"{install_hint('cpu', 'serve', python='triton/bin/python')}",
         )
     libraries = [str(libraries_there[0].parent), str(root.parent / "nvidia_pytriton.libs")]
     if before := os.environ.get("LD_LIBRARY_PATH"):
