@@ -30,8 +30,8 @@ from deploykit.networks.export import export_onnx
 from deploykit.networks.model_info import info_of
 from deploykit.onnx_tools.model_io import INPUT_NAME, read_model
 from deploykit.onnx_tools.ort_session import cpu_session
-from deploykit.quantize.calibrate import Settings, calibrate
-from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.placement import place
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import agreement, sqnr_db, top1
@@ -144,7 +144,7 @@ def _quantized(path: Path, data: str, *, limit: int) -> "ModelProto":
     """The model with plain Q/DQ pairs."""
     model = read_model(path)
     images = open_images(data, info_of(model).preprocessing, limit=limit)
-    ranges = calibrate(path, images, Settings(method=method_called("percentile")))
+    ranges = calibrate(path, images, CalibrationSettings(method=named_method("percentile")))
     return insert_qdq(model, place(model, "pointwise"), ranges)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import prepare
@@ -62,7 +62,7 @@ def _row(phi: float, batch: int, folder: Path) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _raw(path: Path, manifest: Manifest, images: np.ndarray) -> tuple[Callable[[], None], Any, Any]:
+def _raw(path: Path, manifest: EngineManifest, images: np.ndarray) -> tuple[Callable[[], None], Any, Any]:
     """TensorRT's own call, the images it reads, and the stream it runs on."""
     from cuda.core import Device, LegacyPinnedMemoryResource
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deploykit.bench.benchmark import benchmark
     from deploykit.bench.compare import compare
     from deploykit.bench.record_file import read_record, write_record
-    from deploykit.engine.manifest import read_manifest
+    from deploykit.engine.manifest import read_engine_manifest
     from deploykit.engine.pipeline import build_engine, quantize_model
     from deploykit.engine.shapes import BatchRange, SideRange
     from deploykit.gpu_catalog.gpus import known_gpus
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from deploykit.planning.search.search import search_scaling
     from deploykit.quantize.calibrate import calibrate_to_file
     from deploykit.quantize.plan import Int8Options
-    from deploykit.quantize.sensitivity import sensitivity_of
+    from deploykit.quantize.sensitivity import measure_sensitivity
     from deploykit.reporting.report.page import write_report
     from deploykit.reporting.study.study import run_study
     from deploykit.runtime import Engine
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from deploykit.util.errors import DeployError
 
 _HOMES = {
-    "sensitivity_of": "deploykit.quantize.sensitivity",
+    "measure_sensitivity": "deploykit.quantize.sensitivity",
     "quantize_model": "deploykit.engine.pipeline",
     "evaluate_model": "deploykit.accuracy.evaluate",
     "Int8Options": "deploykit.quantize.plan",
@@ -67,7 +67,7 @@ _HOMES = {
     "known_gpus": "deploykit.gpu_catalog.gpus",
     "load_weights": "deploykit.networks.checkpoints.weights",
     "preflight": "deploykit.runtime.preflight",
-    "read_manifest": "deploykit.engine.manifest",
+    "read_engine_manifest": "deploykit.engine.manifest",
     "read_record": "deploykit.bench.record_file",
     "recognize": "deploykit.networks.checkpoints.recognize",
     "run_study": "deploykit.reporting.study.study",
@@ -101,15 +101,15 @@ __all__ = [
     "fit_phi",
     "known_gpus",
     "load_weights",
+    "measure_sensitivity",
     "preflight",
     "quantize_model",
-    "read_manifest",
+    "read_engine_manifest",
     "read_record",
     "recognize",
     "run_study",
     "scale_for",
     "search_scaling",
-    "sensitivity_of",
     "serve",
     "write_bundle",
     "write_record",

@@ -18,7 +18,7 @@ from deploykit.bench.record import now
 from deploykit.data.images.open import GENERATED, MAX_IMAGES, open_images
 from deploykit.data.images.selection import Images, OnSkipped
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.engine.shapes import filled_up
+from deploykit.engine.shapes import round_up_batch
 from deploykit.stats.accuracy_metrics import CONFIDENCE, Logits, Scores, can_be_guessing, score
 from deploykit.util.atomic_files import sha256_of
 from deploykit.util.errors import DeployError
@@ -219,7 +219,7 @@ def _run(
 
     One pass, so that every image is decoded once and both models see the same.
     """
-    size = filled_up(models[0].batches, _BATCH)
+    size = round_up_batch(models[0].batches, _BATCH)
     indices: list[npt.NDArray[np.int64]] = []
     logits: list[list[Logits]] = [[] for _ in models]
     for each in images.batches(size, skipped=skipped):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest, is_bundle, manifest_path, read_manifest
-from deploykit.engine.shapes import MAX_BATCH, BatchRange, filled_up
+from deploykit.engine.manifest import EngineManifest, is_bundle, manifest_path, read_engine_manifest
+from deploykit.engine.shapes import MAX_BATCH, BatchRange, round_up_batch
 from deploykit.networks.model_info import ModelInfo, info_of, no_top1, require_classifier
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session, run
@@ -68,7 +68,7 @@ class AnyModel:
 
     def _run(self, images: Array) -> Array:
         """One batch, filled up where the model takes no smaller one."""
-        missing = filled_up(self.batches, len(images)) - len(images)
+        missing = round_up_batch(self.batches, len(images)) - len(images)
         filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
         logits = np.asarray(self.call(filled))
         if logits.ndim != 2 or len(logits) != len(filled):
@@ -103,7 +103,7 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
     if not has_manifest and path.suffix not in _ENGINE_SUFFIXES:
         yield _open_onnx(path, fuse_int8=arithmetic == "runtime")
         return
-    manifest = read_manifest(path)
+    manifest = read_engine_manifest(path)
     _require_own_arithmetic(path, manifest, arithmetic)
     try:
         preflight(path).require()
@@ -118,7 +118,7 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
         yield replace(_from_engine(engine), path=given)
 
 
-def _require_own_arithmetic(path: Path, manifest: Manifest, arithmetic: Arithmetic | None) -> None:
+def _require_own_arithmetic(path: Path, manifest: EngineManifest, arithmetic: Arithmetic | None) -> None:
     """A CPU artifact's INT8 is spelled for ONNX Runtime's kernels: in float it is nothing that ever runs."""
     on_cpu = manifest.target.on_cpu
     if arithmetic == "tensorrt" and on_cpu and manifest.precision == "int8":

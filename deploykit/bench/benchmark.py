@@ -18,8 +18,8 @@ from deploykit.bench.scenarios import (
 from deploykit.bench.scopes import sampling
 from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, Trial, server
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.manifest import Manifest
-from deploykit.engine.shapes import filled_up
+from deploykit.engine.manifest import EngineManifest
+from deploykit.engine.shapes import round_up_batch
 from deploykit.runtime import Engine
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
@@ -132,7 +132,7 @@ def _run(
     if method.scenario == "server":
         assert method.max_latency_ms is not None  # noqa: S101  # asked for above
         return server(
-            lambda count: engine(images[: filled_up(manifest.batches, count)]),
+            lambda count: engine(images[: round_up_batch(manifest.batches, count)]),
             batch=method.batch,
             max_latency_ms=method.max_latency_ms,
             seconds=seconds,
@@ -159,6 +159,6 @@ def _run(
     return found, ()
 
 
-def _runtime(manifest: Manifest) -> str:
+def _runtime(manifest: EngineManifest) -> str:
     facts = COMPILERS[manifest.target.compiler]
     return f"{facts.title} {require(facts.module).__version__}"

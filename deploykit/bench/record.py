@@ -13,7 +13,7 @@ from deploykit import __version__
 from deploykit.bench.machine import Machine, State, remarks
 from deploykit.bench.scenarios import Scenario
 from deploykit.bench.server_scenario import CLOSE, Trial
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.networks.scaling import Rule, Scale
 from deploykit.stats.estimate import Estimate
 from deploykit.stats.latency_percentiles import (
@@ -98,7 +98,7 @@ class Measured:
         return Scale(depth=self.depth, width=self.width, side_px=self.side_px)
 
     @classmethod
-    def of(cls, path: Path, manifest: Manifest) -> "Measured":
+    def of(cls, path: Path, manifest: EngineManifest) -> "Measured":
         model, target = manifest.model, manifest.target
         return cls(
             name=path.name,

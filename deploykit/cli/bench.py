@@ -13,7 +13,7 @@ from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, SERVER_PERCE
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import duration_ms, numbers
-from deploykit.engine.manifest import is_bundle, read_manifest
+from deploykit.engine.manifest import is_bundle, read_engine_manifest
 from deploykit.stats.estimate import Estimate
 from deploykit.stats.latency_percentiles import samples_for
 from deploykit.util.errors import DeployError
@@ -200,7 +200,7 @@ def _batches(text: str | None) -> tuple[int | None, ...]:
 def _require_batches(engine: Path, batches: tuple[int | None, ...]) -> None:
     """Fails before the first is measured where a later one can't be; a bundle tells when it is loaded."""
     if len(batches) > 1 and not is_bundle(engine):
-        manifest = read_manifest(engine)
+        manifest = read_engine_manifest(engine)
         for size in batches:
             if size is not None:
                 manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)

@@ -4,8 +4,8 @@ import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, stages
-from deploykit.quantize.calibrate import AUTO, calibrate_to_file, merge_to_file
-from deploykit.quantize.calibration.methods import DEFAULT_PERCENT, METHODS
+from deploykit.quantize.calibrate import AUTO, calibrate_to_file, merge_ranges_files
+from deploykit.quantize.calibration.methods import DEFAULT_PERCENT, METHOD_NAMES
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.util.errors import DeployError
 
@@ -22,7 +22,9 @@ _PERCENTS = ", ".join(f"{percent:g} for {name}" for name, percent in DEFAULT_PER
 @click.option(
     "--images", "limit", type=int, help="At most this many; default 512, or what the manifest says."
 )
-@click.option("--method", type=click.Choice([AUTO, *METHODS]), default=AUTO, show_default=True, help=_METHOD)
+@click.option(
+    "--method", type=click.Choice([AUTO, *METHOD_NAMES]), default=AUTO, show_default=True, help=_METHOD
+)
 @click.option("--percentile", type=float, help=f"Kept unclipped; default {_PERCENTS}.")
 @click.option("--seed", type=int, help="Draw images at random by it; default: evenly.")
 @click.option(
@@ -63,7 +65,7 @@ def command(
     if merge:
         prepared = None if image_options == ImageOptions() else image_options
         _refuse(files, data, phi, onnx, limit, seed, manifest, prepared)
-        path, ranges = merge_to_file(files, method=method, percentile=percentile, output=output)
+        path, ranges = merge_ranges_files(files, method=method, percentile=percentile, output=output)
     elif files:
         raise DeployError(
             f"{files[0]} is one word too many.",

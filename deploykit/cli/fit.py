@@ -140,9 +140,9 @@ def command(
 
         require_drawable(drawn)
     if exports:
-        from deploykit.engine.targets import target_for
+        from deploykit.engine.targets import resolve_target
 
-        target_for(gpus[0])  # refuses what no engine can be built for
+        resolve_target(gpus[0])  # refuses what no engine can be built for
     targets: dict[str, Any] = {
         "max_latency_ms": duration_ms(max_latency),
         "min_images_per_s": images_per_s(min_throughput),

@@ -7,7 +7,7 @@ import click
 
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.engine.audit.audit import CompiledLayer
-from deploykit.engine.manifest import Manifest, Tensor, read_manifest
+from deploykit.engine.manifest import EngineManifest, TensorSpec, read_engine_manifest
 from deploykit.networks.model_info import ModelInfo
 
 _WIDEST_NODES = 60
@@ -23,7 +23,7 @@ def command(engine: Path, as_json: bool) -> None:
     Example:
       deploykit inspect engines/efficientnet-phi3/model.int8.portable.engine
     """
-    manifest = read_manifest(engine)
+    manifest = read_engine_manifest(engine)
     if as_json:
         print_json({"path": engine, "manifest": manifest})
         return
@@ -79,7 +79,7 @@ def _remarks(layer: CompiledLayer) -> str:
     return ", ".join(remark for remark, holds in remarks.items() if holds)
 
 
-def _facts(engine: Path, manifest: Manifest) -> list[tuple[str, str]]:
+def _facts(engine: Path, manifest: EngineManifest) -> list[tuple[str, str]]:
     model = manifest.model
     phi = "" if model.phi is None else f" at phi {model.phi:g}"
     size = engine.stat().st_size / 1e6
@@ -123,5 +123,5 @@ def _short(digest: str) -> str:
     return digest[:12]
 
 
-def _tensor(tensor: Tensor) -> str:
+def _tensor(tensor: TensorSpec) -> str:
     return f"{tensor.name}, {tensor.dtype} {('n', *tensor.shape)}".replace("'", "")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
-from deploykit.quantize.float_fallback import SPARE
+from deploykit.quantize.float_fallback import DEFAULT_FLOAT_BUDGET
 from deploykit.quantize.placement import POLICIES
 from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options
 
@@ -36,7 +36,7 @@ _OPTIONS = (
     click.option(
         "--int8-spare",
         type=float,
-        default=100 * SPARE,
+        default=100 * DEFAULT_FLOAT_BUDGET,
         show_default=True,
         metavar="PERCENT",
         help="Of the work, to leave in float where it costs most accuracy; 75 % stay in INT8.",

@@ -5,7 +5,7 @@ import click
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, stages
 from deploykit.quantize.placement import DEFAULT_POLICY, POLICIES
-from deploykit.quantize.sensitivity import BlockCost, Sensitivity, sensitivity_of
+from deploykit.quantize.sensitivity import BlockCost, Sensitivity, measure_sensitivity
 
 _BAR = 30  # characters of the longest
 
@@ -38,7 +38,7 @@ def command(
       deploykit sensitivity engines/efficientnet-phi3/model.onnx --data labelled/
     """
     with stages() as progress:
-        measured = sensitivity_of(
+        measured = measure_sensitivity(
             model,
             data,
             images=images,

@@ -11,7 +11,7 @@ from deploykit.engine.audit.work import name_nodes
 from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
 from deploykit.engine.lowering.rtx_int8 import respell
-from deploykit.engine.manifest import Manifest, Tensor
+from deploykit.engine.manifest import EngineManifest, TensorSpec
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo, stamp
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-def graph_for(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelProto":
+def lower_graph(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelProto":
     """What the compiler gets: Q/DQ as it takes it well, FP16 elsewhere on a GPU, uint8 images if so wanted.
 
     Args:
@@ -43,12 +43,12 @@ def graph_for(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelPro
             graph = to_fp16(respell(graph, sm=target.sm))
         case _, ("fp16" | "int8"):
             graph = to_fp16(graph)
-    graph = complete(graph, info)
+    graph = finish_graph(graph, info)
     name_nodes(graph)
     return graph
 
 
-def complete(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
+def finish_graph(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
     """As it is written: with normalization and suppression, where it has them, and what it says of itself."""
     if info.input_type == "uint8":
         graph = with_pixels(graph, info.preprocessing)
@@ -58,7 +58,7 @@ def complete(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
     return graph
 
 
-def compile_engine(
+def compile_graph(
     graph: "ModelProto",
     info: ModelInfo,
     *,
@@ -69,7 +69,7 @@ def compile_engine(
     side: SideRange | None = None,
     options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
     progress: Callable[[str], None] = lambda phase: None,
-) -> tuple[bytes, Manifest]:
+) -> tuple[bytes, EngineManifest]:
     """The plan or artifact, and what is known of it.
 
     Args:
@@ -88,7 +88,7 @@ def compile_engine(
             graph, target=target, batches=batches, side=side, options=options, progress=progress
         )
     compiled.audit.require(info.precision, planned_int8=planned_int8, on_cpu=target.on_cpu)
-    manifest = Manifest(
+    manifest = EngineManifest(
         engine_sha256=hashlib.sha256(compiled.data).hexdigest(),
         precision=info.precision,
         compiler_version=compiled.compiler_version,
@@ -127,7 +127,7 @@ def require_buildable(target: Target, info: ModelInfo, precision: Precision, sid
             "--compiler tensorrt",
         )
     if side is not None:
-        require_own_side(info, side)
+        require_model_side(info, side)
     if side is not None and target.on_cpu and precision == "int8":
         raise DeployError(
             "ONNX Runtime's integers are spelled for images of one side.",
@@ -136,7 +136,7 @@ def require_buildable(target: Target, info: ModelInfo, precision: Precision, sid
         )
 
 
-def require_own_side(info: ModelInfo, side: SideRange) -> None:
+def require_model_side(info: ModelInfo, side: SideRange) -> None:
     """Fails where images prepared as the model records are none that the engine would take.
 
     Raises:
@@ -151,7 +151,7 @@ def require_own_side(info: ModelInfo, side: SideRange) -> None:
         )
 
 
-def _tensor(value: "object", side: SideRange | None = None) -> Tensor:
+def _tensor(value: "object", side: SideRange | None = None) -> TensorSpec:
     from onnx import TensorProto
 
     kind = value.type.tensor_type  # type: ignore[attr-defined]  # onnx.ValueInfoProto has no types
@@ -159,7 +159,7 @@ def _tensor(value: "object", side: SideRange | None = None) -> Tensor:
     is_pixels = kind.elem_type == TensorProto.UINT8
     if side is not None:
         shape = (side.opt, side.opt, shape[-1]) if is_pixels else (shape[0], side.opt, side.opt)
-    return Tensor(
+    return TensorSpec(
         name=value.name,  # type: ignore[attr-defined]
         dtype="uint8" if is_pixels else "float32",
         shape=shape,

@@ -6,7 +6,7 @@ from deploykit.engine.audit.audit import Audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
+class CompiledEngine:
     """An engine's bytes, and what is in it.
 
     Attributes:

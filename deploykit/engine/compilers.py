@@ -12,7 +12,7 @@ Compiler = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class CompilerFacts:
     """What is known of a compiler.
 
     Attributes:
@@ -51,8 +51,8 @@ _FLAGS = {
 }
 _KNOBS = frozenset({"optimization_level", "workspace_mb"})
 
-COMPILERS: dict[Compiler, Facts] = {
-    "tensorrt": Facts(
+COMPILERS: dict[Compiler, CompilerFacts] = {
+    "tensorrt": CompilerFacts(
         title="TensorRT",
         module="tensorrt",
         install="install NVIDIA's tensorrt (version 10 or 11) from its own package index",
@@ -64,7 +64,7 @@ COMPILERS: dict[Compiler, Facts] = {
     # Its engines run with the release that built them alone; its timing cache has no effect and asks for a
     # GPU (release notes of 1.1); stripping a plan asks for one too, seen with 1.7. So was that it reads
     # NonMaxSuppression, and then finds no kernel for it.
-    "tensorrt-rtx": Facts(
+    "tensorrt-rtx": CompilerFacts(
         title="TensorRT-RTX",
         module="tensorrt_rtx",
         install=f"{install_hint('cpu')}; on a machine with a GPU, {install_hint('gpu')}",
@@ -74,7 +74,7 @@ COMPILERS: dict[Compiler, Facts] = {
         specializes_shapes=True,
         suppresses=False,
     ),
-    "onnxruntime": Facts(
+    "onnxruntime": CompilerFacts(
         title="ONNX Runtime",
         module="onnxruntime",
         install=install_hint("cpu"),

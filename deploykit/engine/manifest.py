@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from deploykit.engine.audit.audit import Audit
 from deploykit.engine.compilers import BuildOptions
-from deploykit.engine.shapes import BatchRange, SideRange, batches_text, tightest
+from deploykit.engine.shapes import BatchRange, SideRange, format_batches, tightest_profile
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo
 from deploykit.quantize.summary import Int8Summary
@@ -19,7 +19,7 @@ from deploykit.util.types import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
+class TensorSpec:
     """An input or output; shape without the batch."""
 
     name: str
@@ -28,7 +28,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class EngineManifest:
     """What is known of an engine, in the file beside it.
 
     Attributes:
@@ -51,8 +51,8 @@ class Manifest:
     compiler_version: str
     target: Target
     batches: Annotated[tuple[BatchRange, ...], Meta(min_length=1)]
-    input: Tensor
-    output: Tensor
+    input: TensorSpec
+    output: TensorSpec
     model: ModelInfo
     audit: Audit
     build_seconds: float
@@ -61,7 +61,7 @@ class Manifest:
     timing_cache_sha256: str | None = None
     side: SideRange | None = None
     int8: Int8Summary | None = None
-    more_outputs: tuple[Tensor, ...] = ()
+    more_outputs: tuple[TensorSpec, ...] = ()
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Manifest:
             raise ValueError("images have three dimensions, and answers one")
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         """All of them, in the engine's order."""
         return (self.output, *self.more_outputs)
 
@@ -84,7 +84,7 @@ class Manifest:
         shape = ("n", *self.input.shape)
         if self.side:
             shape = tuple("side" if size == self.side_px else size for size in shape)
-        sizes = f"n of {batches_text(self.batches)}" + (f", side of {self.side}" if self.side else "")
+        sizes = f"n of {format_batches(self.batches)}" + (f", side of {self.side}" if self.side else "")
         return f"{self.input.dtype} ({', '.join(map(str, shape))}), {sizes}"
 
     def profile_for(self, shape: tuple[int, ...], dtype: str = "float32") -> int:
@@ -101,10 +101,10 @@ class Manifest:
                 if dtype != "uint8"
                 else "prepare them with the manifest's preprocessing, or export the model with --preprocess",
             )
-        profile = tightest(self.batches, shape[0])
+        profile = tightest_profile(self.batches, shape[0])
         if profile is None:
             raise DeployError(
-                f"The engine takes batches of {batches_text(self.batches)} images, not {shape[0]}.",
+                f"The engine takes batches of {format_batches(self.batches)} images, not {shape[0]}.",
                 code="batch-out-of-range",
                 fix="give such a --batch, or build with another one",
             )
@@ -155,12 +155,12 @@ def require_engine_writable(engine: Path, *, inputs: tuple[Path, ...] = ()) -> N
         )
 
 
-def write_engine(path: Path, plan: bytes, manifest: Manifest) -> None:
+def write_engine(path: Path, plan: bytes, manifest: EngineManifest) -> None:
     """Writes engine and manifest, both or neither; a mixed pair would show by its digest."""
     write_together({path: plan, manifest_path(path): to_sealed_json(manifest)})
 
 
-def read_manifest(engine: str | Path) -> Manifest:
+def read_engine_manifest(engine: str | Path) -> EngineManifest:
     """The manifest of an engine, which must be the one it was written with.
 
     Raises:
@@ -189,7 +189,7 @@ def read_manifest(engine: str | Path) -> Manifest:
             fix="give an engine made by deploykit build-engine",
         )
     try:
-        manifest = from_sealed_json(path.read_bytes(), Manifest)
+        manifest = from_sealed_json(path.read_bytes(), EngineManifest)
         manifest.audit.require(manifest.precision, on_cpu=manifest.target.on_cpu)
         sha256 = sha256_of(engine)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit.audit import Audit, CompiledLayer
 from deploykit.engine.audit.work import nearest_product, work_of
-from deploykit.engine.compiled import Compiled
+from deploykit.engine.compiled import CompiledEngine
 from deploykit.engine.lowering.dynamic_side import with_dynamic_side
 from deploykit.engine.shapes import SideRange
 from deploykit.onnx_tools.model_io import to_bytes
@@ -37,7 +37,7 @@ _FLOAT_OPS = frozenset({"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm",
 # What it adds to the name of a node that it changes.
 _DECORATIONS = re.compile("^fused |^InsertedPrecisionFreeCast_|_nchwc$")
 
-OpenSession = Callable[..., Any]
+SessionFactory = Callable[..., Any]
 """sessions.cpu_session or cuda_session."""
 
 _REFORMATS = frozenset(
@@ -46,8 +46,8 @@ _REFORMATS = frozenset(
 
 
 def prepare_artifact(
-    model: "ModelProto", *, side: SideRange | None = None, open_session: OpenSession = cpu_session
-) -> Compiled:
+    model: "ModelProto", *, side: SideRange | None = None, open_session: SessionFactory = cpu_session
+) -> CompiledEngine:
     """The artifact of `--compiler onnxruntime`.
 
     Args:
@@ -60,7 +60,7 @@ def prepare_artifact(
     data = to_bytes(with_dynamic_side(model) if side else model)
     start = time.perf_counter()
     open_session(data)
-    return Compiled(
+    return CompiledEngine(
         data=data,
         build_seconds=time.perf_counter() - start,
         audit=audit_kernels(model, open_session),
@@ -68,7 +68,7 @@ def prepare_artifact(
     )
 
 
-def audit_kernels(model: "ModelProto", open_session: OpenSession = cpu_session) -> Audit:
+def audit_kernels(model: "ModelProto", open_session: SessionFactory = cpu_session) -> Audit:
     """The kernels ONNX Runtime chooses on this machine, which what a model asks for doesn't tell.
 
     Args:
@@ -110,7 +110,7 @@ def audit_kernels(model: "ModelProto", open_session: OpenSession = cpu_session) 
     return Audit(source="ONNX Runtime's optimized graph", layers=layers, graph_products=len(work))
 
 
-def _optimized(model: bytes, open_session: OpenSession) -> "ModelProto":
+def _optimized(model: bytes, open_session: SessionFactory) -> "ModelProto":
     import onnx
     from google.protobuf.message import DecodeError
 

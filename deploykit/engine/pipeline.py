@@ -6,26 +6,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.engine.compile import compile_engine, complete, graph_for, require_buildable
+from deploykit.engine.compile import compile_graph, finish_graph, lower_graph, require_buildable
 from deploykit.engine.compilers import BuildOptions, Compiler, require_installed
 from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
 from deploykit.engine.lowering.dynamic_side import require_sides
-from deploykit.engine.manifest import Manifest, read_manifest, require_engine_writable, write_engine
+from deploykit.engine.manifest import (
+    EngineManifest,
+    read_engine_manifest,
+    require_engine_writable,
+    write_engine,
+)
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import (
     Target,
-    int8_note,
-    int8_policy,
-    precision_for,
+    int8_caveat,
     require_int8_kernels,
-    target_for,
+    resolve_int8_policy,
+    resolve_precision,
+    resolve_target,
 )
 from deploykit.gpu_catalog.gpus import Gpu
 from deploykit.networks.model_info import ModelInfo, info_of, require_fp32
 from deploykit.networks.workspace import find_model
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
-from deploykit.quantize.accuracy_gate import OpenSession, as_tensorrt
+from deploykit.quantize.accuracy_gate import OpenSession, open_like_tensorrt
 from deploykit.quantize.placement import DEFAULT_POLICY, place
 from deploykit.quantize.plan import Int8Options, Int8Plan, plan_int8
 from deploykit.util.atomic_files import require_writable, sha256_of, write_atomically
@@ -40,11 +45,11 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
+class BuiltEngine:
     """A written engine."""
 
     path: Path
-    manifest: Manifest
+    manifest: EngineManifest
 
 
 def build_engine(
@@ -61,7 +66,7 @@ def build_engine(
     output: str | Path | None = None,
     note: Report = lambda sentence: None,
     progress: Report = lambda phase: None,
-) -> Built:
+) -> BuiltEngine:
     """Compiles an exported model.
 
     Args:
@@ -77,10 +82,10 @@ def build_engine(
     Raises:
         DeployError: bad input, or an engine that is not what was asked for; nothing is written.
     """
-    target = target_for(gpu, compiler)
+    target = resolve_target(gpu, compiler)
     options.require_for(target.compiler)
     target = replace(target, hardware_compatible=options.hardware_compatible)
-    precision = precision_for(target, precision)
+    precision = resolve_precision(target, precision)
     if precision != "int8" and int8 not in (None, Int8Options()):
         raise DeployError(
             "--data, --ranges, --eval and the other INT8 options are for INT8 alone.",
@@ -97,7 +102,7 @@ def build_engine(
     for sentence in (
         _replaced(engine, batches, side),
         target.note,
-        int8_note(target) if precision == "int8" else None,
+        int8_caveat(target) if precision == "int8" else None,
     ):
         if sentence is not None:
             note(sentence)
@@ -107,7 +112,7 @@ def build_engine(
     plan = None
     if precision == "int8":
         int8 = int8 or Int8Options()
-        policy = int8_policy(target, int8.policy)
+        policy = resolve_int8_policy(target, int8.policy)
         require_int8_kernels(target, place(model, policy, include=int8.include, exclude=int8.exclude))
         plan = plan_int8(
             path,
@@ -119,9 +124,9 @@ def build_engine(
             note=note,
             progress=_counting(progress),
         )
-    graph = with_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
+    graph = apply_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
     progress("compiling")
-    data, manifest = compile_engine(
+    data, manifest = compile_graph(
         graph,
         info_of(graph),
         target=target,
@@ -133,7 +138,7 @@ def build_engine(
         progress=progress,
     )
     write_engine(engine, data, manifest)
-    return Built(path=engine, manifest=manifest)
+    return BuiltEngine(path=engine, manifest=manifest)
 
 
 def quantize_model(
@@ -160,12 +165,12 @@ def quantize_model(
     int8 = int8 or Int8Options()
     policy = int8.policy or DEFAULT_POLICY
     plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=_counting(progress))
-    graph = complete(plan.apply(model), _derived(info, "int8", sha256_of(path), plan))
+    graph = finish_graph(plan.apply(model), _derived(info, "int8", sha256_of(path), plan))
     write_atomically(written, to_bytes(graph))
     return written, plan
 
 
-def with_precision(
+def apply_precision(
     model: "ModelProto",
     info: ModelInfo,
     precision: Precision,
@@ -176,7 +181,7 @@ def with_precision(
 ) -> "ModelProto":
     """The FP32 model as the compiler gets it."""
     derived = _derived(info, precision, onnx_sha256, plan)
-    return graph_for(target, model if plan is None else plan.apply(model), derived)
+    return lower_graph(target, model if plan is None else plan.apply(model), derived)
 
 
 def _derived(info: ModelInfo, precision: Precision, onnx_sha256: str, plan: Int8Plan | None) -> ModelInfo:
@@ -204,7 +209,7 @@ def _as_built(target: Target) -> OpenSession:
     """How the accuracy gate runs a quantized model: the CPU's artifact as it will run."""
     if target.on_cpu:
         return lambda model: cpu_session(to_bytes(respell_for_cpu(model)))
-    return as_tensorrt
+    return open_like_tensorrt
 
 
 def _counting(progress: Report) -> Callable[[str, int, int], None]:
@@ -214,7 +219,7 @@ def _counting(progress: Report) -> Callable[[str, int, int], None]:
 def _replaced(engine: Path, batches: Sequence[BatchRange], side: SideRange | None) -> str | None:
     """What is said where an engine for other sizes has the name."""
     with suppress(DeployError):
-        there = read_manifest(engine)
+        there = read_engine_manifest(engine)
         if (there.batches, there.side) != (tuple(batches), side):
             return f"Replacing {engine}, which takes {there.takes}; -o names another file."
     return None

@@ -92,20 +92,20 @@ def parse_profiles(text: str) -> tuple[BatchRange, ...]:
     return ranges
 
 
-def tightest(batches: Sequence[BatchRange], size: int) -> int | None:
+def tightest_profile(batches: Sequence[BatchRange], size: int) -> int | None:
     """Which of the ranges that hold a batch is the narrowest; None where none does."""
     holding = [at for at, each in enumerate(batches) if size in each]
     return min(holding, key=lambda at: (batches[at].max - batches[at].min, at), default=None)
 
 
-def filled_up(batches: Sequence[BatchRange], size: int) -> int:
+def round_up_batch(batches: Sequence[BatchRange], size: int) -> int:
     """The smallest batch that some range holds, of this size or more; the largest of all where none is."""
-    if tightest(batches, size) is not None:
+    if tightest_profile(batches, size) is not None:
         return size
     return min((each.min for each in batches if each.min > size), default=max(each.max for each in batches))
 
 
-def batches_text(batches: Sequence[BatchRange]) -> str:
+def format_batches(batches: Sequence[BatchRange]) -> str:
     """`1 to 64`, or `1, 8 or 64`."""
     *firsts, last = map(str, batches)
     return f"{', '.join(firsts)} or {last}" if firsts else last

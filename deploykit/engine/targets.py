@@ -13,7 +13,7 @@ from deploykit.util.local_gpu import LocalGpu, local_gpu
 from deploykit.util.types import Precision
 
 CPU, LOCAL, PORTABLE = "cpu", "local", "portable"
-AMPERE = 80  # from here on TensorRT builds engines for all that follow, if asked to
+AMPERE_SM = 80  # from here on TensorRT builds engines for all that follow, if asked to
 
 # tensorrt_rtx.ComputeCapability's members, 1.7. SM70, SM90 and SM100 are not among them.
 AHEAD_OF_TIME_SMS = (75, 80, 86, 89, 120, 121)
@@ -71,13 +71,13 @@ class Target:
         if self.compiler == "tensorrt":
             if not self.hardware_compatible:
                 return (gpu.name, sm) == (self.name, self.sm)
-            return sm == self.sm or (self.sm is not None and min(sm, self.sm) >= AMPERE)
+            return sm == self.sm or (self.sm is not None and min(sm, self.sm) >= AMPERE_SM)
         if self.sm is not None:
             return sm == self.sm
         return self.name == "portable" and (sm in PORTABLE_SMS or sm > PORTABLE_SMS[-1])
 
 
-def target_for(gpu: str | Gpu | None, compiler: Compiler | None = None) -> Target:
+def resolve_target(gpu: str | Gpu | None, compiler: Compiler | None = None) -> Target:
     """The target a user means by --gpu and --compiler.
 
     Args:
@@ -121,7 +121,7 @@ def target_for(gpu: str | Gpu | None, compiler: Compiler | None = None) -> Targe
     return _for_model(find_gpu(gpu), gpu, compiler)
 
 
-def precision_for(target: Target, asked: Precision | None) -> Precision:
+def resolve_precision(target: Target, asked: Precision | None) -> Precision:
     """What to build where the user may not have said: FP16, and FP32 on the CPU.
 
     Raises:
@@ -245,13 +245,13 @@ def _what_nvidia_documents(name: str, sm: int, *, why: str) -> str:
     )
 
 
-def int8_policy(target: Target, asked: Policy | None = None) -> Policy:
+def resolve_int8_policy(target: Target, asked: Policy | None = None) -> Policy:
     """What is in INT8: what was asked for, else what the compilers make fast.
 
     Raises:
         DeployError: the compiler has no integer kernels for it.
     """
-    if not multiplies_matrices_alone(target):
+    if not lacks_int8_convolutions(target):
         return asked or COMPILERS[target.compiler].int8_policy
     if asked not in (None, "pointwise"):
         raise DeployError(
@@ -270,7 +270,7 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
         DeployError: it has none.
     """
     others = [node.output for node in placement.products if not node.is_matrix_product]
-    if others and multiplies_matrices_alone(target):
+    if others and lacks_int8_convolutions(target):
         raise DeployError(
             f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
             f"{others[0]} is none.",
@@ -279,12 +279,12 @@ def require_int8_kernels(target: Target, placement: Placement) -> None:
         )
 
 
-def multiplies_matrices_alone(target: Target) -> bool:
+def lacks_int8_convolutions(target: Target) -> bool:
     """Whether its compiler has integers for matrix products and for no other convolutions."""
     return target.on_cpu or (target.compiler == "tensorrt-rtx" and target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS)
 
 
-def int8_note(target: Target) -> str | None:
+def int8_caveat(target: Target) -> str | None:
     """What a user of INT8 on this target should know, or None."""
     if target.compiler != "tensorrt-rtx":
         return None

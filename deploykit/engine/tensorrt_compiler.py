@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit.audit import Audit
-from deploykit.engine.audit.layer_log import LAYER_LINE, audit_inspector, audit_log
-from deploykit.engine.compiled import Compiled
+from deploykit.engine.audit.layer_log import LAYER_LINE, audit_builder_log, audit_engine_inspector
+from deploykit.engine.compiled import CompiledEngine
 from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.lowering.dynamic_side import with_dynamic_side
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import AMPERE, Target
-from deploykit.engine.timing_cache import Timings
+from deploykit.engine.targets import AMPERE_SM, Target
+from deploykit.engine.timing_cache import TimingCache
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
@@ -44,7 +44,7 @@ def compile_plan(
     side: SideRange | None = None,
     options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
     progress: Progress = lambda phase: None,
-) -> Compiled:
+) -> CompiledEngine:
     """Compiles a model whose graph spells out its precision.
 
     Args:
@@ -75,7 +75,7 @@ def compile_plan(
     return compiling.result()
 
 
-def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Compiled:
+def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> CompiledEngine:
     target = order.target
     # Now, and not while TensorRT calls back into Python: freeing a builder that a stopped build left behind
     # takes a lock which TensorRT holds then, and would wait for it forever.
@@ -92,7 +92,7 @@ def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Comp
         )
     config = _config(trt, builder, network, order)
     config.progress_monitor = monitor
-    timings = Timings(trt, config, target)
+    timings = TimingCache(trt, config, target)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -102,9 +102,9 @@ def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Comp
         raise refusal
     timings.save()
     data = bytes(plan)
-    return Compiled(
+    return CompiledEngine(
         data=data,
-        audit=audit_log(log.layers, model)
+        audit=audit_builder_log(log.layers, model)
         if COMPILERS[target.compiler].ahead_of_time
         else _inspected(trt, log, data, model),
         compiler_version=trt.__version__,
@@ -136,7 +136,7 @@ def _inspected(trt: Any, log: Any, plan: bytes, model: "ModelProto") -> Audit:
             fix="check nvidia-smi",
         )
     inspector = engine.create_engine_inspector()
-    return audit_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON), model)
+    return audit_engine_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON), model)
 
 
 def _clear_after_failure(trt: Any, builder: Any) -> None:
@@ -174,7 +174,7 @@ def _set_target(trt: Any, config: Any, order: _Order) -> None:
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if order.options.hardware_compatible:
         levels = trt.HardwareCompatibilityLevel
-        later = target.sm is not None and target.sm >= AMPERE
+        later = target.sm is not None and target.sm >= AMPERE_SM
         config.hardware_compatibility_level = levels.AMPERE_PLUS if later else levels.SAME_COMPUTE_CAPABILITY
 
 

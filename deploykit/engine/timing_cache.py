@@ -24,7 +24,7 @@ def timing_cache_path(target: Target, version: str) -> Path:
     return cache_folder() / "timing" / f"tensorrt-{version}-{gpu}-sm{target.sm}.cache"
 
 
-class Timings:
+class TimingCache:
     """The timing cache of one build, where the compiler has a use for one.
 
     Attributes:

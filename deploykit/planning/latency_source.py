@@ -170,11 +170,11 @@ class Measured:
         from deploykit.bench.machine import this_machine
         from deploykit.bench.record import cpu_threads
         from deploykit.engine.compilers import COMPILERS
-        from deploykit.engine.targets import target_for
+        from deploykit.engine.targets import resolve_target
         from deploykit.util.atomic_files import require_writable
         from deploykit.util.lazy_import import require
 
-        self._target = target_for(gpu)
+        self._target = resolve_target(gpu)
         version = require(COMPILERS[self._target.compiler].module).__version__
         self._compiler = f"{self._target.compiler_title} {version}"
         self._machine = this_machine(on_cpu=self._target.on_cpu).name
@@ -190,9 +190,9 @@ class Measured:
         return ("fp32", "int8") if self._target.on_cpu else ("fp16", "int8")
 
     def precision_for(self, asked: Precision | None) -> Precision:
-        from deploykit.engine.targets import precision_for
+        from deploykit.engine.targets import resolve_precision
 
-        return precision_for(self._target, asked)
+        return resolve_precision(self._target, asked)
 
     def latency(self, member: Member, *, precision: Precision, batch: int) -> Latency:
         from deploykit.bench.measure_network import measure_latency

@@ -8,18 +8,18 @@ from deploykit.data.images.sampling import spread
 from deploykit.data.images.selection import Images, OnSkipped, once
 from deploykit.onnx_tools.ort_session import cpu_session, run
 from deploykit.quantize.blocks import by_block
-from deploykit.quantize.calibration.observer import batch_size
+from deploykit.quantize.calibration.observer import images_per_run
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.qdq import insert_qdq
-from deploykit.quantize.sensitivity import measure_sensitivity
+from deploykit.quantize.sensitivity import measure_block_sensitivity
 from deploykit.stats.accuracy_metrics import Labels, can_be_guessing, hits, wilson_interval
 from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-SMALLEST_SHARE = 0.25
+GATE_MIN_INT8_SHARE = 0.25
 """With less than this part of the work in INT8 it is no INT8 model any more: the bound can't be met."""
 _SENSITIVITY_IMAGES = 256
 
@@ -28,13 +28,13 @@ OpenSession = Callable[["ModelProto"], Any]
 """Opens an ONNX Runtime session that computes what will be built of a model with Q/DQ."""
 
 
-def as_tensorrt(model: "ModelProto") -> Any:
+def open_like_tensorrt(model: "ModelProto") -> Any:
     """INT8 where the graph rounds, float between: the arithmetic TensorRT does."""
     return cpu_session(model.SerializeToString(), fuse_int8=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
+class GateResult:
     """A placement that keeps top-1 within the bound.
 
     Attributes:
@@ -53,17 +53,17 @@ class Passed:
     macs_share: float
 
 
-def pass_gate(
+def apply_accuracy_gate(
     model: "ModelProto",
     placement: Placement,
     ranges: Ranges,
     images: Images,
     *,
     max_drop: float,
-    open_session: OpenSession = as_tensorrt,
+    open_session: OpenSession = open_like_tensorrt,
     skipped: OnSkipped | None = None,
     progress: Progress = lambda what, done, total: None,
-) -> Passed:
+) -> GateResult:
     """The placement less as many blocks as it takes.
 
     Args:
@@ -83,7 +83,7 @@ def pass_gate(
     left = placement
     order: list[str] = []
     if drop > max_drop:
-        costs = measure_sensitivity(
+        costs = measure_block_sensitivity(
             model,
             placement,
             ranges,
@@ -97,10 +97,10 @@ def pass_gate(
             raise _unmet(max_drop, drop, excluded)
         excluded.append(order.pop(0))
         left = placement.without(name for block in excluded for name in by_block(placement.outputs)[block])
-        if left.int8_share < SMALLEST_SHARE:
+        if left.int8_share < GATE_MIN_INT8_SHARE:
             raise _unmet(max_drop, drop, excluded[:-1])
         drop = gate.drop(left)
-    return Passed(
+    return GateResult(
         placement=left,
         drop=drop,
         first_drop=first_drop,
@@ -130,8 +130,8 @@ class _Gate:
         self._open_session = open_session
         self._model, self._ranges, self._images = model, ranges, images
         self._skipped, self._progress = skipped, progress
-        self._labels = labels_of(images)
-        self._fp32_top1 = self._top1(as_tensorrt(model), "FP32")
+        self._labels = require_labels(images)
+        self._fp32_top1 = self._top1(open_like_tensorrt(model), "FP32")
         self._require_knowledge()
 
     def drop(self, placement: Placement) -> float:
@@ -142,7 +142,7 @@ class _Gate:
 
     def _top1(self, session: Any, what: str) -> float:
         right = self.seen = 0
-        size = batch_size(self._images.preprocessing.side_px)
+        size = images_per_run(self._images.preprocessing.side_px)
         for batch in self._images.batches(size, skipped=self._skipped):
             logits = run(session, batch.inputs)[0]
             self._images.require_classes(logits.shape[1], "the model")
@@ -169,7 +169,7 @@ def _some(images: Images) -> Images:
     return images.subset(spread(images.count, min(_SENSITIVITY_IMAGES, images.count), images.labels))
 
 
-def labels_of(images: Images) -> Labels:
+def require_labels(images: Images) -> Labels:
     """The images' labels.
 
     Raises:
@@ -188,7 +188,7 @@ def _unmet(max_drop: float, drop: float, excluded: list[str]) -> DeployError:
     return DeployError(
         f"Top-1 can't be kept within {max_drop:g} points: it drops by {drop:.2f} with "
         f"{len(excluded)} of the costliest blocks left in float, and without the next less than "
-        f"{100 * SMALLEST_SHARE:g} % of the work would be in INT8.",
+        f"{100 * GATE_MIN_INT8_SHARE:g} % of the work would be in INT8.",
         code="gate-failed",
         fix="calibrate on more images of the kind, allow a larger --max-drop, or build as FP16",
     )

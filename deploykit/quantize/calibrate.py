@@ -16,13 +16,13 @@ from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import ModelInfo, image_side_px, info_of, require_fp32
 from deploykit.networks.workspace import find_model, model_name, ranges_path
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.calibration.activations import measure
-from deploykit.quantize.calibration.checkpoint import Checkpoint
-from deploykit.quantize.calibration.methods import Method, method_called
-from deploykit.quantize.calibration.observer import batch_size
-from deploykit.quantize.calibration.ranges import Ranges, merge
-from deploykit.quantize.calibration.tensor_statistics import Statistics
-from deploykit.quantize.method_search import choose
+from deploykit.quantize.calibration.activations import measure_activations
+from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
+from deploykit.quantize.calibration.methods import CalibrationMethod, named_method
+from deploykit.quantize.calibration.observer import images_per_run
+from deploykit.quantize.calibration.ranges import Ranges, merge_ranges
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
+from deploykit.quantize.method_search import choose_method
 from deploykit.quantize.placement import Placement, place, place_everything
 from deploykit.util.atomic_files import require_writable, sha256_of
 from deploykit.util.errors import DeployError
@@ -46,7 +46,7 @@ def _silent(*args: object) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class CalibrationSettings:
     """How to calibrate.
 
     Attributes:
@@ -55,7 +55,7 @@ class Settings:
         note: told what the user should know.
     """
 
-    method: Method | None = None
+    method: CalibrationMethod | None = None
     skip_bad: bool = False
     note: Note = _silent
     progress: Progress = _silent
@@ -99,8 +99,8 @@ def calibrate_to_file(
     Raises:
         DeployError: bad input; nothing is written.
     """
-    settings = Settings(
-        method=method_for(method, percentile), skip_bad=skip_bad, note=note, progress=progress
+    settings = CalibrationSettings(
+        method=parse_method(method, percentile), skip_bad=skip_bad, note=note, progress=progress
     )
     model, sentence = find_model(phi=phi, onnx=onnx)
     if sentence is not None:
@@ -111,7 +111,7 @@ def calibrate_to_file(
     path = Path(output) if output else _free_path(model, info)
     require_writable(path, inputs=(model,))
     images = open_images(data, info.preprocessing, limit=limit, seed=seed, overrides=overrides)
-    checkpoint = Checkpoint.beside(path)
+    checkpoint = CalibrationCheckpoint.beside(path)
     require_writable(checkpoint.path)
     manifest = None if manifest is None else Path(manifest)
     if manifest is not None:
@@ -136,7 +136,7 @@ def _free_path(model: Path, info: ModelInfo) -> Path:
     return path
 
 
-def merge_to_file(
+def merge_ranges_files(
     files: Sequence[str | Path],
     *,
     method: str = AUTO,
@@ -167,21 +167,21 @@ def merge_to_file(
             code="ranges-repeated",
             fix="name each file once",
         )
-    if (named := method_for(method, percentile)) is not None:
+    if (named := parse_method(method, percentile)) is not None:
         ranges = [replace(each, method=named, choice=None) for each in ranges]
-    merged = merge(*ranges)
+    merged = merge_ranges(*ranges)
     merged.save(output)
     return output, merged
 
 
-def method_for(name: str, percentile: float | None) -> Method | None:
+def parse_method(name: str, percentile: float | None) -> CalibrationMethod | None:
     """The method a user means; None for `auto`.
 
     Raises:
         DeployError: there is none of that name, or a percentile where none belongs.
     """
     if name != AUTO:
-        return method_called(name, percentile)
+        return named_method(name, percentile)
     if percentile is not None:
         raise DeployError(
             "--percentile says nothing to a method that is chosen.",
@@ -194,10 +194,10 @@ def method_for(name: str, percentile: float | None) -> Method | None:
 def calibrate(
     model: Path,
     images: Images,
-    settings: Settings,
+    settings: CalibrationSettings,
     *,
     graph: "ModelProto | None" = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: CalibrationCheckpoint | None = None,
 ) -> Ranges:
     """Ranges of every activation that a policy may put in INT8, over all the images.
 
@@ -221,7 +221,7 @@ def calibrate(
             "Methods are compared on the very images they were measured on: too few to hold any out."
         )
     skipped = settings.skipped() if settings.skip_bad else None
-    ranges = measure(
+    ranges = measure_activations(
         graph,
         measured,
         _empty(graph, sha256_of(model), images, settings.method),
@@ -234,9 +234,9 @@ def calibrate(
         return ranges
     if checkpoint is not None:  # what follows takes long too
         checkpoint.save(measured, measured.count, ranges)
-    size = batch_size(images.preprocessing.side_px)
+    size = images_per_run(images.preprocessing.side_px)
     try:
-        return choose(
+        return choose_method(
             graph,
             _most_int8(graph),
             ranges,
@@ -249,14 +249,14 @@ def calibrate(
         raise
 
 
-def _empty(model: "ModelProto", onnx_sha256: str, images: Images, method: Method | None) -> Ranges:
+def _empty(model: "ModelProto", onnx_sha256: str, images: Images, method: CalibrationMethod | None) -> Ranges:
     return Ranges(
         onnx_sha256=onnx_sha256,
         preprocessing=images.preprocessing,
         sources=(images.source,),
         images=0,
-        method=method or method_called("percentile"),
-        statistics={name: Statistics() for name in place_everything(model).tensors},
+        method=method or named_method("percentile"),
+        statistics={name: TensorStatistics() for name in place_everything(model).tensors},
     )
 
 

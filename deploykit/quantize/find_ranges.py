@@ -8,8 +8,8 @@ from deploykit.data.images.open import GENERATED, Images, open_images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import ModelInfo
 from deploykit.networks.workspace import CALIBRATION
-from deploykit.quantize.calibrate import Settings, calibrate
-from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.util.atomic_files import sha256_of
 from deploykit.util.errors import DeployError
@@ -17,14 +17,14 @@ from deploykit.util.errors import DeployError
 GENERATED_IMAGES = 4  # enough for ranges of random weights, which mean nothing anyway
 
 
-def ranges_for(
+def find_ranges(
     model: Path,
     info: ModelInfo,
     *,
     ranges: str | Path | None,
     data: str | Path | None,
     overrides: Overrides,
-    settings: Settings,
+    settings: CalibrationSettings,
 ) -> Ranges:
     """The ranges to quantize a model with.
 
@@ -63,7 +63,7 @@ def ranges_for(
             f"Random weights: calibrated on {GENERATED_IMAGES} generated images, right for latency alone."
         )
         data, limit = GENERATED, GENERATED_IMAGES
-        settings = replace(settings, method=method_called("percentile"))
+        settings = replace(settings, method=named_method("percentile"))
     images = open_images(data, info.preprocessing, limit=limit, overrides=overrides)
     measured = calibrate(model, images, settings)
     if limit is None:
@@ -71,11 +71,11 @@ def ranges_for(
     return measured
 
 
-def given_or_measured(
+def load_or_measure_ranges(
     model: Path,
     ranges: str | Path | None,
     images: Images,
-    settings: Settings,
+    settings: CalibrationSettings,
     overrides: Overrides = NO_OVERRIDES,
 ) -> Ranges:
     """The ranges given, else the model's own in calibration/, else measured on these images.

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from deploykit.quantize.calibration.method_choice import ErrorSum
 from deploykit.quantize.placement import Placement
 
-SPARE = 0.10
+DEFAULT_FLOAT_BUDGET = 0.10
 """Default part of the model's multiply-accumulates that may stay out of INT8 for accuracy's sake."""
-LEAST_SHARE = 0.75
+FALLBACK_MIN_INT8_SHARE = 0.75
 """No product is left out by itself where less than this part of the work would be in INT8."""
 _AUDIBLE = 0.01  # of all the noise: a tensor below it is not worth leaving out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
+class FloatFallback:
     """What stays in float for accuracy.
 
     Attributes:
@@ -28,17 +28,18 @@ class LeftOut:
     noise_share: float = 0.0
 
 
-def leave_out(
-    placement: Placement, noise: Mapping[str, ErrorSum], *, spare: float = SPARE
-) -> tuple[Placement, LeftOut]:
+def choose_float_fallback(
+    placement: Placement, noise: Mapping[str, ErrorSum], *, spare: float = DEFAULT_FLOAT_BUDGET
+) -> tuple[Placement, FloatFallback]:
     """The placement less the products with most noise for their work, and which these are.
 
     Args:
         noise: the output error with one tensor alone in INT8; tensors it lacks stay in.
-        spare: part of the model's multiply-accumulates to leave out at most; LEAST_SHARE stays in INT8.
+        spare: part of the model's multiply-accumulates to leave out at most;
+            FALLBACK_MIN_INT8_SHARE stays in INT8.
     """
     total = sum(noise[name].mean for name in placement.tensors if name in noise)
-    budget = min(spare, placement.int8_share - LEAST_SHARE)
+    budget = min(spare, placement.int8_share - FALLBACK_MIN_INT8_SHARE)
     work = _work(placement)
     loud = [name for name in work if name in noise and noise[name].mean > _AUDIBLE * total]
     chosen: list[str] = []
@@ -46,9 +47,9 @@ def leave_out(
         if sum(work[each] for each in (*chosen, name)) <= budget:
             chosen.append(name)
     if not chosen:
-        return placement, LeftOut()
+        return placement, FloatFallback()
     outputs = tuple(output for name in chosen for output in placement.readers(name))
-    left_out = LeftOut(
+    left_out = FloatFallback(
         outputs=outputs,
         macs_share=sum(work[name] for name in chosen),
         noise_share=sum(noise[name].mean for name in chosen) / total,

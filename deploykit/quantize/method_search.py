@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
-from deploykit.quantize.calibration.methods import Method
+from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
+from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.output_error import (
     Array,
-    amplitudes_of,
-    errors_of,
+    output_error_amplitudes,
+    output_errors,
     run_quantized,
     run_reference,
 )
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 # In the order in which equals are preferred. On models with outlier images no single one is right.
-CANDIDATES = (
-    Method(name="peak-percentile", percent=97.0),
-    Method(name="peak-percentile", percent=99.0),
-    Method(name="peak-percentile", percent=95.0),
-    Method(name="peak-percentile", percent=90.0),
-    Method(name="percentile", percent=99.999),
-    Method(name="percentile", percent=99.99),
-    Method(name="percentile", percent=99.9),
-    Method(name="mse"),
-    Method(name="entropy"),
-    Method(name="max"),
+CANDIDATE_METHODS = (
+    CalibrationMethod(name="peak-percentile", percent=97.0),
+    CalibrationMethod(name="peak-percentile", percent=99.0),
+    CalibrationMethod(name="peak-percentile", percent=95.0),
+    CalibrationMethod(name="peak-percentile", percent=90.0),
+    CalibrationMethod(name="percentile", percent=99.999),
+    CalibrationMethod(name="percentile", percent=99.99),
+    CalibrationMethod(name="percentile", percent=99.9),
+    CalibrationMethod(name="mse"),
+    CalibrationMethod(name="entropy"),
+    CalibrationMethod(name="max"),
 )
 _NOISE_PASSES = 512  # images run to see what each tensor costs, all tensors together
 _NOISE_IMAGES = 16  # at most, a tensor
@@ -41,7 +41,7 @@ _NOISE_IMAGES = 16  # at most, a tensor
 Progress = Callable[[int, int], None]
 
 
-def choose(
+def choose_method(
     model: "ModelProto",
     placement: Placement,
     ranges: Ranges,
@@ -57,12 +57,12 @@ def choose(
         held_out: batches of images, (n, 3, side, side) each, that the ranges were not measured on.
         progress: called with the steps done, and of all.
     """
-    steps = len(CANDIDATES) + len(placement.tensors)
+    steps = len(CANDIDATE_METHODS) + len(placement.tensors)
     reference = run_reference(model, held_out)
     scores = []
-    for method in CANDIDATES:
+    for method in CANDIDATE_METHODS:
         outputs = run_quantized(model, placement, replace(ranges, method=method), held_out, reference)
-        scores.append(Score(method=method, error=_sum(amplitudes_of(outputs, reference))))
+        scores.append(MethodScore(method=method, error=_sum(output_error_amplitudes(outputs, reference))))
         progress(len(scores), steps)
     best = min(scores, key=lambda score: score.error.mean).method
     chosen = replace(ranges, method=best)
@@ -73,7 +73,7 @@ def choose(
         np.concatenate(held_out)[: max(2, min(_NOISE_IMAGES, _NOISE_PASSES // len(placement.tensors)))],
         progress=lambda done: progress(len(scores) + done, steps),
     )
-    return replace(chosen, choice=Choice(scores=tuple(scores), noise=noise))
+    return replace(chosen, choice=MethodChoice(scores=tuple(scores), noise=noise))
 
 
 def _noise(
@@ -89,7 +89,7 @@ def _noise(
     noise = {}
     for done, name in enumerate(placement.tensors, 1):
         outputs = run_quantized(model, placement.reading(name), ranges, [batch], reference)
-        noise[name] = _sum(errors_of(outputs, reference))
+        noise[name] = _sum(output_errors(outputs, reference))
         progress(done)
     return noise
 

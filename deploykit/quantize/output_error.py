@@ -39,7 +39,7 @@ def image_errors(logits: Array, reference: Array) -> npt.NDArray[np.float64]:
     return _exact(errors)
 
 
-def image_amplitudes(logits: Array, reference: Array) -> npt.NDArray[np.float64]:
+def image_error_amplitudes(logits: Array, reference: Array) -> npt.NDArray[np.float64]:
     """The square roots of image_errors: how likely an image is to change its class grows in step with these.
 
     A class changes where the noise is larger than the lead of the class before the next; so of an image
@@ -50,7 +50,7 @@ def image_amplitudes(logits: Array, reference: Array) -> npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class ReferenceOutputs:
     """What the FP32 model answers, which others are compared with.
 
     Of a detector that is what the anchors say that score most in it: the others are background, whose boxes
@@ -69,7 +69,7 @@ class Reference:
         return len(self.outputs) == 1 and self.outputs[0].ndim == 2
 
 
-def run_reference(model: "ModelProto", batches: list[Array]) -> Reference:
+def run_reference(model: "ModelProto", batches: list[Array]) -> ReferenceOutputs:
     """The FP32 model's outputs."""
     session = cpu_session(model.SerializeToString(), fuse_int8=False)
     made, anchors = [], []
@@ -79,10 +79,10 @@ def run_reference(model: "ModelProto", batches: list[Array]) -> Reference:
             anchors.append(_highest(outputs[-1]))
             outputs = _at(outputs, anchors[-1])
         made.append(outputs)
-    return Reference(outputs=_joined(made), anchors=tuple(anchors))
+    return ReferenceOutputs(outputs=_joined(made), anchors=tuple(anchors))
 
 
-def run_model(model: bytes, batches: list[Array], reference: Reference) -> Outputs:
+def run_model(model: bytes, batches: list[Array], reference: ReferenceOutputs) -> Outputs:
     """What is compared with the reference, with the arithmetic TensorRT does."""
     session = cpu_session(model, fuse_int8=False)
     made = [run(session, batch) for batch in batches]
@@ -92,24 +92,28 @@ def run_model(model: bytes, batches: list[Array], reference: Reference) -> Outpu
 
 
 def run_quantized(
-    model: "ModelProto", placement: Placement, ranges: Ranges, batches: list[Array], reference: Reference
+    model: "ModelProto",
+    placement: Placement,
+    ranges: Ranges,
+    batches: list[Array],
+    reference: ReferenceOutputs,
 ) -> Outputs:
     """The same of the FP32 model with the placement in INT8."""
     return run_model(insert_qdq(model, placement, ranges).SerializeToString(), batches, reference)
 
 
-def errors_of(outputs: Outputs, reference: Reference) -> npt.NDArray[np.float64]:
+def output_errors(outputs: Outputs, reference: ReferenceOutputs) -> npt.NDArray[np.float64]:
     """image_errors, averaged over the outputs."""
     return _averaged(image_errors, outputs, reference)
 
 
-def amplitudes_of(outputs: Outputs, reference: Reference) -> npt.NDArray[np.float64]:
-    """image_amplitudes, averaged over the outputs."""
-    return _averaged(image_amplitudes, outputs, reference)
+def output_error_amplitudes(outputs: Outputs, reference: ReferenceOutputs) -> npt.NDArray[np.float64]:
+    """image_error_amplitudes, averaged over the outputs."""
+    return _averaged(image_error_amplitudes, outputs, reference)
 
 
 def _averaged(
-    measure: Callable[[Array, Array], npt.NDArray[np.float64]], outputs: Outputs, reference: Reference
+    measure: Callable[[Array, Array], npt.NDArray[np.float64]], outputs: Outputs, reference: ReferenceOutputs
 ) -> npt.NDArray[np.float64]:
     pairs = zip(outputs, reference.outputs, strict=True)
     return _exact(np.mean([measure(given, wanted) for given, wanted in pairs], axis=0))

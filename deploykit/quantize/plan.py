@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING
 from deploykit.data.images.open import MAX_IMAGES, Images, open_images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import ModelInfo, classes_of, require_classifier
-from deploykit.quantize.accuracy_gate import OpenSession, Passed, as_tensorrt, labels_of, pass_gate
-from deploykit.quantize.calibrate import Settings
+from deploykit.quantize.accuracy_gate import (
+    GateResult,
+    OpenSession,
+    apply_accuracy_gate,
+    open_like_tensorrt,
+    require_labels,
+)
+from deploykit.quantize.calibrate import CalibrationSettings
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.find_ranges import ranges_for
-from deploykit.quantize.float_fallback import LEAST_SHARE, SPARE, LeftOut, leave_out
+from deploykit.quantize.find_ranges import find_ranges
+from deploykit.quantize.float_fallback import (
+    DEFAULT_FLOAT_BUDGET,
+    FALLBACK_MIN_INT8_SHARE,
+    FloatFallback,
+    choose_float_fallback,
+)
 from deploykit.quantize.placement import POLICIES, Placement, Policy, place
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.summary import Int8Summary
@@ -50,7 +61,7 @@ class Int8Options:
     policy: Policy | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    spare: float = SPARE
+    spare: float = DEFAULT_FLOAT_BUDGET
     eval_data: str | Path | None = None
     max_drop: float | None = None
 
@@ -87,8 +98,8 @@ class Int8Plan:
 
     placement: Placement
     ranges: Ranges
-    left_out: LeftOut
-    passed: Passed | None
+    left_out: FloatFallback
+    passed: GateResult | None
 
     def apply(self, model: "ModelProto") -> "ModelProto":
         """A copy of the FP32 model with explicit Q/DQ."""
@@ -113,7 +124,7 @@ def plan_int8(
     options: Int8Options,
     *,
     policy: Policy,
-    open_session: OpenSession = as_tensorrt,
+    open_session: OpenSession = open_like_tensorrt,
     note: Callable[[str], None],
     progress: Progress,
 ) -> Int8Plan:
@@ -130,8 +141,8 @@ def plan_int8(
     """
     gate_images = _gate_images(path, model, info, options)  # before long work
     placed = place(model, policy, include=options.include, exclude=options.exclude)
-    settings = Settings(skip_bad=options.skip_bad, note=note, progress=progress)
-    ranges = ranges_for(
+    settings = CalibrationSettings(skip_bad=options.skip_bad, note=note, progress=progress)
+    ranges = find_ranges(
         path,
         info,
         ranges=options.ranges,
@@ -140,7 +151,7 @@ def plan_int8(
         settings=settings,
     )
     noise = ranges.choice.noise if ranges.choice else {}
-    placement, left_out = leave_out(placed, noise, spare=options.spare)
+    placement, left_out = choose_float_fallback(placed, noise, spare=options.spare)
     for sentence in (
         _prepared(ranges, info),
         _clipped(ranges, placement),
@@ -153,7 +164,7 @@ def plan_int8(
     passed = None
     if gate_images is not None:
         max_drop = DEFAULT_MAX_DROP if options.max_drop is None else options.max_drop
-        passed = pass_gate(
+        passed = apply_accuracy_gate(
             model,
             placement,
             ranges,
@@ -175,7 +186,7 @@ def _gate_images(path: Path, model: "ModelProto", info: ModelInfo, options: Int8
         path, model, fix="leave out --eval; deploykit sensitivity tells what INT8 does to boxes and scores"
     )
     images = open_images(options.eval_data, info.preprocessing, limit=MAX_IMAGES, overrides=options.overrides)
-    labels_of(images)
+    require_labels(images)
     if classes := classes_of(model):
         images.require_classes(classes, path)
     return images
@@ -193,7 +204,7 @@ def _prepared(ranges: Ranges, info: ModelInfo) -> str | None:
 def _placed(placement: Placement) -> str:
     little = (
         " So little gains nothing: build it in another precision."
-        if placement.int8_share < LEAST_SHARE
+        if placement.int8_share < FALLBACK_MIN_INT8_SHARE
         else ""
     )
     return (
@@ -214,7 +225,7 @@ def _clipped(ranges: Ranges, placement: Placement) -> str | None:
     )
 
 
-def _left_out(left_out: LeftOut) -> str | None:
+def _left_out(left_out: FloatFallback) -> str | None:
     if not left_out.outputs:
         return None
     return (
@@ -224,12 +235,12 @@ def _left_out(left_out: LeftOut) -> str | None:
 
 
 def _nothing_to_spare(placed: Placement) -> str | None:
-    if placed.int8_share > LEAST_SHARE:
+    if placed.int8_share > FALLBACK_MIN_INT8_SHARE:
         return None
-    return f"Nothing is left in float for accuracy, with {100 * LEAST_SHARE:g} % or less in INT8."
+    return f"Nothing is left in float for accuracy, with {100 * FALLBACK_MIN_INT8_SHARE:g} % or less in INT8."
 
 
-def _gated(passed: Passed, max_drop: float, ranges: Ranges) -> str:
+def _gated(passed: GateResult, max_drop: float, ranges: Ranges) -> str:
     if not passed.excluded:
         change = f"drops by {passed.drop:.2f}" if passed.drop >= 0 else f"rises by {-passed.drop:.2f}"
         return f"Top-1 {change} points on {passed.images} images; a drop of {max_drop:g} is allowed."

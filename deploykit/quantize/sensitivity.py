@@ -15,11 +15,11 @@ from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import classes_of, info_of, require_fp32
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.blocks import by_block
-from deploykit.quantize.calibrate import Progress, Settings
-from deploykit.quantize.calibration.observer import batch_size
+from deploykit.quantize.calibrate import CalibrationSettings, Progress
+from deploykit.quantize.calibration.observer import images_per_run
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.find_ranges import given_or_measured
-from deploykit.quantize.output_error import errors_of, run_quantized, run_reference
+from deploykit.quantize.find_ranges import load_or_measure_ranges
+from deploykit.quantize.output_error import output_errors, run_quantized, run_reference
 from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place
 from deploykit.stats.accuracy_metrics import sqnr_db, top1
 
@@ -66,7 +66,7 @@ class Sensitivity:
     blocks: tuple[BlockCost, ...]
 
 
-def sensitivity_of(
+def measure_sensitivity(
     model: str | Path,
     data: str | Path,
     *,
@@ -97,9 +97,9 @@ def sensitivity_of(
     supply = open_images(data, info.preprocessing, limit=images, overrides=overrides)
     if classes := classes_of(graph):
         supply.require_classes(classes, path)
-    settings = Settings(skip_bad=skip_bad, note=note, progress=progress)
-    found = given_or_measured(path, ranges, supply, settings, overrides)
-    return measure_sensitivity(
+    settings = CalibrationSettings(skip_bad=skip_bad, note=note, progress=progress)
+    found = load_or_measure_ranges(path, ranges, supply, settings, overrides)
+    return measure_block_sensitivity(
         graph,
         placement,
         found,
@@ -109,7 +109,7 @@ def sensitivity_of(
     )
 
 
-def measure_sensitivity(
+def measure_block_sensitivity(
     model: "ModelProto",
     placement: Placement,
     ranges: Ranges,
@@ -128,7 +128,7 @@ def measure_sensitivity(
     Raises:
         DeployError: unreadable images, or ranges that lack a tensor of the placement.
     """
-    batches = list(images.batches(batch_size(images.preprocessing.side_px), skipped=skipped))
+    batches = list(images.batches(images_per_run(images.preprocessing.side_px), skipped=skipped))
     inputs = [batch.inputs for batch in batches]
     reference = run_reference(model, inputs)
     logits = reference.outputs[0] if reference.is_classifier else None
@@ -147,7 +147,7 @@ def measure_sensitivity(
             block=block,
             macs_share=macs / placement.macs,
             sqnr_db=decibels if math.isfinite(decibels) else None,
-            error=float(errors_of(made, reference).mean()),
+            error=float(output_errors(made, reference).mean()),
             top1_change=None
             if labels is None or reference_top1 is None
             else 100 * (top1(made[0], labels) - reference_top1),

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest, is_bundle
+from deploykit.engine.manifest import EngineManifest, is_bundle
 from deploykit.engine.targets import Target
 from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
 from deploykit.runtime.outputs import answer_of
@@ -48,7 +48,7 @@ class Engine:
         logits = engine(images)
     """
 
-    def __init__(self, path: Path, manifest: Manifest, runner: Runner) -> None:
+    def __init__(self, path: Path, manifest: EngineManifest, runner: Runner) -> None:
         self.path = path
         self.manifest = manifest
         self._runner: Runner | None = runner

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.onnx_tools.ort_session import cpu_session, cuda_session
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.outputs import Answer, answer_of
@@ -22,7 +22,7 @@ _PLACE = "cuda"
 class _Runner:
     """Sessions are safe from many threads, and know no profiles."""
 
-    def __init__(self, path: Path, manifest: Manifest, session: Any) -> None:
+    def __init__(self, path: Path, manifest: EngineManifest, session: Any) -> None:
         self._session, self._manifest, self._name = session, manifest, manifest.input.name
         found = [*session.get_inputs(), *session.get_outputs()]
         described = [(each.name, *each.shape) for each in (manifest.input, *manifest.outputs)]
@@ -48,7 +48,7 @@ class _Runner:
 
 
 class CpuRunner(_Runner):
-    def __init__(self, path: Path, manifest: Manifest, *, threads: int | None) -> None:
+    def __init__(self, path: Path, manifest: EngineManifest, *, threads: int | None) -> None:
         super().__init__(path, manifest, cpu_session(path, threads=threads))
 
     def used_graphs(self) -> None:
@@ -58,7 +58,7 @@ class CpuRunner(_Runner):
 class CudaRunner(_Runner):
     """Written against the documented API and not yet run: no GPU has been at hand."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: EngineManifest) -> None:
         super().__init__(path, manifest, cuda_session(path))
 
     def used_graphs(self) -> bool:
@@ -95,6 +95,6 @@ def _refusal(shape: tuple[int, ...], error: Exception) -> DeployError:
     )
 
 
-def _or_side(manifest: Manifest) -> Callable[[int | str], int]:
+def _or_side(manifest: EngineManifest) -> Callable[[int | str], int]:
     """What the manifest has for a dimension: of dynamic ones the side the engine is tuned for."""
     return lambda dim: manifest.side_px if isinstance(dim, str) and manifest.side else int(dim)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.manifest import Manifest, read_manifest
+from deploykit.engine.manifest import EngineManifest, read_engine_manifest
 from deploykit.engine.targets import Target
 from deploykit.onnx_tools.ort_session import CUDA_PROVIDER, has_cuda
 from deploykit.util.errors import DeployError
@@ -53,7 +53,7 @@ class Preflight:
     """Whether an engine runs on a machine."""
 
     path: Path
-    manifest: Manifest
+    manifest: EngineManifest
     checks: tuple[Check, ...]
 
     @property
@@ -96,12 +96,12 @@ def preflight(path: str | Path, machine: Machine | None = None) -> Preflight:
         DeployError: the engine or its manifest is missing, or was altered.
     """
     path = Path(path)
-    manifest = read_manifest(path)
+    manifest = read_engine_manifest(path)
     machine = machine or this_machine(manifest.target.compiler)
     return Preflight(path=path, manifest=manifest, checks=checks_of(manifest, machine))
 
 
-def checks_of(manifest: Manifest, machine: Machine, *, sha256: str | None = None) -> tuple[Check, ...]:
+def checks_of(manifest: EngineManifest, machine: Machine, *, sha256: str | None = None) -> tuple[Check, ...]:
     """What an engine needs, and whether a machine has it.
 
     Args:
@@ -111,7 +111,7 @@ def checks_of(manifest: Manifest, machine: Machine, *, sha256: str | None = None
     return tuple(each for each in checks if each is not None)
 
 
-def _plan(manifest: Manifest, sha256: str | None) -> Check:
+def _plan(manifest: EngineManifest, sha256: str | None) -> Check:
     wanted = manifest.engine_sha256
     found = wanted if sha256 is None else sha256
     fix = None if found == wanted else "copy the file again"
@@ -140,7 +140,7 @@ def _gpu(target: Target, machine: Machine) -> Check | None:
     )
 
 
-def _runtime(manifest: Manifest, machine: Machine) -> Check:
+def _runtime(manifest: EngineManifest, machine: Machine) -> Check:
     compiler, built_by = manifest.target.compiler, manifest.compiler_version
     facts, found = COMPILERS[compiler], machine.runtimes.get(compiler)
     wanted = built_by
@@ -161,7 +161,7 @@ def _runtime(manifest: Manifest, machine: Machine) -> Check:
     return Check(name=facts.title, wanted=wanted, found=found or "none", fix=fix)
 
 
-def _runs_with(version: str, manifest: Manifest) -> bool:
+def _runs_with(version: str, manifest: EngineManifest) -> bool:
     if not manifest.options.version_compatible:
         return version == manifest.compiler_version
     here, built_by = (

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.engine.manifest import manifest_path
-from deploykit.engine.shapes import filled_up
+from deploykit.engine.shapes import round_up_batch
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.tensors import answers_of
@@ -111,7 +111,7 @@ def run_together(engine: Engine, images: Sequence[Array]) -> list[list[Array]]:
         )
     counts = [len(each) for each in images]
     batch = images[0] if len(images) == 1 else np.concatenate(images)
-    missing = filled_up(engine.manifest.batches, len(batch)) - len(batch)
+    missing = round_up_batch(engine.manifest.batches, len(batch)) - len(batch)
     if missing > 0:
         batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
     answers = answers_of(engine(batch))

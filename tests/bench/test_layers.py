@@ -10,7 +10,7 @@ from deploykit.bench.layers.layers import OUTSIDE, LayerTime, by_block, by_kind
 from deploykit.bench.layers.profiling import profile_layers
 from deploykit.bench.layers.roofline import Roofline, cpu_roofline
 from deploykit.bench.layers.roofline_gpu import gpu_roofline
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.pipeline import build_engine
 
 
@@ -25,7 +25,7 @@ def layers(engine):
 
 
 def test_every_layer_of_the_audit_is_timed_with_its_work(engine, layers):
-    audit = read_manifest(engine).audit
+    audit = read_engine_manifest(engine).audit
     assert {layer.name for layer in layers} == {layer.name for layer in audit.layers}
     assert sum(layer.macs for layer in layers) == sum(layer.macs for layer in audit.layers)
     assert all(layer.ms >= 0 and layer.bound_ms > 0 and layer.size_bytes > 0 for layer in layers)

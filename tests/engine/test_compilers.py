@@ -5,7 +5,7 @@ from refusals import refuses
 
 from deploykit.engine import targets
 from deploykit.engine.compilers import COMPILERS, BuildOptions
-from deploykit.engine.targets import Target, int8_policy, precision_for, target_for
+from deploykit.engine.targets import Target, resolve_int8_policy, resolve_precision, resolve_target
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import LocalGpu
 
@@ -39,7 +39,7 @@ def here(monkeypatch):
 def test_auto_takes_the_documented_compiler_that_is_installed_and_says_why(here, gpu, tensorrt, expected):
     here(gpu, tensorrt=tensorrt)
     for asked in (None, "local"):
-        target = target_for(asked)
+        target = resolve_target(asked)
         assert (target.compiler, target.name, target.sm) == (expected, gpu.name, gpu.sm)
         assert gpu.name in target.note
         assert COMPILERS[expected].title in target.note
@@ -47,11 +47,11 @@ def test_auto_takes_the_documented_compiler_that_is_installed_and_says_why(here,
 
 def test_a_gpu_called_by_its_name_is_the_one_here_if_it_is_here(here):
     here(T4)
-    assert target_for("T4").compiler == "tensorrt"
-    assert target_for("A100").compiler == "tensorrt-rtx"
+    assert resolve_target("T4").compiler == "tensorrt"
+    assert resolve_target("A100").compiler == "tensorrt-rtx"
     here(LocalGpu(name="NVIDIA A100-SXM4-40GB", sm=80))
-    assert target_for("A100").compiler == target_for("A100 SXM4 40GB").compiler == "tensorrt"
-    assert target_for("A30").compiler == "tensorrt-rtx"
+    assert resolve_target("A100").compiler == resolve_target("A100 SXM4 40GB").compiler == "tensorrt"
+    assert resolve_target("A30").compiler == "tensorrt-rtx"
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,13 @@ def test_a_gpu_called_by_its_name_is_the_one_here_if_it_is_here(here):
 )
 def test_the_compiler_asked_for_is_taken_for_the_gpu_here(here, compiler, expected):
     here(T4, tensorrt=False)
-    assert target_for(None, compiler).compiler == expected
+    assert resolve_target(None, compiler).compiler == expected
 
 
 def test_onnx_runtime_by_itself_means_the_cpu():
-    assert target_for(None, "onnxruntime") == target_for("cpu") == target_for("cpu", "onnxruntime")
+    assert (
+        resolve_target(None, "onnxruntime") == resolve_target("cpu") == resolve_target("cpu", "onnxruntime")
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,14 +85,14 @@ def test_onnx_runtime_by_itself_means_the_cpu():
 def test_what_does_not_go_together_is_refused(here, gpu, compiler, about, fix):
     here(None)
     with pytest.raises(DeployError, match=about) as caught:
-        target_for(gpu, compiler)
+        resolve_target(gpu, compiler)
     assert fix in caught.value.fix
 
 
 def test_a_gpu_that_no_compiler_here_builds_for_is_told_what_can(here):
     here(H200, tensorrt=False)
     with refuses("compiler-target-mismatch") as caught:
-        target_for(None)
+        resolve_target(None)
     assert "NVIDIA's tensorrt" in caught.value.fix
 
 
@@ -99,7 +101,7 @@ def test_onnx_runtime_is_taken_for_a_gpu_that_nothing_else_builds_for(here, monk
     here(H200, tensorrt=False)
     monkeypatch.setattr(targets, "is_installed", lambda compiler: compiler == "onnxruntime")
     monkeypatch.setattr(targets, "has_cuda", lambda: True)
-    target = target_for(asked)
+    target = resolve_target(asked)
     assert (target.compiler, target.name, target.label) == ("onnxruntime", H200.name, "sm90")
     assert "ONNX Runtime's CUDA provider: TensorRT-RTX has no such target" in target.note
 
@@ -107,23 +109,23 @@ def test_onnx_runtime_is_taken_for_a_gpu_that_nothing_else_builds_for(here, monk
 @pytest.mark.parametrize("asked", ["local", "T4"])
 def test_onnx_runtime_may_be_asked_for_on_the_gpu_here(here, asked):
     here(T4)
-    target = target_for(asked, "onnxruntime")
+    target = resolve_target(asked, "onnxruntime")
     assert target == Target(name=T4.name, compiler="onnxruntime", sm=75)
     assert not target.on_cpu
     assert target.runs_on(H200)
-    assert [precision_for(target, each) for each in (None, "fp16", "fp32")] == ["fp16", "fp16", "fp32"]
+    assert [resolve_precision(target, each) for each in (None, "fp16", "fp32")] == ["fp16", "fp16", "fp32"]
     with refuses("precision-unsupported"):
-        precision_for(target, "int8")
+        resolve_precision(target, "int8")
 
 
 def test_int8_is_placed_as_the_compiler_makes_it_fast(here):
     here(T4)
-    assert int8_policy(target_for("T4")) == "bandwidth"
-    assert int8_policy(target_for("T4"), "all-conv") == "all-conv"
-    assert int8_policy(target_for("L4")) == "dense"
-    assert int8_policy(target_for("cpu")) == "pointwise"
+    assert resolve_int8_policy(resolve_target("T4")) == "bandwidth"
+    assert resolve_int8_policy(resolve_target("T4"), "all-conv") == "all-conv"
+    assert resolve_int8_policy(resolve_target("L4")) == "dense"
+    assert resolve_int8_policy(resolve_target("cpu")) == "pointwise"
     assert (
-        int8_policy(target_for("T4", "tensorrt-rtx")) == "pointwise"
+        resolve_int8_policy(resolve_target("T4", "tensorrt-rtx")) == "pointwise"
     )  # which has no INT8 convolutions there
 
 

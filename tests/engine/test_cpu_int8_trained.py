@@ -13,8 +13,8 @@ from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
 from deploykit.engine.onnxruntime_compiler import audit_kernels, prepare_artifact
 from deploykit.engine.pipeline import build_engine
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.calibrate import Settings, calibrate
-from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.placement import place
 from deploykit.quantize.plan import Int8Options
 from deploykit.quantize.qdq import insert_qdq
@@ -25,7 +25,7 @@ from deploykit.stats.accuracy_metrics import sqnr_db
 def canonical(shared, trained):
     """The trained B0 with plain Q/DQ pairs."""
     data = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=16)
-    ranges = calibrate(trained.path, data, Settings(method=method_called("percentile")))
+    ranges = calibrate(trained.path, data, CalibrationSettings(method=named_method("percentile")))
     model = read_model(trained.path)
     return insert_qdq(model, place(model, "pointwise"), ranges)
 
@@ -60,7 +60,7 @@ def test_the_gate_measures_the_artifact_as_it_will_run(shared, trained, validati
     """By `max`, which leaves enough noise for the artifact and TensorRT's arithmetic to differ."""
     images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=64)
     ranges, labelled = tmp_path / "max.json", tmp_path / "labelled.npz"
-    calibrate(trained.path, images, Settings(method=method_called("max"))).save(ranges)
+    calibrate(trained.path, images, CalibrationSettings(method=named_method("max"))).save(ranges)
     np.savez(labelled, images=validation.pixels[:500], labels=validation.labels[:500])
     options = Int8Options(ranges=ranges, eval_data=labelled, max_drop=5, policy="pointwise", spare=0)
     built = build_engine(

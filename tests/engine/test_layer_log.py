@@ -8,14 +8,14 @@ from by_hand import graph_of, ranges_of, weight
 from onnx import ModelProto, helper
 
 from deploykit.engine.audit.audit import Audit, Traffic
-from deploykit.engine.audit.layer_log import audit_inspector, audit_log
-from deploykit.engine.pipeline import with_precision
+from deploykit.engine.audit.layer_log import audit_builder_log, audit_engine_inspector
+from deploykit.engine.pipeline import apply_precision
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt_compiler import compile_plan
 from deploykit.networks.model_info import info_of
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.float_fallback import LeftOut
+from deploykit.quantize.float_fallback import FloatFallback
 from deploykit.quantize.placement import place
 from deploykit.quantize.plan import Int8Plan
 
@@ -79,18 +79,18 @@ def metadata(*names: str) -> str:
     ],
 )
 def test_a_product_is_of_the_type_of_what_it_reads(line, node, precision):
-    (layer,) = audit_log([line + metadata(node)], classifier(node)).layers
+    (layer,) = audit_builder_log([line + metadata(node)], classifier(node)).layers
     assert (layer.products, layer.precision, layer.macs, layer.nodes) == (1, precision, 12800, (node,))
 
 
 @pytest.mark.parametrize("line", [KERNEL_THAT_READS_INT8, WITHOUT_INPUTS])
 def test_other_kernels_have_no_precision(line):
-    (layer,) = audit_log([line], classifier("classifier")).layers
+    (layer,) = audit_builder_log([line], classifier("classifier")).layers
     assert (layer.products, layer.precision, layer.macs) == (0, None, 0)
 
 
 def test_what_is_no_layer_is_passed_over():
-    audit = audit_log(CHATTER, classifier("classifier"))
+    audit = audit_builder_log(CHATTER, classifier("classifier"))
     assert (audit.layers, audit.unseen) == ((), 1)
 
 
@@ -98,13 +98,13 @@ def test_a_kernel_that_prepares_a_products_input_does_not_compute_it():
     """The builder names the product in both."""
     lines = [KERNEL_THAT_READS_INT8 + metadata("conv"), FP16_CONVOLUTION + metadata("conv", "conv.silu")]
     for order in (lines, lines[::-1]):
-        by_kind = {layer.kind: layer for layer in audit_log(order, classifier("conv")).layers}
+        by_kind = {layer.kind: layer for layer in audit_builder_log(order, classifier("conv")).layers}
         assert (by_kind["kgen"].products, by_kind["correlation"].products) == (0, 1)
         assert by_kind["correlation"].is_fused
 
 
 def test_a_product_that_only_a_generated_kernel_names_is_computed_there():
-    (layer,) = audit_log([KERNEL_THAT_READS_INT8 + metadata("conv")], classifier("conv")).layers
+    (layer,) = audit_builder_log([KERNEL_THAT_READS_INT8 + metadata("conv")], classifier("conv")).layers
     assert (layer.products, layer.precision) == (1, "int8")
 
 
@@ -114,7 +114,7 @@ def test_a_product_that_only_a_generated_kernel_names_is_computed_there():
 )
 def test_a_generated_kernel_that_only_moves_is_a_reformat(operations, moves):
     line = KERNEL_THAT_READS_INT8.replace("CastReplConc", operations)
-    (layer,) = audit_log([line], classifier("classifier")).layers
+    (layer,) = audit_builder_log([line], classifier("classifier")).layers
     assert layer.is_reformat == moves
 
 
@@ -125,7 +125,9 @@ def test_channels_that_are_read_beyond_the_models_own_are_padding():
         takes={"x": (8, 32, 32)},
         gives={"y": None},
     )
-    (layer,) = audit_log([FP16_CONVOLUTION + metadata("conv")], model).layers  # which reads 32 channels
+    (layer,) = audit_builder_log(
+        [FP16_CONVOLUTION + metadata("conv")], model
+    ).layers  # which reads 32 channels
     assert (layer.padded, layer.is_depthwise) == (4, True)
 
 
@@ -168,7 +170,7 @@ def inspected(*layers) -> Audit:
         takes={"x": (512, 28, 28)},
         gives={"y": None},
     )
-    return audit_inspector(json.dumps({"Layers": list(layers)}), model)
+    return audit_engine_inspector(json.dumps({"Layers": list(layers)}), model)
 
 
 def test_an_inspectors_layers_are_read():
@@ -223,7 +225,7 @@ def audited(random_b0) -> Iterator:
         model = read_model(random_b0.path)
         target = Target(name="test" if sm else "portable", compiler="tensorrt-rtx", sm=sm)
         plan = plan_of(model) if precision == "int8" else None
-        graph = with_precision(model, info_of(model), precision, target, onnx_sha256="", plan=plan)
+        graph = apply_precision(model, info_of(model), precision, target, onnx_sha256="", plan=plan)
         return compile_plan(graph, target=target, batches=[BatchRange(max=8)]).audit
 
     yield build
@@ -233,7 +235,7 @@ def audited(random_b0) -> Iterator:
 def plan_of(model) -> Int8Plan:
     placement = place(model, "pointwise")
     ranges = ranges_of(dict.fromkeys(placement.tensors, (-0.28, 4.0)))
-    return Int8Plan(placement=placement, ranges=ranges, left_out=LeftOut(), passed=None)
+    return Int8Plan(placement=placement, ranges=ranges, left_out=FloatFallback(), passed=None)
 
 
 SMS = [75, 80, 89, 120, None]

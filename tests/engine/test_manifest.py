@@ -8,10 +8,10 @@ from refusals import refuses
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.engine.audit.audit import Audit, CompiledLayer
 from deploykit.engine.manifest import (
-    Manifest,
-    Tensor,
+    EngineManifest,
+    TensorSpec,
     manifest_path,
-    read_manifest,
+    read_engine_manifest,
     write_engine,
 )
 from deploykit.engine.shapes import BatchRange
@@ -25,7 +25,7 @@ PLAN_SHA256 = "98a0ca4ec02c7072064bfa40cf2c21fe0a904faec60666823a93da9779f73185"
 
 
 @pytest.fixture
-def manifest() -> Manifest:
+def manifest() -> EngineManifest:
     model = ModelInfo(
         family="efficientnet",
         phi=2.5,
@@ -37,14 +37,14 @@ def manifest() -> Manifest:
         onnx_sha256="2" * 64,
         ranges_sha256="3" * 64,
     )
-    return Manifest(
+    return EngineManifest(
         engine_sha256=PLAN_SHA256,
         precision="int8",
         compiler_version="1.7.1.116",
         target=Target(name="T4", compiler="tensorrt-rtx", sm=75, note="A sentence with “quotes”."),
         batches=(BatchRange(min=1, opt=8, max=64),),
-        input=Tensor(name="input", dtype="float32", shape=(3, 280, 280)),
-        output=Tensor(name="logits", dtype="float32", shape=(1000,)),
+        input=TensorSpec(name="input", dtype="float32", shape=(3, 280, 280)),
+        output=TensorSpec(name="logits", dtype="float32", shape=(1000,)),
         model=model,
         audit=Audit(
             source="builder log",
@@ -85,7 +85,7 @@ def engine(tmp_path, manifest) -> Path:
 
 def test_what_is_written_is_read_back(engine, manifest):
     assert engine.read_bytes() == PLAN
-    assert read_manifest(engine) == manifest
+    assert read_engine_manifest(engine) == manifest
 
 
 def test_the_manifest_lies_beside_the_engine_and_reads_as_json(engine):
@@ -107,7 +107,7 @@ def test_a_manifest_of_no_int8_engine_needs_no_word_on_it(engine, manifest, writ
     del fields["int8"]
     del fields["seal_sha256"]
     path.write_text(to_sealed_json(fields | ({"int8": None} if written else {})))
-    assert read_manifest(engine) == replace(manifest, int8=None)
+    assert read_engine_manifest(engine) == replace(manifest, int8=None)
 
 
 def test_nothing_else_is_left_beside_the_engine(engine):
@@ -120,23 +120,23 @@ def test_nothing_else_is_left_beside_the_engine(engine):
 def test_an_engine_that_was_altered_is_refused(engine, altered):
     engine.write_bytes(altered)
     with refuses("engine-damaged"):
-        read_manifest(engine)
+        read_engine_manifest(engine)
 
 
 def test_an_engine_of_another_build_is_refused(engine, manifest):
     other = replace(manifest, engine_sha256="0" * 64)
     manifest_path(engine).write_text(to_sealed_json(other))
     with refuses("engine-damaged"):
-        read_manifest(engine)
+        read_engine_manifest(engine)
 
 
 def test_a_missing_engine_and_a_missing_manifest_are_told_apart(engine):
     with refuses("engine-not-found") as no_engine:
-        read_manifest(engine.with_name("other.engine"))
+        read_engine_manifest(engine.with_name("other.engine"))
     assert "deploykit build-engine" in no_engine.value.fix
     manifest_path(engine).unlink()
     with refuses("manifest-not-found"):
-        read_manifest(engine)
+        read_engine_manifest(engine)
 
 
 def test_a_manifest_cut_short_anywhere_is_refused(engine):
@@ -145,7 +145,7 @@ def test_a_manifest_cut_short_anywhere_is_refused(engine):
     for length in range(0, len(whole), 7):
         path.write_text(whole[:length])
         with refuses("manifest-damaged"):
-            read_manifest(engine)
+            read_engine_manifest(engine)
 
 
 MISSING = object()
@@ -171,7 +171,7 @@ def test_a_manifest_that_was_altered_is_refused(engine, field, value):
         del fields[field]
     path.write_text(json.dumps(fields))
     with refuses("manifest-damaged"):
-        read_manifest(engine)
+        read_engine_manifest(engine)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_no_manifest_may_say_is_refused_though_it_is_sealed(engine, field, 
     del fields["seal_sha256"]
     path.write_text(to_sealed_json({name: each for name, each in fields.items() if each is not MISSING}))
     with refuses("manifest-damaged"):
-        read_manifest(engine)
+        read_engine_manifest(engine)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +221,14 @@ def test_what_no_manifest_may_say_is_refused_though_it_is_sealed(engine, field, 
 def test_garbage_is_refused(engine, content):
     manifest_path(engine).write_bytes(content)
     with refuses("manifest-damaged"):
-        read_manifest(engine)
+        read_engine_manifest(engine)
 
 
 def test_a_link_to_an_engine_has_its_manifest(engine, manifest, tmp_path):
     link = tmp_path / "elsewhere" / "latest.engine"
     link.parent.mkdir()
     link.symlink_to(engine)
-    assert read_manifest(link) == manifest
+    assert read_engine_manifest(link) == manifest
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 280)])
@@ -238,7 +238,7 @@ def test_images_without_three_dimensions_are_refused(engine, manifest, shape):
     fields["input"]["shape"] = shape
     manifest_path(engine).write_text(to_sealed_json(fields))
     with refuses("manifest-damaged"):
-        read_manifest(engine)
+        read_engine_manifest(engine)
 
 
 def test_an_engine_that_cannot_be_read_is_told(engine, monkeypatch):
@@ -247,4 +247,4 @@ def test_an_engine_that_cannot_be_read_is_told(engine, monkeypatch):
 
     monkeypatch.setattr("deploykit.engine.manifest.sha256_of", refuse)
     with refuses("file-unreadable"):
-        read_manifest(engine)
+        read_engine_manifest(engine)

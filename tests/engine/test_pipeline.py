@@ -9,8 +9,8 @@ from folders import files_in
 from onnx import helper
 from refusals import refuses
 
-from deploykit.engine.manifest import manifest_path, read_manifest
-from deploykit.engine.pipeline import Built, build_engine
+from deploykit.engine.manifest import manifest_path, read_engine_manifest
+from deploykit.engine.pipeline import BuiltEngine, build_engine
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.onnx_tools.ort_session import cpu_session
@@ -51,7 +51,7 @@ def test_an_engine_lands_beside_its_model_with_a_manifest_of_what_it_is(model, p
     built = build_engine(onnx=model, precision=precision, gpu=gpu, batches=[batch])
     assert built.path == model.with_name(name)
     assert files_in(model.parent) == {"model.onnx", name, f"{name}.json"}
-    manifest = read_manifest(built.path)
+    manifest = read_engine_manifest(built.path)
     assert manifest == built.manifest
     assert manifest.precision == manifest.model.precision == name.split(".")[1]
     assert manifest.engine_sha256 == sha256_of(built.path)
@@ -119,7 +119,7 @@ def test_int8_of_trained_weights_without_data_is_refused_and_nothing_written(tra
 class Told:
     """An engine, and what its build said."""
 
-    built: Built
+    built: BuiltEngine
     notes: list[str]
     phases: list[str]
 
@@ -306,7 +306,7 @@ def test_a_failed_build_keeps_the_engine_that_was_there(model):
     built = build_engine(onnx=model, gpu="T4", output=model.with_name("my.engine"))
     with refuses("precision-unsupported"):
         build_engine(onnx=model, gpu="T4", precision="fp32", output=built.path)
-    assert read_manifest(built.path) == built.manifest
+    assert read_engine_manifest(built.path) == built.manifest
 
 
 def test_a_model_beyond_fp16_is_refused_for_a_gpu_with_the_way_out(model):
@@ -367,7 +367,7 @@ def test_an_engine_holds_in_int8_what_the_user_says(model, options, products):
 
 def test_the_manifest_tells_what_of_the_model_is_in_int8(model):
     built = build_engine(onnx=model, precision="int8", gpu="cpu")
-    summary = read_manifest(built.path).int8
+    summary = read_engine_manifest(built.path).int8
     assert summary == Int8Summary(policy="pointwise", method="percentile 99.999", share=summary.share)
     assert summary.share == pytest.approx(place(read_model(model), "pointwise").int8_share)
     assert build_engine(onnx=model, gpu="cpu").manifest.int8 is None

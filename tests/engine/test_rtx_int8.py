@@ -14,17 +14,17 @@ from onnx import ModelProto, helper
 from deploykit.data.images.open import open_images
 from deploykit.engine import tensorrt_compiler as tensorrt
 from deploykit.engine.audit.audit import Audit
-from deploykit.engine.audit.layer_log import LAYER_LINE, audit_log
+from deploykit.engine.audit.layer_log import LAYER_LINE, audit_builder_log
 from deploykit.engine.audit.work import name_nodes
-from deploykit.engine.compiled import Compiled
+from deploykit.engine.compiled import CompiledEngine
 from deploykit.engine.lowering.rtx_int8 import respell, shared_scale
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt_compiler import compile_plan
 from deploykit.onnx_tools.fp16 import to_fp16
 from deploykit.onnx_tools.model_io import read_model, to_bytes
-from deploykit.quantize.calibrate import Settings, calibrate
-from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Policy, place
 from deploykit.quantize.qdq import insert_qdq
@@ -38,7 +38,7 @@ POINTWISE = 33  # of B0's convolutions and linear layers: Table 1 of arXiv:1905.
 @pytest.fixture(scope="module")
 def ranges(shared, trained) -> Ranges:
     images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=64)
-    return calibrate(trained.path, images, Settings(method=method_called("percentile")))
+    return calibrate(trained.path, images, CalibrationSettings(method=named_method("percentile")))
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def named(model):
     return model
 
 
-def compiled(model, *, sm: int | None) -> Compiled:
+def compiled(model, *, sm: int | None) -> CompiledEngine:
     name = "portable" if sm is None else "test"
     target = Target(name=name, compiler="tensorrt-rtx", sm=sm)
     return compile_plan(named(to_fp16(model)), target=target, batches=[BatchRange(max=8)])
@@ -338,7 +338,9 @@ def types_int8_convolutions_write(model, monkeypatch, *, sm: int) -> set[str]:
     """What the builder's log says they hand to the next kernel."""
     lines: list[str] = []
     monkeypatch.setattr(
-        tensorrt, "audit_log", lambda seen, model: lines.extend(seen) or audit_log(seen, model)
+        tensorrt,
+        "audit_builder_log",
+        lambda seen, model: lines.extend(seen) or audit_builder_log(seen, model),
     )
     compiled(model, sm=sm)
     layers = [(LAYER_LINE.match(line), line.split("Outputs:")[1]) for line in lines]

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploykit.engine.shapes import BatchRange, SideRange, batches_text, filled_up, parse_profiles, tightest
+from deploykit.engine.shapes import (
+    BatchRange,
+    SideRange,
+    format_batches,
+    parse_profiles,
+    round_up_batch,
+    tightest_profile,
+)
 from deploykit.util.errors import DeployError
 
 
@@ -26,8 +33,8 @@ def test_a_batch_range_that_is_none_is_refused_with_an_example(text):
 
 def test_profiles_are_read_one_for_each_part():
     assert [str(each) for each in parse_profiles("1;8;2,4,64")] == ["1", "8", "2 to 64"]
-    assert batches_text(parse_profiles("1;8;2,4,64")) == "1, 8 or 2 to 64"
-    assert batches_text(parse_profiles("8")) == "8"
+    assert format_batches(parse_profiles("1;8;2,4,64")) == "1, 8 or 2 to 64"
+    assert format_batches(parse_profiles("8")) == "8"
 
 
 @pytest.mark.parametrize("text", ["", "1;", "1;eight", "1;8,4", "8;1;8"])
@@ -57,7 +64,7 @@ RANGES = st.lists(st.integers(1, 100), min_size=3, max_size=3).map(
 
 @given(st.lists(RANGES, min_size=1, max_size=5), st.integers(1, 120))
 def test_the_tightest_range_that_holds_a_batch_is_taken(ranges, size):
-    found = tightest(ranges, size)
+    found = tightest_profile(ranges, size)
     holding = [each.max - each.min for each in ranges if each.min <= size <= each.max]
     if found is None:
         assert not holding
@@ -68,6 +75,6 @@ def test_the_tightest_range_that_holds_a_batch_is_taken(ranges, size):
 
 @given(st.lists(RANGES, min_size=1, max_size=5), st.integers(1, 120))
 def test_a_batch_is_filled_up_as_little_as_some_range_asks(ranges, size):
-    filled = filled_up(ranges, size)
-    held = [n for n in range(size, 101) if tightest(ranges, n) is not None]
+    filled = round_up_batch(ranges, size)
+    held = [n for n in range(size, 101) if tightest_profile(ranges, n) is not None]
     assert filled == (held[0] if held else max(each.max for each in ranges))

@@ -2,7 +2,7 @@ import pytest
 from refusals import refuses
 
 from deploykit.engine import targets
-from deploykit.engine.targets import Target, int8_note, precision_for, target_for
+from deploykit.engine.targets import Target, int8_caveat, resolve_precision, resolve_target
 from deploykit.gpu_catalog.gpus import Gpu, known_gpus
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import LocalGpu, local_gpu
@@ -22,7 +22,7 @@ from deploykit.util.local_gpu import LocalGpu, local_gpu
     ],
 )
 def test_a_gpus_name_gives_its_compute_capability(asked, name, sm):
-    target = target_for(asked)
+    target = resolve_target(asked)
     assert (target.name, target.sm, target.compiler) == (name, sm, "tensorrt-rtx")
     assert target.label == f"sm{sm}"
     assert target.title == f"{name} (SM{sm})"
@@ -30,7 +30,7 @@ def test_a_gpus_name_gives_its_compute_capability(asked, name, sm):
 
 @pytest.mark.parametrize("asked", ["cpu", "CPU"])
 def test_the_cpu_is_a_target_of_onnx_runtime(asked):
-    target = target_for(asked)
+    target = resolve_target(asked)
     assert target == Target(name="CPU", compiler="onnxruntime")
     assert (target.label, target.title) == ("cpu", "the CPU")
 
@@ -42,7 +42,7 @@ def no_gpu(monkeypatch):
 
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_the_portable_engine_is_built_and_the_user_told():
-    target = target_for(None)
+    target = resolve_target(None)
     assert (target.name, target.sm, target.label) == ("portable", None, "portable")
     assert "a T4 (SM75) needs --gpu T4" in target.note
 
@@ -50,21 +50,21 @@ def test_without_a_gpu_the_portable_engine_is_built_and_the_user_told():
 @pytest.mark.usefixtures("no_gpu")
 def test_a_local_gpu_that_is_not_there_is_refused():
     with refuses("gpu-not-found") as caught:
-        target_for("local")
+        resolve_target("local")
     assert "--gpu T4" in caught.value.fix
 
 
 @pytest.mark.parametrize("asked", [None, "local", "LOCAL"])
 def test_the_local_gpu_is_built_for_under_the_name_its_driver_gives(monkeypatch, asked):
     monkeypatch.setattr(targets, "local_gpu", lambda: LocalGpu(name="NVIDIA L4", sm=89))
-    target = target_for(asked)
+    target = resolve_target(asked)
     assert (target.name, target.sm) == ("NVIDIA L4", 89)
 
 
 def test_a_local_gpu_without_a_compiler_is_refused_by_its_name(monkeypatch):
     monkeypatch.setattr(targets, "local_gpu", lambda: LocalGpu(name="NVIDIA H200", sm=90))
     with refuses("compiler-target-mismatch"):
-        target_for(None)
+        resolve_target(None)
 
 
 def test_this_machines_gpu_is_found_or_found_missing():
@@ -77,7 +77,7 @@ def test_this_machines_gpu_is_found_or_found_missing():
 )
 def test_a_gpu_outside_the_compilers_list_is_refused_with_a_way_out(name, sm):
     with refuses("compiler-target-mismatch") as caught:
-        target_for(name)
+        resolve_target(name)
     assert "SM75, SM80, SM86, SM89" in caught.value.problem
     assert "NVIDIA's tensorrt" in caught.value.fix
     assert "--gpu cpu" in caught.value.fix
@@ -89,18 +89,18 @@ def described(**facts) -> Gpu:
 
 @pytest.mark.parametrize(("capability", "sm"), [("7.5", 75), ("8.9", 89), ("12.0", 120)])
 def test_a_described_gpu_is_compiled_for_by_its_compute_capability(capability, sm):
-    target = target_for(described(compute_capability=capability))
+    target = resolve_target(described(compute_capability=capability))
     assert (target.name, target.sm, target.compiler) == ("Mine", sm, "tensorrt-rtx")
 
 
 def test_a_described_gpu_that_nobody_compiles_for_is_refused():
     with refuses("compiler-target-mismatch"):
-        target_for(described(compute_capability="9.0"))
+        resolve_target(described(compute_capability="9.0"))
     with refuses("gpu-facts-missing") as caught:
-        target_for(described())
+        resolve_target(described())
     assert "compute_capability" in caught.value.fix
     with pytest.raises(DeployError, match="Mine is not here"):
-        target_for(described(compute_capability="8.9"), "tensorrt")
+        resolve_target(described(compute_capability="8.9"), "tensorrt")
 
 
 def test_every_known_gpu_has_a_compute_capability():
@@ -109,7 +109,7 @@ def test_every_known_gpu_has_a_compute_capability():
 
 def test_an_unknown_name_is_refused():
     with refuses("unknown-gpu"):
-        target_for("T44")
+        resolve_target("T44")
 
 
 def test_the_compilers_list_is_what_it_offers():
@@ -121,15 +121,15 @@ def test_the_compilers_list_is_what_it_offers():
 
 @pytest.mark.parametrize("name", ["T4", "A100", "L4", "A10"])
 def test_data_centre_cards_come_with_what_nvidia_documents(name):
-    note = target_for(name).note
+    note = resolve_target(name).note
     assert "NVIDIA documents it for RTX GPUs" in note
-    assert target_for(name).name in note
+    assert resolve_target(name).name in note
     assert "its documented compiler for data-centre cards is tensorrt" in note
 
 
 @pytest.mark.parametrize("name", ["RTX 2080 Ti", "RTX 3090", "RTX 4090"])
 def test_rtx_cards_have_a_compiler_of_their_own(name):
-    assert target_for(name).note == f"Compiling for {name} with TensorRT-RTX, NVIDIA's own for RTX GPUs."
+    assert resolve_target(name).note == f"Compiling for {name} with TensorRT-RTX, NVIDIA's own for RTX GPUs."
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_rtx_cards_have_a_compiler_of_their_own(name):
     ],
 )
 def test_int8_comes_with_what_is_known_of_it(gpu, said):
-    note = int8_note(target_for(gpu))
+    note = int8_caveat(resolve_target(gpu))
     assert said in note
     assert "compare with --fp16" in note
 
 
 def test_int8_on_the_cpu_needs_no_note():
-    assert int8_note(target_for("cpu")) is None
+    assert int8_caveat(resolve_target("cpu")) is None
 
 
 @pytest.mark.parametrize(
@@ -162,22 +162,22 @@ def test_int8_on_the_cpu_needs_no_note():
     ],
 )
 def test_the_precision_is_the_one_asked_for_or_the_targets_own(gpu, asked, built):
-    assert precision_for(target_for(gpu), asked) == built
+    assert resolve_precision(resolve_target(gpu), asked) == built
 
 
 def test_fp16_on_the_cpu_is_refused():
     with refuses("precision-unsupported") as caught:
-        precision_for(target_for("cpu"), "fp16")
+        resolve_precision(resolve_target("cpu"), "fp16")
     assert caught.value.fix == "take FP32 or INT8"
 
 
 def test_a_precision_that_there_is_not_is_refused_with_those_there_are():
     with refuses("unknown-precision") as caught:
-        precision_for(target_for("T4"), "int4")
+        resolve_precision(resolve_target("T4"), "int4")
     assert "fp32, fp16, int8" in caught.value.fix
 
 
 def test_the_portable_engine_can_be_asked_for():
-    target = target_for("portable")
+    target = resolve_target("portable")
     assert (target.name, target.sm, target.label) == ("portable", None, "portable")
     assert "TensorRT-RTX" in target.note

@@ -207,12 +207,12 @@ except DeployError as error:
 LOAD = """
 import sys
 from pathlib import Path
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.util.errors import DeployError
 from deploykit.runtime.tensorrt.plan import deserialize
 from dataclasses import replace
 path = Path(sys.argv[1])
-manifest = read_manifest(path)
+manifest = read_engine_manifest(path)
 try:
     deserialize(path, replace(manifest, target=replace(manifest.target, compiler="tensorrt")))
 except DeployError as error:

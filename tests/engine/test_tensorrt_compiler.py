@@ -15,16 +15,16 @@ from onnx import ModelProto, helper
 from refusals import refuses
 
 from deploykit.engine.audit.audit import Audit
-from deploykit.engine.audit.layer_log import audit_log
-from deploykit.engine.compiled import Compiled
+from deploykit.engine.audit.layer_log import audit_builder_log
+from deploykit.engine.compiled import CompiledEngine
 from deploykit.engine.compilers import COMPILERS, BuildOptions
-from deploykit.engine.pipeline import with_precision
+from deploykit.engine.pipeline import apply_precision
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
-from deploykit.engine.targets import Target, target_for
+from deploykit.engine.targets import Target, resolve_target
 from deploykit.engine.tensorrt_compiler import compile_plan
 from deploykit.networks.export import prepare
 from deploykit.networks.onnx_writer.writer import onnx_model
-from deploykit.quantize.float_fallback import LeftOut
+from deploykit.quantize.float_fallback import FloatFallback
 from deploykit.quantize.placement import Policy, place
 from deploykit.quantize.plan import Int8Plan
 from deploykit.quantize.qdq import steps_for
@@ -64,7 +64,7 @@ def graph_for() -> Iterator[Callable[..., ModelProto]]:
         model, info = model_and_info(phi)
         plan = plan_of(model, policy, bounds) if precision == "int8" else None
         target = Target(name="test", compiler="tensorrt-rtx", sm=sm)
-        return with_precision(model, info, precision, target, onnx_sha256="", plan=plan)
+        return apply_precision(model, info, precision, target, onnx_sha256="", plan=plan)
 
     # Floating point is the same for every GPU, and INT8 for all after Turing.
     yield lambda phi, precision, sm, policy, bounds: graph(
@@ -80,11 +80,11 @@ def plan_of(model, policy: Policy, bounds: tuple[float, float]) -> Int8Plan:
     ranges = ranges_of(dict.fromkeys(placement.tensors, bounds))
     centred = [name for name, step in steps_for(placement, ranges).items() if step.centre]
     assert bool(centred) == (bounds == CENTRED)
-    return Int8Plan(placement=placement, ranges=ranges, left_out=LeftOut(), passed=None)
+    return Int8Plan(placement=placement, ranges=ranges, left_out=FloatFallback(), passed=None)
 
 
 @pytest.fixture
-def build(graph_for) -> Callable[..., Compiled]:
+def build(graph_for) -> Callable[..., CompiledEngine]:
     def built(
         phi: int,
         precision: str,
@@ -93,7 +93,7 @@ def build(graph_for) -> Callable[..., Compiled]:
         policy: Policy = "pointwise",
         bounds: tuple[float, float] = CENTRED,
         **options,
-    ) -> Compiled:
+    ) -> CompiledEngine:
         graph = graph_for(phi, precision, target.sm, policy, bounds)
         return compile_plan(graph, target=target, **{"batches": [BATCH], **options})
 
@@ -131,7 +131,7 @@ def test_kernels_for_large_batches_would_allocate_memory_if_they_might(build, mo
 def test_centring_takes_no_kernel_of_its_own(build, gpu):
     """Documents TensorRT-RTX 1.7: the subtraction joins the kernel that quantizes, which is there anyway."""
     centred, symmetric = (
-        build(0, "int8", target_for(gpu), bounds=bounds).audit for bounds in (CENTRED, SYMMETRIC)
+        build(0, "int8", resolve_target(gpu), bounds=bounds).audit for bounds in (CENTRED, SYMMETRIC)
     )
     assert len(centred.layers) == len(symmetric.layers)
     assert centred.products("int8") == planned_products(0)
@@ -164,7 +164,7 @@ def test_the_portable_engine_holds_int8_too(build):
 @pytest.mark.parametrize("gpu", ["T4", "RTX 4090"])
 def test_several_profiles_and_sides_are_compiled_with_as_much_int8(build, precision, gpu):
     options = {"batches": parse_profiles("1;8"), "side": SideRange(min=160, opt=224, max=288)}
-    plan = build(0, precision, target_for(gpu), **options)
+    plan = build(0, precision, resolve_target(gpu), **options)
     planned = planned_products(0) if precision == "int8" else 1
     plan.audit.require(precision, planned_int8=planned)
     assert len(plan.audit.profiles) == 2
@@ -180,17 +180,17 @@ def test_a_profile_that_is_computed_in_another_precision_is_told(build, monkeypa
 
     def keep(lines: Iterable[str], model: ModelProto) -> Audit:
         logs.append((list(lines), model))
-        return audit_log(*logs[-1])
+        return audit_builder_log(*logs[-1])
 
-    monkeypatch.setattr("deploykit.engine.tensorrt_compiler.audit_log", keep)
-    build(0, "fp16", target_for("RTX 4090"), batches=parse_profiles("1;8"))
+    monkeypatch.setattr("deploykit.engine.tensorrt_compiler.audit_builder_log", keep)
+    build(0, "fp16", resolve_target("RTX 4090"), batches=parse_profiles("1;8"))
     ((lines, model),) = logs
     altered = [
         line.replace("Datatype: Half", "Datatype: Float") if ("_myl0_" in line) == first else line
         for line in lines
     ]
     with pytest.raises(DeployError, match="82 FP32") as caught:
-        audit_log(altered, model).require("fp16")
+        audit_builder_log(altered, model).require("fp16")
     assert "82 FP16" in caught.value.problem
 
 
@@ -199,7 +199,7 @@ def test_the_plan_says_what_made_it_and_how_long_that_took(build):
 
     phases = []
     start = time.perf_counter()
-    plan = build(0, "fp16", target_for("T4"), progress=phases.append)
+    plan = build(0, "fp16", resolve_target("T4"), progress=phases.append)
     assert plan.compiler_version == tensorrt_rtx.__version__
     assert 0 < plan.build_seconds < time.perf_counter() - start
     assert len(phases) >= 3
@@ -207,33 +207,33 @@ def test_the_plan_says_what_made_it_and_how_long_that_took(build):
 
 
 def test_fp32_is_built_for_a_gpu_that_has_it(build):
-    plan = build(0, "fp32", target_for("RTX 4090"))
+    plan = build(0, "fp32", resolve_target("RTX 4090"))
     plan.audit.require("fp32")
 
 
 def test_fp32_for_turing_is_refused_with_the_precision_that_it_has(build):
     with refuses("precision-unsupported") as caught:
-        build(0, "fp32", target_for("T4"))
+        build(0, "fp32", resolve_target("T4"))
     assert "FP16" in caught.value.fix
 
 
 def test_a_refused_build_leaves_its_compute_capability_to_no_other(build):
     """Else TensorRT-RTX 1.7 chooses SM75's kernels for whatever is built next."""
-    before = build(0, "fp16", target_for("A100")).audit
+    before = build(0, "fp16", resolve_target("A100")).audit
     with refuses("precision-unsupported"):
-        build(0, "fp32", target_for("T4"))
-    assert build(0, "fp16", target_for("A100")).audit == before
+        build(0, "fp32", resolve_target("T4"))
+    assert build(0, "fp16", resolve_target("A100")).audit == before
 
 
 def test_a_workspace_too_small_is_refused_with_its_size(build):
     with refuses("invalid-workspace") as caught:
-        build(0, "fp16", target_for("A100"), options=BuildOptions(workspace_mb=1))
+        build(0, "fp16", resolve_target("A100"), options=BuildOptions(workspace_mb=1))
     assert "--workspace" in caught.value.fix
 
 
 def test_optimization_level_and_workspace_are_taken(build):
     options = BuildOptions(optimization_level=0, workspace_mb=1024)
-    plan = build(0, "fp16", target_for("A100"), options=options)
+    plan = build(0, "fp16", resolve_target("A100"), options=options)
     plan.audit.require("fp16")
     assert plan.timing_cache_sha256 is None  # TensorRT-RTX has no use for one
 
@@ -245,7 +245,7 @@ def unknown_operator() -> ModelProto:
 
 def test_an_operator_that_tensorrt_does_not_know_is_refused():
     with refuses("compiler-parse-failed"):
-        compile_plan(unknown_operator(), target=target_for("T4"), batches=[BATCH])
+        compile_plan(unknown_operator(), target=resolve_target("T4"), batches=[BATCH])
 
 
 BUILD_WITH_A_BUILDER_LEFT_BEHIND = """
@@ -254,7 +254,7 @@ import tensorrt_rtx as trt
 from onnx import ModelProto, helper
 from deploykit.engine import tensorrt_compiler as tensorrt
 from deploykit.engine.shapes import BatchRange
-from deploykit.engine.targets import target_for
+from deploykit.engine.targets import resolve_target
 from deploykit.util.errors import DeployError
 
 def leave_a_builder_behind():
@@ -273,7 +273,7 @@ gc.disable()
 leave_a_builder_behind()
 made, tensorrt._logger = tensorrt._logger, collecting
 try:
-    tensorrt.compile_plan(unknown, target=target_for("T4"), batches=[BatchRange()])
+    tensorrt.compile_plan(unknown, target=resolve_target("T4"), batches=[BatchRange()])
 except DeployError as error:
     print(error)
 """
@@ -301,7 +301,7 @@ def interrupted_build(build) -> Iterator[list[str]]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's workers ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
-            build(3, "fp16", target_for("T4"), progress=interrupt)
+            build(3, "fp16", resolve_target("T4"), progress=interrupt)
         yield phases
     finally:
         signal.signal(signal.SIGINT, before)
@@ -311,7 +311,7 @@ def test_ctrl_c_stops_a_build(build, interrupted_build):
     time.sleep(0.5)  # a build that goes on would begin further phases
     stopped_after = len(interrupted_build)
     all_phases: list[str] = []
-    build(3, "fp16", target_for("T4"), progress=all_phases.append)
+    build(3, "fp16", resolve_target("T4"), progress=all_phases.append)
     assert stopped_after < len(all_phases) / 2
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from deploykit.engine.targets import Target
-from deploykit.engine.timing_cache import Timings, timing_cache_path
+from deploykit.engine.timing_cache import TimingCache, timing_cache_path
 
 T4 = Target(name="NVIDIA Tesla T4", compiler="tensorrt", sm=75)
 TRT = SimpleNamespace(__version__="10.16.1.11")
@@ -59,13 +59,13 @@ def test_a_gpus_name_cannot_leave_the_folder(tmp_path):
 
 
 def test_a_build_leaves_its_timings_to_the_next_which_tells_what_it_started_from(path, caplog):
-    first = Timings(TRT, Config(), T4)
+    first = TimingCache(TRT, Config(), T4)
     assert first.sha256 is None
     first.save()
     assert path.read_bytes() == b"timings"
     # Of sha256sum.
     assert (
-        Timings(TRT, Config(), T4).sha256
+        TimingCache(TRT, Config(), T4).sha256
         == "66bd9848d31e5b7971dc8f87f2096f42d7687a64ee30b0875ad5eb08321deaf7"
     )
     assert caplog.messages == []
@@ -73,7 +73,7 @@ def test_a_build_leaves_its_timings_to_the_next_which_tells_what_it_started_from
 
 def test_a_compiler_without_a_use_for_timings_gets_none(path):
     config = Config()
-    timings = Timings(TRT, config, Target(name="T4", compiler="tensorrt-rtx", sm=75))
+    timings = TimingCache(TRT, config, Target(name="T4", compiler="tensorrt-rtx", sm=75))
     timings.save()
     assert (timings.sha256, config.takes, path.exists()) == (None, [], False)
 
@@ -82,7 +82,7 @@ def test_timings_that_the_compiler_refuses_are_begun_anew(path, caplog):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"damaged")
     config = Config()
-    timings = Timings(TRT, config, T4)
+    timings = TimingCache(TRT, config, T4)
     assert (timings.sha256, config.takes) == (None, [b"damaged", b""])
     assert "begun anew" in caplog.text
     timings.save()
@@ -92,11 +92,11 @@ def test_timings_that_the_compiler_refuses_are_begun_anew(path, caplog):
 def test_a_folder_that_cannot_be_written_costs_no_build(tmp_path, caplog):
     (tmp_path / "deploykit").write_text("in the way")
     with caplog.at_level(logging.WARNING):
-        Timings(TRT, Config(), T4).save()
+        TimingCache(TRT, Config(), T4).save()
     assert "Timings are not kept for the next build" in caplog.text
 
 
 def test_timings_that_cannot_be_read_are_passed_over(path, caplog):
     path.mkdir(parents=True)
-    assert Timings(TRT, Config(), T4).sha256 is None
+    assert TimingCache(TRT, Config(), T4).sha256 is None
     assert "can't be read" in caplog.text

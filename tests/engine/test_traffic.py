@@ -3,9 +3,9 @@
 import pytest
 
 from deploykit.engine.audit.audit import Audit, Traffic
-from deploykit.engine.audit.traffic import Tensor, traffic_of
+from deploykit.engine.audit.traffic import LayerTensor, layer_traffic
 from deploykit.engine.audit.work import Work
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.util.types import Precision
@@ -14,8 +14,8 @@ FC = Work(macs=1280 * 1000, places=1, channels=1280)
 POINTWISE = Work(macs=1024 * 32 * 16, places=1024, channels=32)
 
 
-def tensor(name: str, *shape: int, datatype: str = "Half") -> Tensor:
-    return Tensor(name=name, shape=shape, datatype=datatype)
+def tensor(name: str, *shape: int, datatype: str = "Half") -> LayerTensor:
+    return LayerTensor(name=name, shape=shape, datatype=datatype)
 
 
 def test_images_count_for_each_and_weights_once():
@@ -24,14 +24,14 @@ def test_images_count_for_each_and_weights_once():
         tensor("w", 32, 4, 3, 3),
         tensor("y", -1, 32, 32, 32),
     )
-    (found,) = traffic_of([layer], [[]], frozenset())
+    (found,) = layer_traffic([layer], [[]], frozenset())
     assert found == Traffic(fixed_bytes=2 * 32 * 36, image_bytes=4 * 3 * 64 * 64 + 2 * 32 * 32 * 32)
     assert found.size_bytes(8) == 2304 + 8 * (49152 + 65536)
 
 
 def test_a_profile_of_one_batch_size_has_all_in_one():
     layer = (tensor("x", 8, 3, 64, 64, datatype="Int8"), tensor("y", 8, 3, datatype="Float"))
-    (found,) = traffic_of([layer], [[]], frozenset())
+    (found,) = layer_traffic([layer], [[]], frozenset())
     assert found == Traffic(fixed_bytes=8 * 3 * 64 * 64 + 4 * 8 * 3, image_bytes=0)
 
 
@@ -42,7 +42,7 @@ def test_a_matrix_has_as_many_rows_as_its_product_has_places():
         tensor("y", -1, 16),
     )
     following = (tensor("y", -1, 16), tensor("z", -1, 32, 32, 16))
-    found = traffic_of([product, following], [[POINTWISE], []], frozenset())
+    found = layer_traffic([product, following], [[POINTWISE], []], frozenset())
     assert found == [
         Traffic(fixed_bytes=32 * 16, image_bytes=1024 * 32 + 2 * 1024 * 16),
         Traffic(fixed_bytes=0, image_bytes=2 * 1024 * 16 + 2 * 32 * 32 * 16),
@@ -52,20 +52,21 @@ def test_a_matrix_has_as_many_rows_as_its_product_has_places():
 def test_a_matrix_is_as_large_as_another_layer_sees_it():
     layers = [(tensor("x", -1, 16),), (tensor("x", -1, 32, 32, 16),)]
     assert (
-        traffic_of(layers, [[], []], frozenset()) == [Traffic(fixed_bytes=0, image_bytes=2 * 16 * 1024)] * 2
+        layer_traffic(layers, [[], []], frozenset())
+        == [Traffic(fixed_bytes=0, image_bytes=2 * 16 * 1024)] * 2
     )
 
 
 def test_answers_are_a_row_an_image():
     layer = (tensor("x", -1, 1000), tensor("logits", -1, 1000, datatype="Float"))
     product = (tensor("pooled", -1, 1280), tensor("x", -1, 1000))
-    (found, _) = traffic_of([layer, product], [[], [FC]], frozenset({"logits"}))
+    (found, _) = layer_traffic([layer, product], [[], [FC]], frozenset({"logits"}))
     assert found == Traffic(fixed_bytes=0, image_bytes=(2 + 4) * 1000)
 
 
 def test_what_is_read_twice_by_a_layer_counts_once():
     layer = (tensor("x", -1, 4, 1), tensor("x", -1, 4, 1), tensor("y", -1, 96, 1))
-    assert traffic_of([layer], [[]], frozenset()) == [Traffic(fixed_bytes=0, image_bytes=8 + 192)]
+    assert layer_traffic([layer], [[]], frozenset()) == [Traffic(fixed_bytes=0, image_bytes=8 + 192)]
 
 
 @pytest.mark.parametrize(
@@ -78,13 +79,13 @@ def test_what_is_read_twice_by_a_layer_counts_once():
     ],
 )
 def test_what_can_not_be_told_is_none(layer):
-    assert traffic_of([layer], [[]], frozenset()) == [None]
+    assert layer_traffic([layer], [[]], frozenset()) == [None]
 
 
 def test_a_convolution_that_pools_too_tells_nothing_of_rows():
     layer = (tensor("x", -1, 320, 49), tensor("w", 1280, 320), tensor("y", -1, 1280))
     work = Work(macs=49 * 1280 * 320, places=49, channels=320)
-    assert traffic_of([layer], [[work]], frozenset()) == [None]
+    assert layer_traffic([layer], [[work]], frozenset()) == [None]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_convolution_that_pools_too_tells_nothing_of_rows():
 )
 def test_types_have_sizes_in_the_compilers_words(datatype, size):
     layer = (tensor("x", 10, datatype=datatype),)
-    assert traffic_of([layer], [[]], frozenset()) == [Traffic(fixed_bytes=10 * size, image_bytes=0)]
+    assert layer_traffic([layer], [[]], frozenset()) == [Traffic(fixed_bytes=10 * size, image_bytes=0)]
 
 
 # ---------------------------------------------------------------- real builds
@@ -101,7 +102,7 @@ def test_types_have_sizes_in_the_compilers_words(datatype, size):
 
 @pytest.fixture(scope="module")
 def built(random_b0, tmp_path_factory):
-    def build(gpu: str, precision: Precision, *batches: BatchRange) -> Manifest:
+    def build(gpu: str, precision: Precision, *batches: BatchRange) -> EngineManifest:
         output = tmp_path_factory.mktemp("traffic") / "e.engine"
         made = build_engine(onnx=random_b0.path, gpu=gpu, precision=precision, batches=batches, output=output)
         return made.manifest

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from deploykit.data.images.open import open_images
-from deploykit.engine.pipeline import with_precision
+from deploykit.engine.pipeline import apply_precision
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import info_of
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize import qdq
-from deploykit.quantize.calibrate import Settings, calibrate
-from deploykit.quantize.calibration.methods import method_called
-from deploykit.quantize.float_fallback import LeftOut
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration.methods import named_method
+from deploykit.quantize.float_fallback import FloatFallback
 from deploykit.quantize.placement import place
 from deploykit.quantize.plan import Int8Plan
 from deploykit.stats.accuracy_metrics import agreement, sqnr_db
@@ -27,9 +27,9 @@ def pixels(trained, validation) -> np.ndarray:
 def plan(shared, trained) -> Int8Plan:
     """Of the trained model, centred; ranges of 128 images."""
     images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=128)
-    ranges = calibrate(trained.path, images, Settings(method=method_called("percentile")))
+    ranges = calibrate(trained.path, images, CalibrationSettings(method=named_method("percentile")))
     placement = place(read_model(trained.path), "pointwise")
-    return Int8Plan(placement=placement, ranges=ranges, left_out=LeftOut(), passed=None)
+    return Int8Plan(placement=placement, ranges=ranges, left_out=FloatFallback(), passed=None)
 
 
 def logits_of(model, x: np.ndarray) -> np.ndarray:
@@ -53,7 +53,9 @@ def spelled_logits(request, trained, plan, pixels) -> np.ndarray:
     """What the graph as the GPU's compiler gets it computes: ONNX Runtime rounds to FP16 after each node."""
     model = read_model(trained.path)
     target = Target(name="test", compiler="tensorrt-rtx", sm=request.param)
-    return logits_of(with_precision(model, info_of(model), "int8", target, onnx_sha256="", plan=plan), pixels)
+    return logits_of(
+        apply_precision(model, info_of(model), "int8", target, onnx_sha256="", plan=plan), pixels
+    )
 
 
 def test_what_is_compiled_in_fp16_is_as_accurate_as_the_qdq_graph(spelled_logits, qdq_logits, fp32_logits):

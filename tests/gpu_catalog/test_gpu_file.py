@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.gpu_catalog.gpu_file import read_gpu_file
 from deploykit.gpu_catalog.gpus import find_gpu, known_gpus
 from deploykit.networks.families.efficientnet import efficientnet
@@ -53,7 +53,7 @@ def test_an_engine_is_built_for_a_gpu_of_ones_own(tmp_path, run):
     assert result.status == 0, result.err
     engine = tmp_path / json.loads(result.out)["engine"]
     assert engine.name == "model.fp16.sm89.engine"
-    assert read_manifest(engine).target.title == "Mine (SM89)"
+    assert read_engine_manifest(engine).target.title == "Mine (SM89)"
 
 
 @pytest.mark.parametrize(

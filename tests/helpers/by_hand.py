@@ -7,9 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
-from deploykit.quantize.calibration.methods import Method
+from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.calibration.tensor_statistics import Statistics
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 
 OPSET, IR_VERSION = 20, 10
 
@@ -51,8 +51,8 @@ def ranges_of(bounds: dict[str, Bound]) -> Ranges:
         preprocessing=Preprocessing(side_px=64),
         sources=("by hand",),
         images=1,
-        method=Method(name="max"),
-        statistics={name: Statistics(low=low, high=high) for name, (low, high) in pairs.items()},
+        method=CalibrationMethod(name="max"),
+        statistics={name: TensorStatistics(low=low, high=high) for name, (low, high) in pairs.items()},
     )
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from small_models import colour_blocks
 from solid_colours import SIDE_PX
 
-from deploykit.engine.manifest import read_manifest, write_engine
+from deploykit.engine.manifest import read_engine_manifest, write_engine
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.serving.triton.installation import Triton, find_triton
@@ -47,7 +47,7 @@ def colours(folder: Path, *, max_batch: int = 32, labels: tuple[str, ...] | None
     batch = BatchRange(min=1, opt=8, max=max_batch)
     path = build_engine(onnx=model, gpu="cpu", batches=[batch], output=folder / "colours.cpu.onnx").path
     if labels is not None:
-        manifest = read_manifest(path)
+        manifest = read_engine_manifest(path)
         named = replace(manifest, model=replace(manifest.model, labels=labels))
         write_engine(path, path.read_bytes(), named)
     return path

@@ -11,9 +11,9 @@ from solid_colours import PREPROCESSING as COLOURS_PREPROCESSING
 
 from deploykit.networks.model_info import stamp
 from deploykit.onnx_tools.model_io import to_bytes
-from deploykit.quantize.calibration.methods import Method
+from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.calibration.tensor_statistics import Statistics
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 from deploykit.util.atomic_files import sha256_of
 
 # In the numbers that a file gives back.
@@ -64,8 +64,8 @@ def colour_ranges(model: Path, reach: Mapping[str, float] = SOUND) -> Ranges:
         preprocessing=PREPROCESSING,
         sources=("by hand",),
         images=1,
-        method=Method(name="max"),
-        statistics={name: Statistics(low=0.0, high=high) for name, high in {**SOUND, **reach}.items()},
+        method=CalibrationMethod(name="max"),
+        statistics={name: TensorStatistics(low=0.0, high=high) for name, high in {**SOUND, **reach}.items()},
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from refusals import refuses
 from safetensors.numpy import save_file
 
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.pipeline import build_engine
 from deploykit.networks.checkpoints.weights import Weights, load_weights
 from deploykit.networks.export import difference_from_torch, export_onnx, prepare
@@ -189,7 +189,7 @@ def test_labels_go_from_the_export_into_the_manifest_of_the_engine(tmp_path):
     (tmp_path / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     model = export_onnx(0, side_px=32, labels=tmp_path / "labels.txt", output=tmp_path / "m.onnx").path
     built = build_engine(onnx=model, gpu="cpu", output=tmp_path / "e.onnx")
-    assert read_manifest(built.path).model.labels == names
+    assert read_engine_manifest(built.path).model.labels == names
 
 
 @pytest.mark.parametrize("lines", [["a"], ["a"] * 1001, [*["a"] * 999, ""]])

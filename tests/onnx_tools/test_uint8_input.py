@@ -10,9 +10,9 @@ from small_models import archive
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.bench.benchmark import benchmark
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.engine.pipeline import build_engine, quantize_model, with_precision
+from deploykit.engine.pipeline import apply_precision, build_engine, quantize_model
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import target_for
+from deploykit.engine.targets import resolve_target
 from deploykit.engine.tensorrt_compiler import compile_plan
 from deploykit.networks.export import Export, export_onnx
 from deploykit.networks.model_info import info_of
@@ -127,9 +127,9 @@ def test_sides_may_be_many(pixel_b0, tmp_path):
 @pytest.mark.parametrize("side", [None, SideRange(min=48, opt=64, max=80)])
 def test_tensorrt_compiles_it(pixel_b0, gpu, side):
 
-    target = target_for(gpu)
+    target = resolve_target(gpu)
     model = read_model(pixel_b0.path)
-    graph = with_precision(model, info_of(model), "fp16", target, onnx_sha256="")
+    graph = apply_precision(model, info_of(model), "fp16", target, onnx_sha256="")
     assert takes_pixels(graph)
     plan = compile_plan(graph, target=target, batches=[BatchRange(max=8)], side=side)
     plan.audit.require("fp16")

@@ -10,7 +10,7 @@ from solid_colours import write_images
 
 from deploykit.data.images import Images, open_images
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.accuracy_gate import Passed, as_tensorrt, pass_gate
+from deploykit.quantize.accuracy_gate import GateResult, apply_accuracy_gate, open_like_tensorrt
 from deploykit.quantize.placement import Placement, place
 from deploykit.util.errors import DeployError
 
@@ -33,16 +33,16 @@ def placement_of(path: Path) -> Placement:
     return place(read_model(path), "all-conv")
 
 
-def gate(path: Path, images: Images, reach: dict[str, float], *, max_drop: float, **others) -> Passed:
+def gate(path: Path, images: Images, reach: dict[str, float], *, max_drop: float, **others) -> GateResult:
     model = read_model(path)
-    return pass_gate(
+    return apply_accuracy_gate(
         model, placement_of(path), colour_ranges(path, reach), images, max_drop=max_drop, **others
     )
 
 
 def test_what_loses_nothing_passes_whole(path, images):
     passed = gate(path, images, {}, max_drop=0)
-    assert passed == Passed(
+    assert passed == GateResult(
         placement=placement_of(path), drop=0, first_drop=0, images=5, excluded=(), macs_share=0
     )
 
@@ -194,7 +194,7 @@ def test_what_is_judged_is_what_the_session_given_computes(path, images):
         model.graph.initializer.append(swapped)
         model.graph.node[-1].output[0] = "straight"
         model.graph.node.append(helper.make_node("MatMul", ["straight", "swapped"], ["logits"]))
-        return as_tensorrt(model)
+        return open_like_tensorrt(model)
 
     with refuses("gate-failed"):
         gate(path, images, {}, max_drop=10, open_session=confused)
@@ -205,4 +205,4 @@ def test_ranges_that_lack_a_tensor_are_refused(path, images):
     sound = colour_ranges(path)
     lacking = replace(sound, statistics={"input": sound.statistics["input"]})
     with refuses("ranges-incomplete"):
-        pass_gate(read_model(path), placement_of(path), lacking, images, max_drop=1)
+        apply_accuracy_gate(read_model(path), placement_of(path), lacking, images, max_drop=1)

@@ -16,18 +16,18 @@ from deploykit.data.images import Images, open_images
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibration import activations
-from deploykit.quantize.calibration.activations import measure
-from deploykit.quantize.calibration.checkpoint import Checkpoint
-from deploykit.quantize.calibration.methods import Method
-from deploykit.quantize.calibration.observer import batch_size, shares
+from deploykit.quantize.calibration.activations import measure_activations
+from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
+from deploykit.quantize.calibration.methods import CalibrationMethod
+from deploykit.quantize.calibration.observer import images_per_run, split_cores
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.calibration.tensor_statistics import Statistics, observe
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
 from deploykit.util.atomic_files import sha256_of
 from deploykit.util.errors import DeployError
 from deploykit.util.prefetch import cores
 
 SIDE = Preprocessing(side_px=32)
-_, BATCH, _ = shares(32)
+_, BATCH, _ = split_cores(32)
 COUNT = 2 * BATCH + 3  # two full batches and a bit
 
 
@@ -51,8 +51,8 @@ def empty(model: Path, images: Images, *tensors: str) -> Ranges:
         preprocessing=images.preprocessing,
         sources=(images.source,),
         images=0,
-        method=Method(name="max"),
-        statistics={name: Statistics() for name in tensors or ("image", "r")},
+        method=CalibrationMethod(name="max"),
+        statistics={name: TensorStatistics() for name in tensors or ("image", "r")},
     )
 
 
@@ -69,11 +69,11 @@ def measured(
     model: Path, images: Images, *, at: Path | None = None, skip_bad: bool = False, told: Told | None = None
 ) -> Ranges:
     told = told or Told()
-    return measure(
+    return measure_activations(
         read_model(model),
         images,
         empty(model, images),
-        checkpoint=None if at is None else Checkpoint(path=at),
+        checkpoint=None if at is None else CalibrationCheckpoint(path=at),
         note=told.notes.append,
         progress=lambda done, total: told.progress.append((done, total)),
         skipped=(lambda error: told.skipped.append(error.problem)) if skip_bad else None,
@@ -84,14 +84,14 @@ def measured(
     ("side_px", "size"), [(1, 32), (64, 32), (112, 32), (224, 8), (300, 4), (380, 2), (600, 1), (2000, 1)]
 )
 def test_batches_take_about_as_much_memory_whatever_the_side(side_px, size):
-    assert batch_size(side_px) == size
+    assert images_per_run(side_px) == size
     assert size == 1 or size * side_px**2 <= 8 * 224**2
 
 
 @pytest.mark.parametrize("side_px", [64, 224, 380, 600])
 def test_all_cores_are_busy_with_about_as_many_images_as_fit(side_px):
-    at_once, size, threads = shares(side_px)
-    assert 1 <= at_once * size <= batch_size(side_px) < at_once * (size + 1)
+    at_once, size, threads = split_cores(side_px)
+    assert 1 <= at_once * size <= images_per_run(side_px) < at_once * (size + 1)
     assert at_once + threads - 1 == cores()  # the threads that run batches compute too
 
 
@@ -101,8 +101,8 @@ def test_the_statistics_are_those_of_the_tensors_themselves(model, noise):
     expected = {"image": batch.inputs, "r": np.repeat(np.maximum(batch.inputs.sum(axis=1), 0)[:, None], 4, 1)}
     assert ranges.images == COUNT
     for name, values in expected.items():
-        by_hand = Statistics()
-        by_hand.add(observe(values.astype(np.float32)))
+        by_hand = TensorStatistics()
+        by_hand.add(sample_batch(values.astype(np.float32)))
         found = ranges.statistics[name]
         assert (found.low, found.high) == pytest.approx((by_hand.low, by_hand.high), rel=1e-5)
         # Sums of three numbers are rounded in another order; a few values are on the other side of an edge.
@@ -144,7 +144,7 @@ def test_tensors_whose_shape_depends_on_the_images_are_counted_too(tmp_path):
 def test_the_ranges_given_stay_empty(model, noise):
     start = empty(model, noise)
     graph, silent = read_model(model), Told()
-    measure(
+    measure_activations(
         graph,
         noise,
         start,
@@ -250,11 +250,11 @@ def stop_after(images: int):
 def interrupted(model: Path, images: Images, at: Path, *, after: int, skip_bad: bool = False) -> Told:
     told = Told()
     with pytest.raises(KeyboardInterrupt):
-        measure(
+        measure_activations(
             read_model(model),
             images,
             empty(model, images),
-            checkpoint=Checkpoint(path=at),
+            checkpoint=CalibrationCheckpoint(path=at),
             note=told.notes.append,
             progress=stop_after(after),
             skipped=(lambda error: None) if skip_bad else None,
@@ -300,11 +300,11 @@ def test_the_rest_of_the_images_is_not_taken_for_all_of_them(model, tmp_path):
 def test_what_is_kept_of_other_tensors_is_not_used(model, noise, tmp_path):
     kept, told = tmp_path / "r.partial", Told()
     interrupted(model, noise, kept, after=1)
-    ranges = measure(
+    ranges = measure_activations(
         read_model(model),
         noise,
         empty(model, noise, "image", "h"),
-        checkpoint=Checkpoint(path=kept),
+        checkpoint=CalibrationCheckpoint(path=kept),
         note=told.notes.append,
         progress=lambda done, total: None,
         skipped=None,
@@ -317,12 +317,12 @@ def test_what_is_kept_of_other_tensors_is_not_used(model, noise, tmp_path):
 def test_the_method_wanted_now_counts_and_not_the_one_it_was_stopped_with(model, noise, tmp_path):
     kept = tmp_path / "r.partial"
     interrupted(model, noise, kept, after=1)
-    wanted = replace(empty(model, noise), method=Method(name="mse"))
-    ranges = measure(
+    wanted = replace(empty(model, noise), method=CalibrationMethod(name="mse"))
+    ranges = measure_activations(
         read_model(model),
         noise,
         wanted,
-        checkpoint=Checkpoint(path=kept),
+        checkpoint=CalibrationCheckpoint(path=kept),
         note=lambda sentence: None,
         progress=lambda done, total: None,
         skipped=None,
@@ -370,7 +370,7 @@ def test_activations_that_are_not_finite_are_named(tmp_path, noise, weight, betw
 
 def test_the_image_alone_may_be_all_there_is_to_measure(model, noise):
     start = empty(model, noise, "image")
-    ranges = measure(
+    ranges = measure_activations(
         read_model(model),
         noise,
         start,
@@ -384,7 +384,7 @@ def test_the_image_alone_may_be_all_there_is_to_measure(model, noise):
 
 def test_a_tensor_that_is_an_output_already_is_measured_too(tmp_path, noise):
     model = two_convolutions(tmp_path / "small.onnx")
-    ranges = measure(
+    ranges = measure_activations(
         read_model(model),
         noise,
         empty(model, noise, "y"),

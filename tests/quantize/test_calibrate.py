@@ -14,17 +14,17 @@ from small_models import PREPROCESSING, archive, colour_blocks, two_convolutions
 from deploykit.data.images import Images, open_images
 from deploykit.data.preprocessing import Overrides, Preprocessing
 from deploykit.onnx_tools.model_io import read_model, to_bytes
-from deploykit.quantize.calibrate import Settings, calibrate, calibrate_to_file
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate, calibrate_to_file
 from deploykit.quantize.calibrate import calibrate as calibration
-from deploykit.quantize.calibration.methods import METHODS, method_called
+from deploykit.quantize.calibration.methods import METHOD_NAMES, named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import POLICIES, place
 from deploykit.util.atomic_files import sha256_of
 from deploykit.util.errors import DeployError
 
 
-def by(name: str, percent: float | None = None, **others) -> Settings:
-    return Settings(method=method_called(name, percent), **others)
+def by(name: str, percent: float | None = None, **others) -> CalibrationSettings:
+    return CalibrationSettings(method=named_method(name, percent), **others)
 
 
 def generated(side_px: int = 32, *, limit: int = 3) -> Images:
@@ -82,7 +82,7 @@ def test_ranges_say_what_they_were_measured_on(shared, trained, calibrated):
 
 def test_calibrating_twice_gives_the_same(tmp_path):
     model, images = two_convolutions(tmp_path / "small.onnx"), generated(limit=19)
-    for settings in (by("percentile"), Settings()):
+    for settings in (by("percentile"), CalibrationSettings()):
         first, second = (calibrate(model, images, settings) for _ in range(2))
         assert first.sha256 == second.sha256
         assert first.images == 19 - (0 if settings.method else 4)  # a quarter is held out by auto
@@ -107,7 +107,7 @@ def test_a_lower_percentile_gives_a_smaller_range(tmp_path):
 
 def test_statistics_do_not_depend_on_the_method(tmp_path):
     model = two_convolutions(tmp_path / "small.onnx")
-    files = [json.loads(calibrate(model, generated(), by(name)).to_json()) for name in METHODS]
+    files = [json.loads(calibrate(model, generated(), by(name)).to_json()) for name in METHOD_NAMES]
     assert all(file["statistics"] == files[0]["statistics"] for file in files)
     assert len({json.dumps(file["ranges"]) for file in files}) > 2
 
@@ -115,7 +115,7 @@ def test_statistics_do_not_depend_on_the_method(tmp_path):
 def test_progress_counts_images_and_then_the_steps_of_choosing_to_the_last(tmp_path):
     seen = []
     model = two_convolutions(tmp_path / "small.onnx")
-    settings = Settings(progress=lambda *each: seen.append(each))
+    settings = CalibrationSettings(progress=lambda *each: seen.append(each))
     calibrate(model, generated(limit=100), settings)
     assert [stage for stage, _ in itertools.groupby(seen, key=lambda each: each[0])] == [
         "calibrating",
@@ -130,7 +130,9 @@ def test_progress_counts_images_and_then_the_steps_of_choosing_to_the_last(tmp_p
 
 def test_with_too_few_images_to_hold_any_out_it_says_so(tmp_path):
     notes = []
-    calibrate(two_convolutions(tmp_path / "small.onnx"), generated(limit=5), Settings(note=notes.append))
+    calibrate(
+        two_convolutions(tmp_path / "small.onnx"), generated(limit=5), CalibrationSettings(note=notes.append)
+    )
     assert any("too few to hold any out" in note for note in notes)
 
 
@@ -138,21 +140,23 @@ def test_with_too_few_images_to_hold_any_out_it_says_so(tmp_path):
 def test_a_weight_that_is_not_finite_is_named(tmp_path, weight):
     model = two_convolutions(tmp_path / "broken.onnx", weight=weight)
     with refuses("model-values-invalid"):
-        calibrate(model, generated(), Settings())
+        calibrate(model, generated(), CalibrationSettings())
 
 
 @pytest.mark.parametrize(("weight", "between"), [(3e38, "Relu"), (1.0, "Log")], ids=["Inf", "NaN"])
 def test_activations_that_are_not_finite_are_named(tmp_path, weight, between):
     model = two_convolutions(tmp_path / "broken.onnx", weight=weight, between=between)
-    for settings in (by("max"), Settings()):
+    for settings in (by("max"), CalibrationSettings()):
         with refuses("activations-not-finite"):
             calibrate(model, generated(), settings)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("method", [*METHOD_NAMES, "auto"])
 def test_a_dead_layer_whose_outputs_are_all_zero_is_calibrated(tmp_path, method):
     model = two_convolutions(tmp_path / "dead.onnx", weight=0.0)
-    ranges = calibrate(model, generated(limit=9), Settings(method=calibration.method_for(method, None)))
+    ranges = calibrate(
+        model, generated(limit=9), CalibrationSettings(method=calibration.parse_method(method, None))
+    )
     interval = ranges.interval("r")
     assert (interval.low, interval.high) == (0, 0)
 
@@ -174,7 +178,7 @@ def one_layer(path: Path, *, kind: str | None) -> Path:
 
 def test_a_model_with_nothing_to_quantize_is_refused(tmp_path):
     with refuses("nothing-to-quantize") as caught:
-        calibrate(one_layer(tmp_path / "none.onnx", kind=None), generated(), Settings())
+        calibrate(one_layer(tmp_path / "none.onnx", kind=None), generated(), CalibrationSettings())
     assert "FP16" in caught.value.fix
 
 
@@ -185,7 +189,7 @@ def test_a_model_of_one_layer_has_the_images_alone_to_measure(tmp_path):
 
 def test_a_model_of_fixed_batch_is_refused(tmp_path):
     with pytest.raises(DeployError, match="batch dynamic"):
-        calibrate(two_convolutions(tmp_path / "fixed.onnx", batch=1), generated(), Settings())
+        calibrate(two_convolutions(tmp_path / "fixed.onnx", batch=1), generated(), CalibrationSettings())
 
 
 @pytest.mark.parametrize(
@@ -194,7 +198,7 @@ def test_a_model_of_fixed_batch_is_refused(tmp_path):
 def test_methods_are_compared_on_images_held_out_where_there_are_enough(tmp_path, count, measured, compared):
     model = colour_blocks(tmp_path / "model.onnx")
     images = open_images(archive(tmp_path / "i.npz", count, side_px=8), Preprocessing(side_px=8), limit=count)
-    ranges = calibrate(model, images, Settings())
+    ranges = calibrate(model, images, CalibrationSettings())
     assert ranges.images == measured
     assert {score.error.images for score in ranges.choice.scores} == {compared}
     peaks = ranges.statistics["input"].peaks
@@ -210,7 +214,7 @@ def test_images_held_out_are_not_measured_whatever_they_hold(tmp_path):
         changed[index] = 255
         np.savez(tmp_path / "i.npz", images=changed)
         images = open_images(tmp_path / "i.npz", PREPROCESSING, limit=8)
-        if calibrate(model, images, Settings()).statistics["input"].high < 1:
+        if calibrate(model, images, CalibrationSettings()).statistics["input"].high < 1:
             held_out.append(index)
     assert held_out == [0, 4]  # a quarter, spread evenly
 
@@ -252,8 +256,8 @@ def test_each_bad_image_is_left_out_and_named_once(tmp_path, count):
     images = open_images(folder, Preprocessing(side_px=8), limit=count)
     model = colour_blocks(tmp_path / "model.onnx")
     with pytest.raises(DeployError, match=r"0[02]\.png"):
-        calibrate(model, images, Settings())
-    calibrate(model, images, Settings(skip_bad=True, note=notes.append))
+        calibrate(model, images, CalibrationSettings())
+    calibrate(model, images, CalibrationSettings(skip_bad=True, note=notes.append))
     named = [note for note in notes if ".png" in note]
     assert sorted(re.findall(r"(\d\d)\.png", " ".join(named))) == ["00", "02"]
 

@@ -7,8 +7,8 @@ from folders import files_in
 from small_models import archive, colour_blocks
 
 from deploykit.data.preprocessing import Overrides
-from deploykit.quantize.calibrate import calibrate_to_file, merge_to_file
-from deploykit.quantize.calibration.methods import METHODS
+from deploykit.quantize.calibrate import calibrate_to_file, merge_ranges_files
+from deploykit.quantize.calibration.methods import METHOD_NAMES
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.util.errors import DeployError
 
@@ -17,7 +17,7 @@ def _statistics(ranges: Ranges) -> object:
     return json.loads(ranges.to_json())["statistics"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 def test_merging_halves_is_calibrating_on_the_whole(tmp_path, method):
     model = colour_blocks(tmp_path / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 3)).astype(np.uint8)
@@ -27,7 +27,7 @@ def test_merging_halves_is_calibrating_on_the_whole(tmp_path, method):
         calibrate_to_file(data, onnx=model, method=method, output=tmp_path / f"{name}.json")
     halves = [tmp_path / "a.json", tmp_path / "b.json"]
     for order in (halves, halves[::-1]):
-        path, merged = merge_to_file(order, output=tmp_path / "merged.json")
+        path, merged = merge_ranges_files(order, output=tmp_path / "merged.json")
         file, whole = (json.loads(each.read_text()) for each in (path, tmp_path / "all.json"))
         assert file["sources"] == [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
         assert {**file, "sources": None} == {**whole, "sources": None}
@@ -40,11 +40,11 @@ def test_ranges_chosen_by_auto_can_be_read_off_by_one_method_when_merged(tmp_pat
     for seed in (0, 1):
         data = archive(tmp_path / f"{seed}.npz", 12, side_px=8, seed=seed)
         files.append(calibrate_to_file(data, onnx=model, output=tmp_path / f"{seed}.json")[0])
-    _, kept = merge_to_file(files, output=tmp_path / "kept.json")
+    _, kept = merge_ranges_files(files, output=tmp_path / "kept.json")
     assert kept.images == 2 * 9
     assert {score.error.images for score in kept.choice.scores} == {2 * 3}
     assert kept.method == kept.choice.best
-    _, read = merge_to_file(files, method="percentile", percentile=99.5, output=tmp_path / "read.json")
+    _, read = merge_ranges_files(files, method="percentile", percentile=99.5, output=tmp_path / "read.json")
     assert (str(read.method), read.choice) == ("percentile 99.5", None)
     assert _statistics(read) == _statistics(kept)
 
@@ -71,5 +71,5 @@ def test_what_does_not_go_together_is_not_merged_and_nothing_is_written(tmp_path
     calibrate_to_file(data, onnx=model, output=Path("b.json"), **settings)
     before = files_in(tmp_path)
     with pytest.raises(DeployError, match=about):
-        merge_to_file([Path("a.json"), Path("b.json")], output=Path("c.json"))
+        merge_ranges_files([Path("a.json"), Path("b.json")], output=Path("c.json"))
     assert files_in(tmp_path) == before

@@ -7,10 +7,10 @@ import pytest
 
 from deploykit.data.images import Images, open_images
 from deploykit.data.preprocessing import Overrides, Preprocessing
-from deploykit.quantize.calibration.checkpoint import Checkpoint
-from deploykit.quantize.calibration.methods import METHODS, Method, method_called
+from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
+from deploykit.quantize.calibration.methods import METHOD_NAMES, CalibrationMethod, named_method
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.calibration.tensor_statistics import Statistics, observe
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
 
 MODEL = "a" * 64
 SIDE = Preprocessing(side_px=16)
@@ -21,22 +21,22 @@ def images(*, limit: int = 5, overrides: Overrides = Overrides()) -> Images:  # 
 
 
 def ranges(preprocessing: Preprocessing = SIDE) -> Ranges:
-    statistics = Statistics()
-    statistics.add(observe(np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)))
+    statistics = TensorStatistics()
+    statistics.add(sample_batch(np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)))
     return Ranges(
         onnx_sha256=MODEL,
         preprocessing=preprocessing,
         sources=("generated",),
         images=3,
-        method=Method(name="max"),
+        method=CalibrationMethod(name="max"),
         statistics={"x": statistics},
     )
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Checkpoint:
+def checkpoint(tmp_path: Path) -> CalibrationCheckpoint:
     """Of the first 3 of 5 generated images."""
-    kept = Checkpoint.beside(tmp_path / "b0.ranges.json")
+    kept = CalibrationCheckpoint.beside(tmp_path / "b0.ranges.json")
     kept.save(images(), 3, ranges())
     return kept
 
@@ -51,15 +51,15 @@ def test_what_is_kept_comes_back_and_goes_on_counting(checkpoint):
     assert position == 3
     assert found.to_json() == ranges().to_json()
     more, together = np.ones((2, 40), np.float32), ranges()
-    found.statistics["x"].add(observe(more))
-    together.statistics["x"].add(observe(more))
+    found.statistics["x"].add(sample_batch(more))
+    together.statistics["x"].add(sample_batch(more))
     assert found.to_json() == together.to_json()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 def test_any_method_goes_on_from_it(tmp_path, method):
-    kept = Checkpoint.beside(tmp_path / "r.json")
-    kept.save(images(), 1, replace(ranges(), method=method_called(method)))
+    kept = CalibrationCheckpoint.beside(tmp_path / "r.json")
+    kept.save(images(), 1, replace(ranges(), method=named_method(method)))
     assert kept.load(images(), MODEL) is not None
 
 
@@ -95,7 +95,7 @@ def test_changed_files_do_not_go_on_from_it(tmp_path):
 
     for number in range(3):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    kept = Checkpoint.beside(tmp_path / "r.json")
+    kept = CalibrationCheckpoint.beside(tmp_path / "r.json")
     kept.save(open_images(tmp_path, SIDE, limit=3), 2, ranges())
     assert kept.load(open_images(tmp_path, SIDE, limit=3), MODEL) is not None
     Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "2.png")

@@ -12,11 +12,11 @@ from deploykit.data.images import open_images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import info_of
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.calibrate import Settings
-from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
-from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibrate import CalibrationSettings
+from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
+from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.find_ranges import GENERATED_IMAGES, given_or_measured, ranges_for
+from deploykit.quantize.find_ranges import GENERATED_IMAGES, find_ranges, load_or_measure_ranges
 from deploykit.util.errors import DeployError
 
 
@@ -48,13 +48,13 @@ def wanted(
     overrides: Overrides = NO_OVERRIDES,
     **settings,
 ) -> Ranges:
-    return ranges_for(
+    return find_ranges(
         model,
         info_of(read_model(model)),
         ranges=ranges,
         data=data,
         overrides=overrides,
-        settings=Settings(note=(notes if notes is not None else []).append, **settings),
+        settings=CalibrationSettings(note=(notes if notes is not None else []).append, **settings),
     )
 
 
@@ -67,8 +67,8 @@ def test_given_ranges_are_taken_and_credited(model):
 
 
 def test_ranges_that_auto_chose_are_credited_as_that(model):
-    choice = Choice(
-        scores=(Score(method=method_called("max"), error=ErrorSum(total=0.5, images=9)),), noise={}
+    choice = MethodChoice(
+        scores=(MethodScore(method=named_method("max"), error=ErrorSum(total=0.5, images=9)),), noise={}
     )
     replace(colour_ranges(model), choice=choice, sources=("a", "b")).save(Path("auto.json"))
     notes: list[str] = []
@@ -140,7 +140,7 @@ def test_what_else_lies_in_the_folder_is_not_taken_for_ranges(model):
 @pytest.mark.parametrize("data", ["images", "generated"])
 def test_images_given_go_before_ranges_found(model, data):
     save(colour_ranges(model), "model.ranges.json", seconds=0)
-    found = wanted(model, data=data, method=method_called("max"))
+    found = wanted(model, data=data, method=named_method("max"))
     assert found.sources == (data,)
 
 
@@ -150,9 +150,9 @@ def test_images_given_are_calibrated_on_as_the_settings_say(model):
     assert found.images == 5
     assert found.choice is not None
     assert set(seen) == {"calibrating", "choosing ranges"}
-    assert wanted(model, data="images", method=method_called("max")).interval("input").high == 1
+    assert wanted(model, data="images", method=named_method("max")).interval("input").high == 1
     doubled = Overrides(std=(0.5, 0.5, 0.5))
-    found = wanted(model, data="images", method=method_called("max"), overrides=doubled)
+    found = wanted(model, data="images", method=named_method("max"), overrides=doubled)
     assert found.interval("input").high == 2
 
 
@@ -181,7 +181,7 @@ def test_random_weights_have_ranges_of_their_own_found(random):
 
 def test_generated_images_for_trained_weights_are_noted(model):
     notes: list[str] = []
-    wanted(model, data="generated", notes=notes, method=method_called("max"))
+    wanted(model, data="generated", notes=notes, method=named_method("max"))
     assert notes == [
         "Generated images stand in for real ones: expect less accuracy than with --data DIR.",
         "Ranges: of 512 images from generated (max); deploykit calibrate keeps such in a file.",
@@ -190,7 +190,7 @@ def test_generated_images_for_trained_weights_are_noted(model):
 
 def test_generated_images_for_random_weights_are_as_good_as_others(random):
     notes: list[str] = []
-    wanted(random, data="generated", notes=notes, method=method_called("max"))
+    wanted(random, data="generated", notes=notes, method=named_method("max"))
     assert not any("stand in for real ones" in note for note in notes)
 
 
@@ -216,12 +216,12 @@ def test_preprocessing_asked_for_is_not_silently_that_of_the_ranges(model):
 
 def test_for_sensitivity_ranges_are_given_found_or_measured(model):
     images = open_images("images", PREPROCESSING, limit=4)
-    settings = Settings(method=method_called("max"))
-    assert given_or_measured(model, None, images, settings).sources == ("images",)
+    settings = CalibrationSettings(method=named_method("max"))
+    assert load_or_measure_ranges(model, None, images, settings).sources == ("images",)
     save(colour_ranges(model), "model.ranges.json", seconds=0)
-    assert given_or_measured(model, None, images, settings).sources == ("by hand",)
+    assert load_or_measure_ranges(model, None, images, settings).sources == ("by hand",)
     replace(colour_ranges(model), sources=("given",)).save(Path("given.json"))
-    assert given_or_measured(model, Path("given.json"), images, settings).sources == ("given",)
+    assert load_or_measure_ranges(model, Path("given.json"), images, settings).sources == ("given",)
 
 
 def test_a_file_without_a_format_of_ours_is_no_ranges_file(model):

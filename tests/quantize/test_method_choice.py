@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from refusals import refuses
 
-from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
-from deploykit.quantize.calibration.methods import Method
-from deploykit.quantize.output_error import image_amplitudes, image_errors
+from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
+from deploykit.quantize.calibration.methods import CalibrationMethod
+from deploykit.quantize.output_error import image_error_amplitudes, image_errors
 
-MAX, MSE, ENTROPY = (Method(name=name) for name in ("max", "mse", "entropy"))
+MAX, MSE, ENTROPY = (CalibrationMethod(name=name) for name in ("max", "mse", "entropy"))
 
 # What image_errors gives: a multiple of 2^-40 from 0 to 1.
 ERRORS = st.integers(0, 2**40).map(lambda count: count / 2**40)
@@ -21,7 +21,7 @@ SUMS = st.lists(ERRORS, min_size=1, max_size=20).map(
     lambda errors: ErrorSum(total=float(np.sum(errors)), images=len(errors))
 )
 CHOICES = st.builds(
-    lambda errors, noise: Choice(
+    lambda errors, noise: MethodChoice(
         scores=tuple(map(_score, (MAX, MSE, ENTROPY), errors)), noise=dict(zip("xyz", noise, strict=True))
     ),
     st.tuples(SUMS, SUMS, SUMS),
@@ -29,8 +29,8 @@ CHOICES = st.builds(
 )
 
 
-def _score(method: Method, error: ErrorSum) -> Score:
-    return Score(method=method, error=error)
+def _score(method: CalibrationMethod, error: ErrorSum) -> MethodScore:
+    return MethodScore(method=method, error=error)
 
 
 @given(st.lists(ERRORS, min_size=2, max_size=200), st.randoms())
@@ -63,11 +63,12 @@ def test_a_merged_choice_has_the_least_error_over_the_images_of_both(a, b):
     assert means[a.merge(b).best] == min(means.values())
 
 
-def choice(**totals: float) -> Choice:
+def choice(**totals: float) -> MethodChoice:
     scores = tuple(
-        _score(Method(name=name), ErrorSum(total=total, images=2)) for name, total in totals.items()
+        _score(CalibrationMethod(name=name), ErrorSum(total=total, images=2))
+        for name, total in totals.items()
     )
-    return Choice(scores=scores, noise={})
+    return MethodChoice(scores=scores, noise={})
 
 
 def test_the_best_has_the_least_error_and_among_equals_it_is_the_one_tried_first():
@@ -78,7 +79,7 @@ def test_the_best_has_the_least_error_and_among_equals_it_is_the_one_tried_first
 
 def test_the_mean_and_not_the_sum_decides():
     scores = (_score(MAX, ErrorSum(total=2.0, images=8)), _score(MSE, ErrorSum(total=1.0, images=2)))
-    assert Choice(scores=scores, noise={}).best == MAX
+    assert MethodChoice(scores=scores, noise={}).best == MAX
 
 
 def test_choices_among_different_methods_do_not_merge():
@@ -164,6 +165,6 @@ def test_amplitudes_are_the_roots_of_errors_and_add_up_exactly():
     generator = np.random.default_rng(3)
     reference = generator.standard_normal((40, 5)).astype(np.float32)
     logits = reference + generator.standard_normal((40, 5)).astype(np.float32) * 0.1
-    amplitudes = image_amplitudes(logits, reference)
+    amplitudes = image_error_amplitudes(logits, reference)
     assert amplitudes == pytest.approx(np.sqrt(image_errors(logits, reference)), abs=1e-12)
     assert sum(amplitudes[::-1].tolist()) == amplitudes.sum() == sum(amplitudes.tolist())

@@ -10,20 +10,20 @@ from deploykit.data.preprocessing import Preprocessing
 from deploykit.networks.export import Export, export_onnx
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
-from deploykit.quantize.calibrate import Settings, calibrate
-from deploykit.quantize.calibration.methods import METHODS
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration.methods import METHOD_NAMES
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.calibration.tensor_statistics import Statistics, observe
-from deploykit.quantize.float_fallback import leave_out
-from deploykit.quantize.method_search import CANDIDATES, choose
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
+from deploykit.quantize.float_fallback import choose_float_fallback
+from deploykit.quantize.method_search import CANDIDATE_METHODS, choose_method
 from deploykit.quantize.placement import place
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import agreement, sqnr_db, top1
 
 
 def test_every_method_is_among_the_candidates():
-    assert {candidate.name for candidate in CANDIDATES} == set(METHODS)
-    assert len(set(CANDIDATES)) == len(CANDIDATES)
+    assert {candidate.name for candidate in CANDIDATE_METHODS} == set(METHOD_NAMES)
+    assert len(set(CANDIDATE_METHODS)) == len(CANDIDATE_METHODS)
 
 
 def logits_of(model: bytes, images: np.ndarray) -> np.ndarray:
@@ -48,9 +48,11 @@ def spiky(tmp_path: Path) -> tuple[Path, Ranges, list[np.ndarray]]:
     generator = np.random.default_rng(0)
     inputs = generator.standard_normal((60, 3, 32, 32)).astype(np.float32)
     inputs[::20] *= 30
-    statistics = {"image": Statistics(), "r": Statistics()}
-    statistics["image"].add(observe(inputs[:40]))
-    statistics["r"].add(observe(np.repeat(np.maximum(inputs[:40].sum(axis=1, keepdims=True), 0), 4, axis=1)))
+    statistics = {"image": TensorStatistics(), "r": TensorStatistics()}
+    statistics["image"].add(sample_batch(inputs[:40]))
+    statistics["r"].add(
+        sample_batch(np.repeat(np.maximum(inputs[:40].sum(axis=1, keepdims=True), 0), 4, axis=1))
+    )
     ranges = replace(
         colour_ranges(model, {}), statistics=statistics, preprocessing=Preprocessing(side_px=32), images=40
     )
@@ -61,15 +63,15 @@ def test_the_candidate_of_least_error_on_the_images_held_out_is_taken(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
     placement = place(model, "all-conv")
-    chosen = choose(model, placement, ranges, held_out)
+    chosen = choose_method(model, placement, ranges, held_out)
     reference = logits_of(to_bytes(model), held_out[0])
     errors = {}
-    for method in CANDIDATES:
+    for method in CANDIDATE_METHODS:
         quantized = insert_qdq(model, placement, replace(ranges, method=method))
         errors[method] = np.sqrt(errors_of(logits_of(to_bytes(quantized), held_out[0]), reference)).mean()
     found = {score.method: score.error.mean for score in chosen.choice.scores}
     assert found == pytest.approx(errors, rel=1e-5)
-    assert list(found) == list(CANDIDATES)
+    assert list(found) == list(CANDIDATE_METHODS)
     assert chosen.method == min(errors, key=errors.__getitem__)
     assert chosen.method.name != "max"  # which wastes its steps on one image in twenty
     assert {score.error.images for score in chosen.choice.scores} == {19}
@@ -78,7 +80,7 @@ def test_the_candidate_of_least_error_on_the_images_held_out_is_taken(spiky):
 def test_only_the_method_and_what_it_was_chosen_by_change(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
-    chosen = choose(model, place(model, "all-conv"), ranges, held_out)
+    chosen = choose_method(model, place(model, "all-conv"), ranges, held_out)
     assert replace(chosen, method=ranges.method, choice=None).to_json() == ranges.to_json()
     assert chosen.choice.best == chosen.method
 
@@ -87,7 +89,7 @@ def test_the_noise_of_a_tensor_is_the_error_with_it_alone_in_int8(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
     placement = place(model, "all-conv")
-    chosen = choose(model, placement, ranges, held_out)
+    chosen = choose_method(model, placement, ranges, held_out)
     assert chosen.choice.noise.keys() == {"image", "r"}
     some = held_out[0][: chosen.choice.noise["r"].images]
     reference = logits_of(to_bytes(model), some)
@@ -100,25 +102,25 @@ def test_the_noise_of_a_tensor_is_the_error_with_it_alone_in_int8(spiky):
 def test_every_step_is_reported(spiky):
     path, ranges, held_out = spiky
     model, seen = read_model(path), []
-    choose(model, place(model, "all-conv"), ranges, held_out, progress=lambda *each: seen.append(each))
-    assert seen == [(done, len(CANDIDATES) + 2) for done in range(1, len(CANDIDATES) + 3)]
+    choose_method(model, place(model, "all-conv"), ranges, held_out, progress=lambda *each: seen.append(each))
+    assert seen == [(done, len(CANDIDATE_METHODS) + 2) for done in range(1, len(CANDIDATE_METHODS) + 3)]
 
 
 def test_where_no_method_makes_an_error_the_first_is_taken(tmp_path):
     path = colour_blocks(tmp_path / "model.onnx")
     ranges = colour_ranges(path)
     for statistics in ranges.statistics.values():
-        statistics.add(observe(np.zeros((2, 3), np.float32)))
+        statistics.add(sample_batch(np.zeros((2, 3), np.float32)))
     model = read_model(path)
-    chosen = choose(model, place(model, "all-conv"), ranges, [np.zeros((3, 3, 8, 8), np.float32)])
-    assert chosen.method == CANDIDATES[0]
+    chosen = choose_method(model, place(model, "all-conv"), ranges, [np.zeros((3, 3, 8, 8), np.float32)])
+    assert chosen.method == CANDIDATE_METHODS[0]
     assert {score.error.total for score in chosen.choice.scores} == {0}
 
 
 def test_one_image_held_out_is_enough(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
-    chosen = choose(model, place(model, "all-conv"), ranges, [held_out[0][:1]])
+    chosen = choose_method(model, place(model, "all-conv"), ranges, [held_out[0][:1]])
     assert {score.error.images for score in chosen.choice.scores} == {1}
     assert {noise.images for noise in chosen.choice.noise.values()} == {1}
 
@@ -142,7 +144,7 @@ def test_int8_by_default_answers_as_fp32_does(shared, validation, tmp_path, weig
     reference = logits_of(to_bytes(model), images)
     assert round(2000 * top1(reference, validation.labels)) == FP32_HITS[weights]
     for policy, (drop, agreeing, decibels) in TRAINED[weights].items():
-        placement, _ = leave_out(place(model, policy), ranges.choice.noise)
+        placement, _ = choose_float_fallback(place(model, policy), ranges.choice.noise)
         actual = logits_of(to_bytes(insert_qdq(model, placement, ranges)), images)
         assert placement.int8_share >= 0.75, policy
         assert FP32_HITS[weights] / 20 - 100 * top1(actual, validation.labels) <= drop + 1e-9, policy
@@ -153,7 +155,7 @@ def test_int8_by_default_answers_as_fp32_does(shared, validation, tmp_path, weig
 
 def _calibrated(exported: Export, shared: Path) -> Ranges:
     images = open_images(shared / "cifar10_calib.npz", exported.info.preprocessing, limit=512)
-    ranges = calibrate(exported.path, images, Settings())
+    ranges = calibrate(exported.path, images, CalibrationSettings())
     assert ranges.images == 448
     assert {score.error.images for score in ranges.choice.scores} == {64}
     return ranges

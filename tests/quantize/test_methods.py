@@ -8,11 +8,16 @@ from hypothesis.extra.numpy import arrays
 from refusals import refuses
 
 from deploykit.quantize.calibration.histogram import BINS, Histogram
-from deploykit.quantize.calibration.methods import DEFAULT_PERCENT, METHODS, Method, method_called
-from deploykit.quantize.calibration.tensor_statistics import Statistics, observe
+from deploykit.quantize.calibration.methods import (
+    DEFAULT_PERCENT,
+    METHOD_NAMES,
+    CalibrationMethod,
+    named_method,
+)
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
 from deploykit.util.errors import DeployError
 
-EVERY = [method_called(name) for name in METHODS]
+EVERY = [named_method(name) for name in METHOD_NAMES]
 PERCENTS = (62.5, 75.0, 96.875, 99.609375, 100.0)  # exact in binary, so that no rank is a matter of rounding
 
 FINITE = arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**127), 2.0**127, width=32))
@@ -21,11 +26,11 @@ ORDINARY = arrays(np.float32, (st.integers(1, 40) | st.just(200)).map(lambda n: 
 ))  # fmt: skip
 
 
-def statistics_of(*images: np.ndarray) -> Statistics:
+def statistics_of(*images: np.ndarray) -> TensorStatistics:
     """Of one image each."""
-    statistics = Statistics()
+    statistics = TensorStatistics()
     for image in images:
-        statistics.add(observe(np.asarray(image, np.float32).reshape(1, -1)))
+        statistics.add(sample_batch(np.asarray(image, np.float32).reshape(1, -1)))
     return statistics
 
 
@@ -50,7 +55,7 @@ def test_of_a_constant_every_method_gives_that_constant(method, count, constant)
 @pytest.mark.parametrize("method", EVERY, ids=str)
 def test_of_zeros_and_of_nothing_every_method_gives_zero(method):
     assert method.amax(statistics_of(np.zeros(100), np.zeros(1))) == 0
-    assert method.amax(Statistics(low=0.0, high=0.0)) == 0
+    assert method.amax(TensorStatistics(low=0.0, high=0.0)) == 0
 
 
 @pytest.mark.parametrize("method", EVERY, ids=str)
@@ -78,14 +83,14 @@ def test_signs_do_not_matter(method):
 
 @given(images=ORDINARY)
 def test_max_is_the_largest_magnitude(images):
-    assert Method(name="max").amax(statistics_of(*images)) == np.abs(images).max()
+    assert CalibrationMethod(name="max").amax(statistics_of(*images)) == np.abs(images).max()
 
 
 @given(images=ORDINARY, percent=st.sampled_from(PERCENTS))
 def test_a_percentile_is_numpys_of_the_raw_magnitudes_to_a_bins_width(images, percent):
     statistics = statistics_of(*images)
     exact = np.percentile(np.abs(images).astype(np.float64), percent, method="inverted_cdf")
-    amax = Method(name="percentile", percent=percent).amax(statistics)
+    amax = CalibrationMethod(name="percentile", percent=percent).amax(statistics)
     assert exact <= amax <= min(exact + _bin_width(statistics.values), np.abs(images).max())
 
 
@@ -94,7 +99,7 @@ def test_a_peak_percentile_is_numpys_of_the_images_largest_magnitudes(images, pe
     statistics = statistics_of(*images)
     peaks = np.abs(images).max(axis=1).astype(np.float64)
     exact = np.percentile(peaks, percent, method="inverted_cdf")
-    amax = Method(name="peak-percentile", percent=percent).amax(statistics)
+    amax = CalibrationMethod(name="peak-percentile", percent=percent).amax(statistics)
     assert exact <= amax <= min(exact + _bin_width(statistics.peaks), peaks.max())
 
 
@@ -107,9 +112,11 @@ def test_one_image_in_fifty_moves_a_percentile_of_values_and_not_one_of_peaks():
     images = generator.uniform(-1, 1, (50, 1000))
     images[7] *= 50
     statistics = statistics_of(*images)
-    assert Method(name="max").amax(statistics) == pytest.approx(50, rel=0.01)
-    assert Method(name="percentile", percent=99.99).amax(statistics) > 40
-    assert Method(name="peak-percentile", percent=97).amax(statistics) == pytest.approx(1, abs=64 / BINS)
+    assert CalibrationMethod(name="max").amax(statistics) == pytest.approx(50, rel=0.01)
+    assert CalibrationMethod(name="percentile", percent=99.99).amax(statistics) > 40
+    assert CalibrationMethod(name="peak-percentile", percent=97).amax(statistics) == pytest.approx(
+        1, abs=64 / BINS
+    )
 
 
 GENERATOR = np.random.default_rng(4)
@@ -134,7 +141,7 @@ distributions = pytest.mark.parametrize("values", DISTRIBUTIONS.values(), ids=DI
 @pytest.mark.parametrize("name", [name for name in DISTRIBUTIONS if name != "few levels"])
 def test_mse_is_as_good_as_the_best_range_found_by_quantizing_the_values_themselves(name):
     values = DISTRIBUTIONS[name].astype(np.float32)[:8000]  # all of which are counted
-    chosen = Method(name="mse").amax(statistics_of(*np.array_split(values, 4)))
+    chosen = CalibrationMethod(name="mse").amax(statistics_of(*np.array_split(values, 4)))
     largest = np.abs(values).max()
     best = min(_error_of_quantizing(values, largest * part) for part in np.linspace(0.02, 1, 400))
     assert _error_of_quantizing(values, chosen) <= 1.1 * best
@@ -173,7 +180,7 @@ def test_entropy_is_the_least_divergence_at_any_candidate(values):
 def _clipped(values: np.ndarray, name: str) -> tuple[Histogram, int]:
     """The values' histogram, and the end of the bins that the method keeps."""
     statistics = statistics_of(*np.array_split(values[-4000:], 4))
-    amax = Method(name=name).amax(statistics)
+    amax = CalibrationMethod(name=name).amax(statistics)
     last = _candidates(statistics.values)[-1]
     return statistics.values, last if amax == statistics.amax else round(amax / _bin_width(statistics.values))
 
@@ -210,20 +217,20 @@ def _divergence(counts: list[int], end: int) -> float:
 
 def test_entropy_clips_outliers_that_max_keeps():
     statistics = statistics_of(*np.array_split(DISTRIBUTIONS["with outliers"], 10))
-    assert Method(name="max").amax(statistics) == 60
-    assert Method(name="entropy").amax(statistics) < 10
+    assert CalibrationMethod(name="max").amax(statistics) == 60
+    assert CalibrationMethod(name="entropy").amax(statistics) < 10
 
 
 # By hand: (12 - c)^2 + N (c / 127)^2 / 12 is least at c = 12 / (1 + N / (12 * 127^2)), 7.913 of 100,000.
 def test_mse_clips_one_outlier_by_as_much_as_calculus_says():
     values = np.append(np.random.default_rng(5).standard_normal(99_999), 12.0)
-    amax = Method(name="mse").amax(statistics_of(*np.array_split(values, 50)))
+    amax = CalibrationMethod(name="mse").amax(statistics_of(*np.array_split(values, 50)))
     assert amax == pytest.approx(7.913, rel=0.01)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHOD_NAMES)
 def test_a_method_is_called_by_its_name_with_its_usual_percentile(name):
-    assert method_called(name) == Method(name=name, percent=DEFAULT_PERCENT.get(name))
+    assert named_method(name) == CalibrationMethod(name=name, percent=DEFAULT_PERCENT.get(name))
 
 
 def test_methods_are_printed_as_people_call_them():
@@ -234,14 +241,14 @@ def test_methods_are_printed_as_people_call_them():
         "entropy",
         "mse",
     ]
-    assert str(method_called("percentile", 99.5)) == "percentile 99.5"
+    assert str(named_method("percentile", 99.5)) == "percentile 99.5"
 
 
 @pytest.mark.parametrize("percent", [0, 50, -3, 100.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["percentile", "peak-percentile"])
 def test_a_percentile_that_is_none_is_refused(name, percent):
     with pytest.raises(DeployError, match="is no range") as caught:
-        method_called(name, percent)
+        named_method(name, percent)
     assert f"{percent:g}" in caught.value.problem
     assert "--percentile 99.99" in caught.value.fix
 
@@ -249,12 +256,12 @@ def test_a_percentile_that_is_none_is_refused(name, percent):
 @pytest.mark.parametrize("name", ["max", "entropy", "mse"])
 def test_a_percentile_is_refused_where_the_method_has_none(name):
     with refuses("option-not-applicable") as caught:
-        method_called(name, 99.9)
+        named_method(name, 99.9)
     assert "--percentile" in caught.value.fix
 
 
 @pytest.mark.parametrize("percent", [None, 99.9])
 def test_a_method_that_is_not_there_is_refused_with_those_that_are(percent):
     with pytest.raises(DeployError, match="no method minmax") as caught:
-        method_called("minmax", percent)
-    assert all(name in caught.value.fix for name in METHODS)
+        named_method("minmax", percent)
+    assert all(name in caught.value.fix for name in METHOD_NAMES)

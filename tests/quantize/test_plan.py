@@ -12,11 +12,11 @@ import deploykit
 from deploykit.data.preprocessing import Overrides
 from deploykit.networks.model_info import info_of
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
-from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
+from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.calibration.tensor_statistics import observe
-from deploykit.quantize.float_fallback import SPARE, LeftOut
+from deploykit.quantize.calibration.tensor_statistics import sample_batch
+from deploykit.quantize.float_fallback import DEFAULT_FLOAT_BUDGET, FloatFallback
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options, Int8Plan, plan_int8
 from deploykit.util.errors import DeployError
@@ -111,8 +111,8 @@ def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_calibrated
 def noisy(model: Path) -> Ranges:
     """Nearly all the noise is the classifier's, which does next to no work."""
     noise = {"input": 0.001, "blocks.0.relu": 0.002, "flat": 0.5}
-    choice = Choice(
-        scores=(Score(method=method_called("max"), error=ErrorSum(total=0.5, images=1)),),
+    choice = MethodChoice(
+        scores=(MethodScore(method=named_method("max"), error=ErrorSum(total=0.5, images=1)),),
         noise={name: ErrorSum(total=total, images=1) for name, total in noise.items()},
     )
     return replace(colour_ranges(model), choice=choice)
@@ -131,7 +131,7 @@ def test_what_makes_most_noise_for_its_work_is_left_out_and_named(model):
 
 def test_nothing_is_left_out_where_nothing_may_be(model):
     plan = planned(model, Int8Options(ranges=saved(noisy(model)), spare=0))
-    assert plan.left_out == LeftOut()
+    assert plan.left_out == FloatFallback()
     assert len(plan.placement.products) == 3
 
 
@@ -140,8 +140,8 @@ def with_outliers(model: Path, outliers: dict[str, float]) -> Ranges:
     ranges = colour_ranges(model)
     for name, outlier in outliers.items():
         values = np.append(np.linspace(0, 1, 2000), outlier).astype(np.float32)
-        ranges.statistics[name].add(observe(values.reshape(1, -1)))
-    return replace(ranges, method=method_called("percentile", 99.0))
+        ranges.statistics[name].add(sample_batch(values.reshape(1, -1)))
+    return replace(ranges, method=named_method("percentile", 99.0))
 
 
 def test_tensors_cut_to_under_half_are_noted_the_worst_first(model):
@@ -269,4 +269,4 @@ def test_overrides_reach_calibration_and_gate(model):
 
 def test_options_are_public_and_spare_ten_percent():
     assert deploykit.Int8Options is Int8Options
-    assert Int8Options().spare == SPARE == 0.1
+    assert Int8Options().spare == DEFAULT_FLOAT_BUDGET == 0.1

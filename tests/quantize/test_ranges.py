@@ -10,22 +10,22 @@ from refusals import refuses
 
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.quantize.calibration.histogram import BINS, Histogram
-from deploykit.quantize.calibration.method_choice import Choice, ErrorSum, Score
-from deploykit.quantize.calibration.methods import METHODS, Method, method_called
-from deploykit.quantize.calibration.ranges import Interval, Ranges, merge
-from deploykit.quantize.calibration.tensor_statistics import Statistics, observe
+from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
+from deploykit.quantize.calibration.methods import METHOD_NAMES, CalibrationMethod, named_method
+from deploykit.quantize.calibration.ranges import Ranges, TensorRange, merge_ranges
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
 from deploykit.util.atomic_files import sha256_of
 from deploykit.util.errors import DeployError
 
-PERCENTILE = Method(name="percentile", percent=99.0)
+PERCENTILE = CalibrationMethod(name="percentile", percent=99.0)
 
 
 def ranges_of(*, source: str = "photos/", **values) -> Ranges:
     """Of one image, tensor by tensor."""
     statistics = {}
     for name, array in values.items():
-        statistics[name] = Statistics()
-        statistics[name].add(observe(np.asarray(array, np.float32).reshape(1, -1)))
+        statistics[name] = TensorStatistics()
+        statistics[name].add(sample_batch(np.asarray(array, np.float32).reshape(1, -1)))
     return Ranges(
         onnx_sha256="a" * 64,
         preprocessing=Preprocessing(side_px=32),
@@ -37,7 +37,7 @@ def ranges_of(*, source: str = "photos/", **values) -> Ranges:
 
 
 def by(ranges: Ranges, name: str, percent: float | None = None) -> Ranges:
-    return replace(ranges, method=method_called(name, percent))
+    return replace(ranges, method=named_method(name, percent))
 
 
 @pytest.fixture
@@ -46,10 +46,13 @@ def ranges() -> Ranges:
     return ranges_of(counting=np.arange(1, 1001), small=[1e-9, -3e-9], zero=np.zeros(4))
 
 
-CHOICE = Choice(
+CHOICE = MethodChoice(
     scores=(
-        Score(method=Method(name="max"), error=ErrorSum(total=0.5, images=4)),
-        Score(method=Method(name="peak-percentile", percent=97.0), error=ErrorSum(total=0.25, images=4)),
+        MethodScore(method=CalibrationMethod(name="max"), error=ErrorSum(total=0.5, images=4)),
+        MethodScore(
+            method=CalibrationMethod(name="peak-percentile", percent=97.0),
+            error=ErrorSum(total=0.25, images=4),
+        ),
     ),
     noise={"counting": ErrorSum(total=0.125, images=2)},
 )
@@ -70,7 +73,7 @@ def test_what_is_written_is_read_back(ranges, tmp_path):
         assert (read.low, read.high) == (statistics.low, statistics.high)
         np.testing.assert_array_equal(read.values.counts, statistics.values.counts)
         np.testing.assert_array_equal(read.peaks.counts, statistics.peaks.counts)
-        for method in METHODS:
+        for method in METHOD_NAMES:
             assert by(loaded, method).interval(name) == by(ranges, method).interval(name)
 
 
@@ -85,7 +88,7 @@ def test_ranges_keep_their_digest_whether_a_percentile_was_given_whole_or_not(ra
 def test_statistics_read_back_go_on_counting(ranges, tmp_path):
     ranges.save(tmp_path / "r.json")
     loaded = Ranges.load(tmp_path / "r.json").statistics["counting"]
-    loaded.add(observe(np.full((3, 3), 5000, np.float32)))
+    loaded.add(sample_batch(np.full((3, 3), 5000, np.float32)))
     assert loaded.values.counts.sum() == 1009
     assert loaded.peaks.counts.sum() == 4
     assert loaded.amax == 5000
@@ -117,7 +120,7 @@ def test_max_keeps_the_largest_and_percentile_what_most_stay_under(ranges):
 def test_one_outlier_moves_the_maximum_and_not_the_percentile():
     values = np.append(np.linspace(-1, 1, 4000), 50)
     measured = ranges_of(x=values)
-    assert by(measured, "max").interval("x") == Interval(low=-1, high=50)
+    assert by(measured, "max").interval("x") == TensorRange(low=-1, high=50)
     # All but 1 percent of the magnitudes, which are even between 0 and 1; bins are 64 / 4096 wide.
     assert measured.interval("x").amax == pytest.approx(0.99, abs=64 / BINS)
 
@@ -146,7 +149,7 @@ def test_an_interval_is_clipped_on_the_side_that_needs_it():
     assert 0.9 < interval.high < 1.1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 @given(values=arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
 def test_intervals_are_in_order_and_within_what_was_seen(method, values):
     interval = by(ranges_of(x=values), method).interval("x")
@@ -195,7 +198,7 @@ def test_zeros_cost_no_resolution():
     values = np.linspace(1e-5, 1e-3, 1000)
     assert ranges_of(x=np.append(values, 0)).interval("x").amax == pytest.approx(9.9e-4, rel=0.01)
     measured = ranges_of(x=np.zeros(1))
-    measured.statistics["x"].add(observe(values.astype(np.float32).reshape(1, -1)))
+    measured.statistics["x"].add(sample_batch(values.astype(np.float32).reshape(1, -1)))
     assert measured.interval("x").amax == pytest.approx(9.9e-4, rel=0.005)
 
 
@@ -217,9 +220,9 @@ IMAGES = st.lists(
 
 
 def measured_on(images: list[np.ndarray], source: str) -> Ranges:
-    statistics = Statistics()
+    statistics = TensorStatistics()
     for image in images:
-        statistics.add(observe(image.reshape(1, -1)))
+        statistics.add(sample_batch(image.reshape(1, -1)))
     return replace(ranges_of(x=[0], source=source), statistics={"x": statistics}, images=len(images))
 
 
@@ -228,36 +231,41 @@ def measured_on(images: list[np.ndarray], source: str) -> Ranges:
 def test_merging_is_the_same_in_any_order_as_having_seen_all_images(images):
     a, b, c = measured_on(images[:1], "a"), measured_on(images[1:2], "b"), measured_on(images[2:], "c")
     together = replace(measured_on(images, "a"), sources=("a", "b", "c"))
-    for merged in (merge(a, b, c), merge(c, a, b), merge(merge(a, b), c), merge(a, merge(b, c))):
+    for merged in (
+        merge_ranges(a, b, c),
+        merge_ranges(c, a, b),
+        merge_ranges(merge_ranges(a, b), c),
+        merge_ranges(a, merge_ranges(b, c)),
+    ):
         assert merged.to_json() == together.to_json()
 
 
 def test_merging_changes_none_of_those_merged(ranges):
     before = ranges.to_json()
-    merged = merge(ranges, ranges)
-    merged.statistics["counting"].add(observe(np.full((1, 1), 1e6, np.float32)))
+    merged = merge_ranges(ranges, ranges)
+    merged.statistics["counting"].add(sample_batch(np.full((1, 1), 1e6, np.float32)))
     assert ranges.to_json() == before
 
 
 def test_one_merged_alone_is_itself(ranges):
-    assert merge(ranges).to_json() == ranges.to_json()
+    assert merge_ranges(ranges).to_json() == ranges.to_json()
 
 
 def chosen(*totals: float, images: int = 4, noise: float = 0.0) -> Ranges:
     """Ranges whose method, max or mse, was chosen by these errors."""
-    methods = (Method(name="max"), Method(name="mse"))
+    methods = (CalibrationMethod(name="max"), CalibrationMethod(name="mse"))
     scores = tuple(
-        Score(method=method, error=ErrorSum(total=total, images=images))
+        MethodScore(method=method, error=ErrorSum(total=total, images=images))
         for method, total in zip(methods, totals, strict=True)
     )
-    choice = Choice(scores=scores, noise={"x": ErrorSum(total=noise, images=2)})
+    choice = MethodChoice(scores=scores, noise={"x": ErrorSum(total=noise, images=2)})
     return replace(ranges_of(x=[1]), choice=choice, method=choice.best)
 
 
 def test_a_method_that_was_chosen_is_chosen_anew_by_all_errors():
     first, second = chosen(1.0, 2.0, noise=0.5), chosen(4.0, 2.5, noise=0.25)
     assert (first.method.name, second.method.name) == ("max", "mse")
-    for merged in (merge(first, second), merge(second, first)):
+    for merged in (merge_ranges(first, second), merge_ranges(second, first)):
         assert merged.method.name == "mse"  # 4.5 against 5.0
         assert [score.error.total for score in merged.choice.scores] == [5.0, 4.5]
         assert [score.error.images for score in merged.choice.scores] == [8, 8]
@@ -265,7 +273,7 @@ def test_a_method_that_was_chosen_is_chosen_anew_by_all_errors():
 
 
 def test_the_larger_calibration_counts_for_more():
-    merged = merge(chosen(1.0, 2.0, images=4), chosen(30.0, 10.0, images=100))
+    merged = merge_ranges(chosen(1.0, 2.0, images=4), chosen(30.0, 10.0, images=100))
     assert merged.method.name == "mse"
 
 
@@ -274,9 +282,9 @@ def test_the_larger_calibration_counts_for_more():
     [
         ({"onnx_sha256": "b" * 64}, "another model"),
         ({"preprocessing": Preprocessing(side_px=32, mean=(0, 0, 0))}, "different preprocessing"),
-        ({"statistics": {"y": Statistics()}}, "different tensors"),
-        ({"method": Method(name="max")}, "two methods, percentile 99 and max"),
-        ({"method": Method(name="percentile", percent=98.0)}, "percentile 99 and percentile 98"),
+        ({"statistics": {"y": TensorStatistics()}}, "different tensors"),
+        ({"method": CalibrationMethod(name="max")}, "two methods, percentile 99 and max"),
+        ({"method": CalibrationMethod(name="percentile", percent=98.0)}, "percentile 99 and percentile 98"),
         ({"choice": CHOICE}, "percentile 99 and auto"),
     ],
     ids=lambda each: str(each)[:40],
@@ -284,15 +292,15 @@ def test_the_larger_calibration_counts_for_more():
 def test_ranges_that_do_not_go_together_are_not_merged(change, about):
     first = ranges_of(x=[1, 2])
     with pytest.raises(DeployError, match=about) as caught:
-        merge(first, replace(first, **change))
+        merge_ranges(first, replace(first, **change))
     assert caught.value.fix
 
 
 def test_choices_among_different_methods_are_not_merged():
-    others = tuple(replace(score, method=Method(name="entropy")) for score in CHOICE.scores[:1])
+    others = tuple(replace(score, method=CalibrationMethod(name="entropy")) for score in CHOICE.scores[:1])
     first = replace(ranges_of(x=[1]), choice=CHOICE)
     with refuses("ranges-not-mergeable"):
-        merge(first, replace(first, choice=replace(CHOICE, scores=others)))
+        merge_ranges(first, replace(first, choice=replace(CHOICE, scores=others)))
 
 
 def test_a_file_cut_short_anywhere_is_refused(ranges, tmp_path):

@@ -12,11 +12,11 @@ from deploykit.data.images import open_images
 from deploykit.data.preprocessing import Overrides
 from deploykit.engine.pipeline import quantize_model
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.calibrate import Settings, calibrate
-from deploykit.quantize.calibration.methods import method_called
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.placement import place
 from deploykit.quantize.plan import Int8Options
-from deploykit.quantize.sensitivity import Sensitivity, measure_sensitivity, sensitivity_of
+from deploykit.quantize.sensitivity import Sensitivity, measure_block_sensitivity, measure_sensitivity
 from deploykit.util.errors import DeployError
 
 # Clipped to 0.3 before block 1, to 0.7 before the classifier: of the five images two are answered wrongly,
@@ -38,7 +38,7 @@ def measured(path: Path, folder: Path, reach: dict[str, float] = REACH, **others
     model = read_model(path)
     images = open_images(folder, PREPROCESSING, limit=100)
     ranges = colour_ranges(path, reach)
-    return measure_sensitivity(model, place(model, "all-conv"), ranges, images, **others)
+    return measure_block_sensitivity(model, place(model, "all-conv"), ranges, images, **others)
 
 
 def test_blocks_come_one_at_a_time_the_costliest_first(path, folder):
@@ -105,52 +105,54 @@ def test_wrong_labels_are_found_before_anything_is_calibrated(path, tmp_path):
     np.savez(tmp_path / "l.npz", images=np.zeros((20, 8, 8, 3), np.uint8), labels=np.full(20, 9))
     seen: list[str] = []
     with pytest.raises(DeployError, match="labels up to 9"):
-        sensitivity_of(path, tmp_path / "l.npz", progress=lambda what, *_: seen.append(what))
+        measure_sensitivity(path, tmp_path / "l.npz", progress=lambda what, *_: seen.append(what))
     assert seen == []
 
 
 def test_given_ranges_are_used(path, folder, tmp_path):
     colour_ranges(path, REACH).save(tmp_path / "r.json")
     notes: list[str] = []
-    result = sensitivity_of(path, folder, ranges=tmp_path / "r.json", policy="all-conv", note=notes.append)
+    result = measure_sensitivity(
+        path, folder, ranges=tmp_path / "r.json", policy="all-conv", note=notes.append
+    )
     assert result == measured(path, folder)
     assert any("r.json, of 1 images from by hand (max)" in note for note in notes)
 
 
 def test_the_models_own_ranges_are_found_and_otherwise_measured_on_the_images(path, folder, monkeypatch):
     monkeypatch.chdir(path.parent)
-    own = sensitivity_of(path, folder, policy="all-conv")
+    own = measure_sensitivity(path, folder, policy="all-conv")
     assert own.whole.error < 1e-3  # measured on these very images, they clip nothing
     colour_ranges(path, REACH).save(Path("calibration/model.ranges.json"))
-    assert sensitivity_of(path, folder, policy="all-conv") == measured(path, folder)
+    assert measure_sensitivity(path, folder, policy="all-conv") == measured(path, folder)
 
 
 def test_ranges_of_another_model_are_refused(path, folder, tmp_path):
     replace(colour_ranges(path), onnx_sha256="b" * 64).save(tmp_path / "other.json")
     with pytest.raises(DeployError, match="another model"):
-        sensitivity_of(path, folder, ranges=tmp_path / "other.json")
+        measure_sensitivity(path, folder, ranges=tmp_path / "other.json")
 
 
 def test_a_model_in_int8_already_is_refused(path, folder, tmp_path):
     quantized, _ = quantize_model(onnx=path, int8=Int8Options(data=folder), output=tmp_path / "q.onnx")
     with refuses("model-not-fp32") as caught:
-        sensitivity_of(quantized, folder)
+        measure_sensitivity(quantized, folder)
     assert "FP32" in caught.value.fix
 
 
 def test_images_are_limited_and_fewer_than_asked_for_are_taken_as_they_are(path, folder, tmp_path):
     colour_ranges(path).save(tmp_path / "r.json")
-    assert sensitivity_of(path, folder, images=3, ranges=tmp_path / "r.json").images == 3
-    assert sensitivity_of(path, folder, images=50, ranges=tmp_path / "r.json").images == 5
+    assert measure_sensitivity(path, folder, images=3, ranges=tmp_path / "r.json").images == 3
+    assert measure_sensitivity(path, folder, images=50, ranges=tmp_path / "r.json").images == 5
 
 
 def test_broken_images_can_be_left_out(path, folder, tmp_path):
     colour_ranges(path, REACH).save(tmp_path / "r.json")
     (folder / "b" / "3.png").write_bytes(b"no image")
     with pytest.raises(DeployError, match=r"3\.png"):
-        sensitivity_of(path, folder, ranges=tmp_path / "r.json")
+        measure_sensitivity(path, folder, ranges=tmp_path / "r.json")
     notes: list[str] = []
-    result = sensitivity_of(
+    result = measure_sensitivity(
         path,
         folder,
         ranges=tmp_path / "r.json",
@@ -166,7 +168,7 @@ def test_broken_images_can_be_left_out(path, folder, tmp_path):
 @pytest.mark.parametrize("policy", ["pointwise", "bandwidth", "all-conv"])
 def test_each_policy_shows_its_own_layers(path, folder, tmp_path, policy):
     colour_ranges(path).save(tmp_path / "r.json")
-    result = sensitivity_of(path, folder, ranges=tmp_path / "r.json", policy=policy)
+    result = measure_sensitivity(path, folder, ranges=tmp_path / "r.json", policy=policy)
     shown = {cost.block for cost in result.blocks}
     assert shown == set(BLOCKS) - ({"blocks.0"} if policy == "bandwidth" else set())
 
@@ -175,27 +177,27 @@ def test_images_are_prepared_as_those_were_that_the_ranges_are_of(path, folder, 
     blind = Overrides(std=(1e6, 1e6, 1e6))
     ranges = colour_ranges(path)
     replace(ranges, preprocessing=ranges.preprocessing.override(blind)).save(tmp_path / "r.json")
-    result = sensitivity_of(path, folder, ranges=tmp_path / "r.json")
+    result = measure_sensitivity(path, folder, ranges=tmp_path / "r.json")
     # Numbers near zero are all rounded to it: the noise is as large as the signal.
     assert result.whole.error == pytest.approx(0.5, abs=1e-3)
-    assert sensitivity_of(path, folder, ranges=tmp_path / "r.json", overrides=blind) == result
+    assert measure_sensitivity(path, folder, ranges=tmp_path / "r.json", overrides=blind) == result
 
 
 def test_preprocessing_other_than_the_ranges_is_refused(path, folder, tmp_path):
     colour_ranges(path).save(tmp_path / "r.json")
     with refuses("ranges-preprocessing-mismatch"):
-        sensitivity_of(path, folder, ranges=tmp_path / "r.json", overrides=Overrides(std=(9, 9, 9)))
+        measure_sensitivity(path, folder, ranges=tmp_path / "r.json", overrides=Overrides(std=(9, 9, 9)))
 
 
 def test_it_is_public():
-    assert deploykit.sensitivity_of is sensitivity_of
+    assert deploykit.measure_sensitivity is measure_sensitivity
 
 
 def test_of_the_trained_model_every_block_is_shown_and_none_loses_everything(shared, trained, tmp_path):
     data = shared / "cifar10_val.npz"
     images = open_images(data, trained.info.preprocessing, limit=16)
-    calibrate(trained.path, images, Settings(method=method_called("max"))).save(tmp_path / "r.json")
-    result = sensitivity_of(trained.path, data, images=16, ranges=tmp_path / "r.json")
+    calibrate(trained.path, images, CalibrationSettings(method=named_method("max"))).save(tmp_path / "r.json")
+    result = measure_sensitivity(trained.path, data, images=16, ranges=tmp_path / "r.json")
     blocks = {cost.block for cost in result.blocks}
     # B0 has 16 blocks, between a first convolution, which isn't pointwise, and conv_head and classifier.
     assert len(blocks) == 18

@@ -7,22 +7,22 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deploykit.quantize.calibration.histogram import Histogram
-from deploykit.quantize.calibration.tensor_statistics import SAMPLED_VALUES, Statistics, observe
+from deploykit.quantize.calibration.tensor_statistics import SAMPLED_VALUES, TensorStatistics, sample_batch
 
 IMAGES = st.integers(1, 6).flatmap(
     lambda count: arrays(np.float32, (count, 5), elements=st.floats(-(2.0**127), 2.0**127, width=32))
 )
 
 
-def statistics_of(*batches: np.ndarray) -> Statistics:
-    statistics = Statistics()
+def statistics_of(*batches: np.ndarray) -> TensorStatistics:
+    statistics = TensorStatistics()
     for batch in batches:
-        statistics.add(observe(batch))
+        statistics.add(sample_batch(batch))
     return statistics
 
 
-def merged(*parts: Statistics) -> Statistics:
-    result = Statistics()
+def merged(*parts: TensorStatistics) -> TensorStatistics:
+    result = TensorStatistics()
     for part in parts:
         result.merge(part)
     return result
@@ -32,7 +32,7 @@ def contents(histogram: Histogram) -> tuple[float, int, tuple[int, ...]]:
     return histogram.amax, histogram.exponent, tuple(histogram.counts.tolist())
 
 
-def assert_same(first: Statistics, second: Statistics) -> None:
+def assert_same(first: TensorStatistics, second: TensorStatistics) -> None:
     assert (first.low, first.high) == (second.low, second.high)
     assert contents(first.values) == contents(second.values)
     assert contents(first.peaks) == contents(second.peaks)
@@ -129,20 +129,20 @@ def test_a_value_that_is_not_finite_is_refused_wherever_it_stands_and_counts_not
         batch = np.ones((2, size), np.float32)
         batch[1, place] = wrong
         with pytest.raises(ValueError, match="not finite"):
-            statistics.add(observe(batch))
+            statistics.add(sample_batch(batch))
     assert_same(statistics, statistics_of(np.ones((2, size), np.float32)))
 
 
 def test_memory_does_not_grow_with_the_images_seen():
-    statistics = Statistics()
+    statistics = TensorStatistics()
     for _ in range(50):
-        statistics.add(observe(np.ones((4, 100), np.float32)))
+        statistics.add(sample_batch(np.ones((4, 100), np.float32)))
     assert statistics.values.counts.nbytes + statistics.peaks.counts.nbytes == 2 * 4096 * 8
     assert statistics.values.counts.base is None
 
 
 def test_of_no_images_nothing_is_known():
-    nothing = Statistics()
+    nothing = TensorStatistics()
     assert (nothing.low, nothing.high) == (math.inf, -math.inf)
     assert_same(
         merged(nothing, statistics_of(np.ones((1, 1), np.float32))),

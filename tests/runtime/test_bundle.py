@@ -10,10 +10,10 @@ from refusals import refuses
 
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.engine.audit.work import int8_products
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.pipeline import build_engine, quantize_model
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import target_for
+from deploykit.engine.targets import resolve_target
 from deploykit.networks.export import export_onnx
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.plan import Int8Options
@@ -110,7 +110,7 @@ H200 = LocalGpu(name="NVIDIA H200", sm=90)
 def test_a_gpu_that_nothing_builds_for_is_left_for_the_cpu(parts, bundled, tmp_path, monkeypatch):
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
     found = Bundle(bundled).prospect(machine(H200))
-    assert found.target == target_for("cpu")
+    assert found.target == resolve_target("cpu")
     assert "can't compile for NVIDIA H200 (SM90)" in found.drawback
     with_artifact = write_bundle(parts["model"], [parts["cpu"]], output=tmp_path / "b.dkb")
     found = with_artifact.prospect(machine(H200))
@@ -122,7 +122,7 @@ def test_a_gpu_whose_compiler_is_missing_is_left_for_the_cpu(bundled, monkeypatc
     l4 = LocalGpu(name="NVIDIA L4", sm=89)
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
     found = Bundle(bundled).prospect(Machine(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
-    assert found.target == target_for("cpu")
+    assert found.target == resolve_target("cpu")
     assert "TensorRT-RTX is missing" in found.drawback
     assert Bundle(bundled).prospect(machine(l4)).target.name == "NVIDIA L4"
 
@@ -195,7 +195,7 @@ def test_convolutions_that_are_no_matrix_products_are_told_apart(random_b0, tmp_
 
 def test_where_one_engine_is_wanted_a_bundle_is_called_one(bundled):
     with refuses("bundle-not-an-engine") as caught:
-        read_manifest(bundled)
+        read_engine_manifest(bundled)
     assert "deploykit check" in caught.value.fix
 
 

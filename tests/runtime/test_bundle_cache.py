@@ -12,10 +12,10 @@ from refusals import refuses
 from small_models import colour_blocks
 
 import deploykit
-from deploykit.engine.manifest import read_manifest, write_engine
+from deploykit.engine.manifest import read_engine_manifest, write_engine
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.engine.targets import CPU, Target, target_for
+from deploykit.engine.targets import CPU, Target, resolve_target
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle import cache as bundle_cache
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
@@ -89,8 +89,8 @@ def test_an_engine_kept_for_another_gpu_of_the_same_capability_is_not_taken(
     assert Bundle(bundled).prospect(on(A10)).kept == kept
     assert Bundle(bundled).prospect(on(A40)).kept is None
     # Not even under that GPU's name.
-    a40 = kept.with_name(engine_name(target_for(None), TENSORRT))
-    write_engine(a40, kept.read_bytes(), read_manifest(kept))
+    a40 = kept.with_name(engine_name(resolve_target(None), TENSORRT))
+    write_engine(a40, kept.read_bytes(), read_engine_manifest(kept))
     assert Bundle(bundled).prospect(on(A40)).kept is None
 
 
@@ -107,7 +107,7 @@ def test_a_kept_engine_for_another_machine_is_built_again(bundled, model, cache)
     for_t4 = build_engine(onnx=model, gpu="T4", output=model.with_name("t4.engine"))
     write_engine(kept, for_t4.path.read_bytes(), for_t4.manifest)
     Engine.load(bundled).close()
-    assert read_manifest(kept).target == target_for(CPU)
+    assert read_engine_manifest(kept).target == resolve_target(CPU)
 
 
 def test_a_cache_that_was_filled_may_be_read_only(bundled, with_plan, monkeypatch):
@@ -151,7 +151,7 @@ def test_of_two_processes_that_find_nothing_at_once_one_builds(bundled, tmp_path
     assert [process.returncode for process in both] == [0, 0], told
     assert sum(each.count("building one for the CPU") for each in told) == 1
     (made,) = cache.glob("*/*.engine")
-    read_manifest(made)
+    read_engine_manifest(made)
 
 
 # ---------------------------------------------------------------- where nothing can be kept

@@ -13,7 +13,7 @@ from refusals import refuses
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layers.profiling import profile_layers
 from deploykit.bench.record import Scope
-from deploykit.engine.pipeline import Built, build_engine
+from deploykit.engine.pipeline import BuiltEngine, build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.onnx_tools.ort_session import cpu_session, has_cuda
@@ -64,7 +64,7 @@ def ranges(shared, trained, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def build(trained, ranges, tmp_path_factory):
-    def built(precision: Precision, gpu: str | None, *, policy: Policy | None = None) -> Built:
+    def built(precision: Precision, gpu: str | None, *, policy: Policy | None = None) -> BuiltEngine:
         return build_engine(
             onnx=trained.path,
             precision=precision,
@@ -78,7 +78,7 @@ def build(trained, ranges, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fp16(build: Callable[..., Built]) -> Built:
+def fp16(build: Callable[..., BuiltEngine]) -> BuiltEngine:
     return build("fp16", "local")
 
 
@@ -112,7 +112,7 @@ needs_cuda_provider = pytest.mark.skipif(not has_cuda(), reason="this ONNX Runti
 
 
 @pytest.fixture(scope="module")
-def by_onnxruntime(trained, tmp_path_factory) -> Built:
+def by_onnxruntime(trained, tmp_path_factory) -> BuiltEngine:
     output = tmp_path_factory.mktemp("gpu") / "model.fp16.onnx"
     return build_engine(onnx=trained.path, gpu="local", compiler="onnxruntime", output=output)
 

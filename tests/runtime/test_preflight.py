@@ -9,7 +9,7 @@ import pytest
 from refusals import refuses
 
 from deploykit.engine.compilers import BuildOptions
-from deploykit.engine.manifest import Manifest, manifest_path, read_manifest, write_engine
+from deploykit.engine.manifest import EngineManifest, manifest_path, read_engine_manifest, write_engine
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
@@ -26,7 +26,7 @@ BUILT_BY = "1.7.1.116"
 
 
 @pytest.fixture(scope="module")
-def manifest(random_b0, tmp_path_factory) -> Manifest:
+def manifest(random_b0, tmp_path_factory) -> EngineManifest:
     output = tmp_path_factory.mktemp("cpu") / "model.onnx"
     built = build_engine(onnx=random_b0.path, gpu="cpu", batches=[BatchRange(max=4)], output=output)
     return built.manifest
@@ -168,7 +168,7 @@ def test_an_altered_plan_or_another_engines_manifest_is_refused_before_anything_
 
 def test_check_says_what_runs_here_and_what_does_not(run, engine_for):
     path = engine_for(CPU)
-    assert read_manifest(path).target == CPU
+    assert read_engine_manifest(path).target == CPU
     shown = run("check", str(path))
     assert (shown.status, shown.err) == (0, "")
     assert f"{path}: runs here" in shown.out

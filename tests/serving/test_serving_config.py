@@ -8,7 +8,7 @@ import pytest
 from refusals import refuses
 from served import colours
 
-from deploykit.engine.manifest import Manifest, read_manifest, write_engine
+from deploykit.engine.manifest import EngineManifest, read_engine_manifest, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target
 from deploykit.serving.repository.batching import batching_of
@@ -23,8 +23,8 @@ CPU = Target(name="CPU", compiler="onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory) -> Manifest:
-    return read_manifest(colours(tmp_path_factory.mktemp("small")))
+def manifest(tmp_path_factory) -> EngineManifest:
+    return read_engine_manifest(colours(tmp_path_factory.mktemp("small")))
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_another_compilers_backend_is_refused(engine, tmp_path):
 # --- batching
 
 
-def batching(manifest: Manifest, took: dict[int, float] | None, target_ms: float | None, **more):
+def batching(manifest: EngineManifest, took: dict[int, float] | None, target_ms: float | None, **more):
     batches = tuple(BatchRange(min=1, opt=size, max=16) for size in (1, 4, 16))
     manifest = replace(manifest, batches=batches)
     return batching_of(
@@ -234,7 +234,7 @@ def test_engines_of_one_gpu_cannot_be_one_model(engine, tmp_path):
     first = engine(T4)
     twin = tmp_path / "twin.engine"
     plan = first.read_bytes()
-    write_engine(twin, plan, read_manifest(first))
+    write_engine(twin, plan, read_engine_manifest(first))
     with refuses("engine-repeated"):
         written(tmp_path, first, twin)
 

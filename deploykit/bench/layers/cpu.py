@@ -13,7 +13,7 @@ from deploykit.bench.layers.layers import RUNS, WARM_UP, LayerTime, layer_time
 from deploykit.bench.layers.roofline import Roofline, cpu_roofline
 from deploykit.bench.record import cpu_threads
 from deploykit.engine.audit.audit import CompiledLayer
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.util.types import Precision
 
@@ -30,7 +30,7 @@ class _Event(msgspec.Struct):
     args: dict[str, Any] = {}
 
 
-def cpu_layers(path: Path, manifest: Manifest, *, batch: int, threads: int | None) -> list[LayerTime]:
+def cpu_layers(path: Path, manifest: EngineManifest, *, batch: int, threads: int | None) -> list[LayerTime]:
     """Each layer of an engine that this machine can run, with a batch that it takes."""
     events = _profiled(path, manifest, batch, threads)
     known = {layer.name: layer for layer in manifest.audit.layers}
@@ -38,7 +38,9 @@ def cpu_layers(path: Path, manifest: Manifest, *, batch: int, threads: int | Non
     return [_layer(name, found, known.get(name), batch, roofline) for name, found in events.items()]
 
 
-def _profiled(path: Path, manifest: Manifest, size: int, threads: int | None) -> dict[str, list[_Event]]:
+def _profiled(
+    path: Path, manifest: EngineManifest, size: int, threads: int | None
+) -> dict[str, list[_Event]]:
     """The events of each kernel, of the runs after warm-up."""
     images = random_images((size, *manifest.input.shape), manifest.input.dtype)
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from deploykit.bench.layers.layers import LayerTime
 from deploykit.bench.layers.profiling import profile_layers
 from deploykit.bench.machine import Machine, State, remarks, state, this_machine
 from deploykit.bench.record import Batch, Cores, Measured, cpu_threads, now
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import read_engine_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def profile_engine(
 ) -> LayerProfile:
     """Times each layer of an engine, see profiling.profile_layers."""
     path, started = Path(engine), now()
-    manifest = read_manifest(path)
+    manifest = read_engine_manifest(path)
     on_cpu = manifest.target.on_cpu
     before = state(on_cpu=on_cpu)
     layers = profile_layers(path, batch=batch, threads=threads, cuda_graphs=cuda_graphs)

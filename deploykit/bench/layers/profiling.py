@@ -5,7 +5,7 @@ from pathlib import Path
 from deploykit.bench.layers.cpu import cpu_layers
 from deploykit.bench.layers.gpu import gpu_layers
 from deploykit.bench.layers.layers import LayerTime
-from deploykit.engine.manifest import read_manifest
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.runtime import Engine
 from deploykit.runtime.engine import require_cpu
 from deploykit.runtime.preflight import preflight
@@ -25,7 +25,7 @@ def profile_layers(
         DeployError: the engine can't run here, doesn't take that batch, or is ONNX Runtime's for a GPU.
     """
     path = Path(engine)
-    manifest = read_manifest(path)
+    manifest = read_engine_manifest(path)
     size = batch if batch is not None else manifest.batches[0].opt
     manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
     if manifest.target.on_cpu:

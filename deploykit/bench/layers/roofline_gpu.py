@@ -1,7 +1,7 @@
 """How fast a GPU could be, by its datasheet."""
 
 from deploykit.bench.layers.roofline import Roofline
-from deploykit.engine.targets import AMPERE
+from deploykit.engine.targets import AMPERE_SM
 from deploykit.gpu_catalog.gpus import Gpu, find_gpu
 from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
@@ -26,7 +26,7 @@ def _peaks(gpu: Gpu) -> dict[Precision, float | None]:
 
     From SM80 on, TensorRT has TF32 on tensor cores for FP32, of which the datasheets here say nothing.
     """
-    has_tf32 = gpu.sm is None or gpu.sm >= AMPERE
+    has_tf32 = gpu.sm is None or gpu.sm >= AMPERE_SM
     return {
         "fp32": None if has_tf32 else gpu.fp32_tflops,
         "fp16": gpu.fp16_tensor_tflops,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit.audit import Audit, CompiledLayer, Traffic
-from deploykit.engine.audit.traffic import Tensor, traffic_of
+from deploykit.engine.audit.traffic import LayerTensor, layer_traffic
 from deploykit.engine.audit.work import Work, plumbing_of, work_of
 from deploykit.util.types import Precision
 
@@ -62,11 +62,11 @@ class _Logged:
     shape: tuple[int, ...]
     datatype: str
     nodes: tuple[str, ...]
-    tensors: tuple[Tensor, ...] | None
+    tensors: tuple[LayerTensor, ...] | None
     profile: int = 0
 
 
-def audit_log(lines: Iterable[str], model: "ModelProto") -> Audit:
+def audit_builder_log(lines: Iterable[str], model: "ModelProto") -> Audit:
     """The layers in the builder's log.
 
     Args:
@@ -83,7 +83,7 @@ def audit_log(lines: Iterable[str], model: "ModelProto") -> Audit:
     return _audited("builder log", logged, model)
 
 
-def audit_inspector(text: str, model: "ModelProto") -> Audit:
+def audit_engine_inspector(text: str, model: "ModelProto") -> Audit:
     """The layers an engine's inspector gives.
 
     Args:
@@ -106,7 +106,7 @@ def _audited(source: str, logged: list[_Logged], model: "ModelProto") -> Audit:
     for profile in sorted({layer.profile for layer in logged}):
         own = [layer for layer in logged if layer.profile == profile]
         products = [[work[name] for name in names] for names in _computed(own, work)]
-        traffic = traffic_of([layer.tensors for layer in own], products, answers)
+        traffic = layer_traffic([layer.tensors for layer in own], products, answers)
         layers += map(_compiled, own, products, traffic)
     return Audit(source=source, layers=tuple(layers), graph_products=len(work))
 
@@ -144,7 +144,7 @@ def _inspected_type(tensor: Mapping[str, Any]) -> str:
     return " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "DataType", "Datatype", "Format"))
 
 
-def _inspected_tensors(layer: Mapping[str, Any]) -> tuple[Tensor, ...] | None:
+def _inspected_tensors(layer: Mapping[str, Any]) -> tuple[LayerTensor, ...] | None:
     """Where weights are told: as tensors, or how many there are of what type."""
     if not layer.keys() >= {"Inputs", "Outputs"} or not layer.keys() & {"Constants", "Weights"}:
         return None
@@ -176,7 +176,7 @@ def _read(match: "re.Match[str]", line: str, plumbing: frozenset[str]) -> _Logge
     )
 
 
-def _logged_tensors(line: str) -> tuple[Tensor, ...] | None:
+def _logged_tensors(line: str) -> tuple[LayerTensor, ...] | None:
     found = _TENSOR.findall(line)
     if len(found) < line.count("{ Name: "):
         return None
@@ -187,8 +187,8 @@ def _sides(text: str) -> tuple[int, ...]:
     return tuple(int(side) for side in text.split(",") if side)
 
 
-def _tensor(name: str, shape: Iterable[int], datatype: str) -> Tensor:
-    return Tensor(name=_PROFILE.sub("", name), shape=tuple(shape), datatype=datatype)
+def _tensor(name: str, shape: Iterable[int], datatype: str) -> LayerTensor:
+    return LayerTensor(name=_PROFILE.sub("", name), shape=tuple(shape), datatype=datatype)
 
 
 def _computed(logged: list[_Logged], work: Mapping[str, Work]) -> list[list[str]]:

@@ -22,7 +22,7 @@ _ITEM_BYTES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
+class LayerTensor:
     """As one layer sees it.
 
     Attributes:
@@ -44,12 +44,12 @@ class Tensor:
         return len(self.shape) == 2 and self.shape[0] == -1 < self.shape[1]
 
 
-Tensors = Sequence[Tensor]
+LayerTensors = Sequence[LayerTensor]
 """All that a layer reads and writes, weights among it."""
 
 
-def traffic_of(
-    layers: Sequence[Tensors | None], products: Sequence[Sequence[Work]], answers: frozenset[str]
+def layer_traffic(
+    layers: Sequence[LayerTensors | None], products: Sequence[Sequence[Work]], answers: frozenset[str]
 ) -> list[Traffic | None]:
     """What each layer reads and writes; None where that can't be told.
 
@@ -64,7 +64,9 @@ def traffic_of(
     return [None if tensors is None else _traffic(tensors, elements) for tensors in layers]
 
 
-def _elements(tensors: Tensors, work: Sequence[Work], answers: frozenset[str]) -> Iterator[tuple[str, int]]:
+def _elements(
+    tensors: LayerTensors, work: Sequence[Work], answers: frozenset[str]
+) -> Iterator[tuple[str, int]]:
     """How many an image, of the tensors of which this layer tells."""
     multiplies = len(work) == 1 and all(tensor.is_matrix for tensor in tensors if -1 in tensor.shape)
     for tensor in tensors:
@@ -77,7 +79,7 @@ def _elements(tensors: Tensors, work: Sequence[Work], answers: frozenset[str]) -
             yield tensor.name, work[0].places * others[0]
 
 
-def _traffic(tensors: Tensors, elements: Mapping[str, int]) -> Traffic | None:
+def _traffic(tensors: LayerTensors, elements: Mapping[str, int]) -> Traffic | None:
     fixed = image = 0
     for tensor in {tensor.name: tensor for tensor in tensors}.values():  # what is read twice is near by then
         size = tensor.item_bytes

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from deploykit.data.images.diversity import Likeness
 from deploykit.data.images.selection import Batch, Images, OnSkipped
-from deploykit.quantize.calibration.checkpoint import Checkpoint
-from deploykit.quantize.calibration.observer import Observation, Observer, shares
+from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
+from deploykit.quantize.calibration.observer import ActivationObserver, BatchObservation, split_cores
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.calibration.tensor_statistics import Observed, Statistics
+from deploykit.quantize.calibration.tensor_statistics import BatchSample, TensorStatistics
 from deploykit.util.errors import DeployError
 from deploykit.util.prefetch import ahead
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _SAVE_EVERY_S = 10.0
 
 
-def measure(
+def measure_activations(
     model: "ModelProto",
     images: Images,
     empty: Ranges,
     *,
-    checkpoint: Checkpoint | None,
+    checkpoint: CalibrationCheckpoint | None,
     note: Callable[[str], None],
     progress: Callable[[int, int], None],
     skipped: OnSkipped | None,
@@ -45,8 +45,8 @@ def measure(
     """
     first, ranges = _resume(images, empty, checkpoint, note)
     counter, likeness = _Counter(ranges, first), Likeness()
-    at_once, size, threads = shares(images.preprocessing.side_px)
-    observer = Observer(model, ranges.statistics, threads=threads)
+    at_once, size, threads = split_cores(images.preprocessing.side_px)
+    observer = ActivationObserver(model, ranges.statistics, threads=threads)
     jobs = _jobs(observer, likeness, images.batches(size, start=first, skipped=skipped))
     saved_s = time.monotonic()
     try:
@@ -72,7 +72,7 @@ def measure(
 
 
 def _resume(
-    images: Images, empty: Ranges, checkpoint: Checkpoint | None, note: Callable[[str], None]
+    images: Images, empty: Ranges, checkpoint: CalibrationCheckpoint | None, note: Callable[[str], None]
 ) -> tuple[int, Ranges]:
     found = checkpoint.load(images, empty.onnx_sha256) if checkpoint else None
     if found is None or found[1].statistics.keys() != empty.statistics.keys():
@@ -85,8 +85,8 @@ def _resume(
 
 
 def _jobs(
-    observer: Observer, likeness: Likeness, batches: Iterable[Batch]
-) -> Iterator[Callable[[], Observation]]:
+    observer: ActivationObserver, likeness: Likeness, batches: Iterable[Batch]
+) -> Iterator[Callable[[], BatchObservation]]:
     for batch in batches:
         likeness.add(batch.inputs)
         yield partial(observer.observe, batch)
@@ -103,7 +103,7 @@ class _Counter:
     def __init__(self, ranges: Ranges, position: int) -> None:
         self.done = position, ranges
 
-    def count(self, batch: Observation) -> None:
+    def count(self, batch: BatchObservation) -> None:
         _, ranges = self.done
         statistics = {
             name: _counted(before, name, batch.tensors[name]) for name, before in ranges.statistics.items()
@@ -111,7 +111,7 @@ class _Counter:
         self.done = batch.end, replace(ranges, images=ranges.images + batch.images, statistics=statistics)
 
 
-def _counted(before: Statistics, name: str, observed: Observed) -> Statistics:
+def _counted(before: TensorStatistics, name: str, observed: BatchSample) -> TensorStatistics:
     statistics = before.copy()
     try:
         statistics.add(observed)

@@ -20,12 +20,12 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class CalibrationCheckpoint:
     path: Path
 
     @staticmethod
-    def beside(ranges: Path) -> "Checkpoint":
-        return Checkpoint(path=ranges.with_name(f"{ranges.name}.partial"))
+    def beside(ranges: Path) -> "CalibrationCheckpoint":
+        return CalibrationCheckpoint(path=ranges.with_name(f"{ranges.name}.partial"))
 
     def save(self, images: Images, position: int, ranges: Ranges) -> None:
         """Keeps ranges of the images before position."""

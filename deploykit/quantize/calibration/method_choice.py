@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from deploykit.quantize.calibration.methods import Method
+from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.util.errors import DeployError
 
 
@@ -26,15 +26,15 @@ class ErrorSum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class MethodScore:
     """The model's output error with every tensor's range read off by one method."""
 
-    method: Method
+    method: CalibrationMethod
     error: ErrorSum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class MethodChoice:
     """The errors a choice was made by.
 
     Attributes:
@@ -42,15 +42,15 @@ class Choice:
         noise: the output error with one tensor alone in INT8, by tensor, ranges by the best method.
     """
 
-    scores: Annotated[tuple[Score, ...], Meta(min_length=1)]
+    scores: Annotated[tuple[MethodScore, ...], Meta(min_length=1)]
     noise: Mapping[str, ErrorSum]
 
     @property
-    def best(self) -> Method:
+    def best(self) -> CalibrationMethod:
         """The method of least error; among equals the one tried first."""
         return min(self.scores, key=lambda score: score.error.mean).method
 
-    def merge(self, other: "Choice") -> "Choice":
+    def merge(self, other: "MethodChoice") -> "MethodChoice":
         """Both one's errors added up.
 
         Raises:
@@ -63,6 +63,9 @@ class Choice:
                 code="ranges-not-mergeable",
                 fix="give --method to read them off by one",
             )
-        both = [Score(method=score.method, error=score.error + theirs[score.method]) for score in self.scores]
+        both = [
+            MethodScore(method=score.method, error=score.error + theirs[score.method])
+            for score in self.scores
+        ]
         noise = {name: error + other.noise[name] for name, error in self.noise.items() if name in other.noise}
-        return Choice(scores=tuple(both), noise=noise)
+        return MethodChoice(scores=tuple(both), noise=noise)

@@ -23,11 +23,11 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from deploykit.quantize.calibration.histogram import BINS, Histogram
-from deploykit.quantize.calibration.tensor_statistics import Statistics
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 from deploykit.util.errors import DeployError
 
 MethodName = Literal["max", "percentile", "peak-percentile", "entropy", "mse"]
-METHODS: tuple[MethodName, ...] = get_args(MethodName)
+METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 DEFAULT_PERCENT = {"percentile": 99.999, "peak-percentile": 97.0}
 
 _LEVELS = 128  # magnitudes that INT8 tells apart, zero included
@@ -38,7 +38,7 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
+class CalibrationMethod:
     """A way to read a range off statistics.
 
     Attributes:
@@ -55,22 +55,22 @@ class Method:
     def __str__(self) -> str:
         return self.name if self.percent is None else f"{self.name} {self.percent:g}"
 
-    def amax(self, statistics: Statistics) -> float:
+    def amax(self, statistics: TensorStatistics) -> float:
         """The magnitude that INT8's 127 stands for; at most the largest seen."""
         return min(_READERS[self.name](statistics, self.percent or 100.0), statistics.amax)
 
 
-def method_called(name: str, percent: float | None = None) -> Method:
+def named_method(name: str, percent: float | None = None) -> CalibrationMethod:
     """The method of that name, with its usual percentile where none is given.
 
     Raises:
         DeployError: a percentile where none belongs, or one that is none.
     """
-    if name not in METHODS:
+    if name not in METHOD_NAMES:
         raise DeployError(
             f"There is no method {name}.",
             code="unknown-calibration-method",
-            fix=f"take one of {', '.join(METHODS)}, or auto",
+            fix=f"take one of {', '.join(METHOD_NAMES)}, or auto",
         )
     usual = DEFAULT_PERCENT.get(name)
     if percent is not None and usual is None:
@@ -83,7 +83,7 @@ def method_called(name: str, percent: float | None = None) -> Method:
             code="invalid-percentile",
             fix="give --percentile 99.99, say",
         )
-    return Method(name=name, percent=usual if percent is None else float(percent))
+    return CalibrationMethod(name=name, percent=usual if percent is None else float(percent))
 
 
 def _entropy(histogram: Histogram) -> float:
@@ -141,7 +141,7 @@ def _clipping_points(counts: Counts) -> Counts:
     return np.unique(np.linspace(first, last, min(_CANDIDATES, last - first + 1)).astype(np.int64))
 
 
-_READERS: dict[MethodName, Callable[[Statistics, float], float]] = {
+_READERS: dict[MethodName, Callable[[TensorStatistics, float], float]] = {
     "max": lambda statistics, percent: statistics.amax,
     "percentile": lambda statistics, percent: statistics.values.percentile(percent),
     "peak-percentile": lambda statistics, percent: statistics.peaks.percentile(percent),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from deploykit.data.images.selection import Batch
 from deploykit.onnx_tools.ort_session import cpu_session, run
-from deploykit.quantize.calibration.tensor_statistics import Observed, observe
+from deploykit.quantize.calibration.tensor_statistics import BatchSample, sample_batch
 from deploykit.util.prefetch import cores, workers
 
 if TYPE_CHECKING:
@@ -24,24 +24,24 @@ _LARGEST_BATCH = 32
 Array = npt.NDArray[np.float32]
 
 
-def batch_size(side_px: int) -> int:
+def images_per_run(side_px: int) -> int:
     """Images to run at once, one at least."""
     return max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // side_px**2))
 
 
-def shares(side_px: int) -> tuple[int, int, int]:
+def split_cores(side_px: int) -> tuple[int, int, int]:
     """How all cores run batch_size images: batches at once, images in each, the session's threads.
 
     A batch a core takes less time than one after the other on all cores: what numpy counts of one is
     counted while others run, and no core waits for another at the end of each layer. The threads that
     run batches compute too, beside the session's own, which all of them share.
     """
-    at_once = min(workers(), batch_size(side_px))
-    return at_once, batch_size(side_px) // at_once, cores() - at_once + 1
+    at_once = min(workers(), images_per_run(side_px))
+    return at_once, images_per_run(side_px) // at_once, cores() - at_once + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class BatchObservation:
     """What is counted of a batch.
 
     Attributes:
@@ -52,10 +52,10 @@ class Observation:
 
     images: int
     end: int
-    tensors: dict[str, Observed]
+    tensors: dict[str, BatchSample]
 
 
-class Observer:
+class ActivationObserver:
     """Threads may share it."""
 
     def __init__(self, model: "ModelProto", tensors: Iterable[str], *, threads: int) -> None:
@@ -72,17 +72,17 @@ class Observer:
         self._session = cpu_session(graph.SerializeToString(), threads=threads)
         self._own = threading.local()
 
-    def observe(self, batch: Batch) -> Observation:
+    def observe(self, batch: Batch) -> BatchObservation:
         """Looks at the input and the tensors.
 
         Raises:
             DeployError: ONNX Runtime can't run the model on the batch.
         """
-        tensors = {self._input: observe(batch.inputs)}
+        tensors = {self._input: sample_batch(batch.inputs)}
         if self._tensors:
             outputs = self._run(batch.inputs)
-            tensors |= {name: observe(each) for name, each in zip(self._tensors, outputs, strict=True)}
-        return Observation(images=len(batch.inputs), end=int(batch.indices[-1]) + 1, tensors=tensors)
+            tensors |= {name: sample_batch(each) for name, each in zip(self._tensors, outputs, strict=True)}
+        return BatchObservation(images=len(batch.inputs), end=int(batch.indices[-1]) + 1, tensors=tensors)
 
     def _run(self, inputs: Array) -> list[Array]:
         """The tensors, into the memory of this thread's last run of as many images: new memory piles up."""

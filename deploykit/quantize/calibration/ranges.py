@@ -12,16 +12,16 @@ from msgspec import Meta
 
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.quantize.calibration.histogram import BINS, Histogram
-from deploykit.quantize.calibration.method_choice import Choice
-from deploykit.quantize.calibration.methods import Method
-from deploykit.quantize.calibration.tensor_statistics import Statistics
+from deploykit.quantize.calibration.method_choice import MethodChoice
+from deploykit.quantize.calibration.methods import CalibrationMethod
+from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 from deploykit.util.atomic_files import write_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_json, to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class TensorRange:
     """The values of a tensor that INT8 shall hold; what is outside is clipped."""
 
     low: float
@@ -48,11 +48,11 @@ class Ranges:
     preprocessing: Preprocessing
     sources: tuple[str, ...]
     images: int
-    method: Method
-    statistics: Mapping[str, Statistics]
-    choice: Choice | None = None
+    method: CalibrationMethod
+    statistics: Mapping[str, TensorStatistics]
+    choice: MethodChoice | None = None
 
-    def interval(self, tensor: str) -> Interval:
+    def interval(self, tensor: str) -> TensorRange:
         """The range of a tensor by the method.
 
         Raises:
@@ -68,11 +68,11 @@ class Ranges:
             statistics = self.statistics[tensor]
             amax = self.method.amax(statistics)
             low, high = max(statistics.low, -amax), min(statistics.high, amax)
-            self._intervals[tensor] = Interval(low=low, high=high)
+            self._intervals[tensor] = TensorRange(low=low, high=high)
         return self._intervals[tensor]
 
     @cached_property
-    def _intervals(self) -> dict[str, Interval]:
+    def _intervals(self) -> dict[str, TensorRange]:
         """Those that have been asked for."""
         return {}
 
@@ -132,7 +132,7 @@ class Ranges:
         return to_json(RangesFile.of(self), indent=0)
 
 
-def merge(first: Ranges, *others: Ranges) -> Ranges:
+def merge_ranges(first: Ranges, *others: Ranges) -> Ranges:
     """The ranges of all their images together: the same, whatever the order, as calibrating on all at once.
 
     Where the method was chosen by held-out error, it is chosen anew from the errors of all.
@@ -221,10 +221,10 @@ class _FileTensor:
     values: _FileHistogram
     peaks: _FileHistogram
 
-    def to_statistics(self) -> Statistics:
+    def to_statistics(self) -> TensorStatistics:
         if self.low > self.high:
             raise ValueError("a tensor's smallest value is above its largest")
-        return Statistics(
+        return TensorStatistics(
             low=self.low,
             high=self.high,
             values=self.values.to_histogram(),
@@ -240,8 +240,8 @@ class RangesFile:
     preprocessing: Preprocessing
     sources: tuple[str, ...]
     images: Annotated[int, Meta(ge=1)]
-    method: Method
-    choice: Choice | None
+    method: CalibrationMethod
+    choice: MethodChoice | None
     ranges: dict[str, tuple[float, float]]
     statistics: dict[str, _FileTensor]
     format: Literal[2] = 2

@@ -13,7 +13,7 @@ SAMPLED_VALUES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class BatchSample:
     """What is counted of a batch of one tensor.
 
     Attributes:
@@ -26,15 +26,15 @@ class Observed:
     sample: npt.NDArray[np.float32]
 
 
-def observe(batch: npt.NDArray[np.float32]) -> Observed:
+def sample_batch(batch: npt.NDArray[np.float32]) -> BatchSample:
     """Looks at a batch, (images, ...), and keeps none of it."""
     images = batch.reshape(len(batch), -1)
     sample = images[:, :: _step(images.shape[1])].copy()
-    return Observed(lows=images.min(axis=1), highs=images.max(axis=1), sample=sample)
+    return BatchSample(lows=images.min(axis=1), highs=images.max(axis=1), sample=sample)
 
 
 @dataclass(kw_only=True)
-class Statistics:
+class TensorStatistics:
     """Of one tensor.
 
     Attributes:
@@ -53,7 +53,7 @@ class Statistics:
         """Largest magnitude seen."""
         return max(-self.low, self.high)
 
-    def add(self, observed: Observed) -> None:
+    def add(self, observed: BatchSample) -> None:
         """Counts a batch.
 
         Raises:
@@ -66,17 +66,17 @@ class Statistics:
         )  # -0.0 would make merging depend on the order
         self.high = max(self.high, float(observed.highs.max()) + 0.0)
 
-    def copy(self) -> "Statistics":
+    def copy(self) -> "TensorStatistics":
         """The same, counting on by itself."""
         return replace(self, values=self.values.copy(), peaks=self.peaks.copy())
 
-    def merged(self, other: "Statistics") -> "Statistics":
+    def merged(self, other: "TensorStatistics") -> "TensorStatistics":
         """Those of both one's images; neither is changed."""
         both = self.copy()
         both.merge(other)
         return both
 
-    def merge(self, other: "Statistics") -> None:
+    def merge(self, other: "TensorStatistics") -> None:
         """Adds the other's counts; the same as having seen its images too."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.values.merge(other.values)

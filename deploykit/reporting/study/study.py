@@ -14,7 +14,7 @@ from deploykit.bench.record import Record, cpu_threads
 from deploykit.bench.record_file import read_folder, write_record
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.shapes import MAX_BATCH, BatchRange
-from deploykit.engine.targets import LOCAL, Target, precision_for, target_for
+from deploykit.engine.targets import LOCAL, Target, resolve_precision, resolve_target
 from deploykit.networks.families.registry import DEFAULT_FAMILY, find_family, is_known
 from deploykit.networks.scaling import AXES, Axis
 from deploykit.reporting.study.plan import CALLS, Step, plan_study
@@ -105,7 +105,7 @@ def run_study(
         )
     chosen = tuple(precisions) or (("fp32", "int8") if target.on_cpu else ("fp16", "int8"))
     for precision in chosen:
-        precision_for(target, precision)
+        resolve_precision(target, precision)
     sizes = tuple(batches) or (CPU_BATCHES if target.on_cpu else GPU_BATCHES)
     if wrong := [size for size in sizes if not 1 <= size <= MAX_BATCH]:
         raise DeployError(
@@ -177,7 +177,7 @@ def _here(gpu: str) -> Target:
             code="gpu-not-found",
             fix="give --gpu cpu, or see what is missing with deploykit doctor",
         )
-    target = target_for(gpu)
+    target = resolve_target(gpu)
     if target.on_cpu or (here is not None and target.runs_on(here)):
         return target
     other = "--gpu cpu" if here is None else "--gpu local"

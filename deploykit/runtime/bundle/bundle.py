@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.engine.audit.work import int8_products
-from deploykit.engine.compile import compile_engine, graph_for
+from deploykit.engine.compile import compile_graph, lower_graph
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import Target, multiplies_matrices_alone
+from deploykit.engine.targets import Target, lacks_int8_convolutions
 from deploykit.networks.model_info import info_of
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.runtime.bundle.cache import (
@@ -119,24 +119,24 @@ class Bundle:
                 fix=error.fix,
             ) from error
 
-    def _made(self, found: Prospect, progress: Report) -> tuple[bytes, Manifest]:
+    def _made(self, found: Prospect, progress: Report) -> tuple[bytes, EngineManifest]:
         if found.chosen is not None:
             return read_file(self.path, self.contents, found.chosen.name), found.chosen.manifest
         assert found.target is not None  # noqa: S101  # one of the two
         return self._built(found.target, progress)
 
-    def _built(self, target: Target, progress: Report) -> tuple[bytes, Manifest]:
+    def _built(self, target: Target, progress: Report) -> tuple[bytes, EngineManifest]:
         _log.warning("note: No plan in %s runs here: building one for %s.", self.path, target.title)
         model = self._model()
         info = info_of(model)
         if info.precision == "fp32":
             precision = precision_on(target, self.contents)
             info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)
-        return compile_engine(
-            graph_for(target, model, info),
+        return compile_graph(
+            lower_graph(target, model, info),
             info,
             target=target,
-            planned_int8=int8_products(model, matrices_alone=multiplies_matrices_alone(target)),
+            planned_int8=int8_products(model, matrices_alone=lacks_int8_convolutions(target)),
             batches=self.contents.batches,
             side=self.contents.side,
             progress=progress,

@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from deploykit import __version__
-from deploykit.engine.manifest import Manifest, read_manifest, write_engine
+from deploykit.engine.manifest import EngineManifest, read_engine_manifest, write_engine
 from deploykit.engine.targets import Target
 from deploykit.runtime.preflight import Machine, checks_of
 from deploykit.util.errors import DeployError
 from deploykit.util.user_cache import cache_folder
 
-Make = Callable[[], tuple[bytes, Manifest]]
+Make = Callable[[], tuple[bytes, EngineManifest]]
 
 UNKEPT = "Its engine goes when the process ends; XDG_CACHE_HOME names a folder to keep it in."
 """Said where why_unwritable gives a reason."""
@@ -107,7 +107,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _sound(path: Path, machine: Machine) -> Path | None:
-    checks = checks_of(read_manifest(path), machine)
+    checks = checks_of(read_engine_manifest(path), machine)
     return path if all(check.holds for check in checks) else None
 
 

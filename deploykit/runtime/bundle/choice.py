@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deploykit.engine.compile import require_buildable
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.targets import CPU, Target, precision_for, target_for
+from deploykit.engine.targets import CPU, Target, resolve_precision, resolve_target
 from deploykit.runtime.bundle.file import BundledPlan, Contents
 from deploykit.runtime.preflight import Check, Machine, checks_of
 from deploykit.util.errors import DeployError
@@ -64,7 +64,7 @@ def precision_on(target: Target, contents: Contents) -> Precision:
         DeployError: what is in the bundle can't be had there.
     """
     asked = contents.precision
-    return precision_for(target, None if target.on_cpu and asked == "fp16" else asked)
+    return resolve_precision(target, None if target.on_cpu and asked == "fp16" else asked)
 
 
 def require_build(contents: Contents, target: Target) -> None:
@@ -90,13 +90,13 @@ def _rank(target: Target) -> int:
 def _target(contents: Contents, machine: Machine) -> tuple[Target, str | None]:
     """What to build on a machine, and what keeps it from being for its GPU, and the way out."""
     if machine.gpu is None:
-        return target_for(CPU), None
+        return resolve_target(CPU), None
     try:
-        target = target_for(None)
+        target = resolve_target(None)
         precision_on(target, contents)
     except DeployError as error:
-        return target_for(CPU), str(error)
+        return resolve_target(CPU), str(error)
     if target.compiler in machine.runtimes:
         return target, None
     facts = COMPILERS[target.compiler]
-    return target_for(CPU), f"{facts.title} is missing to build an engine: {facts.install}"
+    return resolve_target(CPU), f"{facts.title} is missing to build an engine: {facts.install}"

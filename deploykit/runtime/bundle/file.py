@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.networks.model_info import ModelInfo
 from deploykit.util.atomic_files import write_atomically
@@ -38,7 +38,7 @@ class BundledPlan:
     """Attributes: name: of its file in the archive."""
 
     name: _Name
-    manifest: Manifest
+    manifest: EngineManifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

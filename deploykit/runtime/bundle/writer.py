@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
-from deploykit.engine.compile import require_own_side
+from deploykit.engine.compile import require_model_side
 from deploykit.engine.lowering.dynamic_side import require_sides
-from deploykit.engine.manifest import Manifest, manifest_path, read_manifest
+from deploykit.engine.manifest import EngineManifest, manifest_path, read_engine_manifest
 from deploykit.engine.shapes import BatchRange, SideRange
-from deploykit.engine.targets import CPU, target_for
+from deploykit.engine.targets import CPU, resolve_target
 from deploykit.networks.model_info import ModelInfo, info_of
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.runtime.bundle.choice import require_build
@@ -94,7 +94,7 @@ def _is_spelled_for_cpus(graph: "ModelProto") -> bool:
 
 def _require_sides(graph: "ModelProto", info: ModelInfo, side: SideRange | None) -> None:
     if side is not None:
-        require_own_side(info, side)
+        require_model_side(info, side)
         require_sides(graph, side)
 
 
@@ -128,7 +128,7 @@ def _fp32_sha256(path: Path, info: ModelInfo, onnx_sha256: str) -> str:
 
 
 def _plans(model: Path, engines: Sequence[Path], fp32_sha256: str) -> tuple[BundledPlan, ...]:
-    manifests = [read_manifest(engine) for engine in engines]
+    manifests = [read_engine_manifest(engine) for engine in engines]
     for engine, manifest in zip(engines, manifests, strict=True):
         if manifest.model.onnx_sha256 != fp32_sha256:
             raise DeployError(
@@ -142,7 +142,7 @@ def _plans(model: Path, engines: Sequence[Path], fp32_sha256: str) -> tuple[Bund
     )
 
 
-def _require_different(engines: Sequence[tuple[Path, Manifest]]) -> None:
+def _require_different(engines: Sequence[tuple[Path, EngineManifest]]) -> None:
     for (first, one), (second, other) in combinations(engines, 2):
         if one.engine_sha256 == other.engine_sha256:
             raise DeployError(
@@ -156,6 +156,6 @@ def _tell_where_none_is_built(contents: Contents, note: Callable[[str], None]) -
     if any(plan.manifest.target.on_cpu for plan in contents.plans):
         return
     try:
-        require_build(contents, target_for(CPU))
+        require_build(contents, resolve_target(CPU))
     except DeployError as error:
         note(f"Where there is no GPU it can't be loaded: {error.problem} An engine for the CPU would be.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.outputs import Answer, answer_of
 from deploykit.runtime.tensorrt.plan import is_capturable
@@ -31,7 +31,7 @@ class Lane:
     """
 
     def __init__(
-        self, core: Any, device: Any, context: Any, manifest: Manifest, *, title: str, cuda_graphs: bool
+        self, core: Any, device: Any, context: Any, manifest: EngineManifest, *, title: str, cuda_graphs: bool
     ) -> None:
         self._core, self._device, self._context, self._manifest = core, device, context, manifest
         self._title, self._cuda_graphs = title, cuda_graphs

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 
@@ -21,7 +21,7 @@ _REASONS = {
 }
 
 
-def deserialize(path: Path, manifest: Manifest) -> tuple[Any, Any]:
+def deserialize(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
     """TensorRT's runtime, which must outlive the engine, and the engine.
 
     Raises:
@@ -41,7 +41,7 @@ def deserialize(path: Path, manifest: Manifest) -> tuple[Any, Any]:
     return runtime, engine
 
 
-def new_context(engine: Any, manifest: Manifest) -> Any:
+def new_context(engine: Any, manifest: EngineManifest) -> Any:
     """An execution context; None where the GPU has no memory for one.
 
     TensorRT-RTX compiles kernels for a shape when it is first met: at once, so that what is captured in a
@@ -66,7 +66,7 @@ def is_capturable(context: Any, stream: int) -> bool:
     return can is None or can(stream)
 
 
-def _refusal(path: Path, manifest: Manifest, trt: Any, reason: str | None) -> DeployError:
+def _refusal(path: Path, manifest: EngineManifest, trt: Any, reason: str | None) -> DeployError:
     facts = COMPILERS[manifest.target.compiler]
     why = f": {reason}" if reason else ""
     return DeployError(

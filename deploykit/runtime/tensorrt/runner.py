@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.runtime.arrays import DeviceArray
 from deploykit.runtime.outputs import Answer
 from deploykit.runtime.tensorrt.execution_context import Lane
@@ -28,7 +28,7 @@ from deploykit.util.local_gpu import ORDINAL
 class GpuRunner:
     """Safe from many threads: calls at the same time have contexts, streams and buffers of their own."""
 
-    def __init__(self, path: Path, manifest: Manifest, *, cuda_graphs: bool = True) -> None:
+    def __init__(self, path: Path, manifest: EngineManifest, *, cuda_graphs: bool = True) -> None:
         self._core = require("cuda.core", extra="gpu")
         try:
             self._device = self._core.Device(ORDINAL)

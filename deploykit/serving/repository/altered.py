@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.serving.repository.config import LABELS_FILE, Config
 from deploykit.serving.repository.config_diff import differs_around
 from deploykit.serving.repository.inventory import Version
@@ -33,7 +33,7 @@ def altered_engine(path: Path, config: Config, versions: Collection[Version]) ->
 
 
 def altered_around(
-    path: Path, manifest: Manifest, configs: Mapping[str, Config], engines: Collection[str]
+    path: Path, manifest: EngineManifest, configs: Mapping[str, Config], engines: Collection[str]
 ) -> Iterator[tuple[str, DeployError]]:
     """In the decoder and the ensemble around an engine's model, where there are any: whose, and what.
 
@@ -55,7 +55,7 @@ def altered_around(
         yield path.name, DeployError(problem, code="repository-altered", fix=write_missing(path))
 
 
-def newest_manifest(versions: Collection[Version]) -> Manifest | None:
+def newest_manifest(versions: Collection[Version]) -> EngineManifest | None:
     """Of the newest version that has an engine; several engines of one are of the same model."""
     manifests = [manifest for version in versions for manifest in version.engines.values()]
     return manifests[-1] if manifests else None

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deploykit.engine.manifest import Manifest
-from deploykit.engine.shapes import tightest
+from deploykit.engine.manifest import EngineManifest
+from deploykit.engine.shapes import tightest_profile
 from deploykit.util.errors import DeployError
 
 # Of a latency that is to be held, where nobody knows what a batch takes.
@@ -33,7 +33,7 @@ class Batching:
 
 
 def batching_of(
-    manifest: Manifest,
+    manifest: EngineManifest,
     *,
     max_latency_ms: float | None = None,
     batch_ms: Callable[[int], float] | None = None,
@@ -95,7 +95,7 @@ def batching_of(
     )
 
 
-def missing_batch(manifest: Manifest, max_batch: int) -> int | None:
+def missing_batch(manifest: EngineManifest, max_batch: int) -> int | None:
     """The smallest batch up to max_batch that no profile holds; None where all are."""
     sizes = range(1, max_batch + 1)
-    return next((size for size in sizes if tightest(manifest.batches, size) is None), None)
+    return next((size for size in sizes if tightest_profile(manifest.batches, size) is None), None)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from deploykit.engine.manifest import Manifest, Tensor
+from deploykit.engine.manifest import EngineManifest, TensorSpec
 from deploykit.serving.repository.batching import Batching
 from deploykit.serving.repository.repair import write_anew
 from deploykit.serving.repository.tensors import input_dims, is_classifier, triton_type
@@ -41,7 +41,7 @@ def schema() -> Any:
 
 def engine_config(
     name: str,
-    manifest: Manifest,
+    manifest: EngineManifest,
     *,
     backend: Backend,
     batching: Batching,
@@ -78,7 +78,7 @@ def engine_config(
     return config
 
 
-def decode_config(name: str, manifest: Manifest, *, max_batch: int) -> Config:
+def decode_config(name: str, manifest: EngineManifest, *, max_batch: int) -> Config:
     """Of the model that makes the engine's input of encoded images."""
     config = schema().ModelConfig(name=name, backend="python", max_batch_size=max_batch)
     _add_bytes(config.input, IMAGE)
@@ -89,7 +89,9 @@ def decode_config(name: str, manifest: Manifest, *, max_batch: int) -> Config:
     return config
 
 
-def ensemble_config(name: str, manifest: Manifest, *, decoder: str, engine: str, max_batch: int) -> Config:
+def ensemble_config(
+    name: str, manifest: EngineManifest, *, decoder: str, engine: str, max_batch: int
+) -> Config:
     """Of the model that takes encoded images and gives the engine's answers."""
     config = schema().ModelConfig(name=name, platform="ensemble", max_batch_size=max_batch)
     _add_bytes(config.input, IMAGE)
@@ -150,14 +152,14 @@ def _add_bytes(tensors: Any, name: str) -> None:
     tensors.add(name=name, data_type=schema().TYPE_STRING, dims=[1])
 
 
-def _add_outputs(config: Config, manifest: Manifest) -> None:
+def _add_outputs(config: Config, manifest: EngineManifest) -> None:
     for each in manifest.outputs:
         output = _add(config.output, each.name, each.dtype, each.shape)
         if _has_labels(manifest, each):
             output.label_filename = LABELS_FILE
 
 
-def _has_labels(manifest: Manifest, output: Tensor) -> bool:
+def _has_labels(manifest: EngineManifest, output: TensorSpec) -> bool:
     return is_classifier(manifest) and len(manifest.model.labels) == output.shape[0]
 
 
@@ -172,7 +174,7 @@ def _add_batching(config: Config, batching: Batching) -> None:
         dynamic.default_queue_policy.max_queue_size = batching.max_queue
 
 
-def _add_warm_up(config: Config, manifest: Manifest, batching: Batching) -> None:
+def _add_warm_up(config: Config, manifest: EngineManifest, batching: Batching) -> None:
     """A model is ready once it has run these: each batch it is tuned for, and one image."""
     dtype = schema().DataType.Value(triton_type(manifest.input.dtype))
     tuned = {each.opt for each in manifest.batches} | {1}

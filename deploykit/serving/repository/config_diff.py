@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.serving.repository.batching import missing_batch
 from deploykit.serving.repository.config import Config, run_by, schema
 from deploykit.serving.repository.layout import MODEL_FILE, backend_for, loaded_files
@@ -13,7 +13,7 @@ Tensors = list[tuple[str, str, tuple[int, ...]]]
 """Name, type and dimensions of each."""
 
 
-def differs(config: Config, engine: Path, manifest: Manifest) -> Iterator[str]:
+def differs(config: Config, engine: Path, manifest: EngineManifest) -> Iterator[str]:
     """What it says otherwise than the engine, in words that follow the engine's name."""
     backends = sorted({backend_for([manifest], None), "python"})
     if run_by(config) not in backends:

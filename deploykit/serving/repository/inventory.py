@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploykit.engine.manifest import Manifest, manifest_path
+from deploykit.engine.manifest import EngineManifest, manifest_path
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.config import Config
 from deploykit.serving.repository.layout import SUFFIXES, engine_program, is_written
@@ -24,7 +24,7 @@ class Version:
     """
 
     folder: Path
-    engines: Mapping[Path, Manifest]
+    engines: Mapping[Path, EngineManifest]
     runs_here: int
     broken: tuple[DeployError, ...]
 
@@ -35,7 +35,7 @@ def versions_of(path: Path, config: Config) -> tuple[Version, ...]:
 
 
 def read_version(folder: Path, config: Config) -> Version:
-    engines: dict[Path, Manifest] = {}
+    engines: dict[Path, EngineManifest] = {}
     runs_here, broken = 0, []
     named = _engines_in(folder, config)
     for engine in named:

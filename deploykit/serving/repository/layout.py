@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploykit.engine.manifest import Manifest, manifest_path
+from deploykit.engine.manifest import EngineManifest, manifest_path
 from deploykit.serving.repository.batching import Batching, missing_batch
 from deploykit.serving.repository.config import (
     LABELS_FILE,
@@ -47,7 +47,7 @@ class ModelFolder:
     version: Mapping[str, Source]
 
 
-def backend_for(manifests: Sequence[Manifest], asked: Backend | None) -> Backend:
+def backend_for(manifests: Sequence[EngineManifest], asked: Backend | None) -> Backend:
     """What runs engines in Triton: their own backend, or Python for all that have none.
 
     Raises:
@@ -66,7 +66,7 @@ def backend_for(manifests: Sequence[Manifest], asked: Backend | None) -> Backend
 
 def engine_folder(
     name: str,
-    engines: Mapping[Path, Manifest],
+    engines: Mapping[Path, EngineManifest],
     *,
     backend: Backend,
     batching: Batching,
@@ -114,7 +114,7 @@ def engine_folder(
     return ModelFolder(name=name, config=config, beside=labels_file(first), version=version)
 
 
-def image_folders(name: str, manifest: Manifest, *, max_batch: int) -> tuple[ModelFolder, ModelFolder]:
+def image_folders(name: str, manifest: EngineManifest, *, max_batch: int) -> tuple[ModelFolder, ModelFolder]:
     """What takes encoded images for an engine: the decoder, and the ensemble of both."""
     decoder, ensemble = require_name(name + DECODER_SUFFIX), require_name(name + IMAGE_SUFFIX)
     recipe = to_json(manifest.model.preprocessing)
@@ -142,7 +142,7 @@ def keeping_to(model: ModelFolder, max_batch: int) -> ModelFolder:
     return replace(model, config=config)
 
 
-def labels_file(manifest: Manifest) -> dict[str, Source]:
+def labels_file(manifest: EngineManifest) -> dict[str, Source]:
     """A line a class, which is all that Triton's file of them can hold."""
     labels = manifest.model.labels
     if not labels:
@@ -170,7 +170,7 @@ def is_written(path: Path, source: Source) -> bool:
     return path.read_bytes() == source.encode()
 
 
-def _file_names(engines: Mapping[Path, Manifest], backend: Backend) -> dict[Path, str]:
+def _file_names(engines: Mapping[Path, EngineManifest], backend: Backend) -> dict[Path, str]:
     suffix = SUFFIXES[backend]
     if len(engines) == 1 and backend != "python":
         return dict.fromkeys(engines, f"model{suffix}")
@@ -187,7 +187,7 @@ def _file_names(engines: Mapping[Path, Manifest], backend: Backend) -> dict[Path
     return names
 
 
-def _by_capability(engines: Mapping[Path, Manifest], names: Mapping[Path, str]) -> dict[str, str]:
+def _by_capability(engines: Mapping[Path, EngineManifest], names: Mapping[Path, str]) -> dict[str, str]:
     """`7.5` -> the file for GPUs of that compute capability, where there is more than one file."""
     if len(engines) == 1:
         return {}

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 from deploykit.util.errors import DeployError
 
 # Of model_config.proto's DataType.
@@ -39,12 +39,12 @@ def triton_type(dtype: str) -> str:
     return _TYPES[dtype]
 
 
-def input_dims(manifest: Manifest) -> tuple[int, ...]:
+def input_dims(manifest: EngineManifest) -> tuple[int, ...]:
     """Without the batch; -1 for a side that is free."""
     side_px = manifest.side_px if manifest.side else None
     return tuple(-1 if size == side_px else size for size in manifest.input.shape)
 
 
-def is_classifier(manifest: Manifest) -> bool:
+def is_classifier(manifest: EngineManifest) -> bool:
     """Whether its one output is a score a class."""
     return [len(each.shape) for each in manifest.outputs] == [1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deploykit.bench.scenarios import single_stream
-from deploykit.engine.manifest import Manifest, is_bundle, read_manifest
+from deploykit.engine.manifest import EngineManifest, is_bundle, read_engine_manifest
 from deploykit.networks.workspace import model_name
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
@@ -103,7 +103,7 @@ def write_repository(
 
 
 def _planned(
-    folder: Path, name: str, group: dict[Path, Manifest], options: Options, note: Callable[[str], None]
+    folder: Path, name: str, group: dict[Path, EngineManifest], options: Options, note: Callable[[str], None]
 ) -> tuple[Written, list[ModelFolder]]:
     """What a model's engines become, once those that run here have answered."""
     first, *_ = group.values()
@@ -144,7 +144,7 @@ def _planned(
 
 def _note_latency(
     name: str,
-    manifest: Manifest,
+    manifest: EngineManifest,
     max_latency_ms: float,
     batch_ms: Callable[[int], float] | None,
     note: Callable[[str], None],
@@ -158,7 +158,7 @@ def _note_latency(
         note(f"{took}: a latency of {max_latency_ms:g} ms can't be held.")
 
 
-def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, Manifest]]:
+def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, EngineManifest]]:
     """Engines by the name of their model.
 
     Raises:
@@ -168,14 +168,14 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
         raise DeployError(
             "No engine was named.", code="engine-missing", fix="deploykit serve ENGINE, or with --triton DIR"
         )
-    groups: dict[str, dict[Path, Manifest]] = {}
+    groups: dict[str, dict[Path, EngineManifest]] = {}
     for given in engines:
         path = given
         if is_bundle(given):
             from deploykit.runtime.bundle.bundle import Bundle
 
             path = Bundle(given).engine()
-        manifest = read_manifest(path)
+        manifest = read_engine_manifest(path)
         info = manifest.model
         own_name = model_name(info.family, info.phi, info.rule, info.scale)
         name = own_name if options.name is None else options.name
@@ -193,7 +193,7 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
     return groups
 
 
-def _identity(manifest: Manifest) -> tuple[object, ...]:
+def _identity(manifest: EngineManifest) -> tuple[object, ...]:
     """What engines have in common that are one model for several GPUs."""
     return (
         manifest.model.onnx_sha256,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from cuda_stub.driver import call, count, is_capturing, library
 
-from deploykit.engine.manifest import Manifest
+from deploykit.engine.manifest import EngineManifest
 
 MIB = 2**20
 
@@ -43,7 +43,7 @@ class Engine:
 
     device_memory_size_v2 = 48 * MIB
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: EngineManifest) -> None:
         self.manifest = manifest
         self.room = 1000
         self.is_capturable = True

@@ -22,7 +22,7 @@ from cuda_stub.driver import OnDevice
 import deploykit
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.engine.audit.audit import Audit
-from deploykit.engine.manifest import Manifest, Tensor
+from deploykit.engine.manifest import EngineManifest, TensorSpec
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo
@@ -33,14 +33,14 @@ from deploykit.util.local_gpu import local_gpu
 
 SIDE_PX, CLASSES = 8, 10
 SECONDS = 60
-MANIFEST = Manifest(
+MANIFEST = EngineManifest(
     engine_sha256="0" * 64,
     precision="fp16",
     compiler_version="1.7.1.116",
     target=Target(name="RTX 4090", compiler="tensorrt-rtx", sm=89),
     batches=(BatchRange(min=1, opt=8, max=64),),
-    input=Tensor(name="input", dtype="float32", shape=(3, SIDE_PX, SIDE_PX)),
-    output=Tensor(name="logits", dtype="float32", shape=(CLASSES,)),
+    input=TensorSpec(name="input", dtype="float32", shape=(3, SIDE_PX, SIDE_PX)),
+    output=TensorSpec(name="logits", dtype="float32", shape=(CLASSES,)),
     model=ModelInfo(
         family="means",
         phi=None,
@@ -55,8 +55,8 @@ MANIFEST = Manifest(
 )
 TENSORRT = replace(MANIFEST, target=Target(name="RTX 4090", compiler="tensorrt", sm=89))
 PROFILES = replace(MANIFEST, batches=tuple(BatchRange(min=n, opt=n, max=n) for n in (1, 8, 64)))
-TWO_OUTPUTS = replace(MANIFEST, more_outputs=(Tensor(name="more", dtype="float32", shape=(4,)),))
-PIXELS = replace(MANIFEST, input=Tensor(name="input", dtype="uint8", shape=(SIDE_PX, SIDE_PX, 3)))
+TWO_OUTPUTS = replace(MANIFEST, more_outputs=(TensorSpec(name="more", dtype="float32", shape=(4,)),))
+PIXELS = replace(MANIFEST, input=TensorSpec(name="input", dtype="uint8", shape=(SIDE_PX, SIDE_PX, 3)))
 
 ENVIRONMENT: dict[str, str] = {}
 BODY = """
@@ -136,7 +136,7 @@ class Loaded:
 
 
 @contextmanager
-def loaded(manifest: Manifest = MANIFEST, *, cuda_graphs: bool = True) -> Iterator[Loaded]:
+def loaded(manifest: EngineManifest = MANIFEST, *, cuda_graphs: bool = True) -> Iterator[Loaded]:
     """Closed at the end, and then nothing of it is left."""
     from cuda_stub.engine import Engine as FakeEngine
 
@@ -151,7 +151,7 @@ def loaded(manifest: Manifest = MANIFEST, *, cuda_graphs: bool = True) -> Iterat
     assert driver.alive() == before
 
 
-def whole_numbers(images: int, *, seed: int = 0, manifest: Manifest = MANIFEST) -> npt.NDArray[Any]:
+def whole_numbers(images: int, *, seed: int = 0, manifest: EngineManifest = MANIFEST) -> npt.NDArray[Any]:
     """Images whose means are exact."""
     shape, dtype = (images, *manifest.input.shape), manifest.input.dtype
     return np.random.default_rng(seed).integers(0, 256, shape).astype(dtype)
