@@ -27,7 +27,7 @@ from deploykit.data.images.open import open_images
 from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
 from deploykit.engine.onnxruntime_compiler import audit_kernels
 from deploykit.networks.export import export_onnx
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import INPUT_NAME, read_model
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
@@ -67,7 +67,7 @@ def _accuracy(folder: Path, scratch: Path) -> None:
     weights = folder / "efficientnet_b0_cifar10_64px.safetensors"
     path = export_onnx(0, weights=weights, side_px=64, output=scratch / "trained.onnx").path
     archive = np.load(folder / "cifar10_val.npz")
-    images = info_of(read_model(path)).preprocessing.normalize(archive["images"])
+    images = read_model_info(read_model(path)).preprocessing.normalize(archive["images"])
     reference = _logits(path.read_bytes(), images, fuse_int8=True)
     plain = _quantized(path, str(folder / "cifar10_calib.npz"), limit=512)
     print(f"{'':36} integers     top-1  agreement     SQNR  in float  no VNNI")
@@ -143,7 +143,7 @@ def _take_turns(calls: list[Callable[[], object]]) -> npt.NDArray[np.float64]:
 def _quantized(path: Path, data: str, *, limit: int) -> "ModelProto":
     """The model with plain Q/DQ pairs."""
     model = read_model(path)
-    images = open_images(data, info_of(model).preprocessing, limit=limit)
+    images = open_images(data, read_model_info(model).preprocessing, limit=limit)
     ranges = calibrate(path, images, CalibrationSettings(method=named_method("percentile")))
     return insert_qdq(model, place(model, "pointwise"), ranges)
 

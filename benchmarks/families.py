@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from deploykit.engine.pipeline import build_engine
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.families.registry import FAMILIES
 from deploykit.networks.member import Member, choose_member
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.util.types import Precision
 
@@ -29,7 +29,7 @@ def main() -> None:
     for member in chosen():
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder, f"{member.name}.onnx")
-            model.write_bytes(to_bytes(onnx_model(*prepare(member))))
+            model.write_bytes(to_bytes(build_onnx_model(*prepare_export(member))))
             cells = [cell for precision in PRECISIONS for cell in _built(model, precision)]
         mega_parameters = member.network().parameter_count / 1e6
         print(f"| {member.name} | {mega_parameters:.1f} M | {' | '.join(cells)} |", flush=True)

@@ -19,8 +19,8 @@ import numpy as np
 from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.networks.export import prepare
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.export import prepare_export
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.runtime import Engine
 from deploykit.runtime.tensorrt.plan import deserialize, new_context
@@ -45,7 +45,7 @@ def main() -> None:
 
 def _row(phi: float, batch: int, folder: Path) -> str:
     model = folder / "model.onnx"
-    model.write_bytes(to_bytes(onnx_model(*prepare(phi))))
+    model.write_bytes(to_bytes(build_onnx_model(*prepare_export(phi))))
     only = BatchRange(min=batch, opt=batch, max=batch)
     built = build_engine(onnx=model, gpu="local", batches=[only])
     images = np.random.default_rng(0).standard_normal((batch, *built.manifest.input.shape), np.float32)

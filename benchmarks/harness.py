@@ -20,8 +20,8 @@ import numpy as np
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.scenarios import single_stream
 from deploykit.engine.pipeline import build_engine
-from deploykit.networks.export import prepare
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.export import prepare_export
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.runtime import Engine
@@ -79,7 +79,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 
 def _engine(phi: float, side_px: int, folder: Path) -> Path:
     model = folder / f"{phi:g}.{side_px}.onnx"
-    model.write_bytes(to_bytes(onnx_model(*prepare(phi, side_px=side_px))))
+    model.write_bytes(to_bytes(build_onnx_model(*prepare_export(phi, side_px=side_px))))
     return build_engine(onnx=model, gpu="cpu").path
 
 

@@ -19,12 +19,12 @@ PHIS = (3, 7)
 
 TORCH_EXPORT = """
 import sys, torch
-from deploykit.networks.export import prepare
-from deploykit.networks.torch_module import module_for
-network, weights, _ = prepare(float(sys.argv[1]))
+from deploykit.networks.export import prepare_export
+from deploykit.networks.torch_module import build_module
+network, weights, _ = prepare_export(float(sys.argv[1]))
 images = torch.randn(2, *network.input)
 torch.onnx.export(
-    module_for(network, weights), (images,), sys.argv[2], opset_version=20,
+    build_module(network, weights), (images,), sys.argv[2], opset_version=20,
     input_names=["input"], output_names=["logits"], {how}
 )
 """

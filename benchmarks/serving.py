@@ -32,8 +32,8 @@ from deploykit.bench.scenarios import single_stream
 from deploykit.bench.server_scenario import server
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.networks.export import prepare
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.export import prepare_export
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.runtime import Engine
 from deploykit.serving.repository.write import Options, write_repository
@@ -73,7 +73,7 @@ def _write(models: Path, engine: Path, options: Options) -> None:
 
 def _engine(side_px: int, folder: Path) -> Path:
     model = folder / f"{side_px}.onnx"
-    model.write_bytes(to_bytes(onnx_model(*prepare(0, side_px=side_px))))
+    model.write_bytes(to_bytes(build_onnx_model(*prepare_export(0, side_px=side_px))))
     batches = [BatchRange(min=1, opt=BATCH, max=BATCH)]
     return build_engine(onnx=model, gpu="cpu", batches=batches, output=folder / f"{side_px}.cpu.onnx").path
 

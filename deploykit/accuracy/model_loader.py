@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import EngineManifest, is_bundle, manifest_path, read_engine_manifest
 from deploykit.engine.shapes import MAX_BATCH, BatchRange, round_up_batch
-from deploykit.networks.model_info import ModelInfo, info_of, no_top1, require_classifier
+from deploykit.networks.model_info import ModelInfo, not_a_classifier, read_model_info, require_classifier
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session, run
 from deploykit.runtime import Engine
@@ -113,7 +113,7 @@ def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyMo
             error.problem, code=error.code, fix=f"{error.fix}; or evaluate {model}, here on the CPU"
         ) from error
     if manifest.more_outputs:
-        raise no_top1(path, [each.name for each in manifest.outputs], fix=_INSTEAD)
+        raise not_a_classifier(path, [each.name for each in manifest.outputs], fix=_INSTEAD)
     with Engine.load(path) as engine:
         yield replace(_from_engine(engine), path=given)
 
@@ -131,7 +131,7 @@ def _require_own_arithmetic(path: Path, manifest: EngineManifest, arithmetic: Ar
 
 def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
     model = read_model(path)
-    info = info_of(model)
+    info = read_model_info(model)
     has_qdq = any(node.op_type in _QDQ for node in model.graph.node)
     precision = _spelled_out(model, info)
     require_classifier(path, model, fix=_INSTEAD)

@@ -10,9 +10,9 @@ from deploykit.bench.benchmark import benchmark
 from deploykit.bench.record import Record
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.member import Member
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.stats.latency_percentiles import samples_for
 from deploykit.util.types import Precision
@@ -27,7 +27,7 @@ def onnx_sha256(member: Member) -> str:
 
 
 def _model(member: Member) -> bytes:
-    return to_bytes(onnx_model(*prepare(member)))
+    return to_bytes(build_onnx_model(*prepare_export(member)))
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 import click
 
 from deploykit.data.preprocessing import NORMALIZATIONS
-from deploykit.networks.checkpoints.sources import SOURCES
+from deploykit.networks.checkpoints.sources import SOURCE_NAMES
 
 R = TypeVar("R")
 
 _OPTIONS = (
     click.option(
         "--source",
-        type=click.Choice(["auto", *SOURCES]),
+        type=click.Choice(["auto", *SOURCE_NAMES]),
         default="auto",
         show_default=True,
         help="Whose names the weights have; auto tells by them, and TensorFlow's under timm's by a file "
@@ -36,7 +36,7 @@ def checkpoint_options(command: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(command)
     def with_options(*, source: str, **others: Any) -> R:
-        return command(source=next((each for each in SOURCES if each == source), None), **others)
+        return command(source=next((each for each in SOURCE_NAMES if each == source), None), **others)
 
     for option in reversed(_OPTIONS):
         with_options = option(with_options)

@@ -9,7 +9,7 @@ from deploykit.cli.network_options import chosen, network_options
 from deploykit.cli.nms_options import nms_options
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.data.preprocessing import Normalization
-from deploykit.networks.checkpoints.sources import Source
+from deploykit.networks.checkpoints.sources import SourceName
 from deploykit.networks.export import Export, export_onnx
 from deploykit.onnx_tools.nms import Nms
 
@@ -27,7 +27,7 @@ from deploykit.onnx_tools.nms import Nms
 @json_option
 def command(
     weights: Path | None,
-    source: Source | None,
+    source: SourceName | None,
     ema: bool,
     num_classes: int | None,
     normalization: Normalization | None,

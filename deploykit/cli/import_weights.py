@@ -12,13 +12,13 @@ from deploykit.cli.network_options import chosen, names_network, network_options
 from deploykit.cli.output import json_option, phases, print_json
 from deploykit.data.preprocessing import Normalization
 from deploykit.networks.checkpoints.recognize import (
-    Likeness,
-    compare,
-    described,
+    CheckpointMatch,
+    match_checkpoint,
+    member_options,
+    require_complete_match,
     require_recognized,
-    require_whole,
 )
-from deploykit.networks.checkpoints.sources import SCHEMES, Source
+from deploykit.networks.checkpoints.sources import SOURCES, SourceName
 from deploykit.networks.checkpoints.weights import Weights, load_weights, require_match
 from deploykit.networks.export import export_onnx
 from deploykit.networks.families.registry import FAMILIES, find_family
@@ -34,7 +34,7 @@ from deploykit.networks.families.registry import FAMILIES, find_family
 def command(
     weights: Path,
     check: bool,
-    source: Source | None,
+    source: SourceName | None,
     ema: bool,
     num_classes: int | None,
     normalization: Normalization | None,
@@ -56,7 +56,7 @@ def command(
     facts = _facts(likeness, normalization)
     if check:
         print_json(facts) if as_json else print("\n".join(_lines(facts)))
-        require_whole(likeness)
+        require_complete_match(likeness)
         require_match(likeness.weights, likeness.network)
         return
     with phases("exporting"):
@@ -77,24 +77,24 @@ def command(
 
 
 def _likeness(
-    weights: Weights, source: Source | None, num_classes: int | None, network: dict[str, Any]
-) -> Likeness:
+    weights: Weights, source: SourceName | None, num_classes: int | None, network: dict[str, Any]
+) -> CheckpointMatch:
     side_px = network["side_px"]
     if names_network(**{**network, "side_px": None}):
-        return compare(weights, chosen(**network), source, num_classes=num_classes)
+        return match_checkpoint(weights, chosen(**network), source, num_classes=num_classes)
     told = click.get_current_context().get_parameter_source("family") is not ParameterSource.DEFAULT
     families = [find_family(network["family"])] if told else FAMILIES.values()
     found = require_recognized(weights, source, families).member
     member = found if side_px is None else replace(found, scale=replace(found.scale, side_px=side_px))
-    return compare(weights, member, source, num_classes=num_classes)
+    return match_checkpoint(weights, member, source, num_classes=num_classes)
 
 
-def _facts(likeness: Likeness, normalization: Normalization | None) -> dict[str, Any]:
+def _facts(likeness: CheckpointMatch, normalization: Normalization | None) -> dict[str, Any]:
     found = likeness.match
     return {
-        "network": described(likeness.member),
+        "network": member_options(likeness.member),
         "source": likeness.source,
-        "names": SCHEMES[likeness.source].title,
+        "names": SOURCES[likeness.source].title,
         "fits": found.is_whole,
         "matched": len(found.matched),
         "missing": found.missing,

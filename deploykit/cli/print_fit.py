@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from deploykit.cli.number_format import apart, as_given, beside
 from deploykit.cli.output import note, print_table
-from deploykit.networks.scaling import phi_label
+from deploykit.networks.scaling import format_phi
 from deploykit.planning.fit.answer import Candidate, Fit
 
 
@@ -46,7 +46,7 @@ def _hope(fit: Fit, hoped_for: Candidate) -> str:
     stake = ", ".join(words[target] for target in hoped_for.misses)
     too = "" if fit.chosen is None else " too"
     how = "measure it there" if predicted else "measure it longer"
-    return f"phi {phi_label(hoped_for.phi)} may fit{too}: {stake}; {how} with deploykit bench."
+    return f"phi {format_phi(hoped_for.phi)} may fit{too}: {stake}; {how} with deploykit bench."
 
 
 def _percentiles(fits: list[Fit]) -> list[str]:
@@ -62,7 +62,7 @@ def print_fits(fits: list[Fit]) -> None:
     rows = []
     for fit in fits:
         shown = fit.chosen or fit.nearest_miss
-        answer = phi_label(shown.phi) if fit.chosen else "none"
+        answer = format_phi(shown.phi) if fit.chosen else "none"
         rows.append((fit.gpu, answer, fit.precision.upper(), shown.batch, *_figures(shown, predicted=True)))
     print_table(
         (
@@ -113,7 +113,7 @@ def _print_candidates(fit: Fit, *, predicted: bool) -> None:
         ),
         [
             (
-                phi_label(each.phi),
+                format_phi(each.phi),
                 f"{each.scale.side_px} px",
                 *((each.batch,) if free else ()),
                 *_figures(each, predicted=predicted),
@@ -160,9 +160,9 @@ def _batches(fit: Fit) -> str:
 def _answer(fit: Fit) -> str:
     if fit.chosen is not None:
         at = "" if len({each.batch for each in fit.candidates}) == 1 else f", at batch {fit.chosen.batch}"
-        return f"largest phi that fits: {phi_label(fit.chosen.phi)}{at}"
+        return f"largest phi that fits: {format_phi(fit.chosen.phi)}{at}"
     miss = fit.nearest_miss
-    return f"nothing fits; the nearest miss is phi {phi_label(miss.phi)}: {_shortfall(miss, fit)}"
+    return f"nothing fits; the nearest miss is phi {format_phi(miss.phi)}: {_shortfall(miss, fit)}"
 
 
 def _shortfall(miss: Candidate, fit: Fit) -> str:
@@ -193,9 +193,9 @@ def _why(fit: Fit, rival: Fit) -> str:
     if rival.chosen is None:
         return f"{better}, because nothing fits in {other}."
     if fit.chosen.phi > rival.chosen.phi:
-        return f"{better}, because {other} ends at phi {phi_label(rival.chosen.phi)}."
+        return f"{better}, because {other} ends at phi {format_phi(rival.chosen.phi)}."
     rates = _rates(fit.chosen, rival.chosen)
-    return f"{better}, because phi {phi_label(fit.chosen.phi)} is faster in it: {rates}."
+    return f"{better}, because phi {format_phi(fit.chosen.phi)} is faster in it: {rates}."
 
 
 def _rates(one: Candidate, other: Candidate) -> str:

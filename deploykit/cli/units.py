@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from deploykit.networks.families.family import DIGITS
+from deploykit.networks.families.family import FRACTION_DIGITS
 from deploykit.util.errors import DeployError
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def fraction(text: str | None) -> float | None:
         raise DeployError(
             f"{text!r} is not an accuracy.", code="invalid-accuracy-target", fix="write --min-accuracy 80%"
         )
-    return round(number / 100, DIGITS) if match[2] or number > 1 else number
+    return round(number / 100, FRACTION_DIGITS) if match[2] or number > 1 else number
 
 
 def numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -> tuple[T, ...]:

@@ -14,7 +14,7 @@ from deploykit.engine.lowering.rtx_int8 import respell
 from deploykit.engine.manifest import EngineManifest, TensorSpec
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target
-from deploykit.networks.model_info import ModelInfo, stamp
+from deploykit.networks.model_info import ModelInfo, set_model_info
 from deploykit.onnx_tools.fp16 import to_fp16
 from deploykit.onnx_tools.nms import with_nms
 from deploykit.onnx_tools.ort_session import cpu_session, cuda_session
@@ -54,7 +54,7 @@ def finish_graph(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
         graph = with_pixels(graph, info.preprocessing)
     if info.nms is not None:
         graph = with_nms(graph, info.nms)
-    stamp(graph, info)
+    set_model_info(graph, info)
     return graph
 
 

@@ -26,7 +26,7 @@ from deploykit.engine.targets import (
     resolve_target,
 )
 from deploykit.gpu_catalog.gpus import Gpu
-from deploykit.networks.model_info import ModelInfo, info_of, require_fp32
+from deploykit.networks.model_info import ModelInfo, read_model_info, require_fp32
 from deploykit.networks.workspace import find_model
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
@@ -128,7 +128,7 @@ def build_engine(
     progress("compiling")
     data, manifest = compile_graph(
         graph,
-        info_of(graph),
+        read_model_info(graph),
         target=target,
         planned_int8=len(plan.placement.products) if plan else 0,
         int8=plan.summary if plan else None,
@@ -198,7 +198,7 @@ def _fp32_model(
 ) -> "tuple[Path, ModelProto, ModelInfo]":
     path, chosen = find_model(phi=phi, onnx=onnx)
     model = read_model(path)
-    info = info_of(model)
+    info = read_model_info(model)
     require_fp32(path, info)
     if chosen is not None:
         note(chosen)

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from deploykit.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.checkpoints.recognize import compare, require_whole
-from deploykit.networks.checkpoints.sources import Source
+from deploykit.networks.checkpoints.recognize import match_checkpoint, require_complete_match
+from deploykit.networks.checkpoints.sources import SourceName
 from deploykit.networks.checkpoints.weights import Weights, load_weights, require_match
 from deploykit.networks.member import Member, choose_member
-from deploykit.networks.model_info import ModelInfo, info_of
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.model_info import ModelInfo, read_model_info
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.random_weights import random_weights
 from deploykit.networks.scaling import Rule
 from deploykit.networks.workspace import export_path
@@ -31,7 +31,7 @@ _CHECKED_IMAGES = 2  # more than one, so that a batch fixed by mistake shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class OutputDifference:
     """Between two outputs: the largest absolute one, and that over the reference's largest magnitude.
 
     Of a network with several outputs, that of the output with the largest relative one.
@@ -48,7 +48,7 @@ class Export:
     path: Path
     info: ModelInfo
     network: Network
-    difference: Difference
+    difference: OutputDifference
 
 
 def export_onnx(
@@ -57,7 +57,7 @@ def export_onnx(
     rule: Rule | None = None,
     side_px: int | None = None,
     weights: str | Path | None = None,
-    source: Source | None = None,
+    source: SourceName | None = None,
     ema: bool = False,
     num_classes: int | None = None,
     normalization: Normalization | None = None,
@@ -89,7 +89,7 @@ def export_onnx(
     member = _member(which, rule, side_px)
     path = export_path(member.name, output)
     require_writable(path)
-    network, loaded, info = prepare(
+    network, loaded, info = prepare_export(
         member,
         weights=None if weights is None else Path(weights),
         source=source,
@@ -104,7 +104,7 @@ def export_onnx(
     info = replace(info, input_type="uint8" if preprocess else "float32", nms=nms)
     if path.exists() and not overwrite:
         _require_same(path, info)
-    graph = onnx_model(network, loaded, info)
+    graph = build_onnx_model(network, loaded, info)
     difference = difference_from_torch(to_bytes(graph), network, loaded)
     if not difference.relative <= MAX_RELATIVE_DIFFERENCE:
         raise DeployError(
@@ -123,7 +123,7 @@ def export_onnx(
 
 def _require_same(path: Path, info: ModelInfo) -> None:
     with suppress(DeployError):  # what can't be read is another one
-        if info_of(read_model(path)) == info:
+        if read_model_info(read_model(path)) == info:
             return
     raise DeployError(
         f"{path} is another model than the one to export, which has {info.weights} weights; it would be "
@@ -166,13 +166,13 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
     return labels
 
 
-def prepare(
+def prepare_export(
     which: float | Member,
     *,
     rule: Rule | None = None,
     side_px: int | None = None,
     weights: Path | None = None,
-    source: Source | None = None,
+    source: SourceName | None = None,
     ema: bool = False,
     num_classes: int | None = None,
     normalization: Normalization | None = None,
@@ -205,14 +205,14 @@ def prepare(
     return network, loaded, info
 
 
-def difference_from_torch(model: bytes, network: Network, weights: Weights) -> Difference:
+def difference_from_torch(model: bytes, network: Network, weights: Weights) -> OutputDifference:
     """Runs the ONNX model and the torch module on the same random images."""
     torch = require("torch")
-    from deploykit.networks.torch_module import module_for
+    from deploykit.networks.torch_module import build_module
 
     images = np.random.default_rng(0).standard_normal((_CHECKED_IMAGES, *network.input), np.float32)
     with torch.inference_mode():
-        expected = module_for(network, weights).answers(torch.from_numpy(images))
+        expected = build_module(network, weights).answers(torch.from_numpy(images))
     actual = cpu_session(model).run(list(expected), {INPUT_NAME: images})
     return max(
         (_difference(given, wanted.numpy()) for given, wanted in zip(actual, expected.values(), strict=True)),
@@ -220,9 +220,9 @@ def difference_from_torch(model: bytes, network: Network, weights: Weights) -> D
     )
 
 
-def _difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> Difference:
+def _difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> OutputDifference:
     absolute, magnitude = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
-    return Difference(absolute=absolute, relative=absolute / magnitude if magnitude else absolute)
+    return OutputDifference(absolute=absolute, relative=absolute / magnitude if magnitude else absolute)
 
 
 def _member(which: float | Member, rule: Rule | None, side_px: int | None) -> Member:
@@ -230,10 +230,10 @@ def _member(which: float | Member, rule: Rule | None, side_px: int | None) -> Me
 
 
 def _trained(
-    member: Member, weights: Weights, source: Source | None, num_classes: int | None
+    member: Member, weights: Weights, source: SourceName | None, num_classes: int | None
 ) -> tuple[Network, Weights, Normalization]:
     """The network as the checkpoint's authors compute it, its weights, and what these were trained on."""
-    likeness = compare(weights, member, source, num_classes=num_classes)
-    require_whole(likeness)
+    likeness = match_checkpoint(weights, member, source, num_classes=num_classes)
+    require_complete_match(likeness)
     require_match(likeness.weights, likeness.network)
     return likeness.network, likeness.weights, likeness.normalization

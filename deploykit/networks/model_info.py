@@ -78,20 +78,20 @@ class ModelInfo:
         return {_PREFIX + key: str(value) for key, value in values.items() if value is not None}
 
 
-def stamp(model: "ModelProto", info: ModelInfo) -> None:
+def set_model_info(model: "ModelProto", info: ModelInfo) -> None:
     """Replaces the model's metadata with info."""
     from onnx import helper
 
     helper.set_model_props(model, info.to_metadata())
 
 
-def info_of(model: "ModelProto") -> ModelInfo:
+def read_model_info(model: "ModelProto") -> ModelInfo:
     """What the model says of itself; for one exported elsewhere, what its graph shows.
 
     Raises:
         DeployError: it is no image classifier, or its metadata were altered.
     """
-    side_px = image_side_px(without_pixels(model))
+    side_px = input_side_px(without_pixels(model))
     texts: dict[str, object] = {
         entry.key.removeprefix(_PREFIX): entry.value
         for entry in model.metadata_props
@@ -124,7 +124,7 @@ def info_of(model: "ModelProto") -> ModelInfo:
     return info
 
 
-def classes_of(model: "ModelProto") -> int | None:
+def class_count(model: "ModelProto") -> int | None:
     """How many outputs an image has; None where the graph doesn't say."""
     dims = model.graph.output[0].type.tensor_type.shape.dim
     return dims[1].dim_value or None if len(dims) == 2 else None
@@ -138,10 +138,10 @@ def require_classifier(path: Path, model: "ModelProto", *, fix: str) -> None:
     """
     names = [value.name for value in model.graph.output]
     if len(names) > 1:
-        raise no_top1(path, names, fix=fix)
+        raise not_a_classifier(path, names, fix=fix)
 
 
-def no_top1(path: Path, outputs: Sequence[str], *, fix: str) -> DeployError:
+def not_a_classifier(path: Path, outputs: Sequence[str], *, fix: str) -> DeployError:
     """What is said of a model that answers with something else than logits."""
     return DeployError(
         f"{path} answers with {' and '.join(outputs)}, of which there is no top-1.",
@@ -164,7 +164,7 @@ def require_fp32(path: Path, info: ModelInfo) -> None:
         )
 
 
-def image_side_px(model: "ModelProto") -> int:
+def input_side_px(model: "ModelProto") -> int:
     """Side of the square images the model takes.
 
     Raises:

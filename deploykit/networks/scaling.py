@@ -52,7 +52,7 @@ class Coefficients:
 
 # B0..B7 as released: (width, depth, side). Their sides are not the formula's: B3 is 300 px, not 340.
 # Source: efficientnet_params in the reference implementation, tensorflow/tpu, efficientnet_builder.py.
-PUBLISHED: tuple[Scale, ...] = tuple(
+PUBLISHED_SCALES: tuple[Scale, ...] = tuple(
     Scale(width=width, depth=depth, side_px=side_px)
     for width, depth, side_px in (
         (1.0, 1.0, 224),
@@ -65,15 +65,15 @@ PUBLISHED: tuple[Scale, ...] = tuple(
         (2.0, 3.1, 600),
     )
 )
-BASE = PUBLISHED[0]
-PUBLISHED_PHI_RANGE = (0.0, float(len(PUBLISHED) - 1))
+BASE = PUBLISHED_SCALES[0]
+PUBLISHED_PHI_RANGE = (0.0, float(len(PUBLISHED_SCALES) - 1))
 
 
 def scale_for(
     phi: float,
     *,
     rule: Rule = "published",
-    ladder: Sequence[Scale] = PUBLISHED,
+    ladder: Sequence[Scale] = PUBLISHED_SCALES,
     coefficients: Coefficients = Coefficients(),  # frozen
 ) -> Scale:
     """The scale of one member of a family, EfficientNet where nobody says.
@@ -100,7 +100,7 @@ def scale_for(
     return _published(phi, ladder) if rule == "published" else _formula(phi, ladder[0], coefficients)
 
 
-def axis_of(scale: Scale, base: Scale = BASE) -> Axis | None:
+def stretched_axis(scale: Scale, base: Scale = BASE) -> Axis | None:
     """The one axis that the baseline was stretched along; None where it was none, or several."""
     stretched: dict[Axis, bool] = {
         "depth": scale.depth != base.depth,
@@ -111,7 +111,7 @@ def axis_of(scale: Scale, base: Scale = BASE) -> Axis | None:
     return moved[0] if len(moved) == 1 else None
 
 
-def phi_label(phi: float) -> str:
+def format_phi(phi: float) -> str:
     """phi as people write it: `3`, `2.5`; two that differ have two labels."""
     return repr(phi + 0.0).removesuffix(".0")  # + 0.0: -0 is 0
 

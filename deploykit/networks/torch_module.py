@@ -27,7 +27,7 @@ from deploykit.networks.architecture.network import (
     WeightedSum,
 )
 from deploykit.networks.checkpoints.weights import Weights
-from deploykit.networks.weight_folding import FUSION_EPSILON, epsilon_of
+from deploykit.networks.weight_folding import FUSION_EPSILON, norm_epsilon
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
@@ -47,7 +47,7 @@ class NetworkModule(nn.Module):
             if isinstance(layer, Convolution):
                 _place(self, layer.prefix, _conv2d(layer))  # over the same again, where layers share it
                 if layer.norm is not None:
-                    epsilon = epsilon_of(layer, network)
+                    epsilon = norm_epsilon(layer, network)
                     _place(self, layer.norm, nn.BatchNorm2d(layer.output[0], eps=epsilon))
             elif isinstance(layer, Linear):
                 _place(self, layer.name, nn.Linear(layer.in_features, layer.output[0]))
@@ -112,7 +112,7 @@ class NetworkModule(nn.Module):
         return list(weights / (weights.sum() + FUSION_EPSILON))
 
 
-def module_for(network: Network, weights: Weights) -> NetworkModule:
+def build_module(network: Network, weights: Weights) -> NetworkModule:
     """The network with these weights, ready for inference."""
     with torch.device("meta"):
         module = NetworkModule(network)

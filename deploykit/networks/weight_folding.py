@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.networks.architecture.network import Convolution, Network, WeightedSum
-from deploykit.networks.checkpoints.weights import State
+from deploykit.networks.checkpoints.weights import StateDict
 
 FUSION_EPSILON = 1e-4
 """Of fast normalized fusion; arXiv:1911.09070, section 3.3."""
@@ -12,12 +12,12 @@ FUSION_EPSILON = 1e-4
 Array = npt.NDArray[np.float32]
 
 
-def epsilon_of(layer: Convolution, network: Network) -> float:
+def norm_epsilon(layer: Convolution, network: Network) -> float:
     """What the convolution's batch norm adds to the variance."""
     return network.norm_epsilon if layer.norm_epsilon is None else layer.norm_epsilon
 
 
-def folded(layer: Convolution, state: State, *, epsilon: float) -> tuple[Array, Array | None]:
+def fold_batch_norm(layer: Convolution, state: StateDict, *, epsilon: float) -> tuple[Array, Array | None]:
     """Weight and bias of the convolution with its batch norm folded in, (out, in, k, k) and (out,).
 
     The bias is None where it has none, and no norm.
@@ -38,7 +38,7 @@ def folded(layer: Convolution, state: State, *, epsilon: float) -> tuple[Array, 
     )
 
 
-def fusion_factors(layer: WeightedSum, state: State) -> Array | None:
+def fusion_factors(layer: WeightedSum, state: StateDict) -> Array | None:
     """What each input of a sum is multiplied by, (inputs,); None for nothing."""
     if layer.weights is None:
         return None

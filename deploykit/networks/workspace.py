@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deploykit.networks.scaling import FORMULA_PHI_RANGE, Scale, phi_label
+from deploykit.networks.scaling import FORMULA_PHI_RANGE, Scale, format_phi
 from deploykit.util.errors import DeployError
 
 ENGINES = Path("engines")
@@ -20,7 +20,7 @@ def model_name(
     Without a phi the scale tells, where it is known: `resnet18-depth2-width1-side224`.
     """
     if phi is not None:
-        return f"{family}{'-formula' if rule == 'formula' else ''}-phi{phi_label(phi)}"
+        return f"{family}{'-formula' if rule == 'formula' else ''}-phi{format_phi(phi)}"
     if scale is None:
         return family
     return f"{family}-depth{scale.depth:.4g}-width{scale.width:.4g}-side{scale.side_px}"
@@ -46,7 +46,7 @@ def export_path(name: str, output: str | Path | None) -> Path:
     return output / MODEL_FILE
 
 
-def ranges_path(model: Path, name: str) -> Path:
+def default_ranges_path(model: Path, name: str) -> Path:
     return CALIBRATION / f"{name if model.name == MODEL_FILE else model.stem}.ranges.json"
 
 
@@ -77,13 +77,13 @@ def find_model(*, phi: float | None = None, onnx: str | Path | None = None) -> t
                 code="invalid-phi",
                 fix="give the --phi of an exported model",
             )
-        models = [path for path in models if path.parent.name.endswith(f"-phi{phi_label(phi)}")]
+        models = [path for path in models if path.parent.name.endswith(f"-phi{format_phi(phi)}")]
     if not models:
-        which = "" if phi is None else f" of phi {phi_label(phi)}"
+        which = "" if phi is None else f" of phi {format_phi(phi)}"
         raise DeployError(
             f"There is no exported model{which} in {ENGINES}/.",
             code="model-not-found",
-            fix=f"deploykit export --phi {phi_label(3 if phi is None else phi)}",
+            fix=f"deploykit export --phi {format_phi(3 if phi is None else phi)}",
         )
     if len(models) == 1:
         return models[0], None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from deploykit.gpu_catalog.gpus import THIS_MACHINE, Gpu, find_gpu, known_names, names_of
-from deploykit.networks.families.registry import FAMILIES, is_known
+from deploykit.networks.families.registry import FAMILIES, is_builtin
 from deploykit.networks.member import Member
 from deploykit.networks.scaling import Scale
 from deploykit.planning.cost_model.cost_model import can_predict, predict_latency
@@ -218,7 +218,7 @@ class Measured:
         """Whether a record that is called so is of that network: its family's file may have changed."""
         from deploykit.bench.measure_network import onnx_sha256
 
-        return is_known(member.family) or record.engine.onnx_sha256 == onnx_sha256(member)
+        return is_builtin(member.family) or record.engine.onnx_sha256 == onnx_sha256(member)
 
     def _read(self) -> dict[Key, "Record"]:
         return {

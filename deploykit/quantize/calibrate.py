@@ -13,8 +13,8 @@ from deploykit.data.images.open import GENERATED, Images, open_images
 from deploykit.data.images.sampling import spread
 from deploykit.data.images.selection import OnSkipped, once
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.networks.model_info import ModelInfo, image_side_px, info_of, require_fp32
-from deploykit.networks.workspace import find_model, model_name, ranges_path
+from deploykit.networks.model_info import ModelInfo, input_side_px, read_model_info, require_fp32
+from deploykit.networks.workspace import default_ranges_path, find_model, model_name
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibration.activations import measure_activations
 from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
@@ -106,7 +106,7 @@ def calibrate_to_file(
     if sentence is not None:
         note(sentence)
     graph = read_model(model)
-    info = info_of(graph)
+    info = read_model_info(graph)
     require_fp32(model, info)
     path = Path(output) if output else _free_path(model, info)
     require_writable(path, inputs=(model,))
@@ -129,7 +129,7 @@ def calibrate_to_file(
 def _free_path(model: Path, info: ModelInfo) -> Path:
     """In calibration/, where no ranges of another model are."""
     digest = sha256_of(model)
-    path = ranges_path(model, model_name(info.family, info.phi, info.rule, info.scale))
+    path = default_ranges_path(model, model_name(info.family, info.phi, info.rule, info.scale))
     with contextlib.suppress(DeployError):  # there are none, or they are no use
         if Ranges.load(path).onnx_sha256 != digest:
             return path.with_name(f"{path.name.removesuffix('.ranges.json')}-{digest[:8]}.ranges.json")
@@ -210,8 +210,8 @@ def calibrate(
         DeployError: unreadable images, or activations that are not finite.
     """
     graph = graph or read_model(model)
-    image_side_px(graph)  # or it can't be fed
-    if images.source == GENERATED and info_of(graph).weights != "random":
+    input_side_px(graph)  # or it can't be fed
+    if images.source == GENERATED and read_model_info(graph).weights != "random":
         settings.note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
     if images.count < images.asked:
         settings.note(f"{images.source} has {images.count} images, not {images.asked}.")

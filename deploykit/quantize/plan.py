@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.data.images.open import MAX_IMAGES, Images, open_images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.networks.model_info import ModelInfo, classes_of, require_classifier
+from deploykit.networks.model_info import ModelInfo, class_count, require_classifier
 from deploykit.quantize.accuracy_gate import (
     GateResult,
     OpenSession,
@@ -187,7 +187,7 @@ def _gate_images(path: Path, model: "ModelProto", info: ModelInfo, options: Int8
     )
     images = open_images(options.eval_data, info.preprocessing, limit=MAX_IMAGES, overrides=options.overrides)
     require_labels(images)
-    if classes := classes_of(model):
+    if classes := class_count(model):
         images.require_classes(classes, path)
     return images
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from deploykit.data.images.open import open_images
 from deploykit.data.images.selection import Images, OnSkipped
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.networks.model_info import classes_of, info_of, require_fp32
+from deploykit.networks.model_info import class_count, read_model_info, require_fp32
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.blocks import by_block
 from deploykit.quantize.calibrate import CalibrationSettings, Progress
@@ -91,11 +91,11 @@ def measure_sensitivity(
     """
     path = Path(model)
     graph = read_model(path)
-    info = info_of(graph)
+    info = read_model_info(graph)
     require_fp32(path, info)
     placement = place(graph, policy)
     supply = open_images(data, info.preprocessing, limit=images, overrides=overrides)
-    if classes := classes_of(graph):
+    if classes := class_count(graph):
         supply.require_classes(classes, path)
     settings = CalibrationSettings(skip_bad=skip_bad, note=note, progress=progress)
     found = load_or_measure_ranges(path, ranges, supply, settings, overrides)

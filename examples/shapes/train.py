@@ -23,7 +23,7 @@ from deploykit.networks.architecture.network import Network
 from deploykit.networks.checkpoints.weights import load_weights
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.scaling import scale_for
-from deploykit.networks.torch_module import NetworkModule, module_for
+from deploykit.networks.torch_module import NetworkModule, build_module
 from deploykit.util.atomic_files import require_writable, write_atomically
 from deploykit.util.errors import DeployError
 
@@ -90,7 +90,7 @@ def to_file(module: NetworkModule) -> bytes:
 
 def top1_of(weights: Path, data: LabelledImages) -> float:
     """Fraction of the images that the module classifies rightly with the weights of a file."""
-    module = module_for(network(), load_weights(weights))
+    module = build_module(network(), load_weights(weights))
     inputs = torch.from_numpy(Preprocessing(side_px=SIDE_PX).normalize(data.images))
     with torch.inference_mode():
         logits = torch.cat([module(batch) for batch in torch.split(inputs, _EVALUATED)])

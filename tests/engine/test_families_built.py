@@ -7,7 +7,7 @@ from refusals import refuses
 
 from deploykit import Engine, build_engine, export_onnx, quantize_model
 from deploykit.accuracy.evaluate import evaluate_model
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.member import choose_member
 from deploykit.quantize.plan import Int8Options
 
@@ -95,7 +95,7 @@ def test_top1_of_a_detector_is_refused(workplace):
 
 
 def test_weights_of_another_family_are_refused(workplace):
-    _, weights, _ = prepare(choose_member("resnet18", side_px=32), num_classes=3)
+    _, weights, _ = prepare_export(choose_member("resnet18", side_px=32), num_classes=3)
     torch.save({name: torch.from_numpy(value) for name, value in weights.state.items()}, "r18.pth")
     with refuses("checkpoint-unrecognized"):
         export_onnx(0, weights="r18.pth")

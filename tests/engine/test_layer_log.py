@@ -13,7 +13,7 @@ from deploykit.engine.pipeline import apply_precision
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt_compiler import compile_plan
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.float_fallback import FloatFallback
 from deploykit.quantize.placement import place
@@ -225,7 +225,7 @@ def audited(random_b0) -> Iterator:
         model = read_model(random_b0.path)
         target = Target(name="test" if sm else "portable", compiler="tensorrt-rtx", sm=sm)
         plan = plan_of(model) if precision == "int8" else None
-        graph = apply_precision(model, info_of(model), precision, target, onnx_sha256="", plan=plan)
+        graph = apply_precision(model, read_model_info(model), precision, target, onnx_sha256="", plan=plan)
         return compile_plan(graph, target=target, batches=[BatchRange(max=8)]).audit
 
     yield build

@@ -22,8 +22,8 @@ from deploykit.engine.pipeline import apply_precision
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target, resolve_target
 from deploykit.engine.tensorrt_compiler import compile_plan
-from deploykit.networks.export import prepare
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.export import prepare_export
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.quantize.float_fallback import FloatFallback
 from deploykit.quantize.placement import Policy, place
 from deploykit.quantize.plan import Int8Plan
@@ -56,8 +56,8 @@ def graph_for() -> Iterator[Callable[..., ModelProto]]:
 
     @cache
     def model_and_info(phi: int):
-        network, weights, info = prepare(phi)
-        return onnx_model(network, weights, info), info
+        network, weights, info = prepare_export(phi)
+        return build_onnx_model(network, weights, info), info
 
     @cache
     def graph(phi: int, precision: str, sm: int | None, policy: Policy, bounds: tuple[float, float]):

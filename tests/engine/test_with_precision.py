@@ -6,7 +6,7 @@ import pytest
 from deploykit.data.images.open import open_images
 from deploykit.engine.pipeline import apply_precision
 from deploykit.engine.targets import Target
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize import qdq
@@ -54,7 +54,7 @@ def spelled_logits(request, trained, plan, pixels) -> np.ndarray:
     model = read_model(trained.path)
     target = Target(name="test", compiler="tensorrt-rtx", sm=request.param)
     return logits_of(
-        apply_precision(model, info_of(model), "int8", target, onnx_sha256="", plan=plan), pixels
+        apply_precision(model, read_model_info(model), "int8", target, onnx_sha256="", plan=plan), pixels
     )
 
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from solid_colours import INFO, SIDE_PX
 from solid_colours import PREPROCESSING as COLOURS_PREPROCESSING
 
-from deploykit.networks.model_info import stamp
+from deploykit.networks.model_info import set_model_info
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.quantize.calibration.ranges import Ranges
@@ -86,7 +86,7 @@ def _write(path, nodes, weights, takes, gives, *, info: bool = False, random: bo
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     if info:
-        stamp(model, replace(INFO, weights="random") if random else INFO)
+        set_model_info(model, replace(INFO, weights="random") if random else INFO)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(to_bytes(model))
     return path

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.networks.model_info import ModelInfo, stamp
+from deploykit.networks.model_info import ModelInfo, set_model_info
 from deploykit.util.atomic_files import sha256_of
 
 SIDE_PX = 8
@@ -71,7 +71,7 @@ def _write(
     graph = helper.make_graph(nodes, "colours", [taken], [given], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     if info is not None:
-        stamp(model, info)
+        set_model_info(model, info)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path

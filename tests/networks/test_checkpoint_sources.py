@@ -9,10 +9,10 @@ from refusals import refuses
 from safetensors.torch import save_file
 from timm_models import logits_of, random_norms, timm_model, torchvision_model
 
-from deploykit.networks.checkpoints.sources import SCHEMES, SOURCES
-from deploykit.networks.export import export_onnx, prepare
+from deploykit.networks.checkpoints.sources import SOURCE_NAMES, SOURCES
+from deploykit.networks.export import export_onnx, prepare_export
 from deploykit.networks.member import choose_member
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import INPUT_NAME, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 
@@ -22,7 +22,7 @@ SIDE_PX = 96  # even: there TensorFlow pads to one side, where a stride is 2
 def difference(theirs: torch.nn.Module, path, family: str, member: str, source=None, **options) -> float:
     """Between their logits and those of the exported graph, over their largest."""
     chosen = choose_member(family, named=member, side_px=SIDE_PX)
-    graph = onnx_model(*prepare(chosen, weights=path, source=source, **options))
+    graph = build_onnx_model(*prepare_export(chosen, weights=path, source=source, **options))
     images = np.random.default_rng(0).standard_normal((2, 3, SIDE_PX, SIDE_PX), np.float32)
     expected = logits_of(theirs, images)
     (given,) = cpu_session(to_bytes(graph)).run(None, {INPUT_NAME: images})
@@ -58,7 +58,7 @@ def test_tensorflows_ports_are_told_by_source(tmp_path, name):
 
 def renamed(source: str, state: dict, network) -> dict:
     """timm's state dict under their names, as our table has them."""
-    names = SCHEMES[source].names(network)
+    names = SOURCES[source].names(network)
     return {
         f"{names[prefix]}.{part}": value
         for name, value in state.items()
@@ -70,7 +70,7 @@ def renamed(source: str, state: dict, network) -> dict:
 def test_lukemelas_and_nvidias_names_are_theirs():
     """Read off their code, see schemes.py: a stem, an expanding block of the third stage, the head."""
     network = choose_member(phi=0).network()
-    lukemelas, nvidia = (SCHEMES[source].names(network) for source in ("lukemelas", "nvidia"))
+    lukemelas, nvidia = (SOURCES[source].names(network) for source in ("lukemelas", "nvidia"))
     for ours, one, other in (
         ("conv_stem", "_conv_stem", "stem.conv"),
         ("bn1", "_bn0", "stem.bn"),
@@ -104,7 +104,7 @@ def test_lite_under_efficientnet_pytorchs_names_gives_timms_logits_and_images_fr
     state = renamed("lukemelas", theirs.state_dict(), network)
     torch.save(state, tmp_path / "w.pth")
     assert difference(theirs, tmp_path / "w.pth", "efficientnet-lite", "lite0") < 1e-4
-    _, _, info = prepare(choose_member("efficientnet-lite", named="lite0"), weights=tmp_path / "w.pth")
+    _, _, info = prepare_export(choose_member("efficientnet-lite", named="lite0"), weights=tmp_path / "w.pth")
     assert info.preprocessing.mean == info.preprocessing.std == (0.5, 0.5, 0.5)
 
 
@@ -136,7 +136,7 @@ def test_what_training_wraps_around_weights_is_taken_off(tmp_path, wrapped):
     assert difference(averaged, path, "resnet18", "18", ema=True) < 1e-4
     torch.save({wrapped: theirs.state_dict()}, path)
     with refuses("checkpoint-has-no-ema"):
-        prepare(choose_member("resnet18"), weights=path, ema=True)
+        prepare_export(choose_member("resnet18"), weights=path, ema=True)
 
 
 def test_the_number_of_classes_follows_from_the_checkpoint(workplace):
@@ -148,15 +148,15 @@ def test_the_number_of_classes_follows_from_the_checkpoint(workplace):
 @pytest.mark.parametrize("option", [{"source": "timm"}, {"ema": True}])
 def test_what_is_about_weights_is_refused_without_them(option):
     with refuses("option-not-applicable"):
-        prepare(0, **option)
+        prepare_export(0, **option)
 
 
 def test_every_source_names_every_parameter_of_its_networks():
     networks = {"effdet": choose_member("efficientdet", phi=0).network()}
     networks["effdet-tf"] = networks["effdet"]
-    for source in SOURCES:
+    for source in SOURCE_NAMES:
         network = networks.get(source, choose_member(phi=1).network())
-        names = SCHEMES[source].names(network)
+        names = SOURCES[source].names(network)
         assert {f"{name}.weight" for name in names} == {
             name for name in network.state if name.endswith(".weight")
         }

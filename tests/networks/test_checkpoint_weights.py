@@ -17,7 +17,7 @@ from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.member import choose_member
 from deploykit.networks.random_weights import random_weights
 from deploykit.networks.scaling import scale_for
-from deploykit.networks.torch_module import module_for
+from deploykit.networks.torch_module import build_module
 from deploykit.util.errors import DeployError
 
 FP16_MAX = 65504
@@ -249,7 +249,7 @@ def test_random_weights_make_unit_variance_of_what_a_convolution_reads():
 )
 def test_random_weights_keep_every_activation_in_fp16s_range_and_the_logits_apart(family, member):
     network = choose_member(family, named=member).network()
-    module = module_for(network, random_weights(network))
+    module = build_module(network, random_weights(network))
     peaks = []
     for part in module.modules():
         if not list(part.children()) and part is not module:  # what these read is all there is

@@ -6,12 +6,12 @@ import torch
 from refusals import refuses
 from timm_models import effdet_model
 
-from deploykit.networks.checkpoints.sources import translate
+from deploykit.networks.checkpoints.sources import translate_weights
 from deploykit.networks.checkpoints.weights import Weights
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.families.efficientdet import efficientdet
 from deploykit.networks.member import choose_member
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.scaling import Scale
 from deploykit.onnx_tools.model_io import INPUT_NAME, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
@@ -54,10 +54,10 @@ def test_a_checkpoint_gives_effdets_outputs_boxes_and_scores(tmp_path, name, mem
     anchors = Anchors.from_config(theirs.config).boxes
     expected = np.stack([decode_box_outputs(torch.from_numpy(each), anchors, True).numpy() for each in codes])
 
-    network, weights, info = prepare(
+    network, weights, info = prepare_export(
         choose_member("efficientdet", named=member, side_px=side_px), weights=path
     )
-    model = onnx_model(network, weights, info)
+    model = build_onnx_model(network, weights, info)
     heads = ["class_net.anchors", "box_net.anchors"]
     model.graph.output.extend(type(model.graph.output[0])(name=head) for head in heads)
     given = cpu_session(to_bytes(model)).run(["boxes", "scores", *heads], {INPUT_NAME: images})
@@ -77,7 +77,7 @@ def test_whose_checkpoint_it_is_is_told_by_its_biases(name, source):
     state = effdet_model(name, side_px=128).state_dict()
     arrays = {key: value.numpy() for key, value in state.items() if "num_batches" not in key}
     network = choose_member("efficientdet", phi=0).network()
-    translated, chosen = translate(Weights(state=arrays, origin="w.pth"), network)
+    translated, chosen = translate_weights(Weights(state=arrays, origin="w.pth"), network)
     assert chosen == source
     assert translated.state.keys() == network.state.keys()
 
@@ -85,7 +85,7 @@ def test_whose_checkpoint_it_is_is_told_by_its_biases(name, source):
 def test_a_source_without_detectors_is_refused_rather_than_run_with_its_padding():
     network = choose_member("efficientdet", phi=0).network()
     with refuses("source-family-mismatch") as caught:
-        translate(Weights(state={}, origin="w.pth"), network, "timm")
+        translate_weights(Weights(state={}, origin="w.pth"), network, "timm")
     assert "effdet or effdet-tf" in caught.value.fix
 
 
@@ -146,7 +146,7 @@ def test_weights_that_levels_share_are_one_parameter_and_work_at_each():
 
 def test_levels_share_a_tensor_in_onnx_but_where_batch_norms_are_folded_in():
     member = choose_member("efficientdet", phi=0, side_px=128)
-    model = onnx_model(*prepare(member))
+    model = build_onnx_model(*prepare_export(member))
     names = [tensor.name for tensor in model.graph.initializer]
     assert len(set(names)) == len(names)
     assert names.count("class_net.conv_rep.0.conv_dw.weight") == 1
@@ -193,9 +193,11 @@ def test_an_image_of_too_few_pixels_is_refused_with_a_side_that_does():
 
 @pytest.mark.parametrize("phi", [0, 4])
 def test_random_weights_make_boxes_about_the_image(phi):
-    network, weights, info = prepare(choose_member("efficientdet", phi=phi, side_px=256), num_classes=2)
+    network, weights, info = prepare_export(
+        choose_member("efficientdet", phi=phi, side_px=256), num_classes=2
+    )
     images = np.random.default_rng(0).standard_normal((1, *network.input), np.float32)
-    session = cpu_session(to_bytes(onnx_model(network, weights, info)))
+    session = cpu_session(to_bytes(build_onnx_model(network, weights, info)))
     boxes, scores = session.run(["boxes", "scores"], {INPUT_NAME: images})
     assert np.abs(boxes).max() < 10 * 256
     assert scores.mean() == pytest.approx(0.01, abs=0.005)  # the prior of Lin et al.

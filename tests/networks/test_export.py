@@ -8,9 +8,9 @@ from safetensors.numpy import save_file
 from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.pipeline import build_engine
 from deploykit.networks.checkpoints.weights import Weights, load_weights
-from deploykit.networks.export import difference_from_torch, export_onnx, prepare
-from deploykit.networks.model_info import info_of
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.export import difference_from_torch, export_onnx, prepare_export
+from deploykit.networks.model_info import read_model_info
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.random_weights import random_weights
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
@@ -59,7 +59,7 @@ def test_classes_follow_the_checkpoint_and_are_1000_without_one(trained, random_
 
 def test_the_file_says_what_it_is_and_what_it_was_made_from(trained, random_b0, shared):
     for export in (trained, random_b0):
-        assert info_of(read_model(export.path)) == export.info
+        assert read_model_info(read_model(export.path)) == export.info
         assert (export.info.family, export.info.phi, export.info.rule) == ("efficientnet", 0, "published")
         assert (export.info.precision, export.info.preprocessing.side_px) == ("fp32", 64)
         assert export.info.onnx_sha256 is None
@@ -85,7 +85,7 @@ def test_it_lands_in_the_default_folder_or_where_output_says(tmp_path, monkeypat
 
 
 def test_the_members_own_scale_and_side_are_the_default():
-    network, weights, info = prepare(1, num_classes=2)
+    network, weights, info = prepare_export(1, num_classes=2)
     assert network.input == (3, 240, 240)
     assert info.preprocessing.side_px == 240
     assert weights.is_random
@@ -94,16 +94,16 @@ def test_the_members_own_scale_and_side_are_the_default():
 
 
 def test_the_formula_is_followed_and_recorded():
-    network, _, info = prepare(-2, rule="formula", num_classes=2)
+    network, _, info = prepare_export(-2, rule="formula", num_classes=2)
     assert network.input == (3, 168, 168)
     assert (info.phi, info.rule) == (-2, "formula")
 
 
 def test_a_side_below_32_is_refused_and_32_is_not():
     with pytest.raises(DeployError, match="31 px is not between 32 and") as caught:
-        prepare(0, side_px=31)
+        prepare_export(0, side_px=31)
     assert "--side 224" in caught.value.fix
-    network, _, _ = prepare(0, side_px=32, num_classes=2)
+    network, _, _ = prepare_export(0, side_px=32, num_classes=2)
     assert network.shapes["conv_head"] == (1280, 1, 1)
 
 
@@ -135,7 +135,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path):
 
 
 def test_a_model_that_differs_from_torch_leaves_the_old_file_alone(tmp_path):
-    _, weights, _ = prepare(0, num_classes=2)
+    _, weights, _ = prepare_export(0, num_classes=2)
     # Finite weights whose products are not: no difference can be told, which must not pass for none.
     state = {**weights.state, "conv_stem.weight": weights.state["conv_stem.weight"] * np.float32(1e38)}
     save_file(state, tmp_path / "extreme.safetensors")
@@ -149,15 +149,15 @@ def test_a_model_that_differs_from_torch_leaves_the_old_file_alone(tmp_path):
 
 @pytest.mark.parametrize("name", ["conv_stem.weight", "blocks.3.1.conv_dw.weight", "bn2.running_mean"])
 def test_one_tensor_off_by_a_hundredth_is_seen(name):
-    network, weights, info = prepare(0, num_classes=10, side_px=32)
+    network, weights, info = prepare_export(0, num_classes=10, side_px=32)
     altered = {**weights.state, name: weights.state[name] * np.float32(1.01) + np.float32(0.01)}
-    model = to_bytes(onnx_model(network, Weights(state=altered, origin="altered"), info))
+    model = to_bytes(build_onnx_model(network, Weights(state=altered, origin="altered"), info))
     assert difference_from_torch(model, network, weights).relative > 1e-4
     assert difference_from_torch(model, network, Weights(state=altered, origin="altered")).relative < 1e-4
 
 
 def test_a_difference_is_relative_to_the_largest_logit():
-    network, weights, info = prepare(0, num_classes=10, side_px=32)
+    network, weights, info = prepare_export(0, num_classes=10, side_px=32)
     zero = np.zeros((10, 1280), np.float32)
     ones = np.ones(10, np.float32)
     expected = Weights(
@@ -166,15 +166,18 @@ def test_a_difference_is_relative_to_the_largest_logit():
     actual = Weights(
         state={**weights.state, "classifier.weight": zero, "classifier.bias": 5 * ones}, origin="5"
     )
-    difference = difference_from_torch(to_bytes(onnx_model(network, actual, info)), network, expected)
+    difference = difference_from_torch(to_bytes(build_onnx_model(network, actual, info)), network, expected)
     assert (difference.absolute, difference.relative) == (1, 0.25)
 
 
 def test_a_model_whose_logits_are_all_zero_does_not_differ():
-    network, weights, info = prepare(0, num_classes=10, side_px=32)
+    network, weights, info = prepare_export(0, num_classes=10, side_px=32)
     state = {**weights.state, "classifier.weight": np.zeros((10, 1280), np.float32)}
     silent = Weights(state=state, origin="silent")
-    assert difference_from_torch(to_bytes(onnx_model(network, silent, info)), network, silent).relative == 0
+    assert (
+        difference_from_torch(to_bytes(build_onnx_model(network, silent, info)), network, silent).relative
+        == 0
+    )
 
 
 def test_an_interpolated_member_can_be_exported(tmp_path):

@@ -12,12 +12,12 @@ from deploykit.data.preprocessing import Preprocessing
 from deploykit.networks.architecture.builder import NetworkBuilder
 from deploykit.networks.architecture.network import Network
 from deploykit.networks.checkpoints.weights import Weights
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.model_info import ModelInfo
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.scaling import scale_for
-from deploykit.networks.weight_folding import folded
+from deploykit.networks.weight_folding import fold_batch_norm
 from deploykit.onnx_tools.model_io import to_bytes
 
 INFO = ModelInfo(
@@ -82,7 +82,7 @@ def macs_of(model: onnx.ModelProto) -> int:
 )
 def test_the_graph_has_timms_parameters_and_work(phi, parameters, gmacs, normalized_channels):
     network = efficientnet(scale_for(phi))
-    model = without_data(onnx_model(network, zeros(network), INFO))
+    model = without_data(build_onnx_model(network, zeros(network), INFO))
     held = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
     assert held == parameters - normalized_channels
     assert macs_of(model) / 1e9 == pytest.approx(gmacs, abs=6e-7)
@@ -144,15 +144,16 @@ def test_nothing_of_the_machine_gets_into_the_file(model, random_b0):
 
 def test_the_same_weights_give_the_same_bytes_in_any_process(tmp_path):
     program = (
-        "import hashlib; from deploykit.networks.export import prepare;"
+        "import hashlib; from deploykit.networks.export import prepare_export;"
         "from deploykit.onnx_tools.model_io import to_bytes;"
-        "from deploykit.networks.onnx_writer.writer import onnx_model;"
-        "print(hashlib.sha256(to_bytes(onnx_model(*prepare(0, num_classes=5, side_px=32)))).hexdigest())"
+        "from deploykit.networks.onnx_writer.writer import build_onnx_model;"
+        "model = build_onnx_model(*prepare_export(0, num_classes=5, side_px=32));"
+        "print(hashlib.sha256(to_bytes(model)).hexdigest())"
     )
     there = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout.strip()
-    here = to_bytes(onnx_model(*prepare(0, num_classes=5, side_px=32)))
+    here = to_bytes(build_onnx_model(*prepare_export(0, num_classes=5, side_px=32)))
     assert hashlib.sha256(here).hexdigest() == there
 
 
@@ -168,7 +169,7 @@ def test_a_batch_norm_folds_into_weight_and_bias():
         "bn.running_mean": np.array([3, -8], np.float32),
         "bn.running_var": np.array([4 - epsilon, 16 - epsilon], np.float32),
     }
-    weight, bias = folded(conv, state, epsilon=1e-5)
+    weight, bias = fold_batch_norm(conv, state, epsilon=1e-5)
     # gamma / sqrt(variance + epsilon) is 3 and 1/4; beta - mean * that is 1 - 9 and 2 + 2.
     np.testing.assert_allclose(weight.reshape(2, 3), [[3, 6, 9], [1, 1.25, 1.5]], rtol=1e-6)
     np.testing.assert_allclose(bias, [-8, 4], rtol=1e-6)
@@ -187,7 +188,7 @@ def test_folding_is_done_before_rounding_to_float32():
         "bn.running_mean": np.array([1e8], np.float32),
         "bn.running_var": np.array([9], np.float32),
     }
-    _, bias = folded(conv, state, epsilon=1e-5)
+    _, bias = fold_batch_norm(conv, state, epsilon=1e-5)
     factor = 1 / math.sqrt(9 + 1e-5)
     assert bias[0] == pytest.approx(33_333_332 - 1e8 * factor, rel=1e-6)
 
@@ -197,6 +198,6 @@ def test_a_convolution_without_a_norm_keeps_its_weight_and_bias():
     net.conv("conv", 2)
     (conv,) = net.network("one").convolutions
     state = {"conv.weight": np.ones((2, 3, 1, 1), np.float32), "conv.bias": np.array([1, 2], np.float32)}
-    weight, bias = folded(conv, state, epsilon=1e-5)
+    weight, bias = fold_batch_norm(conv, state, epsilon=1e-5)
     np.testing.assert_array_equal(weight, state["conv.weight"])
     np.testing.assert_array_equal(bias, [1, 2])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from timm_models import timm_model, torchvision_model
 
-from deploykit.networks.checkpoints.recognize import described, looks_like, recognize
-from deploykit.networks.checkpoints.sources import SCHEMES
+from deploykit.networks.checkpoints.recognize import describe_checkpoint, member_options, recognize
+from deploykit.networks.checkpoints.sources import SOURCES
 from deploykit.networks.checkpoints.weights import Weights, load_weights
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.member import choose_member
 from deploykit.networks.random_weights import random_weights
 from deploykit.util.errors import DeployError
@@ -37,7 +37,7 @@ def saved(model: torch.nn.Module, path) -> Weights:
 def test_a_whole_checkpoint_is_recognized_whatever_its_classes(tmp_path, model, network, source):
     make, name = model
     likeness = recognize(saved(make(name, classes=7), tmp_path / "w.pth"))
-    assert (described(likeness.member), likeness.source) == (network, source)
+    assert (member_options(likeness.member), likeness.source) == (network, source)
     assert likeness.match.is_whole
     assert likeness.network.num_classes == 7
 
@@ -62,8 +62,10 @@ def test_a_stranger_is_called_what_it_looks_like(tmp_path, run, name, network):
 
 
 def test_what_is_like_nothing_is_shown_by_its_first_names():
-    assert "its first tensors: a.b, c.d)" in looks_like(Weights(state={"a.b": 0, "c.d": 0}, origin="x"))
-    assert looks_like(Weights(state={}, origin="x")) == "nothing: it is empty"
+    assert "its first tensors: a.b, c.d)" in describe_checkpoint(
+        Weights(state={"a.b": 0, "c.d": 0}, origin="x")
+    )
+    assert describe_checkpoint(Weights(state={}, origin="x")) == "nothing: it is empty"
 
 
 def test_weights_of_another_network_are_refused_with_its_name(tmp_path):
@@ -71,7 +73,7 @@ def test_weights_of_another_network_are_refused_with_its_name(tmp_path):
     with pytest.raises(
         DeployError, match="it looks like --family resnet18 --member 18 under the names of timm"
     ):
-        prepare(0, weights=tmp_path / "w.pth")
+        prepare_export(0, weights=tmp_path / "w.pth")
 
 
 def test_names_that_match_by_half_are_counted(tmp_path, run):
@@ -127,21 +129,21 @@ def test_files_called_as_they_are_published_tell_their_source_and_normalization(
     """Expected: timm's default_cfgs, and EfficientNet-PyTorch's README on advprop."""
     member = choose_member(family, side_px=64)
     network = member.network()
-    names = SCHEMES[source].names(network)
+    names = SOURCES[source].names(network)
     state = {
         f"{names[prefix]}.{part}": torch.from_numpy(array)
         for name, array in random_weights(network).state.items()
         for prefix, _, part in [name.rpartition(".")]
     }
     torch.save(state, tmp_path / file)
-    prepared, _, info = prepare(member, weights=tmp_path / file)
+    prepared, _, info = prepare_export(member, weights=tmp_path / file)
     assert info.preprocessing.mean[0] == mean
     assert prepared.norm_epsilon == (1e-5 if source == "timm" else 1e-3)
-    _, _, told = prepare(member, weights=tmp_path / file, normalization="imagenet")
+    _, _, told = prepare_export(member, weights=tmp_path / file, normalization="imagenet")
     assert told.preprocessing.mean[0] == 0.485
 
 
-@pytest.mark.parametrize("source", ["auto", *SCHEMES])
+@pytest.mark.parametrize("source", ["auto", *SOURCES])
 def test_a_pickle_with_code_is_refused_from_every_source(tmp_path, run, source):
     (tmp_path / "w.pth").write_bytes(pickle.dumps(print, protocol=2))
     for command in (("import-weights", "w.pth"), ("export", "--phi", "0", "--weights", "w.pth")):

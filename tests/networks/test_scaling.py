@@ -7,7 +7,7 @@ from deploykit.networks.scaling import (
     RULES,
     Coefficients,
     Scale,
-    phi_label,
+    format_phi,
     scale_for,
 )
 from deploykit.util.errors import DeployError
@@ -116,8 +116,8 @@ def test_a_phi_that_no_rule_has_is_refused_with_the_range(phi):
     ("phi", "label"), [(3, "3"), (3.0, "3"), (2.5, "2.5"), (-1.0, "-1"), (10, "10"), (0.0, "0"), (-0.0, "0")]
 )
 def test_phi_is_written_as_people_write_it(phi, label):
-    assert phi_label(phi) == label
+    assert format_phi(phi) == label
 
 
 def test_two_phis_that_differ_have_two_labels():
-    assert phi_label(3) != phi_label(3 - 1e-12)
+    assert format_phi(3) != format_phi(3 - 1e-12)

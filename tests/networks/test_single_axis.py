@@ -3,7 +3,7 @@
 import pytest
 
 from deploykit.networks.families.efficientnet import FAMILY, efficientnet
-from deploykit.networks.scaling import AXES, Scale, axis_of, scale_for
+from deploykit.networks.scaling import AXES, Scale, scale_for, stretched_axis
 from deploykit.networks.single_axis import single_axis_scale
 from deploykit.util.errors import DeployError
 
@@ -16,7 +16,7 @@ def test_the_papers_networks_are_found_again(axis, multiple):
     found = single_axis_scale(FAMILY, axis, macs=round(efficientnet(scale_for(3)).macs))
     value = found.side_px / 224 if axis == "side" else getattr(found, axis)
     assert value == pytest.approx(multiple, rel=0.12)
-    assert axis_of(found) == axis
+    assert stretched_axis(found) == axis
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -38,6 +38,6 @@ def test_the_baseline_itself_is_the_least():
 
 
 def test_a_network_stretched_along_several_axes_or_none_has_no_axis():
-    assert axis_of(scale_for(0)) is None
-    assert axis_of(scale_for(3)) is None
-    assert axis_of(Scale(depth=1.1, width=1.0, side_px=240)) is None
+    assert stretched_axis(scale_for(0)) is None
+    assert stretched_axis(scale_for(3)) is None
+    assert stretched_axis(Scale(depth=1.1, width=1.0, side_px=240)) is None

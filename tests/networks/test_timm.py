@@ -6,9 +6,9 @@ import torch
 from timm_models import logits_of, timm_model
 
 from deploykit import Engine, SideRange, build_engine, export_onnx
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.member import choose_member
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import INPUT_NAME, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 
@@ -44,10 +44,10 @@ def test_a_checkpoint_gives_timms_logits(tmp_path, family, member, name):
     # TensorFlow pads to one side where a stride of 2 meets an even map, PyTorch meets a border at an odd one.
     source, side_px = ("tf-port", 96) if name.startswith("tf_") else (None, 97)
     member_there = choose_member(family, named=member, side_px=side_px)
-    network, weights, info = prepare(member_there, weights=path, source=source)
+    network, weights, info = prepare_export(member_there, weights=path, source=source)
     images = np.random.default_rng(0).standard_normal((2, 3, side_px, side_px), np.float32)
     expected = logits_of(theirs, images)
-    (given,) = cpu_session(to_bytes(onnx_model(network, weights, info))).run(None, {INPUT_NAME: images})
+    (given,) = cpu_session(to_bytes(build_onnx_model(network, weights, info))).run(None, {INPUT_NAME: images})
     assert np.abs(given - expected).max() <= 1e-4 * np.abs(expected).max()
     assert np.abs(expected).max() > 1e-3
 

@@ -13,10 +13,10 @@ from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.families.mobilenet_v2 import mobilenet_v2
 from deploykit.networks.families.resnet import resnet
 from deploykit.networks.model_info import ModelInfo
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.random_weights import random_weights
 from deploykit.networks.scaling import BASE, Scale, scale_for
-from deploykit.networks.torch_module import NetworkModule, module_for
+from deploykit.networks.torch_module import NetworkModule, build_module
 from deploykit.onnx_tools.model_io import to_bytes
 
 
@@ -27,7 +27,7 @@ def outputs_of(network: Network, state: dict[str, list[float]], images: np.ndarr
         origin="hand",
     )
     with torch.inference_mode():
-        return module_for(network, weights)(torch.from_numpy(images.astype(np.float32))).numpy()
+        return build_module(network, weights)(torch.from_numpy(images.astype(np.float32))).numpy()
 
 
 def image(side_px: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_its_state_dict_has_the_networks_names_and_shapes(network):
 def test_the_trained_model_gives_timms_own_logits(shared, validation):
     expected = np.load(shared / "expected_logits.npz")["logits"]
     network = efficientnet(Scale(width=1, depth=1, side_px=64), num_classes=10)
-    module = module_for(network, load_weights(shared / "efficientnet_b0_cifar10_64px.safetensors"))
+    module = build_module(network, load_weights(shared / "efficientnet_b0_cifar10_64px.safetensors"))
     images = Preprocessing(side_px=64).normalize(validation.pixels[:64])
     with torch.inference_mode():
         logits = module(torch.from_numpy(images)).numpy()
@@ -67,7 +67,7 @@ def test_the_trained_model_gives_timms_own_logits(shared, validation):
 
 def test_it_runs_in_inference_mode_so_an_image_does_not_depend_on_its_batch():
     network = efficientnet(Scale(width=1, depth=1, side_px=32), num_classes=3)
-    module = module_for(network, random_weights(network))
+    module = build_module(network, random_weights(network))
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         together, alone = module(images), module(images[1:2])
@@ -166,7 +166,7 @@ def test_onnx_runtime_and_torch_agree_on_every_family(network):
         preprocessing=Preprocessing(side_px=network.side_px),
         weights="random",
     )
-    difference = difference_from_torch(to_bytes(onnx_model(network, weights, info)), network, weights)
+    difference = difference_from_torch(to_bytes(build_onnx_model(network, weights, info)), network, weights)
     assert difference.relative < 1e-4
 
 

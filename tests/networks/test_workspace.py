@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from deploykit.networks.workspace import export_path, find_model, model_name, ranges_path
+from deploykit.networks.workspace import default_ranges_path, export_path, find_model, model_name
 from deploykit.util.errors import DeployError
 
 
@@ -57,7 +57,7 @@ def test_an_export_goes_into_a_folder_or_becomes_the_file_named(output, path):
     ],
 )
 def test_ranges_are_named_for_the_model_or_for_its_file(model, ranges):
-    assert ranges_path(Path(model), "b0") == Path(ranges)
+    assert default_ranges_path(Path(model), "b0") == Path(ranges)
 
 
 def test_without_a_model_the_error_says_how_to_make_one():

@@ -3,10 +3,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.member import choose_member
-from deploykit.networks.model_info import info_of
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.model_info import read_model_info
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.fp16 import to_fp16
 from deploykit.onnx_tools.model_io import keep_in_fp32, read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
@@ -72,7 +72,7 @@ def test_every_node_stands_after_what_it_reads(fp16):
 def test_names_and_metadata_are_kept_and_the_original_is_left_alone(fp32, fp16, trained):
     kept = [node.name for node in fp16.graph.node if node.op_type != "Cast"]
     assert kept == [node.name for node in fp32.graph.node]
-    assert info_of(fp16) == trained.info
+    assert read_model_info(fp16) == trained.info
     assert to_bytes(fp32) == trained.path.read_bytes()
 
 
@@ -123,7 +123,9 @@ def test_qdq_pairs_stay_with_their_scales_in_fp16():
 
 
 def test_what_needs_fp32_keeps_it_and_reads_the_rest_from_fp16():
-    model = onnx_model(*prepare(choose_member("efficientdet", phi=0, side_px=768), num_classes=1))
+    model = build_onnx_model(
+        *prepare_export(choose_member("efficientdet", phi=0, side_px=768), num_classes=1)
+    )
     converted = to_fp16(model)
     onnx.checker.check_model(converted, full_check=True)
     assert [value.name for value in converted.graph.output] == ["boxes", "scores"]

@@ -5,7 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 from refusals import refuses
 
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.networks.model_info import ModelInfo, image_side_px, info_of, stamp
+from deploykit.networks.model_info import ModelInfo, input_side_px, read_model_info, set_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.util.errors import DeployError
 
@@ -51,16 +51,16 @@ def model_info(**fields: object) -> ModelInfo:
 )
 def test_what_a_model_says_of_itself_survives_its_file(tmp_path, info):
     model = tiny_model(SHAPE)
-    stamp(model, info)
+    set_model_info(model, info)
     (tmp_path / "model.onnx").write_bytes(to_bytes(model))
-    assert info_of(read_model(tmp_path / "model.onnx")) == info
+    assert read_model_info(read_model(tmp_path / "model.onnx")) == info
 
 
 def test_a_stamp_replaces_all_that_was_said_before():
     model = tiny_model(SHAPE)
     helper.set_model_props(model, {"author": "someone", "deploykit.onnx_sha256": "old"})
-    stamp(model, model_info())
-    assert info_of(model) == model_info()
+    set_model_info(model, model_info())
+    assert read_model_info(model) == model_info()
     assert "author" not in {entry.key for entry in model.metadata_props}
 
 
@@ -73,7 +73,7 @@ def test_a_derived_model_keeps_where_it_came_from():
 def test_a_model_from_elsewhere_is_known_by_its_graph():
     model = tiny_model(("N", 3, 96, 96))
     helper.set_model_props(model, {"author": "someone"})
-    info = info_of(model)
+    info = read_model_info(model)
     assert (info.family, info.phi, info.rule, info.weights) == ("unknown", None, None, "unknown")
     assert info.precision == "fp32"
     assert info.preprocessing == Preprocessing(side_px=96)
@@ -94,7 +94,7 @@ def test_a_model_from_elsewhere_is_known_by_its_graph():
 )
 def test_inputs_that_are_no_square_rgb_images_are_refused(inputs):
     with refuses("model-input-unsupported") as caught:
-        info_of(tiny_model(*inputs))
+        read_model_info(tiny_model(*inputs))
     assert "(batch, 3, side, side)" in caught.value.fix
 
 
@@ -102,14 +102,14 @@ def test_a_model_without_inputs_is_refused():
     model = tiny_model(SHAPE)
     del model.graph.input[:]
     with pytest.raises(DeployError, match="takes nothing, not square"):
-        image_side_px(model)
+        input_side_px(model)
 
 
 def test_a_precision_nobody_knows_is_refused():
     model = tiny_model(SHAPE)
-    stamp(model, model_info(precision="fp12"))
+    set_model_info(model, model_info(precision="fp12"))
     with refuses("model-metadata-invalid"):
-        info_of(model)
+        read_model_info(model)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_damaged_metadata_is_an_error_the_user_can_act_on(key, value):
     model = tiny_model(SHAPE)
     helper.set_model_props(model, {name: text for name, text in metadata.items() if text is not None})
     with refuses("model-metadata-invalid"):
-        info_of(model)
+        read_model_info(model)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_missing_model_is_an_error_that_says_how_to_make_one(tmp_path, name):
 def test_bytes_do_not_depend_on_the_order_in_which_metadata_was_set(random_b0):
     model = read_model(random_b0.path)
     assert to_bytes(model) == random_b0.path.read_bytes()
-    stamp(model, random_b0.info)
+    set_model_info(model, random_b0.info)
     assert to_bytes(model) == random_b0.path.read_bytes()
     weights = onnx.numpy_helper.to_array(model.graph.initializer[0])
     model.graph.initializer[0].CopyFrom(

@@ -13,7 +13,7 @@ from timm_models import effdet_model
 from deploykit import Engine, build_engine, export_onnx
 from deploykit.engine import compilers
 from deploykit.networks.member import choose_member
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.nms import Nms, with_nms, without_nms
 from deploykit.onnx_tools.ort_session import cpu_session
@@ -143,7 +143,7 @@ def exported(workplace):
 def test_calibration_sees_boxes_and_scores_and_the_engine_answers_with_detections(exported):
     model = read_model(exported.path)
     assert [value.name for value in model.graph.output] == ["boxes", "scores"]
-    assert info_of(model).nms == Nms(score_threshold=0.001, max_detections=5)
+    assert read_model_info(model).nms == Nms(score_threshold=0.001, max_detections=5)
     for precision in ("fp32", "int8"):
         built = build_engine(onnx=exported.path, precision=precision, gpu="cpu")
         with Engine.load(built.path) as engine:

@@ -15,7 +15,7 @@ from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import resolve_target
 from deploykit.engine.tensorrt_compiler import compile_plan
 from deploykit.networks.export import Export, export_onnx
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.onnx_tools.uint8_input import takes_pixels, with_pixels, without_pixels
@@ -57,8 +57,8 @@ def test_reading_gives_the_float_model(pixel_b0, random_b0):
     plain, read = read_model(random_b0.path), read_model(pixel_b0.path)
     assert not takes_pixels(read)
     assert to_bytes(read.graph) == to_bytes(plain.graph)
-    assert info_of(read).input_type == "uint8"
-    assert info_of(plain).input_type == "float32"
+    assert read_model_info(read).input_type == "uint8"
+    assert read_model_info(plain).input_type == "float32"
 
 
 def test_putting_on_and_taking_off_leaves_everything_as_it_was(random_b0):
@@ -129,7 +129,7 @@ def test_tensorrt_compiles_it(pixel_b0, gpu, side):
 
     target = resolve_target(gpu)
     model = read_model(pixel_b0.path)
-    graph = apply_precision(model, info_of(model), "fp16", target, onnx_sha256="")
+    graph = apply_precision(model, read_model_info(model), "fp16", target, onnx_sha256="")
     assert takes_pixels(graph)
     plan = compile_plan(graph, target=target, batches=[BatchRange(max=8)], side=side)
     plan.audit.require("fp16")

@@ -11,7 +11,7 @@ from deploykit.cli.units import fraction
 from deploykit.networks.architecture.builder import NetworkBuilder
 from deploykit.networks.families.registry import FAMILIES, find_family
 from deploykit.networks.member import choose_member
-from deploykit.networks.scaling import axis_of
+from deploykit.networks.scaling import stretched_axis
 from deploykit.planning.fit.fit import fit_phi
 from deploykit.planning.fit.goal import Goal
 from deploykit.planning.fit.grid import at_the_edge, bisect_largest, phi_grid
@@ -282,7 +282,7 @@ def test_one_axis_alone_has_as_much_work_as_the_compound(axis):
     assert alone.axis == axis
     for one, other in zip(alone.candidates, compound.candidates, strict=False):
         assert family.network(one.scale).macs == pytest.approx(family.network(other.scale).macs, rel=0.05)
-        assert one.phi == 0 or axis_of(one.scale) == axis
+        assert one.phi == 0 or stretched_axis(one.scale) == axis
 
 
 def test_an_axis_that_can_not_follow_says_so():

@@ -10,7 +10,7 @@ from solid_colours import write_images
 
 from deploykit.data.images import open_images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibrate import CalibrationSettings
 from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
@@ -50,7 +50,7 @@ def wanted(
 ) -> Ranges:
     return find_ranges(
         model,
-        info_of(read_model(model)),
+        read_model_info(read_model(model)),
         ranges=ranges,
         data=data,
         overrides=overrides,

@@ -5,12 +5,12 @@ import pytest
 from refusals import refuses
 
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.families.mobilenet_v2 import mobilenet_v2
 from deploykit.networks.families.resnet import resnet
 from deploykit.networks.member import choose_member
 from deploykit.networks.model_info import ModelInfo
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.random_weights import random_weights
 from deploykit.networks.scaling import BASE
 from deploykit.onnx_tools.model_io import read_model
@@ -35,7 +35,7 @@ def own_model(network, side_px: int) -> onnx.ModelProto:
         preprocessing=Preprocessing(side_px=side_px),
         weights="random",
     )
-    return onnx_model(network, random_weights(network), info)
+    return build_onnx_model(network, random_weights(network), info)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def test_pointwise_leaves_depthwise_squeeze_excite_and_stem_in_float(placements)
 
 def test_dense_adds_convolutions_over_a_window_where_a_network_has_them():
     """ResNet-50: arXiv:1512.03385, Table 1: 16 blocks of three, 4 shortcuts, first, classifier."""
-    network, weights, info = prepare(choose_member("resnet50", side_px=64))
-    model = onnx_model(network, weights, info)
+    network, weights, info = prepare_export(choose_member("resnet50", side_px=64))
+    model = build_onnx_model(network, weights, info)
     counts = {policy: len(place(model, policy).products) for policy in POLICIES}
     strided = 3  # shortcuts, which are no products at each place
     assert counts == {"pointwise": 2 * 16 + 1 + 1, "dense": 53, "bandwidth": 53, "all-conv": 54}

@@ -10,7 +10,7 @@ from solid_colours import write_images
 
 import deploykit
 from deploykit.data.preprocessing import Overrides
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
 from deploykit.quantize.calibration.methods import named_method
@@ -50,7 +50,7 @@ def planned(
     return plan_int8(
         model,
         graph,
-        info_of(graph),
+        read_model_info(graph),
         options,
         policy=policy,
         note=(notes if notes is not None else []).append,

@@ -9,7 +9,7 @@ import pytest
 from folders import files_in
 
 from deploykit.engine.pipeline import quantize_model
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.plan import Int8Plan
@@ -33,13 +33,13 @@ def test_a_quantized_model_lands_beside_its_source_and_says_what_it_is(model, qu
     path, plan = quantized
     assert path == model.with_name("model.int8.onnx")
     assert files_in(model.parent) == {"model.onnx", "model.int8.onnx"}
-    info = info_of(read_model(path))
+    info = read_model_info(read_model(path))
     assert (info.precision, info.onnx_sha256, info.ranges_sha256) == (
         "int8",
         sha256_of(model),
         plan.ranges.sha256,
     )
-    assert info.preprocessing == info_of(read_model(model)).preprocessing
+    assert info.preprocessing == read_model_info(read_model(model)).preprocessing
 
 
 def test_a_quantized_model_holds_the_plan_in_fp32(model, quantized):

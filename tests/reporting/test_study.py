@@ -5,7 +5,7 @@ import pytest
 from deploykit.bench.layers.profile import LayerProfile
 from deploykit.bench.record_file import read_any
 from deploykit.networks.families.registry import FAMILIES
-from deploykit.networks.scaling import AXES, axis_of, scale_for
+from deploykit.networks.scaling import AXES, scale_for, stretched_axis
 from deploykit.reporting.study import run_study
 from deploykit.reporting.study.plan import plan_study
 from deploykit.util.errors import DeployError
@@ -20,7 +20,7 @@ def test_a_plan_has_latency_layers_and_throughput_of_each_phi_and_each_axis_alon
     assert of_phi0 == [(precision, *what) for precision in ("fp32", "int8") for what in each]
     alone = [step for step in steps if step.member.phi is None]
     # As much work as phi 1 along each axis, and the paper's three.
-    assert sorted(str(axis_of(step.member.scale)) for step in alone) == sorted(2 * AXES)
+    assert sorted(str(stretched_axis(step.member.scale)) for step in alone) == sorted(2 * AXES)
     assert {(step.precision, step.kind, step.batch) for step in alone} == {("fp32", "single-stream", 1)}
 
 

@@ -15,8 +15,8 @@ from deploykit.networks.architecture.builder import NetworkBuilder, round_channe
 from deploykit.networks.architecture.network import ActivationKind, Network
 from deploykit.networks.scaling import Scale
 
-Kind = Literal["inverted", "fused", "plain"]
-SQUEEZE_RATIO = 0.25  # of a block's input channels; arXiv:1905.11946, section 4, and arXiv:1807.11626
+BlockKind = Literal["inverted", "fused", "plain"]
+_SQUEEZE_RATIO = 0.25  # of a block's input channels; arXiv:1905.11946, section 4, and arXiv:1807.11626
 
 
 class Stage(NamedTuple):
@@ -31,7 +31,7 @@ class Stage(NamedTuple):
     expansion: int
     channels: int
     repeats: int
-    kind: Kind = "inverted"
+    kind: BlockKind = "inverted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def _add_inverted(net: NetworkBuilder, block: str, stage: Stage, baseline: Basel
     )
     net.activation(baseline.activation)
     if baseline.squeezes:
-        _add_squeeze_excite(net, f"{block}.se", round(in_channels * SQUEEZE_RATIO), baseline.activation)
+        _add_squeeze_excite(net, f"{block}.se", round(in_channels * _SQUEEZE_RATIO), baseline.activation)
     # timm calls the projection conv_pwl, except where there is no expansion before it.
     project = f"{block}.conv_pwl" if stage.expansion > 1 else f"{block}.conv_pw"
     return net.conv(project, stage.channels, norm=next(norms))

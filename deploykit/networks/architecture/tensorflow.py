@@ -12,7 +12,7 @@ from deploykit.networks.architecture.network import Convolution, Layer, MaxPool,
 NORM_EPSILON = 1e-3
 
 
-def as_tensorflow(network: Network) -> Network:
+def with_tensorflow_arithmetic(network: Network) -> Network:
     """The same network with SAME padding, which depends on the side, and TensorFlow's epsilon."""
     layers = tuple(_same_padded(layer, network) for layer in network.layers)
     return replace(network, layers=layers, norm_epsilon=NORM_EPSILON, same_padding=True)

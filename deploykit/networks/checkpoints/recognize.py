@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 from deploykit.data.preprocessing import Normalization
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.checkpoints.sources import SCHEMES, Source, normalization_of, translate
-from deploykit.networks.checkpoints.weights import Match, Weights, listed, match
+from deploykit.networks.checkpoints.sources import (
+    SOURCES,
+    SourceName,
+    trained_normalization,
+    translate_weights,
+)
+from deploykit.networks.checkpoints.weights import TensorMatch, Weights, describe_mismatch, match
 from deploykit.networks.families.family import Family
 from deploykit.networks.families.registry import FAMILIES
 from deploykit.networks.member import Member, choose_member
@@ -38,7 +43,7 @@ _STRANGERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Likeness:
+class CheckpointMatch:
     """How far a checkpoint is one network.
 
     Attributes:
@@ -49,15 +54,15 @@ class Likeness:
     """
 
     member: Member
-    source: Source
+    source: SourceName
     network: Network
     original: Weights
     weights: Weights
-    match: Match
+    match: TensorMatch
 
     @property
     def normalization(self) -> Normalization:
-        return normalization_of(self.original, self.member.family.name, self.source)
+        return trained_normalization(self.original, self.member.family.name, self.source)
 
     @property
     def share(self) -> float:
@@ -67,15 +72,15 @@ class Likeness:
         return len(found.matched) / max(1, sum(map(len, everything)))
 
 
-def compare(
-    weights: Weights, member: Member, source: Source | None = None, *, num_classes: int | None = None
-) -> Likeness:
+def match_checkpoint(
+    weights: Weights, member: Member, source: SourceName | None = None, *, num_classes: int | None = None
+) -> CheckpointMatch:
     """A checkpoint beside one network; source and number of classes default what it tells itself."""
     plain = member.network()
-    translated, whose = translate(weights, plain, source)
-    classes = classes_of(translated, member) if num_classes is None else num_classes
-    network = SCHEMES[whose].adapt(member.network(num_classes=classes))
-    return Likeness(
+    translated, whose = translate_weights(weights, plain, source)
+    classes = infer_num_classes(translated, member) if num_classes is None else num_classes
+    network = SOURCES[whose].adapt(member.network(num_classes=classes))
+    return CheckpointMatch(
         member=member,
         source=whose,
         network=network,
@@ -86,14 +91,14 @@ def compare(
 
 
 def recognize(
-    weights: Weights, source: Source | None = None, families: Iterable[Family] = FAMILIES.values()
-) -> Likeness | None:
+    weights: Weights, source: SourceName | None = None, families: Iterable[Family] = FAMILIES.values()
+) -> CheckpointMatch | None:
     """The published network that a checkpoint is most like; None where it is like none."""
     found = max(
         (
-            compare(weights, member, source)
+            match_checkpoint(weights, member, source)
             for member in _members(families)
-            if _may_be(weights, member) and (source is None or SCHEMES[source].names(member.network()))
+            if _may_be(weights, member) and (source is None or SOURCES[source].names(member.network()))
         ),
         key=lambda likeness: likeness.share,
         default=None,
@@ -102,8 +107,8 @@ def recognize(
 
 
 def require_recognized(
-    weights: Weights, source: Source | None = None, families: Iterable[Family] = FAMILIES.values()
-) -> Likeness:
+    weights: Weights, source: SourceName | None = None, families: Iterable[Family] = FAMILIES.values()
+) -> CheckpointMatch:
     """The same.
 
     Raises:
@@ -112,7 +117,7 @@ def require_recognized(
     likeness = recognize(weights, source, families)
     if likeness is None:
         raise DeployError(
-            f"{weights.origin} looks like {looks_like(weights)}.",
+            f"{weights.origin} looks like {describe_checkpoint(weights)}.",
             code="checkpoint-unrecognized",
             fix="name the network it was trained as, with --family, --depth and --width: `deploykit "
             "families` lists what there is",
@@ -120,7 +125,7 @@ def require_recognized(
     return likeness
 
 
-def require_whole(likeness: Likeness) -> None:
+def require_complete_match(likeness: CheckpointMatch) -> None:
     """Every tensor suits.
 
     Raises:
@@ -128,11 +133,15 @@ def require_whole(likeness: Likeness) -> None:
     """
     if likeness.match.is_whole:
         return
-    weights, asked = likeness.weights, described(likeness.member)
-    problem = f"{weights.origin} does not fit {asked}: {listed(likeness.match, weights, likeness.network)}"
-    nearest, looks = recognize(likeness.original), looks_like(likeness.original)
+    weights, asked = likeness.weights, member_options(likeness.member)
+    mismatch = describe_mismatch(likeness.match, weights, likeness.network)
+    problem = f"{weights.origin} does not fit {asked}: {mismatch}"
+    nearest, looks = recognize(likeness.original), describe_checkpoint(likeness.original)
     classes = likeness.network.num_classes
-    if nearest is not None and (described(nearest.member), nearest.network.num_classes) == (asked, classes):
+    if nearest is not None and (member_options(nearest.member), nearest.network.num_classes) == (
+        asked,
+        classes,
+    ):
         raise DeployError(
             f"{problem}; nothing suits it better than {looks}.",
             code="checkpoint-unrecognized",
@@ -146,14 +155,14 @@ def require_whole(likeness: Likeness) -> None:
     )
 
 
-def looks_like(weights: Weights) -> str:
+def describe_checkpoint(weights: Weights) -> str:
     """What a checkpoint is, as far as can be told, for people to read."""
     likeness = recognize(weights)
     if likeness is not None:
         suits = (
             "" if likeness.match.is_whole else f", with {math.floor(100 * likeness.share)}% of its tensors"
         )
-        return f"{described(likeness.member)} under the names of {SCHEMES[likeness.source].title}{suits}"
+        return f"{member_options(likeness.member)} under the names of {SOURCES[likeness.source].title}{suits}"
     for part, stranger in _STRANGERS.items():
         if any(part in name for name in weights.state):
             return f"{stranger}, which no family here is"
@@ -161,7 +170,7 @@ def looks_like(weights: Weights) -> str:
     return f"no network that is known here (its first tensors: {names})" if names else "nothing: it is empty"
 
 
-def described(member: Member) -> str:
+def member_options(member: Member) -> str:
     """A member as options name it: `--family resnet50 --member 50`."""
     family, scale = member.family, member.scale
     named = next(
@@ -180,7 +189,7 @@ def described(member: Member) -> str:
     return f"--family {family.name} --member {named}{side}"
 
 
-def classes_of(checkpoint: Weights, member: Member) -> int | None:
+def infer_num_classes(checkpoint: Weights, member: Member) -> int | None:
     """By the parameter that grows with the classes; None where the checkpoint has none that fits."""
     one, two = (member.network(num_classes=classes).state for classes in (1, 2))
     for name, shape in one.items():

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.checkpoints.weights import State
+from deploykit.networks.checkpoints.weights import StateDict
 
 
 def redundant_biases(network: Network) -> Mapping[str, tuple[str, ...]]:
@@ -19,7 +19,7 @@ def redundant_biases(network: Network) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-def absorbed(state: State, network: Network) -> dict[str, npt.NDArray[np.float32]]:
+def absorb_redundant_biases(state: StateDict, network: Network) -> dict[str, npt.NDArray[np.float32]]:
     """The state without such biases: taken from the means of the norms that follow."""
     kept = dict(state)
     for name, norms in redundant_biases(network).items():

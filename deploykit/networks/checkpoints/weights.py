@@ -21,7 +21,7 @@ from deploykit.util.lazy_import import require
 if TYPE_CHECKING:
     from torch import Tensor
 
-State = Mapping[str, npt.NDArray[np.float32]]
+StateDict = Mapping[str, npt.NDArray[np.float32]]
 
 # What torch.load raises on files cut short, from one place or another.
 _DAMAGE = (
@@ -50,7 +50,7 @@ class Weights:
         sha256: digest of the names, shapes and values; equal weights have equal digests.
     """
 
-    state: State
+    state: StateDict
     origin: str
 
     @property
@@ -109,7 +109,7 @@ def load_weights(path: Path, *, ema: bool = False) -> Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class TensorMatch:
     """Attributes: matched, missing, misshaped, unknown: names of arrays, by how they suit a network."""
 
     matched: tuple[str, ...]
@@ -122,11 +122,11 @@ class Match:
         return not (self.missing or self.misshaped or self.unknown)
 
 
-def match(weights: Weights, network: Network) -> Match:
+def match(weights: Weights, network: Network) -> TensorMatch:
     """Which arrays the network needs are there, of its shape, and which are not its own."""
     wanted, given = network.state, weights.state
     there = [name for name in wanted if name in given]
-    return Match(
+    return TensorMatch(
         matched=tuple(name for name in there if given[name].shape == wanted[name]),
         missing=tuple(name for name in wanted if name not in given),
         misshaped=tuple(name for name in there if given[name].shape != wanted[name]),
@@ -143,7 +143,7 @@ def require_match(weights: Weights, network: Network) -> None:
     found = match(weights, network)
     if not found.is_whole:
         raise DeployError(
-            f"{weights.origin} does not fit this network: {listed(found, weights, network)}.",
+            f"{weights.origin} does not fit this network: {describe_mismatch(found, weights, network)}.",
             code="checkpoint-network-mismatch",
             fix="give the --phi and --num-classes these weights were trained with",
         )
@@ -168,7 +168,7 @@ def _require_sound(weights: Weights) -> None:
             )
 
 
-def listed(found: Match, weights: Weights, network: Network) -> str:
+def describe_mismatch(found: TensorMatch, weights: Weights, network: Network) -> str:
     """What does not suit the network, in words."""
     problems = {
         "missing": found.missing,

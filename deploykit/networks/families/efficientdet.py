@@ -19,18 +19,18 @@ from deploykit.networks.architecture.builder import NetworkBuilder, round_channe
 from deploykit.networks.architecture.mbconv import add_stages
 from deploykit.networks.architecture.network import Network
 from deploykit.networks.families import efficientnet
-from deploykit.networks.families.family import Family, sourced
+from deploykit.networks.families.family import Family, published_accuracies
 from deploykit.networks.scaling import Scale
 from deploykit.util.errors import DeployError
 
 NAME = "efficientdet"
-CLASSES = 90  # COCO's category ids go from 1 to 90
-LEAST_SIDE_PX = 128  # of which P7 has one place
+COCO_CLASSES = 90  # COCO's category ids go from 1 to 90
+_MIN_SIDE_PX = 128  # of which P7 has one place
 LEVELS = 5
 _FINEST_STAGES = (2, 4, 6)  # of the backbone, which make P3, P4 and P5
 _NORM_EPSILON = 1e-3  # hparams_config.py, batch_norm_epsilon; also where the backbone's is another
 _BASE_CHANNELS = 64
-_ACTIVATION = efficientnet.BASELINE.activation
+_ACTIVATION = efficientnet.EFFICIENTNET_BASELINE.activation
 _SOURCE = "google/automl, efficientdet"
 
 
@@ -78,7 +78,7 @@ class _Sizes(NamedTuple):
     weighted: bool
 
 
-def efficientdet(scale: Scale, *, num_classes: int = CLASSES) -> Network:
+def efficientdet(scale: Scale, *, num_classes: int = COCO_CLASSES) -> Network:
     """The network at `scale`: `boxes` (anchors, 4) in pixels and `scores` (anchors, classes).
 
     Width multiplies the channels of pyramid and heads, depth the blocks of the backbone. The backbone's width
@@ -87,15 +87,15 @@ def efficientdet(scale: Scale, *, num_classes: int = CLASSES) -> Network:
     Raises:
         DeployError: the image is too small for its seventh level.
     """
-    if scale.side_px < LEAST_SIDE_PX:
+    if scale.side_px < _MIN_SIDE_PX:
         raise DeployError(
-            f"EfficientDet halves its images seven times: {scale.side_px} px are too few.",
+            f"EfficientDet halves its input seven times, so a side of {scale.side_px} px is too small.",
             code="invalid-side",
-            fix=f"give a side of {LEAST_SIDE_PX} px or more, best a multiple of {LEAST_SIDE_PX}",
+            fix=f"add --side {_MIN_SIDE_PX} or more, preferably a multiple of {_MIN_SIDE_PX}",
         )
     sizes = _sizes(scale)
     net = NetworkBuilder(scale.side_px)
-    ends = add_stages(net, efficientnet.BASELINE, sizes.backbone, prefix="backbone.")
+    ends = add_stages(net, efficientnet.EFFICIENTNET_BASELINE, sizes.backbone, prefix="backbone.")
     pyramid = _pyramid(net, [ends[stage] for stage in _FINEST_STAGES], sizes.channels)
     for cell in range(sizes.cells):
         pyramid = _bifpn(net, f"fpn.cell.{cell}", pyramid, sizes)
@@ -250,9 +250,9 @@ FAMILY = Family(
     members={f"d{phi}": scale for phi, scale in enumerate(_LADDER)},
     source="Tan et al. 2020, arXiv:1911.09070",
     metric="AP",
-    accuracy=sourced(
+    accuracy=published_accuracies(
         {scale: each.ap_percent for scale, each in zip(_LADDER, _RELEASED, strict=True)},
         f"{_SOURCE}/README.md, COCO test-dev2017",
     ),
-    classes=CLASSES,
+    classes=COCO_CLASSES,
 )

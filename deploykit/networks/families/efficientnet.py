@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from deploykit.networks.architecture.mbconv import Baseline, Stage, mbconv_network
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.families.family import DEFAULT_CLASSES, Family, sourced
-from deploykit.networks.scaling import BASE, PUBLISHED, Scale
+from deploykit.networks.families.family import DEFAULT_CLASSES, Family, published_accuracies
+from deploykit.networks.scaling import BASE, PUBLISHED_SCALES, Scale
 
-BASELINE = Baseline(  # arXiv:1905.11946, Table 1
+EFFICIENTNET_BASELINE = Baseline(  # arXiv:1905.11946, Table 1
     stem=32,
     stages=(
         Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
@@ -38,22 +38,22 @@ _STRETCHED_TOP1_PERCENT = {  # B0 along one axis
 
 def efficientnet(scale: Scale, *, num_classes: int = DEFAULT_CLASSES) -> Network:
     """The network at `scale`; its input is `scale.side_px` square, RGB."""
-    return mbconv_network(_NAME, BASELINE, scale, num_classes)
+    return mbconv_network(_NAME, EFFICIENTNET_BASELINE, scale, num_classes)
 
 
 FAMILY = Family(
     name=_NAME,
     title="EfficientNet",
     build=lambda scale, classes: efficientnet(scale, num_classes=classes),
-    ladder=PUBLISHED,
+    ladder=PUBLISHED_SCALES,
     members={
-        **{f"b{phi}": scale for phi, scale in enumerate(PUBLISHED)},
+        **{f"b{phi}": scale for phi, scale in enumerate(PUBLISHED_SCALES)},
         "b8": Scale(width=2.2, depth=3.6, side_px=672),
         "l2": Scale(width=4.3, depth=5.3, side_px=800),
     },
     source=_PAPER,
     accuracy={
-        **sourced(dict(zip(PUBLISHED, _TOP1_PERCENT, strict=True)), f"{_PAPER}, Table 2"),
-        **sourced(_STRETCHED_TOP1_PERCENT, f"{_PAPER}, Table 7"),
+        **published_accuracies(dict(zip(PUBLISHED_SCALES, _TOP1_PERCENT, strict=True)), f"{_PAPER}, Table 2"),
+        **published_accuracies(_STRETCHED_TOP1_PERCENT, f"{_PAPER}, Table 7"),
     },
 )

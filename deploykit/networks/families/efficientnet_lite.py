@@ -6,13 +6,13 @@ References:
 
 from deploykit.networks.architecture.mbconv import Baseline, mbconv_network
 from deploykit.networks.families import efficientnet
-from deploykit.networks.families.family import Family, sourced
+from deploykit.networks.families.family import Family, published_accuracies
 from deploykit.networks.scaling import Scale
 
-BASELINE = Baseline(
-    stem=efficientnet.BASELINE.stem,
-    stages=efficientnet.BASELINE.stages,
-    head=efficientnet.BASELINE.head,
+_BASELINE = Baseline(
+    stem=efficientnet.EFFICIENTNET_BASELINE.stem,
+    stages=efficientnet.EFFICIENTNET_BASELINE.stages,
+    head=efficientnet.EFFICIENTNET_BASELINE.head,
     activation="relu6",
     squeezes=False,
     scales_ends=False,
@@ -33,9 +33,9 @@ _LADDER = tuple(
 FAMILY = Family(
     name=_NAME,
     title="EfficientNet-Lite",
-    build=lambda scale, classes: mbconv_network(_NAME, BASELINE, scale, classes),
+    build=lambda scale, classes: mbconv_network(_NAME, _BASELINE, scale, classes),
     ladder=_LADDER,
     members={f"lite{phi}": scale for phi, scale in enumerate(_LADDER)},
     source=_SOURCE,
-    accuracy=sourced(dict(zip(_LADDER, (75.1, 76.7, 77.6, 79.8, 81.5), strict=True)), _SOURCE),
+    accuracy=published_accuracies(dict(zip(_LADDER, (75.1, 76.7, 77.6, 79.8, 81.5), strict=True)), _SOURCE),
 )

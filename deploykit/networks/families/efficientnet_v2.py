@@ -5,14 +5,14 @@ References:
     google/automl, efficientnetv2/effnetv2_configs.py (all; sides as evaluated), README.md (accuracies).
 """
 
-from deploykit.networks.architecture.mbconv import Baseline, Kind, Stage, mbconv_network
-from deploykit.networks.families.family import Family, sourced
+from deploykit.networks.architecture.mbconv import Baseline, BlockKind, Stage, mbconv_network
+from deploykit.networks.families.family import Family, published_accuracies
 from deploykit.networks.scaling import Scale
 
 _SOURCE = "google/automl, efficientnetv2"
 
 
-def _baseline(stem: int, *rows: tuple[Kind, int, int, int, int]) -> Baseline:
+def _baseline(stem: int, *rows: tuple[BlockKind, int, int, int, int]) -> Baseline:
     """Stages as kind, stride, expansion, channels, repeats; every kernel is 3."""
     return Baseline(
         stem=stem,
@@ -26,7 +26,7 @@ def _baseline(stem: int, *rows: tuple[Kind, int, int, int, int]) -> Baseline:
     )
 
 
-BASE = _baseline(
+_BASE = _baseline(
     32,
     ("plain", 1, 1, 16, 1),
     ("fused", 2, 4, 32, 2),
@@ -35,7 +35,7 @@ BASE = _baseline(
     ("inverted", 1, 6, 112, 5),
     ("inverted", 2, 6, 192, 8),
 )
-SMALL = _baseline(
+_SMALL = _baseline(
     24,
     ("plain", 1, 1, 24, 2),
     ("fused", 2, 4, 48, 4),
@@ -44,7 +44,7 @@ SMALL = _baseline(
     ("inverted", 1, 6, 160, 9),
     ("inverted", 2, 6, 256, 15),
 )
-MEDIUM = _baseline(
+_MEDIUM = _baseline(
     24,
     ("plain", 1, 1, 24, 3),
     ("fused", 2, 4, 48, 5),
@@ -54,7 +54,7 @@ MEDIUM = _baseline(
     ("inverted", 2, 6, 304, 18),
     ("inverted", 1, 6, 512, 5),
 )
-LARGE = _baseline(
+_LARGE = _baseline(
     32,
     ("plain", 1, 1, 32, 4),
     ("fused", 2, 4, 64, 7),
@@ -74,7 +74,7 @@ def _family(name: str, title: str, baseline: Baseline, members: dict[str, tuple[
         ladder=tuple(scale for scale, _ in members.values()),
         members={member: scale for member, (scale, _) in members.items()},
         source=_SOURCE,
-        accuracy=sourced(dict(members.values()), f"{_SOURCE}/README.md"),
+        accuracy=published_accuracies(dict(members.values()), f"{_SOURCE}/README.md"),
     )
 
 
@@ -82,7 +82,7 @@ FAMILIES = (
     _family(
         "efficientnetv2",
         "EfficientNetV2-B",
-        BASE,
+        _BASE,
         {
             "b0": (Scale(width=1.0, depth=1.0, side_px=224), 78.7),
             "b1": (Scale(width=1.0, depth=1.1, side_px=240), 79.8),
@@ -93,19 +93,19 @@ FAMILIES = (
     _family(
         "efficientnetv2-s",
         "EfficientNetV2-S",
-        SMALL,
+        _SMALL,
         {"s": (Scale(width=1.0, depth=1.0, side_px=384), 83.9)},
     ),
     _family(
         "efficientnetv2-m",
         "EfficientNetV2-M",
-        MEDIUM,
+        _MEDIUM,
         {"m": (Scale(width=1.0, depth=1.0, side_px=480), 85.2)},
     ),
     _family(
         "efficientnetv2-l",
         "EfficientNetV2-L",
-        LARGE,
+        _LARGE,
         {"l": (Scale(width=1.0, depth=1.0, side_px=480), 85.7)},
     ),
 )

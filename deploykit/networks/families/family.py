@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.scaling import PUBLISHED, Coefficients, Rule, Scale, scale_for
+from deploykit.networks.scaling import PUBLISHED_SCALES, Coefficients, Rule, Scale, scale_for
 from deploykit.util.errors import DeployError
 
 DEFAULT_CLASSES = 1000
-DIGITS = 9
+FRACTION_DIGITS = 9
 """Of a fraction that was a percentage: more than anybody gives, few enough to undo what dividing adds."""
 
 Metric = Literal["top-1", "AP"]
@@ -17,7 +17,7 @@ Metric = Literal["top-1", "AP"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class PublishedAccuracy:
     """Attributes: value: by the family's metric, as a fraction, in FP32; source: who published it."""
 
     value: float
@@ -46,7 +46,7 @@ class Family:
     ladder: tuple[Scale, ...]
     members: Mapping[str, Scale]
     source: str
-    accuracy: Mapping[Scale, Published]
+    accuracy: Mapping[Scale, PublishedAccuracy]
     metric: Metric = "top-1"
     classes: int = DEFAULT_CLASSES
 
@@ -62,7 +62,7 @@ class Family:
     @property
     def phi_range(self) -> tuple[float, float]:
         """Where to look for a phi: the published members, or as far as EfficientNet's go."""
-        return (0.0, float(len(self.ladder if len(self.ladder) > 1 else PUBLISHED) - 1))
+        return (0.0, float(len(self.ladder if len(self.ladder) > 1 else PUBLISHED_SCALES) - 1))
 
     @property
     def phis(self) -> tuple[float, ...]:
@@ -97,9 +97,9 @@ class Family:
         return self.build(scale, self.classes if num_classes is None else num_classes)
 
 
-def sourced(percents: Mapping[Scale, float], source: str) -> dict[Scale, Published]:
+def published_accuracies(percents: Mapping[Scale, float], source: str) -> dict[Scale, PublishedAccuracy]:
     """Accuracies in percent, as one source has them; of 77.1 % the fraction is 0.771, not the float below."""
     return {
-        scale: Published(value=round(percent / 100, DIGITS), source=source)
+        scale: PublishedAccuracy(value=round(percent / 100, FRACTION_DIGITS), source=source)
         for scale, percent in percents.items()
     }

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from deploykit.networks.architecture.mbconv import Baseline, Stage, mbconv_network
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.families.family import DEFAULT_CLASSES, Family, sourced
+from deploykit.networks.families.family import DEFAULT_CLASSES, Family, published_accuracies
 from deploykit.networks.scaling import BASE, Scale
 
-BASELINE = Baseline(  # arXiv:1801.04381, Table 2
+_BASELINE = Baseline(  # arXiv:1801.04381, Table 2
     stem=32,
     stages=(
         Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
@@ -29,14 +29,14 @@ BASELINE = Baseline(  # arXiv:1801.04381, Table 2
     activation="relu6",
     squeezes=False,
 )
-FIXED_ENDS = replace(BASELINE, scales_ends=False)
+_FIXED_ENDS = replace(_BASELINE, scales_ends=False)
 _NAME, _FIXED_NAME = "mobilenet-v2", "mobilenet-v2-d"
 _PAPER = "Sandler et al. 2018, arXiv:1801.04381, Table 4"
 
 
 def mobilenet_v2(scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASSES) -> Network:
     """The network at `scale`; its input is `scale.side_px` square, RGB."""
-    return mbconv_network(_NAME, BASELINE, scale, num_classes)
+    return mbconv_network(_NAME, _BASELINE, scale, num_classes)
 
 
 FAMILIES = (
@@ -47,12 +47,12 @@ FAMILIES = (
         ladder=(BASE,),
         members={f"{width:.2f}": replace(BASE, width=width) for width in (0.35, 0.5, 0.75, 1.0, 1.4)},
         source="Sandler et al. 2018, arXiv:1801.04381",
-        accuracy=sourced({BASE: 72.0, replace(BASE, width=1.4): 74.7}, _PAPER),
+        accuracy=published_accuracies({BASE: 72.0, replace(BASE, width=1.4): 74.7}, _PAPER),
     ),
     Family(
         name=_FIXED_NAME,
         title="MobileNetV2 with fixed ends",
-        build=lambda scale, classes: mbconv_network(_FIXED_NAME, FIXED_ENDS, scale, classes),
+        build=lambda scale, classes: mbconv_network(_FIXED_NAME, _FIXED_ENDS, scale, classes),
         ladder=(BASE,),
         members={
             "110d": replace(BASE, width=1.1, depth=1.2),

@@ -50,7 +50,7 @@ def find_family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def is_known(family: Family) -> bool:
+def is_builtin(family: Family) -> bool:
     """Whether its name alone says what it is: a file of one's own may be another network tomorrow."""
     return FAMILIES.get(family.name) is family
 

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from deploykit.networks.architecture.builder import NetworkBuilder, round_channels
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.families.family import Family, sourced
+from deploykit.networks.families.family import Family, published_accuracies
 from deploykit.networks.scaling import BASE, Scale
 
-STEM_CHANNELS = 32
-SQUEEZE_RATIO = 0.25  # of a block's input channels; arXiv:2003.13678, section 5
+_STEM_CHANNELS = 32
+_SQUEEZE_RATIO = 0.25  # of a block's input channels; arXiv:2003.13678, section 5
 
 
-class Variant(NamedTuple):
+class RegNetVariant(NamedTuple):
     """Blocks and channels of each stage, and channels in a group of its 3x3 convolutions."""
 
     repeats: tuple[int, int, int, int]
@@ -25,20 +25,20 @@ class Variant(NamedTuple):
     group: int
 
 
-VARIANTS = {  # by MACs in millions; arXiv:2003.13678, Table 10
-    200: Variant(repeats=(1, 1, 4, 7), channels=(24, 56, 152, 368), group=8),
-    400: Variant(repeats=(1, 3, 6, 6), channels=(48, 104, 208, 440), group=8),
-    600: Variant(repeats=(1, 3, 7, 4), channels=(48, 112, 256, 608), group=16),
-    800: Variant(repeats=(1, 3, 8, 2), channels=(64, 128, 320, 768), group=16),
+REGNET_VARIANTS = {  # by MACs in millions; arXiv:2003.13678, Table 10
+    200: RegNetVariant(repeats=(1, 1, 4, 7), channels=(24, 56, 152, 368), group=8),
+    400: RegNetVariant(repeats=(1, 3, 6, 6), channels=(48, 104, 208, 440), group=8),
+    600: RegNetVariant(repeats=(1, 3, 7, 4), channels=(48, 112, 256, 608), group=16),
+    800: RegNetVariant(repeats=(1, 3, 8, 2), channels=(64, 128, 320, 768), group=16),
 }
 
 
 def regnety(mega_macs: int, scale: Scale, num_classes: int) -> Network:
     """The network of so many million multiply-accumulates, stretched."""
-    repeats, channels, group = VARIANTS[mega_macs]
+    repeats, channels, group = REGNET_VARIANTS[mega_macs]
     net = NetworkBuilder(scale.side_px)
     net.block = "stem"
-    net.conv("stem.conv", round_channels(STEM_CHANNELS * scale.width), kernel=3, stride=2, norm="stem.bn")
+    net.conv("stem.conv", round_channels(_STEM_CHANNELS * scale.width), kernel=3, stride=2, norm="stem.bn")
     net.activation("relu")
     for stage, (count, unstretched) in enumerate(zip(repeats, channels, strict=True)):
         width = round_channels(unstretched * scale.width, divisor=group)
@@ -63,7 +63,7 @@ def _add_block(net: NetworkBuilder, block: str, channels: int, *, stride: int, g
     )
     x = net.activation("relu")
     net.global_average_pool(f"{block}.se.pool")
-    net.conv(f"{block}.se.fc1", round(in_channels * SQUEEZE_RATIO))
+    net.conv(f"{block}.se.fc1", round(in_channels * _SQUEEZE_RATIO))
     net.activation("relu")
     net.conv(f"{block}.se.fc2", channels)
     factors = net.activation("sigmoid")
@@ -85,7 +85,7 @@ def _family(mega_macs: int, top1_percent: float) -> Family:
         ladder=(BASE,),
         members={f"{mega_macs}mf": BASE},
         source="Radosavovic et al. 2020, arXiv:2003.13678",
-        accuracy=sourced({BASE: top1_percent}, "facebookresearch/pycls, MODEL_ZOO.md"),
+        accuracy=published_accuracies({BASE: top1_percent}, "facebookresearch/pycls, MODEL_ZOO.md"),
     )
 
 

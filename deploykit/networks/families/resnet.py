@@ -11,26 +11,26 @@ from typing import NamedTuple
 
 from deploykit.networks.architecture.builder import NetworkBuilder, round_channels
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.families.family import DEFAULT_CLASSES, Family, sourced
+from deploykit.networks.families.family import DEFAULT_CLASSES, Family, published_accuracies
 from deploykit.networks.scaling import BASE, Scale
 from deploykit.util.errors import DeployError
 
 
-class Variant(NamedTuple):
+class ResNetVariant(NamedTuple):
     """Residual blocks of one depth: their kind, and how many a stage."""
 
     bottleneck: bool
     repeats: tuple[int, int, int, int]
 
 
-VARIANTS = {  # arXiv:1512.03385, Table 1
-    18: Variant(bottleneck=False, repeats=(2, 2, 2, 2)),
-    34: Variant(bottleneck=False, repeats=(3, 4, 6, 3)),
-    50: Variant(bottleneck=True, repeats=(3, 4, 6, 3)),
-    101: Variant(bottleneck=True, repeats=(3, 4, 23, 3)),
-    152: Variant(bottleneck=True, repeats=(3, 8, 36, 3)),
+RESNET_VARIANTS = {  # arXiv:1512.03385, Table 1
+    18: ResNetVariant(bottleneck=False, repeats=(2, 2, 2, 2)),
+    34: ResNetVariant(bottleneck=False, repeats=(3, 4, 6, 3)),
+    50: ResNetVariant(bottleneck=True, repeats=(3, 4, 6, 3)),
+    101: ResNetVariant(bottleneck=True, repeats=(3, 4, 23, 3)),
+    152: ResNetVariant(bottleneck=True, repeats=(3, 8, 36, 3)),
 }
-STEM_CHANNELS = 64
+_STEM_CHANNELS = 64
 BOTTLENECK_EXPANSION = 4
 
 
@@ -44,14 +44,14 @@ def resnet(layers: int, scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASS
     Raises:
         DeployError: no such depth was published.
     """
-    if layers not in VARIANTS:
+    if layers not in RESNET_VARIANTS:
         raise DeployError(
             f"There is no ResNet-{layers}.",
             code="unknown-member",
-            fix=f"use a depth of {', '.join(map(str, VARIANTS))}",
+            fix=f"use a depth of {', '.join(map(str, RESNET_VARIANTS))}",
         )
-    bottleneck, repeats = VARIANTS[layers]
-    stem = round_channels(STEM_CHANNELS * scale.width)
+    bottleneck, repeats = RESNET_VARIANTS[layers]
+    stem = round_channels(_STEM_CHANNELS * scale.width)
     net = NetworkBuilder(scale.side_px)
     net.block = "stem"
     net.conv("conv1", stem, kernel=7, stride=2, norm="bn1")
@@ -98,7 +98,7 @@ def _family(layers: int, top1_percent: float) -> Family:
         ladder=(BASE,),
         members={str(layers): BASE},
         source="He et al. 2016, arXiv:1512.03385",
-        accuracy=sourced({BASE: top1_percent}, "torchvision's model pages, IMAGENET1K_V1"),
+        accuracy=published_accuracies({BASE: top1_percent}, "torchvision's model pages, IMAGENET1K_V1"),
     )
 
 

@@ -11,13 +11,13 @@ from deploykit.networks.architecture.network import (
     Upsample,
     WeightedSum,
 )
-from deploykit.networks.checkpoints.weights import State
+from deploykit.networks.checkpoints.weights import StateDict
 from deploykit.networks.onnx_writer.nodes import LayerNodes
 from deploykit.networks.weight_folding import fusion_factors
 
 
-def pyramid_nodes(
-    layer: Layer, inputs: list[str], network: Network, state: State, written: LayerNodes
+def add_pyramid_nodes(
+    layer: Layer, inputs: list[str], network: Network, state: StateDict, written: LayerNodes
 ) -> None:
     """Writes the layer.
 
@@ -58,7 +58,7 @@ def _upsample(layer: Upsample, x: str, side: int, written: LayerNodes) -> None:
         written.step("Slice", [doubled, start, end, axes])
 
 
-def _weighted_sum(layer: WeightedSum, inputs: list[str], state: State, written: LayerNodes) -> None:
+def _weighted_sum(layer: WeightedSum, inputs: list[str], state: StateDict, written: LayerNodes) -> None:
     factors = fusion_factors(layer, state)
     terms = inputs
     if factors is not None:

@@ -20,11 +20,11 @@ from deploykit.networks.architecture.network import (
     MaxPool,
     Network,
 )
-from deploykit.networks.checkpoints.weights import State, Weights
-from deploykit.networks.model_info import ModelInfo, stamp
+from deploykit.networks.checkpoints.weights import StateDict, Weights
+from deploykit.networks.model_info import ModelInfo, set_model_info
 from deploykit.networks.onnx_writer.nodes import Array, LayerNodes
-from deploykit.networks.onnx_writer.pyramid import pyramid_nodes
-from deploykit.networks.weight_folding import epsilon_of, folded
+from deploykit.networks.onnx_writer.pyramid import add_pyramid_nodes
+from deploykit.networks.weight_folding import fold_batch_norm, norm_epsilon
 from deploykit.onnx_tools.model_io import BATCH_NAME, INPUT_NAME
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ OPSET = 20
 IR_VERSION = 10  # the oldest that has opset 20's types; newer ones shut out older runtimes
 
 
-def onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelProto":
+def build_onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelProto":
     """The network as ONNX: `input` (batch, 3, side, side) float32 -> `logits` (batch, classes), or others.
 
     Layers that share a weight share its tensor, unless each has a batch norm of its own folded into it.
@@ -55,7 +55,7 @@ def onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelPro
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     model.producer_name = "deploykit"
-    stamp(model, info)
+    set_model_info(model, info)
     return model
 
 
@@ -66,7 +66,7 @@ def _padding(layer: Convolution | MaxPool, network: Network) -> dict[str, Any]:
     return {"pads": [layer.padding[0]] * 2 + [layer.padding[1]] * 2}
 
 
-def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array]) -> list["NodeProto"]:
+def _nodes(layer: Layer, network: Network, state: StateDict, arrays: dict[str, Array]) -> list["NodeProto"]:
     """The nodes of one layer, named after it; its constants go into arrays."""
     from onnx import helper
 
@@ -82,7 +82,7 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
         case Convolution():
             if layer.norm is None:
                 weight_name, bias_name = f"{layer.prefix}.weight", f"{layer.prefix}.bias"
-            arrays[weight_name], bias = folded(layer, state, epsilon=epsilon_of(layer, network))
+            arrays[weight_name], bias = fold_batch_norm(layer, state, epsilon=norm_epsilon(layer, network))
             reads = [*inputs, weight_name]
             if bias is not None:
                 arrays[bias_name] = bias
@@ -129,5 +129,5 @@ def _nodes(layer: Layer, network: Network, state: State, arrays: dict[str, Array
         case ChannelScale():
             return [node("Mul", inputs)]
     written = LayerNodes(layer.name, output, arrays)
-    pyramid_nodes(layer, inputs, network, state, written)
+    add_pyramid_nodes(layer, inputs, network, state, written)
     return written.nodes

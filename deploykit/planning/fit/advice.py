@@ -7,7 +7,7 @@ from typing import Any
 
 from deploykit.gpu_catalog.gpus import Gpu, known_gpus
 from deploykit.networks.member import Member
-from deploykit.networks.scaling import phi_label
+from deploykit.networks.scaling import format_phi
 from deploykit.planning.fit.answer import Candidate
 from deploykit.planning.fit.batch import candidate_at
 from deploykit.planning.fit.grid import BATCHES
@@ -31,7 +31,7 @@ def advise(
     if "accuracy" in miss.misses:
         yield _on_accuracy(question, all_of_them)
         return
-    wanted = f"for phi {phi_label(miss.phi)}"
+    wanted = f"for phi {format_phi(miss.phi)}"
     memory = f"--max-memory {math.ceil(miss.memory_bytes / 1e6)}MB"
     if miss.misses == ("memory",):
         yield f"{memory} is enough, {wanted}."
@@ -76,7 +76,7 @@ def _on_accuracy(question: Question, candidates: Sequence[Candidate]) -> str:
         return f"{nobody}."
     best = max(otherwise, key=lambda each: (each.accuracy or 0, each.phi))
     percent = floor_percent(best.accuracy or 0)
-    return f"{nobody}; --min-accuracy {percent}% fits, with phi {phi_label(best.phi)}."
+    return f"{nobody}; --min-accuracy {percent}% fits, with phi {format_phi(best.phi)}."
 
 
 def floor_percent(accuracy: float) -> str:
@@ -112,6 +112,5 @@ def _on_gpus(question: Question, miss: Candidate, member: Member, *, given: str 
     just = sorted(fitting, key=lambda name: -question.decisive_ms(fitting[name].latency))
     names = ", ".join(just[:_NAMED])
     predicted = "Predicted" if given is None else f"With {given}, predicted"
-    return (
-        f"{predicted} to fit, for phi {phi_label(miss.phi)}: {names}{' and others' if just[_NAMED:] else ''}."
-    )
+    others = " and others" if just[_NAMED:] else ""
+    return f"{predicted} to fit, for phi {format_phi(miss.phi)}: {names}{others}."

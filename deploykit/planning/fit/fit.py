@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from deploykit.gpu_catalog.gpus import Gpu
 from deploykit.networks.families.registry import DEFAULT_FAMILY, find_family
 from deploykit.networks.member import Member, choose_member
-from deploykit.networks.scaling import AXES, Axis, phi_label
+from deploykit.networks.scaling import AXES, Axis, format_phi
 from deploykit.networks.single_axis import single_axis_member
 from deploykit.planning.fit.advice import advise, floor_percent
 from deploykit.planning.fit.answer import Candidate, Fit
@@ -266,13 +266,13 @@ def _reachable(question: Question, grid: Sequence[float]) -> tuple[Sequence[floa
     if count == len(grid):
         return grid, ()
     return grid[:count], (
-        f"No {question.axis} alone has as much work as phi {phi_label(grid[count])}: it and those above were "
-        "left out.",
+        f"No {question.axis} alone has as much work as phi {format_phi(grid[count])}: it and those above "
+        "were left out.",
     )
 
 
 def _rough(candidates: Sequence[Candidate], percentile: float) -> tuple[str, ...]:
-    rough = [phi_label(each.phi) for each in candidates if each.latency.is_rough]
+    rough = [format_phi(each.phi) for each in candidates if each.latency.is_rough]
     if not rough:
         return ()
     return (
@@ -301,7 +301,7 @@ def _falls(question: Question, candidates: Sequence[Candidate]) -> Iterator[str]
         one, other = small.latency, large.latency
         if small.batch != large.batch or one.low_ms <= question.decisive_ms(other):
             continue
-        first, second = phi_label(small.phi), phi_label(large.phi)
+        first, second = format_phi(small.phi), format_phi(large.phi)
         if one.evidence != other.evidence:
             yield (
                 f"phi {first}, {one.evidence}, is slower than phi {second}, {other.evidence}: measure both "

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from deploykit.networks.families.family import DIGITS
+from deploykit.networks.families.family import FRACTION_DIGITS
 from deploykit.util.errors import DeployError
 
 _EXAMPLE = "give --max-latency 10ms or --min-throughput 500"
@@ -53,5 +53,5 @@ class Goal:
 
     def is_accurate_enough(self, accuracy: float | None) -> bool:
         return self.min_accuracy is None or (
-            accuracy is not None and accuracy >= round(self.min_accuracy, DIGITS)
+            accuracy is not None and accuracy >= round(self.min_accuracy, FRACTION_DIGITS)
         )

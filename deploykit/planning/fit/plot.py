@@ -5,7 +5,7 @@ import math
 from html import escape
 from pathlib import Path
 
-from deploykit.networks.scaling import phi_label
+from deploykit.networks.scaling import format_phi
 from deploykit.planning.fit.answer import Candidate, Fit
 from deploykit.util.atomic_files import require_writable, write_atomically
 from deploykit.util.errors import DeployError
@@ -34,7 +34,7 @@ def in_the_terminal(fit: Fit) -> str:
             cells[column(target_ms)] = "┊"
         cells[start], cells[end] = "├", "┤"
         cells[column(each.latency.expected_ms)] = "●" if each.fits else "○"
-        return f"{phi_label(each.phi):>5} {''.join(cells)}".rstrip()
+        return f"{format_phi(each.phi):>5} {''.join(cells)}".rstrip()
 
     scale = f"{min(values):.3g} ms".ljust(_COLUMNS - 10) + f"{max(values):.3g} ms".rjust(10)
     return "\n".join(["  phi", *map(line, fit.candidates), f"      {scale}"])

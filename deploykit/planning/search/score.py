@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from deploykit.networks.export import prepare
+from deploykit.networks.export import prepare_export
 from deploykit.networks.member import Member
-from deploykit.networks.onnx_writer.writer import onnx_model
+from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.util.atomic_files import write_atomically
 from deploykit.util.errors import DeployError
@@ -123,7 +123,7 @@ class Scorer:
     def _score(self, member: Member) -> Score:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder, f"{member.name}.onnx")
-            model.write_bytes(to_bytes(onnx_model(*prepare(member))))
+            model.write_bytes(to_bytes(build_onnx_model(*prepare_export(member))))
             status, out, err = self._run(member, model)
         value = _number(out)
         failure = None

@@ -11,9 +11,9 @@ from deploykit.bench.layers.profile import LayerProfile
 from deploykit.bench.record import Measured, Record, how_it_ran
 from deploykit.bench.record_file import AnyRecord, read_any, read_folder
 from deploykit.bench.scenarios import Scenario
-from deploykit.networks.families.family import Family, Published
+from deploykit.networks.families.family import Family, PublishedAccuracy
 from deploykit.networks.families.registry import DEFAULT_FAMILY, FAMILIES
-from deploykit.networks.scaling import Axis, axis_of, phi_label
+from deploykit.networks.scaling import Axis, format_phi, stretched_axis
 from deploykit.reporting.report.section import counted
 from deploykit.util.errors import DeployError
 
@@ -174,7 +174,7 @@ def network_name(engine: Measured) -> str:
     family = "" if engine.family == DEFAULT_FAMILY else f"{engine.family} "
     if engine.phi is not None:
         own_side = "" if _has_own_side(engine) else f", {engine.side_px} px"
-        return f"{family}phi {phi_label(engine.phi)}{own_side}"
+        return f"{family}phi {format_phi(engine.phi)}{own_side}"
     axis = axis_of_engine(engine)
     if axis == "side":
         return f"{family}side {engine.side_px} px"
@@ -199,10 +199,10 @@ def axis_of_engine(engine: Measured) -> Axis | None:
     family = FAMILIES.get(engine.family)
     if family is None or engine.phi is not None or engine.scale is None:
         return None
-    return axis_of(engine.scale, family.base)
+    return stretched_axis(engine.scale, family.base)
 
 
-def published_top1(engine: Measured) -> Published | None:
+def published_top1(engine: Measured) -> PublishedAccuracy | None:
     """Of the network at that scale; None where nobody published it, or it is no classifier."""
     family = FAMILIES.get(engine.family)
     if family is None or family.metric != "top-1" or engine.scale is None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from deploykit.networks.families.family import Family
 from deploykit.networks.member import Member, choose_member
-from deploykit.networks.scaling import AXES, Axis, Scale, axis_of
+from deploykit.networks.scaling import AXES, Axis, Scale, stretched_axis
 from deploykit.networks.single_axis import axis_member, single_axis_scale
 from deploykit.util.types import Precision
 
@@ -72,8 +72,10 @@ def _stretched(family: Family, compound: Sequence[Member], axes: Sequence[Axis])
             macs = member.network().macs
             scales |= dict.fromkeys(single_axis_scale(family, axis, macs=macs) for axis in axes)
     if scales:
-        scales |= dict.fromkeys(scale for scale in family.accuracy if axis_of(scale, family.base) in axes)
+        scales |= dict.fromkeys(
+            scale for scale in family.accuracy if stretched_axis(scale, family.base) in axes
+        )
     for scale in scales:
-        axis = axis_of(scale, family.base)
+        axis = stretched_axis(scale, family.base)
         if axis is not None:
             yield axis_member(family, scale, axis)

@@ -15,7 +15,7 @@ from deploykit.bench.record_file import read_folder, write_record
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.shapes import MAX_BATCH, BatchRange
 from deploykit.engine.targets import LOCAL, Target, resolve_precision, resolve_target
-from deploykit.networks.families.registry import DEFAULT_FAMILY, find_family, is_known
+from deploykit.networks.families.registry import DEFAULT_FAMILY, find_family, is_builtin
 from deploykit.networks.scaling import AXES, Axis
 from deploykit.reporting.study.plan import CALLS, Step, plan_study
 from deploykit.util.atomic_files import require_writable
@@ -136,7 +136,7 @@ def run_study(
         if not isinstance(record, Accuracy)
     }
     paths = {step: there.get(_key(step, settings)) for step in steps}
-    if not is_known(of_family):  # its file may have changed
+    if not is_builtin(of_family):  # its file may have changed
         for step, path in paths.items():
             record = folder_now.records.get(path) if path is not None else None
             if isinstance(record, Record | LayerProfile) and record.engine.onnx_sha256 != onnx_sha256(

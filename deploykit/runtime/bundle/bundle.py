@@ -12,7 +12,7 @@ from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target, lacks_int8_convolutions
-from deploykit.networks.model_info import info_of
+from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.runtime.bundle.cache import (
     EngineCache,
@@ -128,7 +128,7 @@ class Bundle:
     def _built(self, target: Target, progress: Report) -> tuple[bytes, EngineManifest]:
         _log.warning("note: No plan in %s runs here: building one for %s.", self.path, target.title)
         model = self._model()
-        info = info_of(model)
+        info = read_model_info(model)
         if info.precision == "fp32":
             precision = precision_on(target, self.contents)
             info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)

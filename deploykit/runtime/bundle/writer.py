@@ -12,7 +12,7 @@ from deploykit.engine.lowering.dynamic_side import require_sides
 from deploykit.engine.manifest import EngineManifest, manifest_path, read_engine_manifest
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import CPU, resolve_target
-from deploykit.networks.model_info import ModelInfo, info_of
+from deploykit.networks.model_info import ModelInfo, read_model_info
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.runtime.bundle.choice import require_build
 from deploykit.runtime.bundle.file import MODEL, BundledPlan, Contents, begins_as_bundle, write_bundle_file
@@ -43,7 +43,7 @@ def pack(
     """
     _require_output(output, (model, *engines))
     graph, data = read_model(model), model.read_bytes()
-    info = info_of(graph)
+    info = read_model_info(graph)
     _require_exported(model, graph, info)
     _require_sides(graph, info, side)
     onnx_sha256 = hashlib.sha256(data).hexdigest()

@@ -5,19 +5,19 @@ References:
 """
 
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.architecture.tensorflow import as_tensorflow
-from deploykit.networks.checkpoints.sources.source import Names, Scheme, own_names
+from deploykit.networks.architecture.tensorflow import with_tensorflow_arithmetic
+from deploykit.networks.checkpoints.sources.source import CheckpointSource, LayerNames, identical_names
 from deploykit.networks.families import efficientdet
 
 
-def _names(network: Network) -> Names:
-    return own_names(network) if network.family == efficientdet.NAME else {}
+def _names(network: Network) -> LayerNames:
+    return identical_names(network) if network.family == efficientdet.NAME else {}
 
 
-EFFDET = Scheme(title="efficientdet-pytorch", names=_names)
-EFFDET_TF = Scheme(
+EFFDET = CheckpointSource(title="efficientdet-pytorch", names=_names)
+EFFDET_TF = CheckpointSource(
     title="efficientdet-pytorch's port of TensorFlow",
     names=_names,
-    adapt=as_tensorflow,
+    adapt=with_tensorflow_arithmetic,
     has_redundant_biases=True,
 )

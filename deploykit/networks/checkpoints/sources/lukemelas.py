@@ -7,11 +7,17 @@ References:
 
 from deploykit.data.preprocessing import Normalization
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.architecture.tensorflow import as_tensorflow
-from deploykit.networks.checkpoints.sources.source import Names, Scheme, Words, blocks_of, with_ends
+from deploykit.networks.architecture.tensorflow import with_tensorflow_arithmetic
+from deploykit.networks.checkpoints.sources.source import (
+    BlockLayerNames,
+    CheckpointSource,
+    LayerNames,
+    add_stem_and_head,
+    iter_blocks,
+)
 
 _LITE = "efficientnet-lite"
-_WORDS = Words(
+_WORDS = BlockLayerNames(
     expand=("_expand_conv", "_bn0"),
     depthwise=("_depthwise_conv", "_bn1"),
     project=("_project_conv", "_bn2"),
@@ -20,19 +26,19 @@ _WORDS = Words(
 )
 
 
-def _names(network: Network) -> Names:
+def _names(network: Network) -> LayerNames:
     if network.family not in ("efficientnet", _LITE):
         return {}
     names: dict[str, str] = {}
-    for block in blocks_of(network):
+    for block in iter_blocks(network):
         names |= _WORDS.names(block, f"_blocks.{block.number}")
-    return with_ends(names, stem=("_conv_stem", "_bn0"), head=("_conv_head", "_bn1"), last="_fc")
+    return add_stem_and_head(names, stem=("_conv_stem", "_bn0"), head=("_conv_head", "_bn1"), last="_fc")
 
 
 def _normalization(family: str) -> Normalization:
     return "inception" if family == _LITE else "imagenet"
 
 
-LUKEMELAS = Scheme(
-    title="EfficientNet-PyTorch", names=_names, adapt=as_tensorflow, normalization=_normalization
+LUKEMELAS = CheckpointSource(
+    title="EfficientNet-PyTorch", names=_names, adapt=with_tensorflow_arithmetic, normalization=_normalization
 )

@@ -10,9 +10,15 @@ from dataclasses import replace
 
 from deploykit.networks.architecture.network import Network
 from deploykit.networks.architecture.tensorflow import NORM_EPSILON
-from deploykit.networks.checkpoints.sources.source import Names, Scheme, Words, blocks_of, with_ends
+from deploykit.networks.checkpoints.sources.source import (
+    BlockLayerNames,
+    CheckpointSource,
+    LayerNames,
+    add_stem_and_head,
+    iter_blocks,
+)
 
-_WORDS = Words(
+_WORDS = BlockLayerNames(
     expand=("expand.conv", "expand.bn"),
     depthwise=("depsep.conv", "depsep.bn"),
     project=("proj.conv", "proj.bn"),
@@ -22,13 +28,13 @@ _WORDS = Words(
 _PUBLISHED_STAGE = re.compile(r"layer(\d+)\.")
 
 
-def _names(network: Network) -> Names:
+def _names(network: Network) -> LayerNames:
     if network.family != "efficientnet":
         return {}
     names: dict[str, str] = {}
-    for block in blocks_of(network):
+    for block in iter_blocks(network):
         names |= _WORDS.names(block, f"layers.{block.stage}.block{block.place}")
-    return with_ends(
+    return add_stem_and_head(
         names,
         stem=("stem.conv", "stem.bn"),
         head=("features.conv", "features.bn"),
@@ -46,4 +52,4 @@ def _today(name: str) -> str:
     return f"layers.{int(match[1]) - 1}.{name[match.end() :]}" if match else name
 
 
-NVIDIA = Scheme(title="NVIDIA's DeepLearningExamples", names=_names, adapt=_adapt, today=_today)
+NVIDIA = CheckpointSource(title="NVIDIA's DeepLearningExamples", names=_names, adapt=_adapt, today=_today)

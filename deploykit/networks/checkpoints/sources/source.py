@@ -8,24 +8,24 @@ from typing import NamedTuple
 from deploykit.data.preprocessing import Normalization
 from deploykit.networks.architecture.network import Convolution, Layer, Linear, Network
 
-Names = Mapping[str, str]
+LayerNames = Mapping[str, str]
 """Their prefix of each of our layers and batch norms."""
 
 
-def as_it_is(network: Network) -> Network:
+def keep_network(network: Network) -> Network:
     return network
 
 
-def as_written(name: str) -> str:
+def keep_name(name: str) -> str:
     return name
 
 
-def for_imagenet(family: str) -> Normalization:
+def imagenet_normalization(family: str) -> Normalization:
     return "imagenet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scheme:
+class CheckpointSource:
     """How somebody else names the parameters of the networks here, and computes them.
 
     Attributes:
@@ -38,14 +38,14 @@ class Scheme:
     """
 
     title: str
-    names: Callable[[Network], Names]
-    adapt: Callable[[Network], Network] = as_it_is
-    today: Callable[[str], str] = as_written
-    normalization: Callable[[str], Normalization] = for_imagenet
+    names: Callable[[Network], LayerNames]
+    adapt: Callable[[Network], Network] = keep_network
+    today: Callable[[str], str] = keep_name
+    normalization: Callable[[str], Normalization] = imagenet_normalization
     has_redundant_biases: bool = False
 
 
-def own_names(network: Network) -> Names:
+def identical_names(network: Network) -> LayerNames:
     """Where theirs are ours."""
     return {name: name for layer in network.layers for name in _prefixes(layer)}
 
@@ -69,7 +69,7 @@ class Block(NamedTuple):
     convolutions: list[Convolution]
 
 
-def blocks_of(network: Network) -> Iterator[Block]:
+def iter_blocks(network: Network) -> Iterator[Block]:
     """Of networks that have stages; timm calls their blocks `blocks.STAGE.PLACE`."""
     number = 0
     for name, layers in groupby(network.convolutions, key=lambda layer: layer.block):
@@ -79,7 +79,9 @@ def blocks_of(network: Network) -> Iterator[Block]:
                 number += 1
 
 
-def with_ends(blocks: Names, *, stem: tuple[str, str], head: tuple[str, str], last: str) -> Names:
+def add_stem_and_head(
+    blocks: LayerNames, *, stem: tuple[str, str], head: tuple[str, str], last: str
+) -> LayerNames:
     """With convolution and norm of stem and head, and the last layer; {} where there are no blocks."""
     ends = {
         "conv_stem": stem[0],
@@ -92,7 +94,7 @@ def with_ends(blocks: Names, *, stem: tuple[str, str], head: tuple[str, str], la
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class BlockLayerNames:
     """Their names of an inverted residual's layers, each convolution with its norm."""
 
     expand: tuple[str, str]
@@ -101,7 +103,7 @@ class Words:
     reduce: str
     restore: str
 
-    def names(self, block: Block, prefix: str) -> Names:
+    def names(self, block: Block, prefix: str) -> LayerNames:
         names: dict[str, str] = {}
         for layer in block.convolutions:
             if layer.norm is None:

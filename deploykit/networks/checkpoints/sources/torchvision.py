@@ -10,18 +10,24 @@ from dataclasses import replace
 from deploykit.data.preprocessing import Normalization
 from deploykit.networks.architecture.network import Network
 from deploykit.networks.architecture.tensorflow import NORM_EPSILON
-from deploykit.networks.checkpoints.sources.source import Block, Names, Scheme, blocks_of, with_ends
+from deploykit.networks.checkpoints.sources.source import (
+    Block,
+    CheckpointSource,
+    LayerNames,
+    add_stem_and_head,
+    iter_blocks,
+)
 
 _B5_HEAD = 2048  # channels
 
 
-def _names(network: Network) -> Names:
-    blocks = list(blocks_of(network))
+def _names(network: Network) -> LayerNames:
+    blocks = list(iter_blocks(network))
     if network.family.startswith("mobilenet"):
         inner, head = _join(_mobilenet_block(block) for block in blocks), len(blocks) + 1
     else:
         inner, head = _join(_block(block) for block in blocks), len({block.stage for block in blocks}) + 1
-    return with_ends(
+    return add_stem_and_head(
         inner,
         stem=("features.0.0", "features.0.1"),
         head=(f"features.{head}.0", f"features.{head}.1"),
@@ -29,11 +35,11 @@ def _names(network: Network) -> Names:
     )
 
 
-def _join(parts: Iterable[Names]) -> Names:
+def _join(parts: Iterable[LayerNames]) -> LayerNames:
     return {ours: theirs for part in parts for ours, theirs in part.items()}
 
 
-def _block(block: Block) -> Names:
+def _block(block: Block) -> LayerNames:
     names: dict[str, str] = {}
     unit = 0
     for layer in block.convolutions:
@@ -48,7 +54,7 @@ def _block(block: Block) -> Names:
     return names
 
 
-def _mobilenet_block(block: Block) -> Names:
+def _mobilenet_block(block: Block) -> LayerNames:
     names: dict[str, str] = {}
     for unit, layer in enumerate(block.convolutions):
         prefix = f"features.{block.number + 1}.conv"
@@ -68,4 +74,4 @@ def _normalization(family: str) -> Normalization:
     return "inception" if family == "efficientnetv2-l" else "imagenet"
 
 
-TORCHVISION = Scheme(title="torchvision", names=_names, adapt=_adapt, normalization=_normalization)
+TORCHVISION = CheckpointSource(title="torchvision", names=_names, adapt=_adapt, normalization=_normalization)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deploykit.bench.accuracy_record import Accuracy
 from deploykit.bench.record import Measured
-from deploykit.networks.scaling import phi_label
+from deploykit.networks.scaling import format_phi
 from deploykit.reporting.report.caveats import cautions
 from deploykit.reporting.report.gather import (
     Gathered,
@@ -147,7 +147,7 @@ def _predicted(predicted: Sequence[Predicted], setups: int) -> list[Point]:
     series = list(dict.fromkeys(each.series for each in predicted))
     return [
         Point(
-            network=f"phi {phi_label(each.phi)}",
+            network=f"phi {format_phi(each.phi)}",
             series=(each.series, "predicted"),
             colour=COLOURS[(setups + series.index(each.series)) % len(COLOURS)],
             place=each.gpu,

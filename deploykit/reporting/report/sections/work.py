@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 
 from deploykit.bench.record import Record
-from deploykit.networks.scaling import phi_label
+from deploykit.networks.scaling import format_phi
 from deploykit.reporting.report.caveats import cautions, in_brackets, not_clearly
 from deploykit.reporting.report.gather import Gathered, Setup, is_compound, network_name, setup_of
 from deploykit.reporting.report.predicted import Predicted
@@ -87,7 +87,7 @@ def _predicted(points: Sequence[Predicted], series: str, colour: str) -> Trace:
         dash="dot",
         symbol="circle-open",
         errors_y=[each.estimate for each in points],
-        told=[(f"phi {phi_label(each.phi)}, {series}", f"{each.estimate} ms, predicted") for each in points],
+        told=[(f"phi {format_phi(each.phi)}, {series}", f"{each.estimate} ms, predicted") for each in points],
     )
 
 
@@ -170,7 +170,7 @@ def _row(record: Record, first: Record, title: str) -> tuple[str, ...]:
 def _predicted_row(point: Predicted, first: Predicted) -> tuple[str, ...]:
     cost, first_cost = (each.latency.latency_ms / (each.macs / 1e9) for each in (point, first))
     return (
-        f"phi {phi_label(point.phi)}",
+        f"phi {format_phi(point.phi)}",
         point.series,
         giga(point.macs),
         str(point.estimate),
