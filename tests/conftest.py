@@ -68,7 +68,7 @@ def cuda_stub(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture
-def threads_ahead() -> Callable[[], list[threading.Thread]]:
+def prefetch_threads() -> Callable[[], list[threading.Thread]]:
     """Gives the threads that decode ahead and were not there before the test."""
     before = set(threading.enumerate())
 
@@ -76,7 +76,7 @@ def threads_ahead() -> Callable[[], list[threading.Thread]]:
         return [
             each
             for each in threading.enumerate()
-            if each.name.startswith("deploykit-ahead") and each not in before
+            if each.name.startswith("deploykit-prefetch") and each not in before
         ]
 
     return started

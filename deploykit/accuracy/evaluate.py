@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.accuracy.model_loader import AnyModel, Arithmetic, open_any
+from deploykit.accuracy.model_loader import Arithmetic, LoadedModel, open_model
 from deploykit.accuracy.reference import find_reference
 from deploykit.bench.accuracy_record import Accuracy
 from deploykit.bench.record import now
-from deploykit.data.images.open import GENERATED, MAX_IMAGES, open_images
+from deploykit.data.images.generated import GENERATED
+from deploykit.data.images.open import MAX_IMAGES, open_images
 from deploykit.data.images.selection import Images, OnSkipped
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.engine.shapes import round_up_batch
-from deploykit.stats.accuracy_metrics import CONFIDENCE, Logits, Scores, can_be_guessing, score
-from deploykit.util.atomic_files import sha256_of
+from deploykit.stats.accuracy_metrics import Logits, Scores, is_within_chance, score
+from deploykit.stats.estimate import CONFIDENCE
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import to_json
+from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
 _BATCH = 8  # more gains little on a CPU, and takes gigabytes at phi 7
 
@@ -38,7 +41,7 @@ class Evaluation:
         indices: which of them the scores are from: not those that could not be read.
     """
 
-    model: AnyModel
+    model: LoadedModel
     reference: Path | None
     images: Images
     indices: npt.NDArray[np.int64]
@@ -58,7 +61,7 @@ class Evaluation:
         """
         if self.scores.top1 is None:
             raise _no_top1(self.images)
-        info, digest = self.model.info, sha256_of(self.model.path)
+        info, digest = self.model.info, file_sha256(self.model.path)
         return Accuracy(
             model=self.model.path.name,
             sha256=digest,
@@ -111,9 +114,9 @@ def evaluate_model(
     arithmetic: Arithmetic | None = None,
     overrides: Overrides = NO_OVERRIDES,
     require_labels: bool = False,
-    skipped: OnSkipped | None = None,
-    note: Callable[[str], None] = lambda sentence: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_skipped: OnSkipped | None = None,
+    note: Note = ignore_note,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Runs a model and the FP32 model it came from on the same images, and compares.
 
@@ -122,10 +125,10 @@ def evaluate_model(
         data: see data.images.open.open_images; without labels, the comparison with FP32 is all there is.
         images: at most this many; default all, and 512 generated ones.
         reference: the FP32 model; default found by its digest, see find_reference.
-        arithmetic: of INT8, see any_model.open_any.
+        arithmetic: of INT8, see model_loader.open_model.
         overrides: of the preprocessing that the model asks for, see open_images.
         require_labels: refuse images without any, of which there is no top-1 to record.
-        skipped: told of unreadable images, which are then left out; None raises instead.
+        on_skipped: Called with the error of each unreadable image, which is then left out; None raises it.
 
     Raises:
         DeployError: bad input, labels the model has no classes for, outputs that are not finite, or neither
@@ -133,7 +136,7 @@ def evaluate_model(
     """
     started = now()
     with ExitStack() as opened:
-        judged = opened.enter_context(open_any(Path(model), arithmetic))
+        judged = opened.enter_context(open_model(Path(model), arithmetic))
         limit = images if images is not None or str(data) == GENERATED else MAX_IMAGES
         drawn = open_images(data, judged.info.preprocessing, limit=limit, overrides=overrides)
         if require_labels and drawn.labels is None:
@@ -151,7 +154,7 @@ def evaluate_model(
             )
         if sentence is not None:
             note(sentence)
-        indices, logits = _run(models, drawn, skipped=skipped, progress=progress)
+        indices, logits = _run(models, drawn, on_skipped=on_skipped, progress=progress)
     if images is not None and drawn.count < images:
         note(f"{drawn.source} has {drawn.count} images, not {images}.")
     scores = score(
@@ -160,7 +163,7 @@ def evaluate_model(
         reference=logits[1] if compared is not None else None,
     )
     fp32 = scores.reference_top1 or scores.top1
-    if fp32 is not None and can_be_guessing(fp32, images=len(indices), classes=logits[0].shape[1]):
+    if fp32 is not None and is_within_chance(fp32, images=len(indices), classes=logits[0].shape[1]):
         note(_no_better_than_guessing(judged))
     return Evaluation(
         model=judged,
@@ -180,7 +183,7 @@ def _no_top1(images: Images) -> DeployError:
     )
 
 
-def _no_better_than_guessing(model: AnyModel) -> str:
+def _no_better_than_guessing(model: LoadedModel) -> str:
     if model.info.weights == "random":
         return "Random weights: top-1 says nothing."
     return (
@@ -190,8 +193,8 @@ def _no_better_than_guessing(model: AnyModel) -> str:
 
 
 @contextmanager
-def _open_reference(path: Path, judged: AnyModel) -> Iterator[AnyModel]:
-    with open_any(path, "runtime") as reference:
+def _open_reference(path: Path, judged: LoadedModel) -> Iterator[LoadedModel]:
+    with open_model(path, "runtime") as reference:
         if reference.precision != "fp32":
             raise DeployError(
                 f"{path} is {reference.precision.upper()}, nothing to measure a loss against.",
@@ -209,11 +212,11 @@ def _open_reference(path: Path, judged: AnyModel) -> Iterator[AnyModel]:
 
 
 def _run(
-    models: Sequence[AnyModel],
+    models: Sequence[LoadedModel],
     images: Images,
     *,
-    skipped: OnSkipped | None,
-    progress: Callable[[int, int], None],
+    on_skipped: OnSkipped | None,
+    progress: Progress,
 ) -> tuple[npt.NDArray[np.int64], list[Logits]]:
     """Places of the images that could be read, (n,), and each model's logits for them, (n, classes).
 
@@ -222,7 +225,7 @@ def _run(
     size = round_up_batch(models[0].batches, _BATCH)
     indices: list[npt.NDArray[np.int64]] = []
     logits: list[list[Logits]] = [[] for _ in models]
-    for each in images.batches(size, skipped=skipped):
+    for each in images.batches(size, on_skipped=on_skipped):
         for model, kept in zip(models, logits, strict=True):
             given = model(each.inputs)
             _require_finite(given, model, images, each.indices)
@@ -230,11 +233,13 @@ def _run(
         if not indices:
             _require_same_classes([given[0] for given in logits], models, images)
         indices.append(each.indices)
-        progress(int(each.indices[-1]) + 1, images.count)
+        progress("evaluating", int(each.indices[-1]) + 1, images.count)
     return np.concatenate(indices), [np.concatenate(each) for each in logits]
 
 
-def _require_finite(logits: Logits, model: AnyModel, images: Images, indices: npt.NDArray[np.int64]) -> None:
+def _require_finite(
+    logits: Logits, model: LoadedModel, images: Images, indices: npt.NDArray[np.int64]
+) -> None:
     wrong = indices[~np.isfinite(logits).all(axis=1)]
     if wrong.size:
         raise DeployError(
@@ -244,7 +249,7 @@ def _require_finite(logits: Logits, model: AnyModel, images: Images, indices: np
         )
 
 
-def _require_same_classes(logits: Sequence[Logits], models: Sequence[AnyModel], images: Images) -> None:
+def _require_same_classes(logits: Sequence[Logits], models: Sequence[LoadedModel], images: Images) -> None:
     """Data, model and reference count the same classes, as far as can be seen."""
     classes = logits[0].shape[1]
     for model, given in zip(models, logits, strict=True):

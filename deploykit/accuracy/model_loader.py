@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.engine.manifest import EngineManifest, is_bundle, manifest_path, read_engine_manifest
 from deploykit.engine.shapes import MAX_BATCH, BatchRange, round_up_batch
@@ -17,6 +16,7 @@ from deploykit.onnx_tools.ort_session import cpu_session, run
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.bundle import Bundle
 from deploykit.runtime.preflight import preflight
+from deploykit.util.array_types import Float32Array
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import local_gpu
 from deploykit.util.types import Precision
@@ -33,11 +33,9 @@ _INSTEAD = "give a classifier; deploykit sensitivity compares a detector in INT8
 _ENGINE_SUFFIXES = frozenset({".engine", ".plan"})
 _ONNX_BATCH = BatchRange(min=1, opt=8, max=MAX_BATCH)
 
-Array = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnyModel:
+class LoadedModel:
     """A model or an engine that can be called.
 
     Attributes:
@@ -55,9 +53,9 @@ class AnyModel:
     batches: tuple[BatchRange, ...]
     arithmetic: Arithmetic | None
     ran_by: str
-    call: Callable[[Array], Any]
+    call: Callable[[Float32Array], Any]
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Float32Array) -> Float32Array:
         """(n, 3, side, side) float32 -> (n, classes) float32, in as many batches as it takes.
 
         Raises:
@@ -66,7 +64,7 @@ class AnyModel:
         size = max(each.max for each in self.batches)
         return np.concatenate([self._run(images[at : at + size]) for at in range(0, len(images), size)])
 
-    def _run(self, images: Array) -> Array:
+    def _run(self, images: Float32Array) -> Float32Array:
         """One batch, filled up where the model takes no smaller one."""
         missing = round_up_batch(self.batches, len(images)) - len(images)
         filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
@@ -81,7 +79,7 @@ class AnyModel:
 
 
 @contextmanager
-def open_any(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[AnyModel]:
+def open_model(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[LoadedModel]:
     """Opens an ONNX file, an engine, or the engine that a bundle gives here.
 
     Args:
@@ -129,13 +127,13 @@ def _require_own_arithmetic(path: Path, manifest: EngineManifest, arithmetic: Ar
         )
 
 
-def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
+def _open_onnx(path: Path, *, fuse_int8: bool) -> LoadedModel:
     model = read_model(path)
     info = read_model_info(model)
     has_qdq = any(node.op_type in _QDQ for node in model.graph.node)
     precision = _spelled_out(model, info)
     require_classifier(path, model, fix=_INSTEAD)
-    return AnyModel(
+    return LoadedModel(
         path=path,
         info=info,
         precision=precision,
@@ -151,16 +149,16 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> AnyModel:
     )
 
 
-def _session_call(model: Path | bytes, path: Path, *, fuse_int8: bool) -> Callable[[Array], Any]:
+def _session_call(model: Path | bytes, path: Path, *, fuse_int8: bool) -> Callable[[Float32Array], Any]:
     session = cpu_session(model, fuse_int8=fuse_int8)
     return lambda images: run(session, images, model=path)[0]
 
 
-def _from_engine(engine: Engine) -> AnyModel:
+def _from_engine(engine: Engine) -> LoadedModel:
     manifest, gpu = engine.manifest, local_gpu()
     is_int8 = manifest.precision == "int8"
     on_cpu = manifest.target.on_cpu
-    return AnyModel(
+    return LoadedModel(
         path=engine.path,
         info=manifest.model,
         precision=manifest.precision,
@@ -174,9 +172,9 @@ def _from_engine(engine: Engine) -> AnyModel:
     )
 
 
-def _fed_with_pixels(engine: Engine) -> Callable[[Array], Any]:
+def _fed_with_pixels(engine: Engine) -> Callable[[Float32Array], Any]:
     preprocessing = engine.manifest.model.preprocessing
-    return lambda images: engine(preprocessing.pixels(images))
+    return lambda images: engine(preprocessing.denormalize(images))
 
 
 def _by_onnxruntime(*, fuse_int8: bool | None) -> str:

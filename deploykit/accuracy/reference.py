@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploykit.accuracy.model_loader import AnyModel
+from deploykit.accuracy.model_loader import LoadedModel
 from deploykit.networks.workspace import ENGINES, MODEL_FILE
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 
 
-def find_reference(model: AnyModel, given: Path | None = None) -> tuple[Path | None, str | None]:
+def find_reference(model: LoadedModel, given: Path | None = None) -> tuple[Path | None, str | None]:
     """The file to compare the model with.
 
     Args:
@@ -45,6 +45,6 @@ def _candidates(model: Path) -> Iterator[Path]:
 def _digest(path: Path) -> str | None:
     """None for what can't be read: it is not for a search to complain about."""
     try:
-        return sha256_of(path)
+        return file_sha256(path)
     except OSError:
         return None

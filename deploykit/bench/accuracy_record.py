@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from deploykit import __version__
-from deploykit.stats.accuracy_metrics import Estimate
+from deploykit.stats.accuracy_metrics import Proportion
 from deploykit.util.types import Precision
 
 
@@ -30,7 +30,7 @@ class Accuracy:
     data: str
     images: Annotated[int, Meta(ge=1, le=10**12)]
     data_sha256: str
-    top1: Estimate
+    top1: Proportion
     ran_by: str
     started: str
     images_sha256: str | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deploykit.bench.record import Record, stamp
 from deploykit.stats.estimate import Estimate
-from deploykit.stats.latency_percentiles import estimate_ratio, percentile_of_rows, samples_for
+from deploykit.stats.latency_percentiles import estimate_ratio, required_samples, row_percentile
 from deploykit.util.errors import DeployError
 
 IGNORABLE = (
@@ -34,7 +34,7 @@ class Comparison:
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves out that they are equal; an open end leaves nothing out."""
-        return not self.ratio.may_be(1)
+        return not self.ratio.contains(1)
 
 
 def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Comparison:
@@ -80,7 +80,7 @@ def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Com
 
 def _of_medians(first: Record, second: Record) -> Estimate:
     """The second's median latency over the first's, by the bootstrap of both."""
-    return estimate_ratio(first.samples, second.samples, percentile_of_rows(50), least=samples_for(50))
+    return estimate_ratio(first.samples, second.samples, row_percentile(50), least=required_samples(50))
 
 
 def _of_rates(first: Record, second: Record) -> Estimate:
@@ -93,4 +93,4 @@ def _of_rates(first: Record, second: Record) -> Estimate:
             high=None if above.high is None or below.low is None else above.high / below.low,
         )
     found = estimate_ratio(first.samples, second.samples, lambda rows: 1 / rows.mean(axis=1), least=0)
-    return found.times(second.method.batch / first.method.batch)
+    return found.scaled(second.method.batch / first.method.batch)

@@ -14,7 +14,7 @@ from deploykit.networks.export import prepare_export
 from deploykit.networks.member import Member
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
-from deploykit.stats.latency_percentiles import samples_for
+from deploykit.stats.latency_percentiles import required_samples
 from deploykit.util.types import Precision
 
 SECONDS, CALLS = 2.0, 100  # of a measurement, at least; p90 takes a hundred calls
@@ -84,7 +84,7 @@ def longer(took_s: float, count: int, percentile: float, *, left_s: float) -> fl
     Args:
         took_s, count: of that run, and its samples.
     """
-    needed_s = 1.1 * samples_for(percentile) * took_s / count
+    needed_s = 1.1 * required_samples(percentile) * took_s / count
     if percentile == 100 or left_s < max(needed_s, 1.5 * took_s):
         return None
     return min(left_s, max(needed_s, 2 * took_s))

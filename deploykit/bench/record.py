@@ -17,13 +17,13 @@ from deploykit.engine.manifest import EngineManifest
 from deploykit.networks.scaling import Rule, Scale
 from deploykit.stats.estimate import Estimate
 from deploykit.stats.latency_percentiles import (
-    Array,
-    drift,
+    detect_drift,
+    detect_modes,
     estimate_mean,
     estimate_percentile,
-    modes,
-    samples_for,
+    required_samples,
 )
+from deploykit.util.array_types import Float64Array
 from deploykit.util.types import Precision
 
 FORMAT = 2
@@ -155,7 +155,7 @@ class Record:
         return f"{self.engine.name}.{self.method.scenario}.b{self.method.batch}"
 
     @property
-    def samples(self) -> Array:
+    def samples(self) -> Float64Array:
         return np.array(self.latency_ms)
 
     def percentile_ms(self, percent: float) -> Estimate:
@@ -185,7 +185,7 @@ class Record:
         return self.doubts + tuple(
             f"p{percent} of {count} samples is rough: {least:,} are wanted."
             for percent in PERCENTILES
-            if count < (least := samples_for(percent))
+            if count < (least := required_samples(percent))
         )
 
     @property
@@ -229,12 +229,12 @@ def how_it_ran(*, threads: int | None, cuda_graph: bool | None) -> str:
     return "CUDA graphs" if cuda_graph else "no CUDA graphs"
 
 
-def _shape(samples: Array) -> list[str]:
+def _shape(samples: Float64Array) -> list[str]:
     found = []
-    if (change := drift(samples)) is not None:
+    if (change := detect_drift(samples)) is not None:
         way = "rose" if change > 0 else "fell"
         found.append(f"The run drifts: latency {way} by {100 * abs(change):.0f} % over it.")
-    if (two := modes(samples)) is not None:
+    if (two := detect_modes(samples)) is not None:
         found.append(
             f"The run has two modes: {two.low:.3g} ms, and {two.high:.3g} ms in {100 * two.share:.0f} % "
             "of the calls."

@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from deploykit.stats.latency_percentiles import samples_for
+from deploykit.stats.latency_percentiles import required_samples
 from deploykit.util.errors import DeployError
 
 Scenario = Literal["single-stream", "offline", "server"]
 
 DEFAULT_SECONDS, MAX_SECONDS = 5.0, 3600.0
-DEFAULT_SAMPLES, MAX_SAMPLES = samples_for(90), 1_000_000
+DEFAULT_SAMPLES, MAX_SAMPLES = required_samples(90), 1_000_000
 
 # Warm-up is over once a window's median is no longer clearly under the one before it.
 WINDOW = 5

@@ -21,7 +21,8 @@ from deploykit.bench.scenarios import (
     require_time,
     warm_up,
 )
-from deploykit.stats.latency_percentiles import Array, samples_for
+from deploykit.stats.latency_percentiles import required_samples
+from deploykit.util.array_types import Float64Array
 from deploykit.util.errors import DeployError
 
 SERVER_PERCENT = 99
@@ -74,7 +75,7 @@ class _Server:
     max_latency_ms: float
     clock: Clock
 
-    def answer(self, arrivals: Array, progress: Progress) -> _Run:
+    def answer(self, arrivals: Float64Array, progress: Progress) -> _Run:
         """Ends when all are answered, or too many were late.
 
         An image arrives when it is scheduled to, whatever the engine does then: latency counts from there.
@@ -179,7 +180,7 @@ def server(
                 f"No rate from {_LEAST_LOAD * capacity:.3g} images/s on holds {max_latency_ms:g} ms: "
                 f"an image alone takes {alone_ms:.3g} ms."
             )
-        images = max(samples_for(SERVER_PERCENT), samples, round(rate * seconds))
+        images = max(required_samples(SERVER_PERCENT), samples, round(rate * seconds))
         if clock.now_s() - began + _RUNS * images / rate > search_seconds:
             if best is not None:
                 break

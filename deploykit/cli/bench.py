@@ -15,7 +15,7 @@ from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import duration_ms, numbers
 from deploykit.engine.manifest import is_bundle, read_engine_manifest
 from deploykit.stats.estimate import Estimate
-from deploykit.stats.latency_percentiles import samples_for
+from deploykit.stats.latency_percentiles import required_samples
 from deploykit.util.errors import DeployError
 
 _SLOWEST = 10
@@ -242,7 +242,7 @@ def _print_figures(records: list[Record]) -> None:
 
 def _percentile(record: Record, percent: float) -> str:
     """Marked where it is of fewer calls than it takes."""
-    mark = "~" if len(record.latency_ms) < samples_for(percent) else ""
+    mark = "~" if len(record.latency_ms) < required_samples(percent) else ""
     return f"{mark}{_interval(record.percentile_ms(percent), 'ms')}"
 
 

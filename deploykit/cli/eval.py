@@ -8,7 +8,7 @@ from deploykit.accuracy.model_loader import ARITHMETICS
 from deploykit.bench.record_file import require_folder, write_record
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
-from deploykit.stats.accuracy_metrics import Estimate
+from deploykit.stats.accuracy_metrics import Proportion
 from deploykit.util.errors import DeployError
 
 _AUTO = "auto"
@@ -54,7 +54,7 @@ def command(
       deploykit eval engines/efficientnet-phi3/model.int8.cpu.onnx --data photos/
     """
 
-    def skipped(error: DeployError) -> None:
+    def on_skipped(error: DeployError) -> None:
         note(f"{error.problem} Skipped.")
 
     if output is not None:
@@ -68,9 +68,9 @@ def command(
             arithmetic=next((each for each in ARITHMETICS if each == arithmetic), None),
             overrides=image_options.overrides,
             require_labels=output is not None,
-            skipped=skipped if image_options.skip_bad else None,
+            on_skipped=on_skipped if image_options.skip_bad else None,
             note=note,
-            progress=progress,
+            progress=lambda stage, done=0, total=None: progress(done, total or 0),
         )
     path = None if output is None else write_record(evaluation.record(), output)
     if as_json:
@@ -109,11 +109,11 @@ def _print(evaluation: Evaluation) -> None:
     print(f"run by: {model.ran_by}")
 
 
-def _interval(estimate: Estimate, unit: str, *, sign: str = "") -> str:
+def _interval(estimate: Proportion, unit: str, *, sign: str = "") -> str:
     return f"{100 * estimate.low:{sign}.2f} to {100 * estimate.high:{sign}.2f} {unit}"
 
 
-def _verdict(drop: Estimate) -> str:
+def _verdict(drop: Proportion) -> str:
     if drop.low > 0:
         return "the drop of top-1 is beyond chance"
     if drop.high < 0:

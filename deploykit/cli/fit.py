@@ -11,7 +11,7 @@ from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.gpu_catalog.gpu_file import read_gpu_file
-from deploykit.gpu_catalog.gpus import Gpu, key_of, known_names, names_of
+from deploykit.gpu_catalog.gpus import Gpu, normalize_gpu_name, normalized_names, normalized_synonyms
 from deploykit.networks.scaling import AXES
 from deploykit.planning.fit.answer import Candidate, Fit
 from deploykit.planning.fit.fit import DEFAULT_PERCENTILE, fit_phi
@@ -246,13 +246,13 @@ def _plain(fit: Fit) -> dict[str, object]:
 def _gpus(names: str, file: Path | None = None) -> Sequence[str | Gpu]:
     """Those that --gpu names, each once; what the file describes takes the place of what is known."""
     described = () if file is None else _read(file)
-    own = {key: each for each in described for key in names_of(each)}
-    own |= {key_of(each.name): each for each in described}  # a name means more than an alias
+    own = {key: each for each in described for key in normalized_names(each)}
+    own |= {normalize_gpu_name(each.name): each for each in described}  # a name means more than an alias
     found: dict[frozenset[str], str | Gpu] = {}
     for name in map(str.strip, names.split(",")):
-        alike = (each for each in described if names_of(each) & known_names(name))
-        gpu = own.get(key_of(name)) or next(alike, name)
-        found[names_of(gpu) if isinstance(gpu, Gpu) else known_names(name)] = gpu
+        alike = (each for each in described if normalized_names(each) & normalized_synonyms(name))
+        gpu = own.get(normalize_gpu_name(name)) or next(alike, name)
+        found[normalized_names(gpu) if isinstance(gpu, Gpu) else normalized_synonyms(name)] = gpu
     if described and not any(isinstance(each, Gpu) for each in found.values()):
         note(f"--gpu names nothing that {file} describes: {', '.join(each.name for each in described)}.")
     return list(found.values())

@@ -119,7 +119,7 @@ class Preprocessing:
         values /= np.asarray(self.std, np.float32)[:, None, None]
         return values
 
-    def pixels(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    def denormalize(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         """The uint8 images, (n, side, side, 3), that normalize made these of."""
         mean, std = (np.asarray(each, np.float64)[:, None, None] for each in (self.mean, self.std))
         return np.asarray(np.rint((values * std + mean) * 255).clip(0, 255).transpose(0, 2, 3, 1), np.uint8)

@@ -12,7 +12,7 @@ from deploykit.engine.shapes import BatchRange, SideRange, format_batches, tight
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo
 from deploykit.quantize.summary import Int8Summary
-from deploykit.util.atomic_files import require_writable, sha256_of, write_together
+from deploykit.util.atomic_files import file_sha256, require_writable, write_all_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_sealed_json, to_sealed_json
 from deploykit.util.types import Precision
@@ -157,7 +157,7 @@ def require_engine_writable(engine: Path, *, inputs: tuple[Path, ...] = ()) -> N
 
 def write_engine(path: Path, plan: bytes, manifest: EngineManifest) -> None:
     """Writes engine and manifest, both or neither; a mixed pair would show by its digest."""
-    write_together({path: plan, manifest_path(path): to_sealed_json(manifest)})
+    write_all_atomically({path: plan, manifest_path(path): to_sealed_json(manifest)})
 
 
 def read_engine_manifest(engine: str | Path) -> EngineManifest:
@@ -191,7 +191,7 @@ def read_engine_manifest(engine: str | Path) -> EngineManifest:
     try:
         manifest = from_sealed_json(path.read_bytes(), EngineManifest)
         manifest.audit.require(manifest.precision, on_cpu=manifest.target.on_cpu)
-        sha256 = sha256_of(engine)
+        sha256 = file_sha256(engine)
     except OSError as error:
         raise DeployError(
             f"{error.filename} can't be read: {error.strerror}.",

@@ -33,7 +33,7 @@ from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.accuracy_gate import OpenSession, open_like_tensorrt
 from deploykit.quantize.placement import DEFAULT_POLICY, place
 from deploykit.quantize.plan import Int8Options, Int8Plan, plan_int8
-from deploykit.util.atomic_files import require_writable, sha256_of, write_atomically
+from deploykit.util.atomic_files import file_sha256, require_writable, write_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
 
@@ -124,7 +124,7 @@ def build_engine(
             note=note,
             progress=_counting(progress),
         )
-    graph = apply_precision(model, info, precision, target, onnx_sha256=sha256_of(path), plan=plan)
+    graph = apply_precision(model, info, precision, target, onnx_sha256=file_sha256(path), plan=plan)
     progress("compiling")
     data, manifest = compile_graph(
         graph,
@@ -165,7 +165,7 @@ def quantize_model(
     int8 = int8 or Int8Options()
     policy = int8.policy or DEFAULT_POLICY
     plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=_counting(progress))
-    graph = finish_graph(plan.apply(model), _derived(info, "int8", sha256_of(path), plan))
+    graph = finish_graph(plan.apply(model), _derived(info, "int8", file_sha256(path), plan))
     write_atomically(written, to_bytes(graph))
     return written, plan
 

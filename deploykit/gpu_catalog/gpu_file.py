@@ -9,7 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from deploykit.gpu_catalog.gpus import THIS_MACHINE, Gpu, key_of, known_gpu, known_gpus, names_of
+from deploykit.gpu_catalog.gpus import (
+    THIS_MACHINE,
+    Gpu,
+    known_gpus,
+    look_up_gpu,
+    normalize_gpu_name,
+    normalized_names,
+)
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_builtins
 
@@ -50,7 +57,7 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
         raise DeployError(f"{path} describes no GPU.", code="gpu-file-invalid", fix=_FIX)
     gpus = tuple(_gpu(path, name, table) for name, table in tables.items())
     for gpu, other in itertools.combinations(gpus, 2):
-        if names_of(gpu) & names_of(other):
+        if normalized_names(gpu) & normalized_names(other):
             raise DeployError(
                 f"{path} has {gpu.name} and {other.name}, which answer to one name.",
                 code="gpu-file-invalid",
@@ -97,7 +104,7 @@ def _gpu(path: Path, name: str, table: Any) -> Gpu:
 
 def _left_out(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """What a table needn't say of a GPU that is known by its name."""
-    known = known_gpu(name)
+    known = look_up_gpu(name)
     if known is None:
         return {"architecture": "unknown"}
     outdated = {old for fact, old in _OUTDATES.items() if fact in table}
@@ -107,9 +114,9 @@ def _left_out(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unfit_name(name: str) -> str | None:
     """Why --gpu can't name it so."""
-    if not key_of(name):
+    if not normalize_gpu_name(name):
         return "which has no letter or digit besides a brand"
-    if key_of(name) in THIS_MACHINE:
+    if normalize_gpu_name(name) in THIS_MACHINE:
         return "which means this machine"
     return "and commas separate GPUs" if "," in name else None
 
@@ -132,14 +139,14 @@ def _shown(value: Any) -> str:
 
 
 def _hidden(gpu: Gpu, path: Path) -> Iterator[str]:
-    completed = known_gpu(gpu.name)
+    completed = look_up_gpu(gpu.name)
     if completed is not None:
         yield (
             f"{gpu.name} is taken as {path} describes it; what that leaves out is that of the "
             f"{completed.name} that is known."
         )
     for known in known_gpus():
-        hiding = [each for each in gpu.aliases if key_of(each) in names_of(known)]
+        hiding = [each for each in gpu.aliases if normalize_gpu_name(each) in normalized_names(known)]
         if hiding and known != completed:
             yield f"{hiding[0]} is taken as {path} describes it, not as the {known.name} that is known."
 

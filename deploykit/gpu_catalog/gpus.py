@@ -70,9 +70,9 @@ def known_gpus() -> tuple[Gpu, ...]:
     return tuple(_from_table(name, table) for name, table in tomllib.loads(text).items())
 
 
-def known_gpu(name: str) -> Gpu | None:
+def look_up_gpu(name: str) -> Gpu | None:
     """The GPU people mean by `name`, see find_gpu; None where none is called that."""
-    return _by_key().get(key_of(name))
+    return _by_key().get(normalize_gpu_name(name))
 
 
 def find_gpu(name: str) -> Gpu:
@@ -83,7 +83,7 @@ def find_gpu(name: str) -> Gpu:
     Raises:
         DeployError: none is called that.
     """
-    gpu = known_gpu(name)
+    gpu = look_up_gpu(name)
     if gpu is None:
         raise DeployError(
             f"No GPU named {name!r} is known.",
@@ -93,15 +93,15 @@ def find_gpu(name: str) -> Gpu:
     return gpu
 
 
-def names_of(gpu: Gpu) -> frozenset[str]:
+def normalized_names(gpu: Gpu) -> frozenset[str]:
     """The keys of all its names, see key_of."""
-    return frozenset(map(key_of, (gpu.name, *gpu.aliases)))
+    return frozenset(map(normalize_gpu_name, (gpu.name, *gpu.aliases)))
 
 
-def known_names(name: str) -> frozenset[str]:
+def normalized_synonyms(name: str) -> frozenset[str]:
     """The key of `name`, with those of the known GPU that it means, if any."""
-    gpu = known_gpu(name)
-    return frozenset({key_of(name)}) | (names_of(gpu) if gpu is not None else frozenset())
+    gpu = look_up_gpu(name)
+    return frozenset({normalize_gpu_name(name)}) | (normalized_names(gpu) if gpu is not None else frozenset())
 
 
 def require_facts(gpu: Gpu, *facts: str) -> tuple[float, ...]:
@@ -128,16 +128,16 @@ def _from_table(name: str, table: dict[str, Any]) -> Gpu:
 
 @cache
 def _by_key() -> dict[str, Gpu]:
-    return {key_of(name): gpu for gpu in known_gpus() for name in (gpu.name, *gpu.aliases)}
+    return {normalize_gpu_name(name): gpu for gpu in known_gpus() for name in (gpu.name, *gpu.aliases)}
 
 
-def key_of(name: str) -> str:
+def normalize_gpu_name(name: str) -> str:
     """What is alike in the names that people give a GPU: letters and digits of any script, but for brands."""
     return "".join(filter(str.isalnum, _BRANDS.sub("", name.casefold())))
 
 
 def _nearest(name: str) -> list[str]:
-    keys = difflib.get_close_matches(key_of(name), _by_key(), n=6, cutoff=0.3)
+    keys = difflib.get_close_matches(normalize_gpu_name(name), _by_key(), n=6, cutoff=0.3)
     names = dict.fromkeys(_by_key()[key].name for key in keys)
     return list(names)[:3] or [gpu.name for gpu in known_gpus()[:3]]
 

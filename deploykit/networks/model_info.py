@@ -12,7 +12,7 @@ from deploykit.networks.scaling import FORMULA_PHI_RANGE, Rule, Scale
 from deploykit.onnx_tools.nms import Nms
 from deploykit.onnx_tools.uint8_input import without_pixels
 from deploykit.util.errors import DeployError
-from deploykit.util.json_io import from_json, from_texts, to_json
+from deploykit.util.json_io import from_json, from_strings, to_json
 from deploykit.util.types import FAMILY_NAME, Precision
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_model_info(model: "ModelProto") -> ModelInfo:
             texts["nms"] = from_json(str(texts["nms"]), Nms)
         if "labels" in texts:
             texts["labels"] = from_json(str(texts["labels"]), list[str])
-        info = from_texts({"phi": None, "rule": None, **texts}, ModelInfo)
+        info = from_strings({"phi": None, "rule": None, **texts}, ModelInfo)
         if info.preprocessing.side_px != side_px:
             raise ValueError("another side than the graph's")
     except (ValueError, KeyError) as error:

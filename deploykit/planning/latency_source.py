@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from deploykit.gpu_catalog.gpus import THIS_MACHINE, Gpu, find_gpu, known_names, names_of
+from deploykit.gpu_catalog.gpus import THIS_MACHINE, Gpu, find_gpu, normalized_names, normalized_synonyms
 from deploykit.networks.families.registry import FAMILIES, is_builtin
 from deploykit.networks.member import Member
 from deploykit.networks.scaling import Scale
@@ -150,7 +150,7 @@ class Predicted:
 
     def _is_mine(self, record: "Record") -> bool:
         """Whether it names the GPU by a name that it has, or that a known GPU shares with it."""
-        return not names_of(self._gpu).isdisjoint(known_names(record.machine.name))
+        return not normalized_names(self._gpu).isdisjoint(normalized_synonyms(record.machine.name))
 
 
 class Measured:

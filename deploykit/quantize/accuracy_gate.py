@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deploykit.data.images.sampling import spread
-from deploykit.data.images.selection import Images, OnSkipped, once
+from deploykit.data.images.sampling import sample_evenly
+from deploykit.data.images.selection import Images, OnSkipped, report_each_once
 from deploykit.onnx_tools.ort_session import cpu_session, run
 from deploykit.quantize.blocks import by_block
 from deploykit.quantize.calibration.observer import images_per_run
@@ -13,7 +13,8 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.sensitivity import measure_block_sensitivity
-from deploykit.stats.accuracy_metrics import Labels, can_be_guessing, hits, wilson_interval
+from deploykit.stats.accuracy_metrics import is_within_chance, topk_hits, wilson_interval
+from deploykit.util.array_types import Labels
 from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def apply_accuracy_gate(
     *,
     max_drop: float,
     open_session: OpenSession = open_like_tensorrt,
-    skipped: OnSkipped | None = None,
+    on_skipped: OnSkipped | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> GateResult:
     """The placement less as many blocks as it takes.
@@ -70,14 +71,14 @@ def apply_accuracy_gate(
         model: FP32.
         images: labelled.
         max_drop: of top-1 against FP32, in points.
-        skipped: told of unreadable images, which are then left out; None raises instead.
+        on_skipped: told of unreadable images, which are then left out; None raises instead.
 
     Raises:
         DeployError: images without labels, with other classes, or on which FP32 itself may be guessing; or a
             bound that can't be met.
     """
-    skipped = once(skipped) if skipped else None
-    gate = _Gate(model, ranges, images, open_session, skipped=skipped, progress=progress)
+    on_skipped = report_each_once(on_skipped) if on_skipped else None
+    gate = _Gate(model, ranges, images, open_session, on_skipped=on_skipped, progress=progress)
     first_drop = drop = gate.drop(placement)
     excluded: list[str] = []
     left = placement
@@ -88,7 +89,7 @@ def apply_accuracy_gate(
             placement,
             ranges,
             _some(images),
-            skipped=skipped,
+            on_skipped=on_skipped,
             progress=lambda done, total: progress("blocks", done, total),
         )
         order = [cost.block for cost in costs.blocks]  # the costliest first
@@ -124,12 +125,12 @@ class _Gate:
         images: Images,
         open_session: OpenSession,
         *,
-        skipped: OnSkipped | None,
+        on_skipped: OnSkipped | None,
         progress: Progress,
     ) -> None:
         self._open_session = open_session
         self._model, self._ranges, self._images = model, ranges, images
-        self._skipped, self._progress = skipped, progress
+        self._skipped, self._progress = on_skipped, progress
         self._labels = require_labels(images)
         self._fp32_top1 = self._top1(open_like_tensorrt(model), "FP32")
         self._require_knowledge()
@@ -143,10 +144,10 @@ class _Gate:
     def _top1(self, session: Any, what: str) -> float:
         right = self.seen = 0
         size = images_per_run(self._images.preprocessing.side_px)
-        for batch in self._images.batches(size, skipped=self._skipped):
+        for batch in self._images.batches(size, on_skipped=self._skipped):
             logits = run(session, batch.inputs)[0]
             self._images.require_classes(logits.shape[1], "the model")
-            right += int(hits(logits, self._labels[batch.indices]).sum())
+            right += int(topk_hits(logits, self._labels[batch.indices]).sum())
             self.seen += len(logits)
             self._classes = logits.shape[1]
             self._progress(f"top-1 of {what}", int(batch.indices[-1]) + 1, self._images.count)
@@ -154,7 +155,7 @@ class _Gate:
 
     def _require_knowledge(self) -> None:
         estimate = wilson_interval(round(self._fp32_top1 * self.seen), self.seen)
-        if can_be_guessing(estimate, images=self.seen, classes=self._classes):
+        if is_within_chance(estimate, images=self.seen, classes=self._classes):
             raise DeployError(
                 f"FP32's own top-1 on {self._images.source} is {100 * estimate.value:.1f} %, which can't be "
                 "told from guessing: a bound on its drop says nothing.",
@@ -166,7 +167,7 @@ class _Gate:
 
 def _some(images: Images) -> Images:
     """A few hundred of them, evenly spread, of every class."""
-    return images.subset(spread(images.count, min(_SENSITIVITY_IMAGES, images.count), images.labels))
+    return images.subset(sample_evenly(images.count, min(_SENSITIVITY_IMAGES, images.count), images.labels))
 
 
 def require_labels(images: Images) -> Labels:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.data.images.manifest import require_manifest, write_manifest
-from deploykit.data.images.open import GENERATED, Images, open_images
-from deploykit.data.images.sampling import spread
-from deploykit.data.images.selection import OnSkipped, once
+from deploykit.data.images.generated import GENERATED
+from deploykit.data.images.manifest import require_image_manifest, write_image_manifest
+from deploykit.data.images.open import open_images
+from deploykit.data.images.sampling import sample_evenly
+from deploykit.data.images.selection import Images, OnSkipped, report_each_once
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import ModelInfo, input_side_px, read_model_info, require_fp32
 from deploykit.networks.workspace import default_ranges_path, find_model, model_name
@@ -24,7 +25,7 @@ from deploykit.quantize.calibration.ranges import Ranges, merge_ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 from deploykit.quantize.method_search import choose_method
 from deploykit.quantize.placement import Placement, place, place_everything
-from deploykit.util.atomic_files import require_writable, sha256_of
+from deploykit.util.atomic_files import file_sha256, require_writable
 from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ class CalibrationSettings:
     note: Note = _silent
     progress: Progress = _silent
 
-    def skipped(self) -> OnSkipped:
+    def on_skipped(self) -> OnSkipped:
         """Tells of each image that is left out, once."""
-        return once(lambda error: self.note(f"Left out: {error.problem}"))
+        return report_each_once(lambda error: self.note(f"Left out: {error.problem}"))
 
 
 def calibrate_to_file(
@@ -116,19 +117,19 @@ def calibrate_to_file(
     manifest = None if manifest is None else Path(manifest)
     if manifest is not None:
         require_writable(manifest, inputs=(model, path))
-        require_manifest(manifest, images)
+        require_image_manifest(manifest, images)
     ranges = calibrate(model, images, settings, graph=graph, checkpoint=checkpoint)
     ranges.save(path)
     checkpoint.remove()
     if manifest is not None:
-        write_manifest(manifest, images, overrides=overrides)
+        write_image_manifest(manifest, images, overrides=overrides)
         note(f"The images are written down in {manifest}: give it as --data to draw them again.")
     return path, ranges
 
 
 def _free_path(model: Path, info: ModelInfo) -> Path:
     """In calibration/, where no ranges of another model are."""
-    digest = sha256_of(model)
+    digest = file_sha256(model)
     path = default_ranges_path(model, model_name(info.family, info.phi, info.rule, info.scale))
     with contextlib.suppress(DeployError):  # there are none, or they are no use
         if Ranges.load(path).onnx_sha256 != digest:
@@ -213,22 +214,22 @@ def calibrate(
     input_side_px(graph)  # or it can't be fed
     if images.source == GENERATED and read_model_info(graph).weights != "random":
         settings.note("Generated images stand in for real ones: expect less accuracy than with --data DIR.")
-    if images.count < images.asked:
-        settings.note(f"{images.source} has {images.count} images, not {images.asked}.")
+    if images.count < images.requested:
+        settings.note(f"{images.source} has {images.count} images, not {images.requested}.")
     measured, held_out = _split(images) if settings.method is None else (images, images)
     if settings.method is None and images.count < _TOO_FEW:
         settings.note(
             "Methods are compared on the very images they were measured on: too few to hold any out."
         )
-    skipped = settings.skipped() if settings.skip_bad else None
+    on_skipped = settings.on_skipped() if settings.skip_bad else None
     ranges = measure_activations(
         graph,
         measured,
-        _empty(graph, sha256_of(model), images, settings.method),
+        _empty(graph, file_sha256(model), images, settings.method),
         checkpoint=checkpoint,
         note=settings.note,
         progress=lambda done, total: settings.progress("calibrating", done, total),
-        skipped=skipped,
+        on_skipped=on_skipped,
     )
     if settings.method is not None:
         return ranges
@@ -240,7 +241,7 @@ def calibrate(
             graph,
             _most_int8(graph),
             ranges,
-            [batch.inputs for batch in held_out.batches(size, skipped=skipped)],
+            [batch.inputs for batch in held_out.batches(size, on_skipped=on_skipped)],
             progress=lambda done, total: settings.progress("choosing ranges", done, total),
         )
     except KeyboardInterrupt:
@@ -265,7 +266,7 @@ def _split(images: Images) -> tuple[Images, Images]:
     if images.count < _TOO_FEW:
         return images, images
     wanted = min(max(_HELD_OUT_PIXELS // images.preprocessing.side_px**2, _FEWEST_HELD_OUT), _MOST_HELD_OUT)
-    held_out = spread(images.count, min(wanted, images.count // 4), images.labels)
+    held_out = sample_evenly(images.count, min(wanted, images.count // 4), images.labels)
     return images.subset(np.setdiff1d(np.arange(images.count), held_out)), images.subset(held_out)
 
 

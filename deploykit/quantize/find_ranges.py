@@ -4,14 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from deploykit.data.images.open import GENERATED, Images, open_images
+from deploykit.data.images.generated import GENERATED
+from deploykit.data.images.open import open_images
+from deploykit.data.images.selection import Images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import ModelInfo
 from deploykit.networks.workspace import CALIBRATION
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
 GENERATED_IMAGES = 4  # enough for ranges of random weights, which mean nothing anyway
@@ -45,9 +47,9 @@ def find_ranges(
         )
     measured = None
     if ranges is not None:
-        measured = _given(ranges, sha256_of(model), settings.note)
+        measured = _given(ranges, file_sha256(model), settings.note)
     elif data is None:
-        measured = _found(sha256_of(model), settings.note)
+        measured = _found(file_sha256(model), settings.note)
     if measured is not None:
         return _with_preprocessing(measured, overrides)
     limit = None
@@ -83,7 +85,7 @@ def load_or_measure_ranges(
     Raises:
         DeployError: the ranges are another model's, or the images can't be used.
     """
-    onnx_sha256 = sha256_of(model)
+    onnx_sha256 = file_sha256(model)
     known = (
         _given(ranges, onnx_sha256, settings.note)
         if ranges is not None

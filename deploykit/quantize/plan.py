@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.data.images.open import MAX_IMAGES, Images, open_images
+from deploykit.data.images.open import MAX_IMAGES, open_images
+from deploykit.data.images.selection import Images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import ModelInfo, class_count, require_classifier
 from deploykit.quantize.accuracy_gate import (
@@ -171,7 +172,7 @@ def plan_int8(
             replace(gate_images, preprocessing=ranges.preprocessing),
             max_drop=max_drop,
             open_session=open_session,
-            skipped=settings.skipped() if settings.skip_bad else None,
+            on_skipped=settings.on_skipped() if settings.skip_bad else None,
             progress=progress,
         )
         placement = passed.placement

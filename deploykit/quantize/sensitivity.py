@@ -104,7 +104,7 @@ def measure_sensitivity(
         placement,
         found,
         replace(supply, preprocessing=found.preprocessing),
-        skipped=settings.skipped() if skip_bad else None,
+        on_skipped=settings.on_skipped() if skip_bad else None,
         progress=lambda done, total: progress("blocks", done, total),
     )
 
@@ -115,7 +115,7 @@ def measure_block_sensitivity(
     ranges: Ranges,
     images: Images,
     *,
-    skipped: OnSkipped | None = None,
+    on_skipped: OnSkipped | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sensitivity:
     """Runs the model once for each block of the placement, over all the images.
@@ -128,7 +128,7 @@ def measure_block_sensitivity(
     Raises:
         DeployError: unreadable images, or ranges that lack a tensor of the placement.
     """
-    batches = list(images.batches(images_per_run(images.preprocessing.side_px), skipped=skipped))
+    batches = list(images.batches(images_per_run(images.preprocessing.side_px), on_skipped=on_skipped))
     inputs = [batch.inputs for batch in batches]
     reference = run_reference(model, inputs)
     logits = reference.outputs[0] if reference.is_classifier else None

@@ -7,21 +7,21 @@ from statistics import NormalDist, median_low
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.stats.estimate import CONFIDENCE
+from deploykit.util.array_types import Labels
+
 Logits = npt.NDArray[np.float32]
 """(n, classes)."""
-Labels = npt.NDArray[np.int64]
-"""(n,), each from 0 to classes - 1."""
 Hits = npt.NDArray[np.bool_]
 """(n,), whether each image was classified rightly."""
 
-CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 _ENOUGH = 30  # images; with fewer, anything could be guessing
 _ROWS = 1024  # rows widened to float64 at a time, so that memory stays that of the logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Proportion:
     """A fraction, or a difference of two, with its 95 % confidence interval over such images."""
 
     value: float
@@ -29,7 +29,7 @@ class Estimate:
     high: float
 
 
-def hits(logits: Logits, labels: Labels, k: int = 1) -> Hits:
+def topk_hits(logits: Logits, labels: Labels, k: int = 1) -> Hits:
     """Whether the label is among the k largest logits; of equal ones the first is larger; NaN is least."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     first = np.arange(logits.shape[1]) < labels[:, None]
@@ -40,7 +40,7 @@ def hits(logits: Logits, labels: Labels, k: int = 1) -> Hits:
 
 def topk(logits: Logits, labels: Labels, k: int) -> float:
     """Fraction of images whose label is among the k largest logits."""
-    return float(hits(logits, labels, k).mean())
+    return float(topk_hits(logits, labels, k).mean())
 
 
 def top1(logits: Logits, labels: Labels) -> float:
@@ -48,7 +48,7 @@ def top1(logits: Logits, labels: Labels) -> float:
     return topk(logits, labels, 1)
 
 
-def same_class(logits: Logits, reference: Logits) -> Hits:
+def matching_classes(logits: Logits, reference: Logits) -> Hits:
     """Whether both give the image the same class."""
     result: Hits = logits.argmax(axis=1) == reference.argmax(axis=1)
     return result
@@ -56,7 +56,7 @@ def same_class(logits: Logits, reference: Logits) -> Hits:
 
 def agreement(logits: Logits, reference: Logits) -> float:
     """Fraction of images on which both give the same class."""
-    return float(same_class(logits, reference).mean())
+    return float(matching_classes(logits, reference).mean())
 
 
 def sqnr_db(logits: Logits, reference: Logits) -> float:
@@ -87,17 +87,17 @@ def median_sqnr_db(logits: Logits, reference: Logits) -> float:
     return float(median_low(decibels.tolist()))
 
 
-def share(of: Hits) -> Estimate:
+def hit_rate(of: Hits) -> Proportion:
     """The fraction that is true, with its interval."""
     return wilson_interval(int(of.sum()), len(of))
 
 
-def can_be_guessing(top1: Estimate, *, images: int, classes: int) -> bool:
+def is_within_chance(top1: Proportion, *, images: int, classes: int) -> bool:
     """Whether so much top-1 on so many images is within chance for a model that knows nothing."""
     return images >= _ENOUGH and top1.low <= 1 / classes
 
 
-def wilson_interval(successes: int, trials: int) -> Estimate:
+def wilson_interval(successes: int, trials: int) -> Proportion:
     """A proportion with its score interval, sound for few trials and at 0 and 1.
 
     References:
@@ -108,10 +108,10 @@ def wilson_interval(successes: int, trials: int) -> Estimate:
     value, z2 = successes / trials, _Z**2
     centre = (successes + z2 / 2) / (trials + z2)
     half = _Z * math.sqrt(trials * value * (1 - value) + z2 / 4) / (trials + z2)
-    return Estimate(value=value, low=max(0.0, centre - half), high=min(1.0, centre + half))
+    return Proportion(value=value, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
-def paired_drop(reference: Hits, model: Hits) -> Estimate:
+def paired_drop(reference: Hits, model: Hits) -> Proportion:
     """By how much the fraction of hits falls from the reference to the model, on the same images.
 
     Both saw the same images, so only those count that one gets right and the other wrong; two separate
@@ -121,7 +121,7 @@ def paired_drop(reference: Hits, model: Hits) -> Estimate:
     return tango_interval(lost, won, len(model))
 
 
-def tango_interval(lost: int, won: int, pairs: int) -> Estimate:
+def tango_interval(lost: int, won: int, pairs: int) -> Proportion:
     """(lost - won) / pairs with its score interval, which leaves out 0 just where McNemar's test says so.
 
     Args:
@@ -146,7 +146,7 @@ def tango_interval(lost: int, won: int, pairs: int) -> Estimate:
                 outside = middle
         return outside
 
-    return Estimate(value=value, low=limit(-1.0), high=limit(1.0))
+    return Proportion(value=value, low=limit(-1.0), high=limit(1.0))
 
 
 def _is_plausible(difference: float, lost: int, won: int, pairs: int) -> bool:
@@ -172,11 +172,11 @@ class Scores:
         median_sqnr_db: of one image's, the median over images.
     """
 
-    top1: Estimate | None
-    top5: Estimate | None
-    reference_top1: Estimate | None
-    top1_drop: Estimate | None
-    agreement: Estimate | None
+    top1: Proportion | None
+    top5: Proportion | None
+    reference_top1: Proportion | None
+    top1_drop: Proportion | None
+    agreement: Proportion | None
     sqnr_db: float | None
     median_sqnr_db: float | None
 
@@ -185,19 +185,19 @@ def score(logits: Logits, *, labels: Labels | None = None, reference: Logits | N
     """Scores of logits, n at least 1, against labels, the FP32 model's logits on the same images, or both."""
     right = rightly = top5 = None
     if labels is not None:
-        right = hits(logits, labels)
-        rightly = hits(reference, labels) if reference is not None else None
-        top5 = hits(logits, labels, 5) if logits.shape[1] > 5 else None
+        right = topk_hits(logits, labels)
+        rightly = topk_hits(reference, labels) if reference is not None else None
+        top5 = topk_hits(logits, labels, 5) if logits.shape[1] > 5 else None
     return Scores(
-        top1=_share(right),
-        top5=_share(top5),
-        reference_top1=_share(rightly),
+        top1=_hit_rate(right),
+        top5=_hit_rate(top5),
+        reference_top1=_hit_rate(rightly),
         top1_drop=paired_drop(rightly, right) if right is not None and rightly is not None else None,
-        agreement=_share(same_class(logits, reference) if reference is not None else None),
+        agreement=_hit_rate(matching_classes(logits, reference) if reference is not None else None),
         sqnr_db=sqnr_db(logits, reference) if reference is not None else None,
         median_sqnr_db=median_sqnr_db(logits, reference) if reference is not None else None,
     )
 
 
-def _share(of: Hits | None) -> Estimate | None:
-    return None if of is None else share(of)
+def _hit_rate(of: Hits | None) -> Proportion | None:
+    return None if of is None else hit_rate(of)

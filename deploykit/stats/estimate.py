@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+CONFIDENCE = 0.95
+"""Probability that an interval of this package holds the true value."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -35,23 +38,23 @@ class Estimate:
         """`4.861 (4.83 to 4.89)`."""
         return f"{self.value:.4g} ({self.interval})" if self.interval else f"{self.value:.4g}"
 
-    def times(self, factor: float) -> "Estimate":
+    def scaled(self, factor: float) -> "Estimate":
         """In another unit."""
         low, high = (None if end is None else end * factor for end in (self.low, self.high))
         return Estimate(value=self.value * factor, low=low, high=high)
 
-    def may_be(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether the interval leaves that possible."""
         return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
 
 
-def are_apart(one: Estimate, other: Estimate) -> bool:
+def are_disjoint(one: Estimate, other: Estimate) -> bool:
     """Whether their intervals have nothing in common."""
     below, above = sorted((one, other), key=lambda each: each.value)
     return below.high is not None and above.low is not None and below.high < above.low
 
 
-def ratio_of(first: Estimate, second: Estimate) -> Estimate:
+def ratio_between(first: Estimate, second: Estimate) -> Estimate:
     """The second over the first, of which neither says anything of the other; as open as they are.
 
     References:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.stats.estimate import Estimate, are_apart
+from deploykit.stats.estimate import CONFIDENCE, Estimate, are_disjoint
+from deploykit.util.array_types import Float64Array
 from deploykit.util.errors import DeployError
 
-CONFIDENCE = 0.95
 _Z, _Z_SURE = 1.96, 2.58  # of a normal distribution, standard deviations that hold 95 and 99 %
 _RESAMPLES = 1000
 _BEYOND = 10  # samples that lie beyond a percentile, so that it is one
@@ -23,8 +23,7 @@ _SMALLER_MODE = 0.1
 _SEPARATION = 3.0
 _VALLEY = 0.25
 
-Array = npt.NDArray[np.float64]
-Statistic = Callable[[Array], Array]
+Statistic = Callable[[Float64Array], Float64Array]
 """Of each row of samples."""
 
 
@@ -42,29 +41,29 @@ class Modes:
     share: float
 
 
-def percentile(samples: Array, percent: float) -> float:
+def percentile(samples: Float64Array, percent: float) -> float:
     """What that percent of the samples stay at or under: an observed one, never interpolated."""
     return float(np.percentile(samples, percent, method="inverted_cdf"))
 
 
-def percentile_of_rows(percent: float) -> Statistic:
+def row_percentile(percent: float) -> Statistic:
     """That of each row, as percentile() has it."""
 
-    def found(rows: Array) -> Array:
+    def found(rows: Float64Array) -> Float64Array:
         at = max(0, math.ceil(rows.shape[1] * percent / 100) - 1)
-        ordered: Array = np.partition(rows, at, axis=1)[:, at]
+        ordered: Float64Array = np.partition(rows, at, axis=1)[:, at]
         return ordered
 
     return found
 
 
-def samples_for(percent: float) -> int:
+def required_samples(percent: float) -> int:
     """How many samples a percentile takes: 1,000 for the 99th, and for the first."""
     beyond = min(percent, 100 - percent) / 100
     return math.ceil(round(_BEYOND / beyond, 6)) if beyond else _BEYOND
 
 
-def estimate_percentile(samples: Array, percent: float) -> Estimate:
+def estimate_percentile(samples: Float64Array, percent: float) -> Estimate:
     """A percentile with its interval: order statistics that it lies between, whatever the distribution.
 
     Their ranks are the binomial's, spread as far as neighbours that are alike make samples count for less. An
@@ -77,12 +76,12 @@ def estimate_percentile(samples: Array, percent: float) -> Estimate:
     return _order_statistics(_checked(samples), percent, z=_Z)
 
 
-def _order_statistics(samples: Array, percent: float, *, z: float) -> Estimate:
+def _order_statistics(samples: Float64Array, percent: float, *, z: float) -> Estimate:
     count, part, value = len(samples), percent / 100, percentile(samples, percent)
     spread = z * math.sqrt(count * part * (1 - part) * _inflation(samples <= value, block_length(samples)))
     ranks = count * part + 0.5 + np.array([-spread, spread])
     low, high = map(float, np.interp(ranks, np.arange(1, count + 1), np.sort(samples)))
-    is_rough = count < samples_for(percent)
+    is_rough = count < required_samples(percent)
     return Estimate(
         value=value,
         low=None if ranks[0] < 1 or (is_rough and percent <= 50) else min(low, value),
@@ -100,7 +99,7 @@ def _inflation(is_under: npt.NDArray[np.bool_], block: int) -> float:
     return max(1.0, block * float(means.var()) / variance)
 
 
-def estimate_mean(samples: Array, *, seed: int = 0) -> Estimate:
+def estimate_mean(samples: Float64Array, *, seed: int = 0) -> Estimate:
     """The mean with its interval, which fewer than ten samples leave open.
 
     Raises:
@@ -110,7 +109,7 @@ def estimate_mean(samples: Array, *, seed: int = 0) -> Estimate:
     return _estimate(samples, float(samples.mean()), lambda rows: rows.mean(axis=1), seed=seed)
 
 
-def resampled(samples: Array, statistic: Statistic, *, seed: int) -> Array:
+def bootstrap(samples: Float64Array, statistic: Statistic, *, seed: int) -> Float64Array:
     """The statistic of resamples, in blocks as long as neighbours are alike.
 
     References:
@@ -129,7 +128,7 @@ def resampled(samples: Array, statistic: Statistic, *, seed: int) -> Array:
     return np.concatenate(found)
 
 
-def block_length(samples: Array) -> int:
+def block_length(samples: Float64Array) -> int:
     """How many neighbours to keep together; 1 where they know nothing of each other."""
     count = len(samples)
     ranks = samples.argsort().argsort().astype(np.float64)  # outliers would hide what the others share
@@ -143,17 +142,17 @@ def block_length(samples: Array) -> int:
     return max(1, min(int(length), count // 10))
 
 
-def drift(samples: Array) -> float | None:
+def detect_drift(samples: Float64Array) -> float | None:
     """By what part the median rose (fell, below 0) from the first third to the last; None for steady runs."""
     if len(samples) < _LEAST:
         return None
     third = len(samples) // 3
     first, last = (_order_statistics(part, 50, z=_Z_SURE) for part in (samples[:third], samples[-third:]))
     change = last.value / first.value - 1
-    return change if are_apart(first, last) and abs(change) >= _DRIFT else None
+    return change if are_disjoint(first, last) and abs(change) >= _DRIFT else None
 
 
-def modes(samples: Array) -> Modes | None:
+def detect_modes(samples: Float64Array) -> Modes | None:
     """The two kinds of samples, where there are two: far apart, both frequent, with a valley between them.
 
     References:
@@ -175,16 +174,16 @@ def modes(samples: Array) -> Modes | None:
     return Modes(low=float(np.median(low)), high=float(np.median(high)), share=share)
 
 
-def _otsu(ordered: Array) -> int:
+def _otsu(ordered: Float64Array) -> int:
     """Where to cut so that the parts differ most: the largest variance between them."""
     count = np.arange(1, len(ordered))
     total = np.cumsum(ordered)
     below, above = total[:-1] / count, (total[-1] - total[:-1]) / (len(ordered) - count)
-    between: Array = count * (len(ordered) - count) * (above - below) ** 2
+    between: Float64Array = count * (len(ordered) - count) * (above - below) ** 2
     return 1 + int(np.argmax(between).item())
 
 
-def _has_valley(low: Array, high: Array) -> bool:
+def _has_valley(low: Float64Array, high: Float64Array) -> bool:
     """Whether few samples lie between the two parts' medians, for how many lie around these."""
     left, right = float(np.median(low)), float(np.median(high))
     both, third = np.concatenate([low, high]), (right - left) / 3
@@ -192,20 +191,22 @@ def _has_valley(low: Array, high: Array) -> bool:
     return middle < _VALLEY * min(len(low), len(high))
 
 
-def _estimate(samples: Array, value: float, statistic: Statistic, *, seed: int) -> Estimate:
+def _estimate(samples: Float64Array, value: float, statistic: Statistic, *, seed: int) -> Estimate:
     if len(samples) < _LEAST_RESAMPLED:
         return Estimate(value=value, low=None, high=None)
-    return within(resampled(samples, statistic, seed=seed), value)
+    return bootstrap_interval(bootstrap(samples, statistic, seed=seed), value)
 
 
-def within(found: Array, value: float) -> Estimate:
+def bootstrap_interval(found: Float64Array, value: float) -> Estimate:
     """The value, and what 95 % of those found lie between."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(found, [tail, 100 - tail])
     return Estimate(value=value, low=float(low), high=float(high))
 
 
-def estimate_ratio(first: Array, second: Array, statistic: Statistic, *, least: int) -> Estimate:
+def estimate_ratio(
+    first: Float64Array, second: Float64Array, statistic: Statistic, *, least: int
+) -> Estimate:
     """The statistic of the second samples over that of the first, by resampling both.
 
     Args:
@@ -214,11 +215,11 @@ def estimate_ratio(first: Array, second: Array, statistic: Statistic, *, least: 
     value = float(statistic(second[None, :])[0] / statistic(first[None, :])[0])
     if min(len(first), len(second)) < max(least, _LEAST_RESAMPLED):
         return Estimate(value=value, low=None, high=None)
-    of_first, of_second = (resampled(each, statistic, seed=at) for at, each in enumerate((first, second)))
-    return within(of_second / of_first, value)
+    of_first, of_second = (bootstrap(each, statistic, seed=at) for at, each in enumerate((first, second)))
+    return bootstrap_interval(of_second / of_first, value)
 
 
-def _checked(samples: Array) -> Array:
+def _checked(samples: Float64Array) -> Float64Array:
     samples = np.asarray(samples, np.float64)
     if not len(samples) or not np.isfinite(samples).all():
         raise DeployError(

@@ -8,5 +8,12 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 """An array of any element type."""
 
+Float32Array = npt.NDArray[np.float32]
+
+Float64Array = npt.NDArray[np.float64]
+
 FloatArray = npt.NDArray[np.floating[Any]]
 """An array of any floating-point type."""
+
+Labels = npt.NDArray[np.int64]
+"""The class of each image, counted from 0, (n,)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from deploykit.util.errors import DeployError
 
 
-def sha256_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -23,10 +23,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         DeployError: the folder can't be made or written, or the disk is full.
     """
-    write_together({path: content})
+    write_all_atomically({path: content})
 
 
-def write_together(contents: Mapping[Path, bytes | str]) -> None:
+def write_all_atomically(contents: Mapping[Path, bytes | str]) -> None:
     """Replaces files of one folder, or leaves everything as it was: all are written before one is replaced.
 
     Raises:
@@ -39,7 +39,7 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
             temporaries = {path: _write_beside(path, content, undo) for path, content in contents.items()}
             if folders := [path for path in contents if path.is_dir()]:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), folders[0])
-            with alone_in(folder):
+            with lock_folder(folder):
                 for path, temporary in temporaries.items():
                     temporary.replace(path)
         except OSError as error:
@@ -87,7 +87,7 @@ def require_writable(path: Path, *, inputs: tuple[Path, ...] = (), option: str =
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Nobody else replaces files of the folder meanwhile: of two that write the same, one's are left."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -67,7 +67,7 @@ def from_builtins(fields: Mapping[str, object], kind: type[T]) -> T:
         raise ValueError(str(error)) from error
 
 
-def from_texts(fields: Mapping[str, object], kind: type[T]) -> T:
+def from_strings(fields: Mapping[str, object], kind: type[T]) -> T:
     """The dataclass whose fields are given as texts, as metadata has them.
 
     Raises:

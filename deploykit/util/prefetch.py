@@ -11,17 +11,17 @@ T = TypeVar("T")
 _MOST_WORKERS = 8  # decoding leaves Python's lock; what stays under it keeps no more threads busy
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def workers() -> int:
+def worker_count() -> int:
     """One a core, and no more than are of use."""
-    return min(cores(), _MOST_WORKERS)
+    return min(available_cores(), _MOST_WORKERS)
 
 
-def ahead(
+def prefetch(
     jobs: Iterable[Callable[[], T]], *, window: int, threads: int | None = None
 ) -> Generator[Future[T], None, None]:
     """The jobs' results, each finished or failed or about to be, in the order of the jobs.
@@ -34,7 +34,7 @@ def ahead(
         window: results and unfinished jobs held at once, at least 1.
         threads: default workers().
     """
-    pool = ThreadPoolExecutor(threads or workers(), thread_name_prefix="deploykit-ahead")
+    pool = ThreadPoolExecutor(threads or worker_count(), thread_name_prefix="deploykit-prefetch")
     pending: deque[Future[T]] = deque()
     try:
         for job in jobs:

@@ -1,6 +1,14 @@
-"""The one progress callback of the public API."""
+"""The callbacks of the public API: progress of long work, and notes for the user."""
 
+from collections.abc import Callable
 from typing import Protocol
+
+Note = Callable[[str], None]
+"""Receives a sentence that the user should read, but that is no error."""
+
+
+def ignore_note(sentence: str) -> None:
+    """Ignore a note; the default of every `note` argument."""
 
 
 class Progress(Protocol):

@@ -20,7 +20,7 @@ from solid_colours import (
 
 import deploykit
 from deploykit.accuracy.evaluate import evaluate_model
-from deploykit.data.images.manifest import write_manifest
+from deploykit.data.images.manifest import write_image_manifest
 from deploykit.data.images.open import open_images
 from deploykit.data.preprocessing import Overrides
 from deploykit.engine.shapes import BatchRange
@@ -149,7 +149,7 @@ def test_unreadable_images_stop_it_or_are_left_out_with_their_labels(int8, image
     (images / "a" / "0.png").write_text("no image")
     assert "0.png" in refused(int8, images).problem
     told: list[DeployError] = []
-    found = evaluate_model(int8, images, skipped=told.append)
+    found = evaluate_model(int8, images, on_skipped=told.append)
     assert found.scores.top1 == wilson_interval(3, 4)
     assert (found.count, found.summary()["skipped"], len(told)) == (4, 1, 1)
 
@@ -158,13 +158,13 @@ def test_images_that_are_all_unreadable_are_no_evaluation(int8, folder):
     broken = folder / "broken"
     broken.mkdir()
     (broken / "x.png").write_text("no image")
-    assert "None of the 1 images" in refused(int8, broken, skipped=lambda error: None).problem
+    assert "None of the 1 images" in refused(int8, broken, on_skipped=lambda error: None).problem
 
 
 def test_a_limit_draws_fewer_images_and_a_manifest_as_many_as_it_says(int8, images, folder):
     assert evaluate_model(int8, images, images=3).count == 3
     manifest = folder / "some.toml"
-    write_manifest(manifest, open_images(images, PREPROCESSING, limit=4))
+    write_image_manifest(manifest, open_images(images, PREPROCESSING, limit=4))
     assert evaluate_model(int8, manifest).count == 4
     assert evaluate_model(int8, manifest, images=2).count == 2
 
@@ -185,9 +185,9 @@ def test_outputs_that_are_equal_are_identical_in_json_which_has_no_infinity(fp32
 
 
 def test_progress_counts_images_to_the_last(int8, images):
-    seen: list[tuple[int, int]] = []
-    evaluate_model(int8, images, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (5, 5)
+    seen: list[tuple[str, float, float | None]] = []
+    evaluate_model(int8, images, progress=lambda *step: seen.append(step))
+    assert seen[-1] == ("evaluating", 5, 5)
 
 
 # Five images go in as four and one: the one is filled up to three, and what filled it is not counted.

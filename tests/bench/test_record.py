@@ -15,7 +15,7 @@ from deploykit.bench.server_scenario import Trial
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.runtime import Engine
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_record_keeps_every_sample_the_method_the_engine_and_the_machine(engin
     assert (method.scenario, method.scope, method.threads) == ("single-stream", "end-to-end", 1)
     assert (method.cuda_graph, method.max_latency_ms, measured.trials) == (None, None, ())
     facts = measured.engine
-    assert (facts.name, facts.sha256, facts.precision) == (engine.name, sha256_of(engine), "fp32")
+    assert (facts.name, facts.sha256, facts.precision) == (engine.name, file_sha256(engine), "fp32")
     assert (facts.family, facts.phi, facts.target) == ("efficientnet", 0.0, "the CPU")
     assert facts.macs == pytest.approx(33e6, rel=0.05)  # 0.39 G at 224 px, of (64 / 224)^2 as many pixels
     assert measured.runtime == facts.compiler

@@ -13,7 +13,7 @@ from deploykit.bench.record import Record
 from deploykit.bench.record_file import read_any, read_folder, read_record, write_record
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.stats.accuracy_metrics import Estimate
+from deploykit.stats.accuracy_metrics import Proportion
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import to_json, to_sealed_json
 
@@ -44,7 +44,7 @@ ACCURACY = Accuracy(
     data="photos",
     images=100,
     data_sha256="1" * 64,
-    top1=Estimate(value=0.7, low=0.6, high=0.8),
+    top1=Proportion(value=0.7, low=0.6, high=0.8),
     ran_by="ONNX Runtime",
     started="2026-01-02T03:04:05.678+00:00",
 )

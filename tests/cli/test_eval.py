@@ -11,7 +11,7 @@ from solid_colours import SIDE_PX, write_fp32, write_images, write_int8
 import deploykit
 from deploykit.bench.accuracy_record import Accuracy
 from deploykit.bench.record_file import read_any
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +131,7 @@ def test_top1_is_recorded_with_the_model_and_the_one_it_comes_from(run, tmp_path
     assert (int8.model, int8.precision, int8.data, int8.images) == ("model.int8.onnx", "int8", "images", 5)
     assert int8.top1.value == pytest.approx(0.8)
     assert (int8.sha256, int8.onnx_sha256) == tuple(
-        map(sha256_of, (tmp_path / "model.int8.onnx", tmp_path / "model.onnx"))
+        map(file_sha256, (tmp_path / "model.int8.onnx", tmp_path / "model.onnx"))
     )
     fields = json.loads(run("eval", "model.onnx", "--data", "images", "-o", "fp32", "--json").out)
     fp32 = read_any(fields["record"])

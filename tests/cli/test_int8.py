@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from deploykit.data.images.generated import dead_leaves
+from deploykit.data.images.generated import draw_dead_leaves
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for half, numbers in {"a": range(9), "b": range(9, 24)}.items():
         (folder / half).mkdir()
         for number in numbers:
-            Image.fromarray(dead_leaves(64, number)).save(folder / half / f"{number}.png")
+            Image.fromarray(draw_dead_leaves(64, number)).save(folder / half / f"{number}.png")
     return folder
 
 

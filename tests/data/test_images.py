@@ -89,13 +89,13 @@ def test_no_image_is_drawn_twice(tmp_path, limit):
     for data in (tmp_path / "folder", tmp_path / "all.npz"):
         images = open_small(data, limit=limit)
         assert images.count == len(set(levels(images))) == min(limit, 4)
-        assert images.asked == limit
+        assert images.requested == limit
         assert images.available == 4
 
 
 def test_without_a_limit_512_are_drawn():
     images = open_small("generated", limit=None)
-    assert (images.count, images.asked) == (512, 512)
+    assert (images.count, images.requested) == (512, 512)
 
 
 def test_a_seed_draws_others_and_the_same_ones_each_time(tmp_path):
@@ -157,13 +157,13 @@ def test_an_archive_of_the_networks_size_is_left_as_it_is(shared):
     assert images.classes == tuple(archive["classes"])
 
 
-def test_a_broken_file_stops_the_batches_with_its_name_and_the_way_past_it(tmp_path, threads_ahead):
+def test_a_broken_file_stops_the_batches_with_its_name_and_the_way_past_it(tmp_path, prefetch_threads):
     save(tmp_path / "a.png", 1)
     break_file(tmp_path / "b.png")
     with refuses("image-unreadable") as caught:
         levels(open_small(tmp_path))
     assert "--skip-bad" in caught.value.fix
-    assert threads_ahead() == []
+    assert prefetch_threads() == []
 
 
 def test_broken_files_are_left_out_and_told_of_where_that_is_wanted(tmp_path):
@@ -172,23 +172,23 @@ def test_broken_files_are_left_out_and_told_of_where_that_is_wanted(tmp_path):
     break_file(tmp_path / "class0" / "4.png")
     break_file(tmp_path / "class1" / "1.png")
     images = open_small(tmp_path)
-    skipped: list[DeployError] = []
-    batches = list(images.batches(3, skipped=skipped.append))
+    on_skipped: list[DeployError] = []
+    batches = list(images.batches(3, on_skipped=on_skipped.append))
     # class0: 0 2 4 6 8, class1: 1 3 5 7; batches are full although two are missing.
     assert [batch.indices.tolist() for batch in batches] == [[0, 1, 3], [4, 6, 7], [8]]
-    assert [Path(str(error).partition(" is not")[0]).name for error in skipped] == ["4.png", "1.png"]
+    assert [Path(str(error).partition(" is not")[0]).name for error in on_skipped] == ["4.png", "1.png"]
     kept = np.concatenate([batch.indices for batch in batches])
     assert images.labels[kept].tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert levels(images, skipped=skipped.append) == [0, 2, 6, 8, 3, 5, 7]
+    assert levels(images, on_skipped=on_skipped.append) == [0, 2, 6, 8, 3, 5, 7]
 
 
 def test_where_every_image_is_broken_leaving_them_out_is_no_way_on(tmp_path):
     for name in "abc":
         break_file(tmp_path / f"{name}.png")
-    skipped: list[DeployError] = []
+    on_skipped: list[DeployError] = []
     with refuses("images-unreadable"):
-        levels(open_small(tmp_path), skipped=skipped.append)
-    assert len(skipped) == 3
+        levels(open_small(tmp_path), on_skipped=on_skipped.append)
+    assert len(on_skipped) == 3
 
 
 def test_a_subset_is_a_supply_of_its_own(tmp_path):
@@ -197,7 +197,7 @@ def test_a_subset_is_a_supply_of_its_own(tmp_path):
     part = images.subset([8, 1, 5])
     assert levels(part) == [1, 5, 8]
     assert part.labels.tolist() == [101, 105, 108]
-    assert part.count == part.asked == 3
+    assert part.count == part.requested == 3
     (batch,) = part.batches(4)
     assert batch.indices.tolist() == [0, 1, 2]
     assert levels(part.subset([2])) == [8]
@@ -222,22 +222,22 @@ def test_the_digest_says_which_images_were_drawn(tmp_path):
         assert len(all_four) == 64
 
 
-def test_threads_end_when_the_batches_are_left_early(tmp_path, threads_ahead):
+def test_threads_end_when_the_batches_are_left_early(tmp_path, prefetch_threads):
     batches = open_small("generated", limit=1000).batches(2)
     next(batches)
-    assert threads_ahead()
+    assert prefetch_threads()
     batches.close()
-    assert threads_ahead() == []
+    assert prefetch_threads() == []
 
 
-def test_threads_end_when_the_one_who_took_the_batches_fails(threads_ahead):
+def test_threads_end_when_the_one_who_took_the_batches_fails(prefetch_threads):
     def take() -> None:
         for _ in open_small("generated", limit=1000).batches(2):
             raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError):
         take()
-    wait_for(lambda: not threads_ahead())
+    wait_for(lambda: not prefetch_threads())
 
 
 def test_ctrl_c_ends_a_long_run_at_once(tmp_path):

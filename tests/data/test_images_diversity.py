@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.data.images import Likeness, open_images
+from deploykit.data.images import DiversityCheck, open_images
 from deploykit.data.preprocessing import Preprocessing
 
 AT_64_PX = Preprocessing(side_px=64)
@@ -15,10 +15,10 @@ def noise(count: int) -> np.ndarray:
 
 
 def verdict(*batches: np.ndarray) -> str | None:
-    likeness = Likeness()
+    diversity = DiversityCheck()
     for batch in batches:
-        likeness.add(batch)
-    return likeness.sentence()
+        diversity.add(batch)
+    return diversity.warning()
 
 
 def test_one_image_over_and_over_is_told_of():
@@ -42,12 +42,12 @@ def test_one_photograph_saved_again_and_again_is_told_of(shared):
 
 
 @pytest.mark.parametrize(
-    ("distinct", "sentence"), [(1, "All 12"), (2, "Only 2 of the 12"), (6, "Only 6 of the 12"), (7, None)]
+    ("distinct", "warning"), [(1, "All 12"), (2, "Only 2 of the 12"), (6, "Only 6 of the 12"), (7, None)]
 )
-def test_images_of_which_most_are_copies_are_told_of(distinct, sentence):
+def test_images_of_which_most_are_copies_are_told_of(distinct, warning):
     images = noise(distinct)[np.arange(12) % distinct]
     told = verdict(images[:5], images[5:])
-    assert told is None if sentence is None else sentence in told
+    assert told is None if warning is None else warning in told
 
 
 def test_images_that_differ_are_nothing_to_tell_of(shared):
@@ -62,10 +62,10 @@ def test_one_image_is_not_like_anything():
 
 
 def test_what_is_shown_may_change_afterwards():
-    likeness = Likeness()
+    diversity = DiversityCheck()
     near = noise(1) + 0.05 * noise(4)
     batch = near[:2].copy()
-    likeness.add(batch)
+    diversity.add(batch)
     batch[:] = 9
-    likeness.add(near[2:])
-    assert "The 4 images hardly differ" in likeness.sentence()
+    diversity.add(near[2:])
+    assert "The 4 images hardly differ" in diversity.warning()

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from refusals import refuses
 
-from deploykit.data.images.folder import class_labels, open_folder
+from deploykit.data.images.folder import class_labels, open_image_folder
 
 
 def save(path: Path, value: int = 0) -> Path:
@@ -18,7 +18,7 @@ def save(path: Path, value: int = 0) -> Path:
 def test_images_are_found_at_any_depth_and_sorted_by_folder_then_name(tmp_path):
     for name in ("b/2.png", "b/10.png", "a-b/1.png", "a/z.png", "top.png", "a/deep/er/x.jpg"):
         save(tmp_path / name)
-    assert open_folder(tmp_path).names == (
+    assert open_image_folder(tmp_path).names == (
         "a/deep/er/x.jpg",
         "a/z.png",
         "a-b/1.png",
@@ -35,7 +35,7 @@ def test_what_is_hidden_or_no_image_by_its_name_is_passed_over(tmp_path):
     (tmp_path / "labels.csv").write_text("photo,cat\n")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "gone.png").symlink_to("nowhere.png")
-    assert open_folder(tmp_path).names == ("photo.PNG",)
+    assert open_image_folder(tmp_path).names == ("photo.PNG",)
 
 
 def test_links_are_followed_and_loops_of_them_end(tmp_path):
@@ -44,13 +44,13 @@ def test_links_are_followed_and_loops_of_them_end(tmp_path):
     data.mkdir()
     (data / "cat").symlink_to(tmp_path / "elsewhere" / "cats")
     (tmp_path / "elsewhere" / "cats" / "back").symlink_to(data)
-    assert open_folder(data).names == ("cat/1.png",)
+    assert open_image_folder(data).names == ("cat/1.png",)
 
 
 def test_a_folder_a_class_gives_labels_in_the_order_of_the_names(tmp_path):
     for name in ("dog/1.png", "cat/1.png", "cat/2.png", "owl/1.png"):
         save(tmp_path / name)
-    labels, classes = class_labels(open_folder(tmp_path))
+    labels, classes = class_labels(open_image_folder(tmp_path))
     assert classes == ("cat", "dog", "owl")
     assert labels.dtype == np.int64
     assert labels.tolist() == [0, 0, 1, 2]
@@ -61,7 +61,7 @@ def test_a_class_without_images_keeps_its_place(tmp_path):
         save(tmp_path / name)
     (tmp_path / "cow").mkdir()
     (tmp_path / ".cache").mkdir()
-    labels, classes = class_labels(open_folder(tmp_path))
+    labels, classes = class_labels(open_image_folder(tmp_path))
     assert classes == ("cat", "cow", "dog")
     assert labels.tolist() == [0, 2]
 
@@ -79,13 +79,13 @@ def test_a_class_without_images_keeps_its_place(tmp_path):
 def test_folders_of_another_make_have_no_labels(tmp_path, names):
     for name in names:
         save(tmp_path / name)
-    assert class_labels(open_folder(tmp_path)) == (None, None)
+    assert class_labels(open_image_folder(tmp_path)) == (None, None)
 
 
 def test_the_digest_is_of_what_sha256sum_prints(tmp_path):
     for value, name in enumerate(("b.png", "a/c.png", "a b.png")):
         save(tmp_path / name, value)
-    folder = open_folder(tmp_path)
+    folder = open_image_folder(tmp_path)
     listed = subprocess.run(["sha256sum", *folder.names], cwd=tmp_path, capture_output=True, check=True)
     printed = subprocess.run(["sha256sum"], input=listed.stdout, capture_output=True, check=True)
     assert folder.digest() == printed.stdout.split()[0].decode()
@@ -93,17 +93,17 @@ def test_the_digest_is_of_what_sha256sum_prints(tmp_path):
 
 def test_the_digest_changes_with_a_name_and_with_a_pixel(tmp_path):
     path = save(tmp_path / "a.png", 1)
-    first = open_folder(tmp_path).digest()
+    first = open_image_folder(tmp_path).digest()
     renamed = path.rename(tmp_path / "b.png")
-    second = open_folder(tmp_path).digest()
+    second = open_image_folder(tmp_path).digest()
     save(renamed, 2)
-    assert len({first, second, open_folder(tmp_path).digest()}) == 3
+    assert len({first, second, open_image_folder(tmp_path).digest()}) == 3
 
 
 def test_a_file_that_went_away_does_not_stop_the_digest(tmp_path):
     save(tmp_path / "a.png")
     path = save(tmp_path / "b.png")
-    folder = open_folder(tmp_path)
+    folder = open_image_folder(tmp_path)
     whole = folder.digest()
     path.unlink()
     assert folder.digest() != whole
@@ -111,10 +111,10 @@ def test_a_file_that_went_away_does_not_stop_the_digest(tmp_path):
 
 def test_names_that_are_not_utf8_are_names(tmp_path):
     save(tmp_path / "a.png").rename(tmp_path / "\udcff.png")
-    assert len(open_folder(tmp_path).digest()) == 64
+    assert len(open_image_folder(tmp_path).digest()) == 64
 
 
 def test_a_folder_without_images_is_refused_with_what_would_be_one(tmp_path):
     with refuses("images-missing") as caught:
-        open_folder(tmp_path)
+        open_image_folder(tmp_path)
     assert ".jpeg" in caught.value.fix

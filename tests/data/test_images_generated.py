@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from deploykit.data.images import open_images
-from deploykit.data.images.generated import dead_leaves
+from deploykit.data.images.generated import draw_dead_leaves
 from deploykit.data.preprocessing import Preprocessing
 
 
 def test_generated_images_are_the_same_each_time_and_differ_from_each_other():
-    first, second = (np.stack([dead_leaves(32, index) for index in range(4)]) for _ in range(2))
+    first, second = (np.stack([draw_dead_leaves(32, index) for index in range(4)]) for _ in range(2))
     assert first.shape == (4, 32, 32, 3)
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, second)
@@ -18,13 +18,13 @@ def test_generated_images_are_the_same_each_time_and_differ_from_each_other():
 
 def test_pixels_are_those_that_digests_of_this_version_stand_for():
     """Whoever changes what is drawn changes _VERSION, and the manifests that name it."""
-    pixels = np.stack([dead_leaves(32, index) for index in range(4)])
+    pixels = np.stack([draw_dead_leaves(32, index) for index in range(4)])
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     assert digest == "d0a08236d8b04a5cb1c91f12704596e84b9831018782e6cc4cdf06c3f88920dd"
 
 
 def test_another_seed_is_another_series():
-    series = [dead_leaves(32, index, seed).tobytes() for seed in (None, 0, 1) for index in (0, 1)]
+    series = [draw_dead_leaves(32, index, seed).tobytes() for seed in (None, 0, 1) for index in (0, 1)]
     assert len(set(series)) == 6
 
 
@@ -63,7 +63,7 @@ def test_a_disc_covers_what_lies_within_its_radius_of_its_centre(monkeypatch):
 
 @pytest.mark.parametrize("side_px", [1, 2, 7, 33])
 def test_any_side_can_be_generated(side_px):
-    assert dead_leaves(side_px, 0).shape == (side_px, side_px, 3)
+    assert draw_dead_leaves(side_px, 0).shape == (side_px, side_px, 3)
 
 
 def correlation(gray: np.ndarray, distance_px: int) -> float:
@@ -85,7 +85,7 @@ OF_PHOTOGRAPHS = -2.77
 
 
 def test_generated_images_have_the_spectrum_of_photographs():
-    gray = np.stack([dead_leaves(128, index).mean(axis=2) for index in range(48)])
+    gray = np.stack([draw_dead_leaves(128, index).mean(axis=2) for index in range(48)])
     assert spectral_slope(gray) == pytest.approx(OF_PHOTOGRAPHS, abs=0.3)
     assert correlation(gray, 1) > 0.8
     assert correlation(gray, 64) < 0.3

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from refusals import refuses
 
-from deploykit.data.images import Images, open_images, write_manifest
+from deploykit.data.images import Images, open_images, write_image_manifest
 from deploykit.data.preprocessing import Overrides, Preprocessing
 from deploykit.util.errors import DeployError
 
@@ -41,10 +41,10 @@ def test_what_is_written_down_is_drawn_again(tmp_path, kind, seed):
     data = {"folder": tmp_path / "photos", "archive": tmp_path / "all.npz", "generated": "generated"}[kind]
     first = open_images(data, PREPROCESSING, limit=4, seed=seed)
     path = tmp_path / "calibration" / "mine.toml"
-    write_manifest(path, first)
+    write_image_manifest(path, first)
     again = reopen(path)
     assert drawn(again) == drawn(first)
-    assert again.count == again.asked == 4
+    assert again.count == again.requested == 4
     assert again.source == str(path)
     assert again.sha256 == first.sha256
     assert again.labels is None if first.labels is None else again.labels.tolist() == first.labels.tolist()
@@ -53,7 +53,7 @@ def test_what_is_written_down_is_drawn_again(tmp_path, kind, seed):
 def test_a_manifest_refers_to_its_images_from_where_it_lies(tmp_path, monkeypatch):
     save_folder(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    write_manifest(Path("calibration/mine.toml"), open_images("photos", PREPROCESSING, limit=3))
+    write_image_manifest(Path("calibration/mine.toml"), open_images("photos", PREPROCESSING, limit=3))
     table = tomllib.loads(Path("calibration/mine.toml").read_text())
     assert table["source"] == "../photos"
     assert set(table) == {"source", "count", "sha256"}
@@ -70,7 +70,7 @@ def test_a_manifest_refers_to_its_images_from_where_it_lies(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["generated", 'quo"ted', "back\\slash", "tab\tand\x7f", "größe"])
 def test_folders_of_any_name_are_found_again(tmp_path, name):
     save_folder(tmp_path / name)
-    write_manifest(tmp_path / "mine.toml", open_images(tmp_path / name, PREPROCESSING, limit=6))
+    write_image_manifest(tmp_path / "mine.toml", open_images(tmp_path / name, PREPROCESSING, limit=6))
     assert reopen(tmp_path / "mine.toml").available == 6
     assert drawn(reopen(tmp_path / "mine.toml")) == [0, 2, 4, 1, 3, 5]
 
@@ -78,13 +78,13 @@ def test_folders_of_any_name_are_found_again(tmp_path, name):
 def test_a_name_that_toml_has_no_letters_for_is_refused(tmp_path):
     save_folder(tmp_path / "\udcff")
     with refuses("invalid-file-name"):
-        write_manifest(tmp_path / "mine.toml", open_images(tmp_path / "\udcff", PREPROCESSING, limit=6))
+        write_image_manifest(tmp_path / "mine.toml", open_images(tmp_path / "\udcff", PREPROCESSING, limit=6))
     assert not (tmp_path / "mine.toml").exists()
 
 
 def test_preprocessing_is_the_models_then_the_manifests_then_the_users(tmp_path):
     images = open_images("generated", PREPROCESSING, limit=2)
-    write_manifest(
+    write_image_manifest(
         tmp_path / "mine.toml", images, overrides=Overrides(mean=(0.5, 0.25, 0), interpolation="lanczos")
     )
     assert reopen(tmp_path / "mine.toml").preprocessing == Preprocessing(
@@ -98,17 +98,17 @@ def test_preprocessing_is_the_models_then_the_manifests_then_the_users(tmp_path)
 
 def test_fewer_images_than_a_manifest_has_can_be_asked_for(tmp_path):
     save_folder(tmp_path / "photos")
-    write_manifest(tmp_path / "mine.toml", open_images(tmp_path / "photos", PREPROCESSING, limit=6))
+    write_image_manifest(tmp_path / "mine.toml", open_images(tmp_path / "photos", PREPROCESSING, limit=6))
     few = reopen(tmp_path / "mine.toml", limit=2)
-    assert (few.count, few.asked, drawn(few)) == (2, 2, [0, 1])
+    assert (few.count, few.requested, drawn(few)) == (2, 2, [0, 1])
     assert few.labels.tolist() == [0, 1]
-    assert reopen(tmp_path / "mine.toml", limit=100).asked == 6
+    assert reopen(tmp_path / "mine.toml", limit=100).requested == 6
 
 
 @pytest.mark.parametrize("change", ["more", "other pixels", "other name"])
 def test_images_that_changed_are_refused_with_how_many_there_are_now(tmp_path, change):
     folder = save_folder(tmp_path / "photos")
-    write_manifest(tmp_path / "mine.toml", open_images(folder, PREPROCESSING, limit=5))
+    write_image_manifest(tmp_path / "mine.toml", open_images(folder, PREPROCESSING, limit=5))
     if change == "more":
         Image.new("RGB", (16, 16)).save(folder / "class0" / "0a.png")
     elif change == "other pixels":
@@ -127,7 +127,7 @@ def test_images_that_changed_are_refused_with_how_many_there_are_now(tmp_path, c
 
 def test_images_that_are_missing_are_counted(tmp_path):
     folder = save_folder(tmp_path / "photos")
-    write_manifest(tmp_path / "mine.toml", open_images(folder, PREPROCESSING, limit=6))
+    write_image_manifest(tmp_path / "mine.toml", open_images(folder, PREPROCESSING, limit=6))
     (folder / "class0" / "0.png").unlink()
     with refuses("images-changed"):
         reopen(tmp_path / "mine.toml")
@@ -173,19 +173,19 @@ def test_what_is_no_manifest_is_refused_with_the_place(tmp_path, text, problem):
 
 
 def test_a_seed_beside_a_manifest_is_refused(tmp_path):
-    write_manifest(tmp_path / "mine.toml", open_images("generated", PREPROCESSING, limit=2))
+    write_image_manifest(tmp_path / "mine.toml", open_images("generated", PREPROCESSING, limit=2))
     with refuses("option-conflict"):
         reopen(tmp_path / "mine.toml", seed=1)
 
 
 def test_what_a_manifest_could_not_draw_again_is_not_written_down(tmp_path):
     images = open_images("generated", PREPROCESSING, limit=4)
-    write_manifest(tmp_path / "whole.toml", images)
+    write_image_manifest(tmp_path / "whole.toml", images)
     for part in (images.subset([0, 1]), reopen(tmp_path / "whole.toml")):
         with refuses("image-manifest-unsupported"):
-            write_manifest(tmp_path / "part.toml", part)
+            write_image_manifest(tmp_path / "part.toml", part)
     with refuses("invalid-output-name") as caught:
-        write_manifest(tmp_path / "mine.json", images)
+        write_image_manifest(tmp_path / "mine.json", images)
     assert "mine.toml" in caught.value.fix
     assert [path.name for path in tmp_path.iterdir()] == ["whole.toml"]
 
@@ -197,7 +197,7 @@ def test_a_folder_called_like_a_manifest_is_a_folder(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "calibration").glob("*.toml")), ids=lambda path: path.name)
 def test_the_committed_manifests_can_be_drawn(path):
     images = reopen(path)
-    assert images.count == images.asked > 0
+    assert images.count == images.requested > 0
     assert drawn(images.subset([0]))
 
 

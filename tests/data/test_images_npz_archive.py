@@ -151,7 +151,7 @@ def test_damage_is_not_passed_over_as_one_bad_image(tmp_path):
     content[2500] ^= 0xFF
     path.write_bytes(content)
     with refuses("archive-invalid"):
-        pixels(open_small(path), skipped=lambda error: None)
+        pixels(open_small(path), on_skipped=lambda error: None)
 
 
 def npy(header: str) -> bytes:

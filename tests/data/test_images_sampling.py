@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deploykit.data.images.sampling import sample, spread
+from deploykit.data.images.sampling import sample_evenly, sample_randomly
 
 NAMES = [f"{number:03}.jpg" for number in range(200)]
 
@@ -17,12 +17,12 @@ NAMES = [f"{number:03}.jpg" for number in range(200)]
     ],
 )
 def test_an_even_draw_is_spread_over_all(count, limit, drawn):
-    assert spread(count, limit).tolist() == drawn
+    assert sample_evenly(count, limit).tolist() == drawn
 
 
 def test_an_even_draw_leaves_no_class_out_that_there_is_room_for():
     labels = np.array([0] * 50 + [1] + [2] * 49 + [3])
-    drawn = spread(len(labels), 5, labels)
+    drawn = sample_evenly(len(labels), 5, labels)
     assert set(labels[drawn]) == {0, 1, 2, 3}
     assert len(set(drawn.tolist())) == 5
     assert drawn.tolist() == sorted(drawn)
@@ -31,39 +31,39 @@ def test_an_even_draw_leaves_no_class_out_that_there_is_room_for():
 
 def test_with_room_for_fewer_images_than_classes_the_draw_is_even():
     labels = np.array([0] * 50 + [1] + [2] * 49 + [3])
-    assert spread(len(labels), 3, labels).tolist() == spread(len(labels), 3).tolist()
+    assert sample_evenly(len(labels), 3, labels).tolist() == sample_evenly(len(labels), 3).tolist()
 
 
 def test_where_every_class_is_met_already_labels_change_nothing():
     labels = np.arange(100) % 10
-    assert spread(100, 37, labels).tolist() == spread(100, 37).tolist()
+    assert sample_evenly(100, 37, labels).tolist() == sample_evenly(100, 37).tolist()
 
 
 def test_a_random_draw_ascends_and_has_each_once():
-    drawn = sample(NAMES, 50, seed=3).tolist()
+    drawn = sample_randomly(NAMES, 50, seed=3).tolist()
     assert len(set(drawn)) == 50
     assert drawn == sorted(drawn)
-    assert drawn != sample(NAMES, 50, seed=4).tolist()
-    assert sample(NAMES, 500, seed=3).tolist() == list(range(200))
+    assert drawn != sample_randomly(NAMES, 50, seed=4).tolist()
+    assert sample_randomly(NAMES, 500, seed=3).tolist() == list(range(200))
 
 
 def test_a_random_draw_is_the_same_with_any_version_of_anything():
     # printf '7/%s' a.jpg | sha256sum, and so on: 4642..., ab9f..., 0e3d..., c8e4...
-    assert sample(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], 2, seed=7).tolist() == [0, 2]
+    assert sample_randomly(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], 2, seed=7).tolist() == [0, 2]
 
 
 def test_one_more_file_changes_one_image_of_a_random_draw_at_most():
-    before = {NAMES[index] for index in sample(NAMES, 50, seed=0)}
+    before = {NAMES[index] for index in sample_randomly(NAMES, 50, seed=0)}
     more = sorted([*NAMES, "100b.jpg"])
-    after = {more[index] for index in sample(more, 50, seed=0)}
+    after = {more[index] for index in sample_randomly(more, 50, seed=0)}
     assert len(before - after) <= 1
 
 
 def test_a_random_draw_is_from_all_over():
-    drawn = sample(NAMES, 100, seed=0)
+    drawn = sample_randomly(NAMES, 100, seed=0)
     # Half of them at random: 50 of either half of the names, give or take four standard deviations of 3.5.
     assert 36 <= np.count_nonzero(drawn < 100) <= 64
 
 
 def test_names_that_are_not_utf8_can_be_drawn():
-    assert sample(["\udcff.png"], 1, seed=0).tolist() == [0]
+    assert sample_randomly(["\udcff.png"], 1, seed=0).tolist() == [0]

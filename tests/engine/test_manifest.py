@@ -245,6 +245,6 @@ def test_an_engine_that_cannot_be_read_is_told(engine, monkeypatch):
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("deploykit.engine.manifest.sha256_of", refuse)
+    monkeypatch.setattr("deploykit.engine.manifest.file_sha256", refuse)
     with refuses("file-unreadable"):
         read_engine_manifest(engine)

@@ -21,7 +21,7 @@ from deploykit.quantize.plan import Int8Options
 from deploykit.quantize.summary import Int8Summary
 from deploykit.runtime import Engine
 from deploykit.stats.accuracy_metrics import agreement
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
 
@@ -54,8 +54,8 @@ def test_an_engine_lands_beside_its_model_with_a_manifest_of_what_it_is(model, p
     manifest = read_engine_manifest(built.path)
     assert manifest == built.manifest
     assert manifest.precision == manifest.model.precision == name.split(".")[1]
-    assert manifest.engine_sha256 == sha256_of(built.path)
-    assert manifest.model.onnx_sha256 == sha256_of(model)
+    assert manifest.engine_sha256 == file_sha256(built.path)
+    assert manifest.model.onnx_sha256 == file_sha256(model)
     assert (manifest.model.ranges_sha256 is not None) == (precision == "int8")
     assert (manifest.model.family, manifest.model.phi, manifest.model.weights) == (
         "efficientnet",
@@ -84,7 +84,7 @@ def test_a_cpu_artifact_carries_its_story_in_its_metadata(model):
     built = build_engine(onnx=model, precision="int8", gpu="cpu")
     metadata = {entry.key: entry.value for entry in onnx.load(built.path).metadata_props}
     assert metadata["deploykit.onnx_tools.fp16"] == "int8"
-    assert metadata["deploykit.onnx_sha256"] == sha256_of(model)
+    assert metadata["deploykit.onnx_sha256"] == file_sha256(model)
     assert metadata["deploykit.ranges_sha256"] == built.manifest.model.ranges_sha256
 
 
@@ -183,7 +183,7 @@ def test_ranges_of_the_model_are_found_in_calibration_whatever_they_are_called(t
     calibrated("odd.ranges.json", trained_model)
     notes = []
     built = build_engine(onnx=trained_model, precision="int8", gpu="cpu", note=notes.append)
-    assert built.manifest.model.ranges_sha256 == sha256_of(workplace / "calibration" / "odd.ranges.json")
+    assert built.manifest.model.ranges_sha256 == file_sha256(workplace / "calibration" / "odd.ranges.json")
     (credit,) = (note for note in notes if note.startswith("Ranges: "))
     assert credit.startswith("Ranges: calibration/odd.ranges.json, of 2 images from generated (")
 
@@ -203,14 +203,14 @@ def test_a_damaged_file_in_calibration_does_not_hide_the_others(trained_model, w
 def test_ranges_given_by_name_are_used(trained_model, workplace):
     given = calibrated("mine.json", trained_model, folder=workplace)
     built = build_engine(onnx=trained_model, precision="int8", gpu="cpu", int8=Int8Options(ranges=given))
-    assert built.manifest.model.ranges_sha256 == Ranges.load(given).sha256 == sha256_of(given)
+    assert built.manifest.model.ranges_sha256 == Ranges.load(given).sha256 == file_sha256(given)
 
 
 def test_ranges_have_the_digest_of_the_file_they_are_written_to(random_b0, tmp_path):
     """The method that `auto` chose, and those it tried, included."""
     path, ranges = calibrate_to_file("generated", onnx=random_b0.path, limit=1, output=tmp_path / "auto.json")
     assert ranges.choice is not None
-    assert ranges.sha256 == Ranges.load(path).sha256 == sha256_of(path)
+    assert ranges.sha256 == Ranges.load(path).sha256 == file_sha256(path)
 
 
 def test_ranges_of_another_model_given_by_name_are_refused(trained_model, random_b0, workplace):
@@ -239,10 +239,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(model, workpl
 
 
 def test_the_model_itself_is_not_overwritten(model):
-    before = sha256_of(model)
+    before = file_sha256(model)
     with refuses("output-is-input"):
         build_engine(onnx=model, gpu="cpu", output=model)
-    assert sha256_of(model) == before
+    assert file_sha256(model) == before
 
 
 @pytest.mark.parametrize(

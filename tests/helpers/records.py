@@ -11,7 +11,7 @@ from deploykit.bench.machine import Machine, State
 from deploykit.bench.record import Measured, Method, Record
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.scaling import Scale, scale_for
-from deploykit.stats.accuracy_metrics import Estimate
+from deploykit.stats.accuracy_metrics import Proportion
 
 # arXiv:1905.11946, Table 7: 79.0, 78.9 and 79.1 %.
 STRETCHED = (
@@ -104,7 +104,7 @@ def accuracy(of: Measured, top1: float, **changes) -> Accuracy:
         data="photos",
         images=500,
         data_sha256="0" * 64,
-        top1=Estimate(value=top1, low=top1 - 0.01, high=top1 + 0.01),
+        top1=Proportion(value=top1, low=top1 - 0.01, high=top1 + 0.01),
         ran_by="ONNX Runtime",
         started=STARTED,
     )

@@ -15,7 +15,7 @@ from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.serving.triton.installation import Triton, find_triton
 from deploykit.serving.triton.process import Ports, ServerOptions
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def colours(folder: Path, *, max_batch: int = 32, labels: tuple[str, ...] | None
 def contents(folder: Path) -> dict[str, str]:
     """Hashes by name, of all files below it."""
     files = sorted(each for each in folder.rglob("*") if each.is_file())
-    return {str(each.relative_to(folder)): sha256_of(each) for each in files}
+    return {str(each.relative_to(folder)): file_sha256(each) for each in files}
 
 
 def flat_images(count: int, *, seed: int = 0) -> np.ndarray:

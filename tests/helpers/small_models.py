@@ -14,7 +14,7 @@ from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 
 # In the numbers that a file gives back.
 PREPROCESSING = replace(COLOURS_PREPROCESSING, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -60,7 +60,7 @@ def colour_blocks(path: Path, *, random: bool = False) -> Path:
 def colour_ranges(model: Path, reach: Mapping[str, float] = SOUND) -> Ranges:
     """Ranges of colour_blocks from 0 to what is given: below 1 it clips."""
     return Ranges(
-        onnx_sha256=sha256_of(model),
+        onnx_sha256=file_sha256(model),
         preprocessing=PREPROCESSING,
         sources=("by hand",),
         images=1,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.networks.model_info import ModelInfo, set_model_info
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 
 SIDE_PX = 8
 PREPROCESSING = Preprocessing(side_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
@@ -31,7 +31,7 @@ def write_fp32(path: Path, *, info: ModelInfo | None = INFO, end: str | None = N
 
 def write_int8(path: Path, *, of: Path | None, stamped: bool = True) -> Path:
     """The model with its logits rounded to integers by Q/DQ."""
-    sha256 = "0" * 64 if of is None else sha256_of(of)
+    sha256 = "0" * 64 if of is None else file_sha256(of)
     info = INFO.derive(precision="int8", onnx_sha256=sha256) if stamped else None
     return _write(path, ["QuantizeLinear", "DequantizeLinear"], info=info)
 

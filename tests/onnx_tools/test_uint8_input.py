@@ -74,7 +74,7 @@ def test_putting_on_and_taking_off_leaves_everything_as_it_was(random_b0):
 def test_what_was_normalized_is_made_pixels_again(values):
     preprocessing = Preprocessing(side_px=16)
     images = values.astype(np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
-    np.testing.assert_array_equal(preprocessing.pixels(preprocessing.normalize(images)), images)
+    np.testing.assert_array_equal(preprocessing.denormalize(preprocessing.normalize(images)), images)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -165,7 +165,7 @@ def test_a_broken_image_stops_it_or_is_left_out(path, images, tmp_path):
         images,
         {INTO_BLOCK_1: 0.3},
         max_drop=0,
-        skipped=lambda error: named.append(error.problem),
+        on_skipped=lambda error: named.append(error.problem),
     )
     assert len(named) == 1
     assert passed.images == 4

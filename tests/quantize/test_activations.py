@@ -22,9 +22,9 @@ from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.quantize.calibration.observer import images_per_run, split_cores
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
-from deploykit.util.prefetch import cores
+from deploykit.util.prefetch import available_cores
 
 SIDE = Preprocessing(side_px=32)
 _, BATCH, _ = split_cores(32)
@@ -47,7 +47,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Images:
 
 def empty(model: Path, images: Images, *tensors: str) -> Ranges:
     return Ranges(
-        onnx_sha256=sha256_of(model),
+        onnx_sha256=file_sha256(model),
         preprocessing=images.preprocessing,
         sources=(images.source,),
         images=0,
@@ -62,7 +62,7 @@ class Told:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.progress: list[tuple[int, int]] = []
-        self.skipped: list[str] = []
+        self.on_skipped: list[str] = []
 
 
 def measured(
@@ -76,7 +76,7 @@ def measured(
         checkpoint=None if at is None else CalibrationCheckpoint(path=at),
         note=told.notes.append,
         progress=lambda done, total: told.progress.append((done, total)),
-        skipped=(lambda error: told.skipped.append(error.problem)) if skip_bad else None,
+        on_skipped=(lambda error: told.on_skipped.append(error.problem)) if skip_bad else None,
     )
 
 
@@ -92,7 +92,7 @@ def test_batches_take_about_as_much_memory_whatever_the_side(side_px, size):
 def test_all_cores_are_busy_with_about_as_many_images_as_fit(side_px):
     at_once, size, threads = split_cores(side_px)
     assert 1 <= at_once * size <= images_per_run(side_px) < at_once * (size + 1)
-    assert at_once + threads - 1 == cores()  # the threads that run batches compute too
+    assert at_once + threads - 1 == available_cores()  # the threads that run batches compute too
 
 
 def test_the_statistics_are_those_of_the_tensors_themselves(model, noise):
@@ -151,7 +151,7 @@ def test_the_ranges_given_stay_empty(model, noise):
         checkpoint=None,
         note=silent.notes.append,
         progress=lambda done, total: None,
-        skipped=None,
+        on_skipped=None,
     )
     assert start.images == 0
     assert start.statistics["r"].values.counts.sum() == 0
@@ -257,7 +257,7 @@ def interrupted(model: Path, images: Images, at: Path, *, after: int, skip_bad: 
             checkpoint=CalibrationCheckpoint(path=at),
             note=told.notes.append,
             progress=stop_after(after),
-            skipped=(lambda error: None) if skip_bad else None,
+            on_skipped=(lambda error: None) if skip_bad else None,
         )
     return told
 
@@ -307,7 +307,7 @@ def test_what_is_kept_of_other_tensors_is_not_used(model, noise, tmp_path):
         checkpoint=CalibrationCheckpoint(path=kept),
         note=told.notes.append,
         progress=lambda done, total: None,
-        skipped=None,
+        on_skipped=None,
     )
     assert told.notes == [f"{kept} is of another calibration: starting anew."]
     assert ranges.statistics.keys() == {"image", "h"}
@@ -325,7 +325,7 @@ def test_the_method_wanted_now_counts_and_not_the_one_it_was_stopped_with(model,
         checkpoint=CalibrationCheckpoint(path=kept),
         note=lambda sentence: None,
         progress=lambda done, total: None,
-        skipped=None,
+        on_skipped=None,
     )
     assert (ranges.method.name, ranges.images) == ("mse", COUNT)
 
@@ -353,7 +353,7 @@ def test_broken_images_can_be_left_out_interrupted_or_not(model, folder, tmp_pat
     images, told = open_images(folder, SIDE, limit=COUNT), Told()
     uninterrupted = measured(model, images, skip_bad=True, told=told)
     assert uninterrupted.images == COUNT - 3
-    assert len(told.skipped) == 3
+    assert len(told.on_skipped) == 3
     kept = tmp_path / "r.partial"
     interrupted(model, images, kept, after=BATCH + 1, skip_bad=True)
     resumed = measured(model, images, at=kept, skip_bad=True)
@@ -377,7 +377,7 @@ def test_the_image_alone_may_be_all_there_is_to_measure(model, noise):
         checkpoint=None,
         note=lambda sentence: None,
         progress=lambda done, total: None,
-        skipped=None,
+        on_skipped=None,
     )
     assert ranges.statistics["image"].peaks.counts.sum() == COUNT
 
@@ -391,6 +391,6 @@ def test_a_tensor_that_is_an_output_already_is_measured_too(tmp_path, noise):
         checkpoint=None,
         note=lambda sentence: None,
         progress=lambda done, total: None,
-        skipped=None,
+        on_skipped=None,
     )
     assert ranges.statistics["y"].high > 0

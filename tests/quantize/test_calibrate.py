@@ -19,7 +19,7 @@ from deploykit.quantize.calibrate import calibrate as calibration
 from deploykit.quantize.calibration.methods import METHOD_NAMES, named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import POLICIES, place
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
 
@@ -53,7 +53,7 @@ def test_the_ranges_of_another_model_of_the_same_name_stay_where_they_are(tmp_pa
     ]
     paths = [calibrate_to_file(str(data), onnx=str(model), method="max")[0] for model in models]
     assert len(set(paths)) == 2
-    assert [Ranges.load(path).onnx_sha256 for path in paths] == [sha256_of(model) for model in models]
+    assert [Ranges.load(path).onnx_sha256 for path in paths] == [file_sha256(model) for model in models]
     again = [calibrate_to_file(data, onnx=model, method="max")[0] for model in models]
     assert again == paths  # each replaces its own
 

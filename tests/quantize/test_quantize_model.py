@@ -14,7 +14,7 @@ from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.plan import Int8Plan
 from deploykit.stats.accuracy_metrics import sqnr_db
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
 
@@ -36,7 +36,7 @@ def test_a_quantized_model_lands_beside_its_source_and_says_what_it_is(model, qu
     info = read_model_info(read_model(path))
     assert (info.precision, info.onnx_sha256, info.ranges_sha256) == (
         "int8",
-        sha256_of(model),
+        file_sha256(model),
         plan.ranges.sha256,
     )
     assert info.preprocessing == read_model_info(read_model(model)).preprocessing
@@ -64,10 +64,10 @@ def test_a_quantized_model_goes_where_it_is_told_to(model, workplace):
 @pytest.mark.parametrize("output", ["model.onnx", "folder"])
 def test_a_quantized_model_replaces_neither_its_source_nor_a_folder(model, workplace, output):
     (workplace / "folder").mkdir()
-    before = sha256_of(model)
+    before = file_sha256(model)
     with pytest.raises(DeployError):
         quantize_model(onnx=model, output=workplace / output)
-    assert sha256_of(model) == before
+    assert file_sha256(model) == before
     assert files_in(workplace) == {"model.onnx"}
 
 

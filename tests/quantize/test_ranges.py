@@ -14,7 +14,7 @@ from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice,
 from deploykit.quantize.calibration.methods import METHOD_NAMES, CalibrationMethod, named_method
 from deploykit.quantize.calibration.ranges import Ranges, TensorRange, merge_ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
 PERCENTILE = CalibrationMethod(name="percentile", percent=99.0)
@@ -63,7 +63,7 @@ def test_what_is_written_is_read_back(ranges, tmp_path):
     ranges = replace(ranges, choice=CHOICE, sources=("photos/", "more/"), images=3)
     ranges.save(path)
     loaded = Ranges.load(path)
-    assert loaded.sha256 == ranges.sha256 == sha256_of(path)
+    assert loaded.sha256 == ranges.sha256 == file_sha256(path)
     assert (loaded.method, loaded.sources, loaded.images) == (PERCENTILE, ("photos/", "more/"), 3)
     assert (loaded.onnx_sha256, loaded.preprocessing) == ("a" * 64, Preprocessing(side_px=32))
     assert loaded.choice == CHOICE
@@ -82,7 +82,7 @@ def test_ranges_keep_their_digest_whether_a_percentile_was_given_whole_or_not(ra
     path = tmp_path / "r.json"
     written = by(ranges, "percentile", percent)
     written.save(path)
-    assert Ranges.load(path).sha256 == sha256_of(path) == written.sha256
+    assert Ranges.load(path).sha256 == file_sha256(path) == written.sha256
 
 
 def test_statistics_read_back_go_on_counting(ranges, tmp_path):

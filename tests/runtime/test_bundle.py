@@ -265,7 +265,7 @@ def test_without_onnx_runtime_check_and_load_say_that_nothing_can_be_built(parts
     problem = "No plan in b.dkb runs here, and ONNX Runtime is missing to build one."
     assert shown.endswith(f"b.dkb: cannot run here\n  {problem}\n  {install_hint('cpu')}\n")
     status, _, told = outcome("bench", "b.dkb")
-    assert (status, told) == (2, f"error: {problem}\n  fix: {install_hint('cpu')}\n")
+    assert (status, told) == (2, f"error: {problem} [bundle-cannot-run]\n  fix: {install_hint('cpu')}\n")
 
 
 # ---------------------------------------------------------------- the command line

@@ -22,7 +22,7 @@ from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.tensorrt.execution_context import MOST_GRAPHS
-from deploykit.stats.estimate import are_apart
+from deploykit.stats.estimate import are_disjoint
 from deploykit.util.local_gpu import local_gpu
 from deploykit.util.types import Precision
 
@@ -233,7 +233,7 @@ def test_launching_a_graph_takes_the_host_less_than_launching_each_kernel(fp16):
         benchmark(fp16.path, batch=1, scope="host", seconds=1, cuda_graphs=each) for each in (True, False)
     )
     whole = (graph.percentile_ms(50), kernels.percentile_ms(50))
-    assert are_apart(*whole)
+    assert are_disjoint(*whole)
     assert whole[0].value < whole[1].value
 
 
@@ -257,7 +257,7 @@ def test_two_calls_at_once_answer_more_than_one_after_another(fp16):
     one, two = (benchmark(fp16.path, batch=32, scenario=each) for each in ("single-stream", "offline"))
     assert two.method.in_flight == 2
     slower, faster = one.images_per_s, two.images_per_s
-    assert faster.value > slower.value or not are_apart(slower, faster)
+    assert faster.value > slower.value or not are_disjoint(slower, faster)
 
 
 @needs_target

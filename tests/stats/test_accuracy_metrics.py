@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from deploykit.stats.accuracy_metrics import (
     agreement,
-    hits,
+    hit_rate,
+    matching_classes,
     median_sqnr_db,
     paired_drop,
-    same_class,
-    share,
     sqnr_db,
     tango_interval,
     top1,
     topk,
+    topk_hits,
     wilson_interval,
 )
 
@@ -49,9 +49,9 @@ def test_topk_counts_labels_among_the_k_largest(k, fraction):
 
 def test_of_equal_logits_the_first_wins_as_argmax_has_it():
     logits = array([1, 1, 1], [0, 2, 2])
-    assert hits(logits, np.array([0, 1])).tolist() == [True, True]
-    assert hits(logits, np.array([1, 2])).tolist() == [False, False]
-    assert hits(logits, np.array([1, 2]), 2).tolist() == [True, True]
+    assert topk_hits(logits, np.array([0, 1])).tolist() == [True, True]
+    assert topk_hits(logits, np.array([1, 2])).tolist() == [False, False]
+    assert topk_hits(logits, np.array([1, 2]), 2).tolist() == [True, True]
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -59,7 +59,7 @@ def test_top1_is_that_of_argmax_ties_included(seed):
     generator = np.random.default_rng(seed)
     logits = generator.integers(0, 4, (20, 6)).astype(np.float32)
     labels = generator.integers(0, 6, 20)
-    assert hits(logits, labels).tolist() == (logits.argmax(axis=1) == labels).tolist()
+    assert topk_hits(logits, labels).tolist() == (logits.argmax(axis=1) == labels).tolist()
 
 
 def test_logits_that_are_nan_are_no_right_answers():
@@ -72,7 +72,7 @@ def test_logits_that_are_nan_are_no_right_answers():
 def test_agreement_is_about_the_class_not_the_logits():
     logits, reference = array([1, 2], [3, 1], [0, 9]), array([10, 20], [1, 3], [-2, -1])
     assert agreement(logits, reference) == pytest.approx(2 / 3)
-    assert same_class(logits, reference).tolist() == [True, False, True]
+    assert matching_classes(logits, reference).tolist() == [True, False, True]
     assert agreement(reference, reference * 100) == 1
 
 
@@ -194,6 +194,6 @@ def test_a_drop_is_what_the_reference_gets_right_and_the_model_wrong_less_the_re
 def test_pairing_finds_a_drop_that_two_separate_intervals_hide():
     # 730 and 715 of 1000, no image won: McNemar's statistic is 15.
     reference, model = mask("1" * 730 + "0" * 270), mask("1" * 715 + "0" * 285)
-    assert share(model).high > share(reference).low
-    assert share(model).high > share(reference).value
+    assert hit_rate(model).high > hit_rate(reference).low
+    assert hit_rate(model).high > hit_rate(reference).value
     assert paired_drop(reference, model).low > 0

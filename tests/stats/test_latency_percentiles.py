@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refuses
 
-from deploykit.stats.estimate import Estimate, are_apart, ratio_of
+from deploykit.stats.estimate import Estimate, are_disjoint, ratio_between
 from deploykit.stats.latency_percentiles import (
     block_length,
-    drift,
+    bootstrap,
+    detect_drift,
+    detect_modes,
     estimate_mean,
     estimate_percentile,
     estimate_ratio,
-    modes,
     percentile,
-    percentile_of_rows,
-    resampled,
-    samples_for,
+    required_samples,
+    row_percentile,
 )
 
 TRIALS = 1000
@@ -90,14 +90,14 @@ def test_a_percentile_is_the_sample_that_so_many_stay_at_or_under(percent, expec
 
 @pytest.mark.parametrize(("percent", "count"), [(50, 20), (90, 100), (99, 1000), (99.9, 10_000)])
 def test_a_percentile_wants_ten_samples_beyond_it(percent, count):
-    assert samples_for(percent) == count
+    assert required_samples(percent) == count
 
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=300), st.sampled_from([1, 50, 90, 99]))
 def test_an_interval_holds_its_estimate_and_lies_among_the_samples(values, percent):
     samples = np.array(values)
     for found in (estimate_percentile(samples, percent), estimate_mean(samples)):
-        assert found.may_be(found.value * (1 + 1e-12)) or found.may_be(found.value * (1 - 1e-12))
+        assert found.contains(found.value * (1 + 1e-12)) or found.contains(found.value * (1 - 1e-12))
         assert found.low is None or samples.min() * (1 - 1e-12) <= found.low
         assert found.high is None or found.high <= samples.max() * (1 + 1e-12)
 
@@ -142,37 +142,37 @@ def test_intervals_with_an_open_end_are_not_apart_there():
     low, high, open_above = (
         Estimate(value=value, low=value - 1, high=end) for value, end in ((5, 6), (9, 10), (5, None))
     )
-    assert are_apart(high, low)
-    assert not are_apart(open_above, high)
-    assert not are_apart(low, low)
+    assert are_disjoint(high, low)
+    assert not are_disjoint(open_above, high)
+    assert not are_disjoint(low, low)
 
 
 def test_the_ratio_of_two_estimates_holds_the_truth_as_often_as_it_says():
     random, held = generator(5), 0
     for _ in range(TRIALS):
         estimates = (estimate_percentile(scale * random.exponential(1, 400), 50) for scale in (1, 2))
-        held += ratio_of(*estimates).may_be(2.0)
+        held += ratio_between(*estimates).contains(2.0)
     assert 0.93 <= held / TRIALS <= 0.97
 
 
 def test_a_ratio_is_open_where_its_parts_are():
     closed, above = (Estimate(value=4, low=2, high=end) for end in (8, None))
-    assert ratio_of(closed, closed).interval != ""
-    assert (ratio_of(closed, above).low is None, ratio_of(closed, above).high) == (False, None)
-    assert (ratio_of(above, closed).low, ratio_of(above, closed).high is None) == (None, False)
+    assert ratio_between(closed, closed).interval != ""
+    assert (ratio_between(closed, above).low is None, ratio_between(closed, above).high) == (False, None)
+    assert (ratio_between(above, closed).low, ratio_between(above, closed).high is None) == (None, False)
 
 
 def test_the_ratio_of_too_few_samples_has_no_interval():
     first, second = generator().lognormal(1, 0.1, (2, 200))
-    median = percentile_of_rows(50)
-    assert estimate_ratio(first, 2 * second, median, least=20).may_be(2.0)
+    median = row_percentile(50)
+    assert estimate_ratio(first, 2 * second, median, least=20).contains(2.0)
     assert estimate_ratio(first[:19], second, median, least=20).interval == ""
 
 
 def test_resamples_are_the_same_for_a_seed_and_others_for_another():
     samples = generator().exponential(1, 100)
     mean = lambda rows: rows.mean(axis=1)  # noqa: E731
-    first, again, other = (resampled(samples, mean, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (bootstrap(samples, mean, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -190,13 +190,13 @@ def test_what_is_no_samples_is_refused(wrong):
 @pytest.mark.parametrize("change", [-0.2, -0.1, 0.1, 0.2, 1.0])
 def test_a_run_that_drifts_is_told_and_by_how_much(change):
     samples = generator().lognormal(1, 0.05, 1000) * np.linspace(1, 1 + change, 1000)
-    assert drift(samples) == pytest.approx((1 + change * 5 / 6) / (1 + change / 6) - 1, rel=0.15)
+    assert detect_drift(samples) == pytest.approx((1 + change * 5 / 6) / (1 + change / 6) - 1, rel=0.15)
 
 
 def test_a_step_in_the_middle_is_a_drift():
     samples = generator().lognormal(1, 0.05, 1000)
     samples[400:] *= 1.3
-    assert drift(samples) == pytest.approx(0.3, rel=0.1)
+    assert detect_drift(samples) == pytest.approx(0.3, rel=0.1)
 
 
 STABLE = {
@@ -216,15 +216,15 @@ STABLE = {
 @pytest.mark.parametrize("draw", STABLE.values(), ids=STABLE)
 def test_a_stable_run_is_not_told_to_drift_or_to_have_two_modes(draw):
     random = generator()
-    assert sum(drift(draw(random)) is not None for _ in range(200)) <= 4
-    assert sum(modes(draw(random)) is not None for _ in range(200)) == 0
+    assert sum(detect_drift(draw(random)) is not None for _ in range(200)) <= 4
+    assert sum(detect_modes(draw(random)) is not None for _ in range(200)) == 0
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.8])
 def test_two_modes_are_told_with_where_they_are(share):
     random = generator()
     is_slow = random.random(2000) < share
-    found = modes(np.where(is_slow, random.normal(13, 0.3, 2000), random.normal(10, 0.3, 2000)))
+    found = detect_modes(np.where(is_slow, random.normal(13, 0.3, 2000), random.normal(10, 0.3, 2000)))
     assert found.low == pytest.approx(10, rel=0.02)
     assert found.high == pytest.approx(13, rel=0.02)
     assert found.share == pytest.approx(share, abs=0.03)
@@ -232,5 +232,5 @@ def test_two_modes_are_told_with_where_they_are(share):
 
 def test_too_few_samples_say_nothing_of_either():
     rising = np.linspace(1, 2, 50)
-    assert drift(rising) is None
-    assert modes(np.array([1.0, 2.0] * 25)) is None
+    assert detect_drift(rising) is None
+    assert detect_modes(np.array([1.0, 2.0] * 25)) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
-from deploykit.util.atomic_files import require_writable, sha256_of, write_atomically, write_together
+from deploykit.util.atomic_files import file_sha256, require_writable, write_all_atomically, write_atomically
 from deploykit.util.errors import DeployError
 
 
@@ -40,7 +40,7 @@ def test_others_may_read_what_is_written(tmp_path):
 
 
 def test_files_that_belong_together_are_all_written(tmp_path):
-    write_together({tmp_path / "new" / "engine": b"plan", tmp_path / "new" / "engine.json": "{}"})
+    write_all_atomically({tmp_path / "new" / "engine": b"plan", tmp_path / "new" / "engine.json": "{}"})
     assert names_in(tmp_path / "new") == ["engine", "engine.json"]
     assert (tmp_path / "new" / "engine").read_bytes() == b"plan"
     assert (tmp_path / "new" / "engine.json").read_text() == "{}"
@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_the_old_content_and_no_other_file(tmp_path):
 import resource, sys
 from pathlib import Path
 from deploykit.util.errors import DeployError
-from deploykit.util.atomic_files import write_atomically, write_together
+from deploykit.util.atomic_files import write_atomically, write_all_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 path = Path(sys.argv[1])
 write_atomically(path.with_name("small"), bytes(1000))
@@ -72,7 +72,7 @@ for contents in (
     {new / "small": b"new", new / "large": bytes(1001)},
 ):
     try:
-        write_together(contents)
+        write_all_atomically(contents)
     except DeployError as error:
         print(error)
 """
@@ -121,7 +121,7 @@ def test_a_folder_in_the_way_of_one_leaves_the_others_as_they_were(tmp_path):
     (tmp_path / "engine").write_bytes(b"old")
     (tmp_path / "engine.json").mkdir()
     with pytest.raises(DeployError, match="can't be written: Is a directory"):
-        write_together({tmp_path / "engine": b"new", tmp_path / "engine.json": "{}"})
+        write_all_atomically({tmp_path / "engine": b"new", tmp_path / "engine.json": "{}"})
     assert names_in(tmp_path) == ["engine", "engine.json"]
     assert (tmp_path / "engine").read_bytes() == b"old"
 
@@ -172,7 +172,7 @@ def test_a_folder_without_permission_is_refused(tmp_path):
 def test_digests_are_sha_256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-4's example.
-    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
@@ -181,7 +181,7 @@ def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
 
     def write(mark: str) -> None:
         begin.wait(60)
-        write_together({tmp_path / name: mark for name in "abcdef"})
+        write_all_atomically({tmp_path / name: mark for name in "abcdef"})
 
     with ThreadPoolExecutor(2) as pool:
         for _ in range(50):

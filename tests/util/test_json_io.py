@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from msgspec import Meta
 
-from deploykit.util.json_io import from_json, from_sealed_json, from_texts, to_json, to_sealed_json
+from deploykit.util.json_io import from_json, from_sealed_json, from_strings, to_json, to_sealed_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ def test_what_is_not_declared_is_refused(text):
 
 
 def test_texts_become_the_declared_types():
-    assert from_texts({"x": "2.5", "kind": "b"}, Point) == Point(x=2.5, kind="b")
+    assert from_strings({"x": "2.5", "kind": "b"}, Point) == Point(x=2.5, kind="b")
 
 
 @pytest.mark.parametrize("fields", [{}, {"x": "much"}, {"x": "-1"}, {"x": "1", "kind": "c"}])
 def test_texts_that_are_no_such_value_are_refused(fields):
     with pytest.raises(ValueError, match=r"."):
-        from_texts(fields, Point)
+        from_strings(fields, Point)
 
 
 def test_no_number_is_not_a_number_in_json():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deploykit.util.prefetch import ahead, workers
+from deploykit.util.prefetch import prefetch, worker_count
 
 
 def slow(value: int, seconds: float) -> Callable[[], int]:
@@ -15,10 +15,10 @@ def slow(value: int, seconds: float) -> Callable[[], int]:
     return job
 
 
-def test_results_come_in_the_order_of_the_jobs_whichever_is_done_first(threads_ahead):
+def test_results_come_in_the_order_of_the_jobs_whichever_is_done_first(prefetch_threads):
     jobs = (slow(number, 0.02 if number % 2 == 0 else 0) for number in range(12))
-    assert [future.result() for future in ahead(jobs, window=5)] == list(range(12))
-    assert threads_ahead() == []
+    assert [future.result() for future in prefetch(jobs, window=5)] == list(range(12))
+    assert prefetch_threads() == []
 
 
 @pytest.mark.parametrize("window", [1, 3, 100])
@@ -32,7 +32,7 @@ def test_no_more_than_the_window_is_asked_for_before_it_is_taken(window):
             most = max(most, asked - taken)
             yield slow(number, 0)
 
-    for future in ahead(jobs(), window=window):
+    for future in prefetch(jobs(), window=window):
         future.result()
         taken += 1
     assert most <= window + 1  # the one just yielded counts as taken only now
@@ -41,7 +41,7 @@ def test_no_more_than_the_window_is_asked_for_before_it_is_taken(window):
 
 def test_work_goes_on_while_nothing_is_asked_for():
     done = [threading.Event() for _ in range(4)]
-    results = ahead((event.set for event in done), window=4)
+    results = prefetch((event.set for event in done), window=4)
     next(results)
     assert all(event.wait(10) for event in done)
     results.close()
@@ -50,14 +50,14 @@ def test_work_goes_on_while_nothing_is_asked_for():
 def test_several_jobs_run_at_once():
     meeting = threading.Barrier(2, timeout=10)
     jobs = [meeting.wait, meeting.wait]
-    assert sorted(future.result() for future in ahead(jobs, window=2, threads=2)) == [0, 1]
+    assert sorted(future.result() for future in prefetch(jobs, window=2, threads=2)) == [0, 1]
 
 
 def test_a_job_that_fails_does_so_in_its_place():
     def fail() -> int:
         raise ValueError("the third")
 
-    results = ahead([slow(0, 0), slow(1, 0), fail, slow(3, 0)], window=4)
+    results = prefetch([slow(0, 0), slow(1, 0), fail, slow(3, 0)], window=4)
     assert [next(results).result(), next(results).result()] == [0, 1]
     failed = next(results)
     with pytest.raises(ValueError, match="the third"):
@@ -66,29 +66,29 @@ def test_a_job_that_fails_does_so_in_its_place():
     results.close()
 
 
-def test_what_fails_in_asking_for_jobs_reaches_the_one_who_asks_for_results(threads_ahead):
+def test_what_fails_in_asking_for_jobs_reaches_the_one_who_asks_for_results(prefetch_threads):
     def jobs():
         yield slow(0, 0)
         raise ValueError("no more jobs")
 
     with pytest.raises(ValueError, match="no more jobs"):
-        list(ahead(jobs(), window=5))
-    assert threads_ahead() == []
+        list(prefetch(jobs(), window=5))
+    assert prefetch_threads() == []
 
 
-def test_closing_drops_what_has_not_begun_and_ends_the_threads(threads_ahead):
+def test_closing_drops_what_has_not_begun_and_ends_the_threads(prefetch_threads):
     ran = []
     jobs = [slow(0, 0), *[lambda: (time.sleep(0.05), ran.append(1)) for _ in range(100)]]
-    results = ahead(jobs, window=101)
+    results = prefetch(jobs, window=101)
     next(results)
     results.close()
-    assert threads_ahead() == []
+    assert prefetch_threads() == []
     so_far = len(ran)
-    assert so_far <= 2 * workers()
+    assert so_far <= 2 * worker_count()
     time.sleep(0.2)
     assert len(ran) == so_far
 
 
-def test_no_jobs_give_no_results(threads_ahead):
-    assert list(ahead([], window=3)) == []
-    assert threads_ahead() == []
+def test_no_jobs_give_no_results(prefetch_threads):
+    assert list(prefetch([], window=3)) == []
+    assert prefetch_threads() == []

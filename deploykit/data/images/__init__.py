@@ -1,8 +1,8 @@
 """Images to calibrate and evaluate on: a folder, an .npz archive, generated ones, or a manifest of these."""
 
-from deploykit.data.images.diversity import Likeness
-from deploykit.data.images.manifest import write_manifest
+from deploykit.data.images.diversity import DiversityCheck
+from deploykit.data.images.manifest import write_image_manifest
 from deploykit.data.images.open import open_images
-from deploykit.data.images.selection import Batch, Images
+from deploykit.data.images.selection import ImageBatch, Images
 
-__all__ = ["Batch", "Images", "Likeness", "open_images", "write_manifest"]
+__all__ = ["DiversityCheck", "ImageBatch", "Images", "open_images", "write_image_manifest"]

@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from deploykit.data.images.source import Pixels
+from deploykit.data.images.reader import Pixels
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.util.errors import DeployError
 

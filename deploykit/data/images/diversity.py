@@ -11,7 +11,7 @@ _ALIKE = 0.1
 _MOSTLY = 2  # one distinct image in so many is too few
 
 
-class Likeness:
+class DiversityCheck:
     """Is shown the batches as they go by, and asked at the end.
 
     It keeps one image, and a number for every other.
@@ -33,7 +33,7 @@ class Likeness:
                 self._largest_rms = max(self._largest_rms, _rms(image - self._first))
         self._count += len(inputs)
 
-    def sentence(self) -> str | None:
+    def warning(self) -> str | None:
         """What the user should know; None where the images differ as they should, or there is only one."""
         distinct = len(self._distinct)
         if self._count < 2:

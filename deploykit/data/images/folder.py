@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from deploykit.data.images.decode import decode
-from deploykit.data.images.source import Job, Labels
+from deploykit.data.images.reader import DecodeJob
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.array_types import Labels
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
-from deploykit.util.prefetch import ahead, workers
+from deploykit.util.prefetch import prefetch, worker_count
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 _NO_DIGEST = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class ImageFolder:
     """Image files.
 
     Attributes:
@@ -35,22 +36,22 @@ class Folder:
     def __len__(self) -> int:
         return len(self.names)
 
-    def pick(self, indices: Sequence[int]) -> "Folder":
+    def select(self, indices: Sequence[int]) -> "ImageFolder":
         return replace(self, names=tuple(self.names[index] for index in indices))
 
     def digest(self) -> str:
         """Of the lines that `sha256sum` prints for the files, in their order."""
         total = hashlib.sha256()
         jobs = (partial(_digest, self.root / name) for name in self.names)
-        for name, future in zip(self.names, ahead(jobs, window=2 * workers()), strict=True):
+        for name, future in zip(self.names, prefetch(jobs, window=2 * worker_count()), strict=True):
             total.update(os.fsencode(f"{future.result()}  {name}\n"))
         return total.hexdigest()
 
-    def jobs(self, preprocessing: Preprocessing) -> Generator[Job, None, None]:
+    def decode_jobs(self, preprocessing: Preprocessing) -> Generator[DecodeJob, None, None]:
         yield from (partial(decode, self.root / name, preprocessing) for name in self.names)
 
 
-def open_folder(root: Path) -> Folder:
+def open_image_folder(root: Path) -> ImageFolder:
     """All the images under root, sorted, without looking into them.
 
     What is hidden, by a dot before its name, is passed over; links are followed.
@@ -70,12 +71,12 @@ def open_folder(root: Path) -> Folder:
         raise DeployError(
             f"{root} holds no images.",
             code="images-missing",
-            fix=f"give a folder with {', '.join(sorted(SUFFIXES))} files",
+            fix=f"give a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files",
         )
-    return Folder(root=root, names=tuple(names))
+    return ImageFolder(root=root, names=tuple(names))
 
 
-def class_labels(folder: Folder) -> tuple[Labels, tuple[str, ...]] | tuple[None, None]:
+def class_labels(folder: ImageFolder) -> tuple[Labels, tuple[str, ...]] | tuple[None, None]:
     """Labels and classes of a folder that has two folders or more and every image directly in one.
 
     A label is the place of the image's folder among all the sorted names, as torchvision's ImageFolder
@@ -108,12 +109,12 @@ def _walk(root: Path) -> Iterator[str]:
         for entry in shown:
             if entry.is_dir():
                 waiting.append(f"{prefix}{entry.name}/")
-            elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
                 yield prefix + entry.name
 
 
 def _digest(path: Path) -> str:
     try:
-        return sha256_of(path)
+        return file_sha256(path)
     except OSError:  # it is drawn all the same, and may be passed over as bad
         return _NO_DIGEST

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from deploykit.data.images.source import Job, Pixels
+from deploykit.data.images.reader import DecodeJob, Pixels
 from deploykit.data.preprocessing import Preprocessing
 
 GENERATED = "generated"
@@ -18,7 +18,7 @@ _SMALLEST, _LARGEST = 1 / 20, 1 / 2  # radii, of the side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generated:
+class GeneratedImages:
     """Images of one endless series.
 
     Attributes:
@@ -36,7 +36,7 @@ class Generated:
     def names(self) -> tuple[str, ...]:
         return tuple(map(str, self.indices))
 
-    def pick(self, indices: Sequence[int]) -> "Generated":
+    def select(self, indices: Sequence[int]) -> "GeneratedImages":
         return replace(self, indices=tuple(self.indices[index] for index in indices))
 
     def digest(self) -> str:
@@ -45,12 +45,12 @@ class Generated:
         total.update(np.array(self.indices, "<i8").tobytes())
         return total.hexdigest()
 
-    def jobs(self, preprocessing: Preprocessing) -> Generator[Job, None, None]:
+    def decode_jobs(self, preprocessing: Preprocessing) -> Generator[DecodeJob, None, None]:
         for index in self.indices:
-            yield partial(dead_leaves, preprocessing.side_px, index, self.seed)
+            yield partial(draw_dead_leaves, preprocessing.side_px, index, self.seed)
 
 
-def dead_leaves(side_px: int, index: int, seed: int | None = None) -> Pixels:
+def draw_dead_leaves(side_px: int, index: int, seed: int | None = None) -> Pixels:
     """Overlapping discs of random colour, their radii distributed as r^-3: natural images' statistics.
 
     References:

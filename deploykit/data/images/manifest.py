@@ -17,12 +17,12 @@ from deploykit.util.atomic_files import write_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_json, to_json
 
-SUFFIX = ".toml"
+MANIFEST_SUFFIX = ".toml"
 _EXAMPLE = 'source = "photos", count = 512 and sha256 = "..."'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class ImageManifest:
     """What a manifest file says.
 
     Attributes:
@@ -44,7 +44,7 @@ class Manifest:
         return GENERATED if self.source == GENERATED else path.parent / self.source
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_image_manifest(path: Path) -> ImageManifest:
     """The manifest in a file.
 
     Raises:
@@ -52,10 +52,10 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        _refuse_unknown(table, Manifest, "")
+        _refuse_unknown(table, ImageManifest, "")
         if isinstance(inner := table.get("preprocessing"), dict):
             _refuse_unknown(inner, Overrides, "preprocessing.")
-        manifest = from_json(to_json(table), Manifest)
+        manifest = from_json(to_json(table), ImageManifest)
     except FileNotFoundError as error:
         raise DeployError(
             f"There is no file {path}.", code="file-not-found", fix="give --data an existing manifest"
@@ -70,7 +70,7 @@ def read_manifest(path: Path) -> Manifest:
             code="image-manifest-invalid",
             fix=f"write {_EXAMPLE} into it",
         ) from error
-    if manifest.source.endswith(SUFFIX):
+    if manifest.source.endswith(MANIFEST_SUFFIX):
         raise DeployError(
             f"{path} names another manifest, {manifest.source}.",
             code="image-manifest-nested",
@@ -79,7 +79,7 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def require_unchanged(path: Path, manifest: Manifest, images: Images) -> None:
+def require_unchanged(path: Path, manifest: ImageManifest, images: Images) -> None:
     """Sees that the images drawn now are those that the manifest was written for.
 
     Raises:
@@ -101,20 +101,20 @@ def require_unchanged(path: Path, manifest: Manifest, images: Images) -> None:
     )
 
 
-def require_manifest(path: Path, images: Images) -> None:
+def require_image_manifest(path: Path, images: Images) -> None:
     """Fails where write_manifest would.
 
     Raises:
         DeployError: path is no .toml; the images are from a manifest already, or part of what was drawn; or
             their name is not UTF-8.
     """
-    if path.suffix != SUFFIX:
+    if path.suffix != MANIFEST_SUFFIX:
         raise DeployError(
             f"{path} is no name of a manifest.",
             code="invalid-output-name",
-            fix=f"call it {path.with_suffix(SUFFIX)}",
+            fix=f"call it {path.with_suffix(MANIFEST_SUFFIX)}",
         )
-    if images.source.endswith(SUFFIX) or not images.whole:
+    if images.source.endswith(MANIFEST_SUFFIX) or images.is_subset:
         raise DeployError(
             f"{images.count} images of {images.source} can't be written down as a draw of their own.",
             code="image-manifest-unsupported",
@@ -123,7 +123,7 @@ def require_manifest(path: Path, images: Images) -> None:
     _source_from(path, images)
 
 
-def write_manifest(path: Path, images: Images, *, overrides: Overrides = NO_OVERRIDES) -> None:
+def write_image_manifest(path: Path, images: Images, *, overrides: Overrides = NO_OVERRIDES) -> None:
     """Writes down which images these are.
 
     Args:
@@ -135,7 +135,7 @@ def write_manifest(path: Path, images: Images, *, overrides: Overrides = NO_OVER
         DeployError: path is no .toml; the images are from a manifest already, or part of what was drawn;
             their name is not UTF-8; or the file can't be written.
     """
-    require_manifest(path, images)
+    require_image_manifest(path, images)
     own: dict[str, Any] = {
         "source": _source_from(path, images),
         "count": images.count,

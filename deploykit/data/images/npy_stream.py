@@ -4,10 +4,10 @@ from typing import IO
 
 import numpy as np
 
-CHUNK_BYTES = 1 << 20
+NPY_CHUNK_BYTES = 1 << 20
 
 
-def read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:
+def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:
     """Shape, type, and whether the first index changes fastest, of the array that follows.
 
     Raises:
@@ -21,9 +21,9 @@ def read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic
     return shape, dtype, columns_first
 
 
-def skip(member: IO[bytes], size: int) -> None:
+def skip_bytes(member: IO[bytes], size: int) -> None:
     while size > 0:
-        size -= len(read_exactly(member, min(size, CHUNK_BYTES)))
+        size -= len(read_exactly(member, min(size, NPY_CHUNK_BYTES)))
 
 
 def read_exactly(member: IO[bytes], size: int) -> bytes:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deploykit.data.images.npy_stream import CHUNK_BYTES, read_exactly, read_header, skip
-from deploykit.data.images.source import Job, Labels, Opened, Pixels
+from deploykit.data.images.npy_stream import NPY_CHUNK_BYTES, read_exactly, read_npy_header, skip_bytes
+from deploykit.data.images.reader import DecodeJob, OpenedImages, Pixels
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.util.atomic_files import sha256_of
+from deploykit.util.array_types import Labels
+from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
 _IMAGES, _LABELS, _CLASSES = "images.npy", "labels.npy", "classes.npy"
@@ -36,7 +37,7 @@ _UNREADABLE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Archive:
+class ImageArchive:
     """Images of an .npz archive, read row by row.
 
     Attributes:
@@ -55,7 +56,7 @@ class Archive:
     def names(self) -> tuple[str, ...]:
         return tuple(map(str, self.rows))
 
-    def pick(self, indices: Sequence[int]) -> "Archive":
+    def select(self, indices: Sequence[int]) -> "ImageArchive":
         return replace(self, rows=tuple(self.rows[index] for index in indices))
 
     def digest(self) -> str:
@@ -65,11 +66,11 @@ class Archive:
             DeployError: it can't be read any more.
         """
         with _explained(self.path):
-            total = hashlib.sha256(sha256_of(self.path).encode())
+            total = hashlib.sha256(file_sha256(self.path).encode())
         total.update(np.array(self.rows, "<i8").tobytes())
         return total.hexdigest()
 
-    def jobs(self, preprocessing: Preprocessing) -> Generator[Job, None, None]:
+    def decode_jobs(self, preprocessing: Preprocessing) -> Generator[DecodeJob, None, None]:
         """As Supply says.
 
         Raises:
@@ -77,18 +78,18 @@ class Archive:
         """
         row_bytes = math.prod(self.shape[1:])
         with _explained(self.path), zipfile.ZipFile(self.path) as archive, archive.open(_IMAGES) as member:
-            if read_header(member)[0] != self.shape:
+            if read_npy_header(member)[0] != self.shape:
                 raise ValueError("changed since it was opened")
             at = 0
             for row in self.rows:
-                skip(member, (row - at) * row_bytes)
+                skip_bytes(member, (row - at) * row_bytes)
                 at = row + 1
                 yield partial(_crop, read_exactly(member, row_bytes), self.shape[1:], preprocessing)
-            while member.read(CHUNK_BYTES):  # to the end, where zip compares its checksum
+            while member.read(NPY_CHUNK_BYTES):  # to the end, where zip compares its checksum
                 pass
 
 
-def open_archive(path: Path) -> Opened:
+def open_image_archive(path: Path) -> OpenedImages:
     """All the images of an archive, without reading them; its labels and its classes, if it has them.
 
     Raises:
@@ -96,7 +97,7 @@ def open_archive(path: Path) -> Opened:
     """
     with _explained(path), zipfile.ZipFile(path) as archive:
         with archive.open(_IMAGES) as member:
-            shape, dtype, columns_first = read_header(member)
+            shape, dtype, columns_first = read_npy_header(member)
             header_bytes = member.tell()
         _require_images(path, shape, dtype, columns_first=columns_first)
         if archive.getinfo(_IMAGES).file_size != header_bytes + math.prod(shape):
@@ -107,7 +108,7 @@ def open_archive(path: Path) -> Opened:
     if labels is not None:
         _require_in_range(path, labels, classes)
     n, height, width, channels = shape
-    return Archive(path=path, shape=(n, height, width, channels), rows=range(n)), labels, classes
+    return ImageArchive(path=path, shape=(n, height, width, channels), rows=range(n)), labels, classes
 
 
 @contextlib.contextmanager
@@ -159,7 +160,7 @@ def _require_images(
 
 def _labels(path: Path, archive: zipfile.ZipFile, count: int) -> Labels:
     with _explained(path, _LABELS), archive.open(_LABELS) as member:
-        shape, dtype, _ = read_header(member)
+        shape, dtype, _ = read_npy_header(member)
     if shape != (count,) or not np.issubdtype(dtype, np.integer):
         raise DeployError(
             f"The labels in {path} are {dtype} {shape}, of {count} images.",
@@ -172,7 +173,7 @@ def _labels(path: Path, archive: zipfile.ZipFile, count: int) -> Labels:
 
 def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
     with _explained(path, _CLASSES), archive.open(_CLASSES) as member:
-        shape, dtype, _ = read_header(member)
+        shape, dtype, _ = read_npy_header(member)
     if len(shape) != 1 or dtype.kind != "U":
         raise DeployError(
             f"The classes in {path} are {dtype} {shape}.",

@@ -3,17 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from deploykit.data.images.folder import class_labels, open_folder
-from deploykit.data.images.generated import GENERATED, Generated
-from deploykit.data.images.manifest import SUFFIX, read_manifest, require_unchanged
-from deploykit.data.images.npz_archive import open_archive
-from deploykit.data.images.sampling import sample, spread
-from deploykit.data.images.selection import Batch, Images
-from deploykit.data.images.source import Opened
+from deploykit.data.images.folder import class_labels, open_image_folder
+from deploykit.data.images.generated import GENERATED, GeneratedImages
+from deploykit.data.images.manifest import MANIFEST_SUFFIX, read_image_manifest, require_unchanged
+from deploykit.data.images.npz_archive import open_image_archive
+from deploykit.data.images.reader import OpenedImages
+from deploykit.data.images.sampling import sample_evenly, sample_randomly
+from deploykit.data.images.selection import Images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides, Preprocessing
 from deploykit.util.errors import DeployError
-
-__all__ = ["DEFAULT_IMAGES", "GENERATED", "MAX_IMAGES", "Batch", "Images", "open_images"]
 
 DEFAULT_IMAGES = 512
 MAX_IMAGES = 1_000_000
@@ -52,7 +50,7 @@ def open_images(
         raise DeployError(f"A seed of {seed} is negative.", code="invalid-seed", fix="give 0 or more")
     if not str(data):
         raise DeployError("--data names nothing.", code="data-missing", fix="give --data a folder of images")
-    if str(data) != GENERATED and Path(data).suffix == SUFFIX and not Path(data).is_dir():
+    if str(data) != GENERATED and Path(data).suffix == MANIFEST_SUFFIX and not Path(data).is_dir():
         return _from_manifest(Path(data), preprocessing, limit, seed, overrides)
     chosen = preprocessing.override(overrides)
     return _draw(data, chosen, limit or DEFAULT_IMAGES, seed, source=str(data))
@@ -65,7 +63,7 @@ def _from_manifest(
         raise DeployError(
             f"{path} says itself which images are drawn.", code="option-conflict", fix="leave the seed out"
         )
-    manifest = read_manifest(path)
+    manifest = read_image_manifest(path)
     if manifest.count > MAX_IMAGES:
         raise DeployError(
             f"{path} names {manifest.count} images.",
@@ -84,33 +82,33 @@ def _from_manifest(
     require_unchanged(path, manifest, images)
     if limit is None or limit >= images.count:
         return images
-    return replace(images.subset(spread(images.count, limit, images.labels)), asked=limit)
+    return replace(images.subset(sample_evenly(images.count, limit, images.labels)), requested=limit)
 
 
 def _draw(
     data: str | Path, preprocessing: Preprocessing, limit: int, seed: int | None, *, source: str
 ) -> Images:
-    supply, labels, classes = _everything(data, limit, seed)
-    if seed is None or isinstance(supply, Generated):
-        drawn = spread(len(supply), limit, labels)
+    reader, labels, classes = _everything(data, limit, seed)
+    if seed is None or isinstance(reader, GeneratedImages):
+        drawn = sample_evenly(len(reader), limit, labels)
     else:
-        drawn = sample(supply.names, limit, seed)
+        drawn = sample_randomly(reader.names, limit, seed)
     return Images(
         source=source,
         preprocessing=preprocessing,
-        asked=limit,
-        available=len(supply),
-        supply=supply.pick(drawn.tolist()),
+        requested=limit,
+        available=len(reader),
+        reader=reader.select(drawn.tolist()),
         seed=seed,
         labels=None if labels is None else labels[drawn],
         classes=classes,
     )
 
 
-def _everything(data: str | Path, limit: int, seed: int | None) -> Opened:
+def _everything(data: str | Path, limit: int, seed: int | None) -> OpenedImages:
     """What there is to draw from; of generated images, as many as are wanted."""
     if str(data) == GENERATED:
-        return Generated(indices=tuple(range(limit)), seed=seed), None, None
+        return GeneratedImages(indices=tuple(range(limit)), seed=seed), None, None
     path = Path(data)
     try:
         is_folder, exists = path.is_dir(), path.exists()
@@ -121,10 +119,10 @@ def _everything(data: str | Path, limit: int, seed: int | None) -> Opened:
             fix="give a folder that you may read",
         ) from error
     if is_folder:
-        folder = open_folder(path)
+        folder = open_image_folder(path)
         return folder, *class_labels(folder)
     if path.suffix == ".npz":
-        return open_archive(path)
+        return open_image_archive(path)
     if exists:
         raise DeployError(
             f"{path} is neither a folder nor an .npz archive nor a .toml manifest.",

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.data.images.source import Labels
+from deploykit.util.array_types import Labels
 
 Indices = npt.NDArray[np.int64]
 """Ascending."""
 
 
-def spread(count: int, limit: int, labels: Labels | None = None) -> Indices:
+def sample_evenly(count: int, limit: int, labels: Labels | None = None) -> Indices:
     """At most limit of count images at even distances, so that a sorted folder is drawn from all over.
 
     Args:
@@ -33,7 +33,7 @@ def spread(count: int, limit: int, labels: Labels | None = None) -> Indices:
     return np.sort(drawn)
 
 
-def sample(names: Sequence[str], limit: int, seed: int) -> Indices:
+def sample_randomly(names: Sequence[str], limit: int, seed: int) -> Indices:
     """At most limit of the images at random, the same ones for a seed everywhere and always.
 
     Those whose SHA-256 of `seed/name` is smallest: no random generator's version matters, and a file

@@ -9,29 +9,30 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.data.images.source import Labels, Pixels, Supply
+from deploykit.data.images.reader import ImageReader, Pixels
 from deploykit.data.preprocessing import Preprocessing
+from deploykit.util.array_types import Labels
 from deploykit.util.errors import DeployError
-from deploykit.util.prefetch import ahead, workers
+from deploykit.util.prefetch import prefetch, worker_count
 
 OnSkipped = Callable[[DeployError], None]
 """Told of each image that is left out, and why."""
 
 
-def once(skipped: OnSkipped) -> OnSkipped:
+def report_each_once(on_skipped: OnSkipped) -> OnSkipped:
     """Tells of each image once, however often it is met."""
     told: set[str] = set()
 
     def tell(error: DeployError) -> None:
         if error.problem not in told:
             told.add(error.problem)
-            skipped(error)
+            on_skipped(error)
 
     return tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
+class ImageBatch:
     """Images as the network takes them.
 
     Attributes:
@@ -55,23 +56,23 @@ class Images:
         seed: of a random draw; None for an even one.
         labels: (count,) int64, the class of each; None where the source doesn't say.
         classes: their names, where the source has them; longer than any label.
-        whole: False for a subset.
+        is_subset: Whether these are some of the images that were drawn.
     """
 
     source: str
     preprocessing: Preprocessing
-    asked: int
+    requested: int
     available: int
-    supply: Supply
+    reader: ImageReader
     seed: int | None = None
     labels: Labels | None = None
     classes: tuple[str, ...] | None = None
-    whole: bool = True
+    is_subset: bool = False
 
     @property
     def count(self) -> int:
         """How many were drawn; fewer than asked where there are no more."""
-        return len(self.supply)
+        return len(self.reader)
 
     @cached_property
     def sha256(self) -> str:
@@ -80,7 +81,7 @@ class Images:
         Raises:
             DeployError: an archive can't be read any more.
         """
-        return self.supply.digest()
+        return self.reader.digest()
 
     def require_classes(self, classes: int, model: str | Path) -> None:
         """Fails where the labels are not those of a model with so many outputs, as far as can be seen.
@@ -110,13 +111,15 @@ class Images:
             raise IndexError(f"indices from {kept[0]} to {kept[-1]} of {self.count} images")
         return replace(
             self,
-            supply=self.supply.pick(kept.tolist()),
+            reader=self.reader.select(kept.tolist()),
             labels=None if self.labels is None else self.labels[kept],
-            asked=len(kept),
-            whole=False,
+            requested=len(kept),
+            is_subset=True,
         )
 
-    def batches(self, size: int, *, start: int = 0, skipped: OnSkipped | None = None) -> Iterator[Batch]:
+    def batches(
+        self, size: int, *, start: int = 0, on_skipped: OnSkipped | None = None
+    ) -> Iterator[ImageBatch]:
         """Network inputs, decoded by threads ahead of being asked for, in order.
 
         Closing the generator stops the threads. Memory goes with size, not with count.
@@ -124,7 +127,8 @@ class Images:
         Args:
             size: images a batch; the last one has what is left.
             start: begin with this one of the images.
-            skipped: told of each image that can't be read, which is then left out; None raises instead.
+            on_skipped: Called with the error of each unreadable image, which is then left out; None
+                raises that error.
 
         Raises:
             DeployError: an image can't be read, or none of them can.
@@ -134,7 +138,7 @@ class Images:
         indices: list[int] = []
         pixels: list[Pixels] = []
         readable = False
-        for index, image in self._decoded(size, start, skipped):
+        for index, image in self._decoded(size, start, on_skipped):
             readable = True
             indices.append(index)
             pixels.append(image)
@@ -150,22 +154,22 @@ class Images:
                 fix="give images that open in a viewer",
             )
 
-    def _decoded(self, size: int, start: int, skipped: OnSkipped | None) -> Iterator[tuple[int, Pixels]]:
-        jobs = self.supply.pick(range(start, self.count)).jobs(self.preprocessing)
+    def _decoded(self, size: int, start: int, on_skipped: OnSkipped | None) -> Iterator[tuple[int, Pixels]]:
+        jobs = self.reader.select(range(start, self.count)).decode_jobs(self.preprocessing)
         # While the caller works on one batch, the threads make the whole next one.
-        results = ahead(jobs, window=size + 2 * workers())
+        results = prefetch(jobs, window=size + 2 * worker_count())
         with contextlib.closing(jobs), contextlib.closing(results):
             for index, result in enumerate(results, start):
                 try:
                     image = result.result()
                 except DeployError as error:
-                    if skipped is None:
+                    if on_skipped is None:
                         raise
-                    skipped(error)
+                    on_skipped(error)
                     continue
                 yield index, image
 
-    def _batch(self, pixels: list[Pixels], indices: list[int]) -> Batch:
-        return Batch(
+    def _batch(self, pixels: list[Pixels], indices: list[int]) -> ImageBatch:
+        return ImageBatch(
             inputs=self.preprocessing.normalize(np.stack(pixels)), indices=np.array(indices, np.int64)
         )

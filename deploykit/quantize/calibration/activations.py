@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from deploykit.data.images.diversity import Likeness
-from deploykit.data.images.selection import Batch, Images, OnSkipped
+from deploykit.data.images.diversity import DiversityCheck
+from deploykit.data.images.selection import ImageBatch, Images, OnSkipped
 from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
 from deploykit.quantize.calibration.observer import ActivationObserver, BatchObservation, split_cores
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import BatchSample, TensorStatistics
 from deploykit.util.errors import DeployError
-from deploykit.util.prefetch import ahead
+from deploykit.util.prefetch import prefetch
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,7 +30,7 @@ def measure_activations(
     checkpoint: CalibrationCheckpoint | None,
     note: Callable[[str], None],
     progress: Callable[[int, int], None],
-    skipped: OnSkipped | None,
+    on_skipped: OnSkipped | None,
 ) -> Ranges:
     """The ranges with the statistics of all images.
 
@@ -44,13 +44,13 @@ def measure_activations(
         DeployError: an unreadable image, or activations that are not finite.
     """
     first, ranges = _resume(images, empty, checkpoint, note)
-    counter, likeness = _Counter(ranges, first), Likeness()
+    counter, diversity = _Counter(ranges, first), DiversityCheck()
     at_once, size, threads = split_cores(images.preprocessing.side_px)
     observer = ActivationObserver(model, ranges.statistics, threads=threads)
-    jobs = _jobs(observer, likeness, images.batches(size, start=first, skipped=skipped))
+    jobs = _jobs(observer, diversity, images.batches(size, start=first, on_skipped=on_skipped))
     saved_s = time.monotonic()
     try:
-        with contextlib.closing(ahead(jobs, window=at_once + 1, threads=at_once)) as observations:
+        with contextlib.closing(prefetch(jobs, window=at_once + 1, threads=at_once)) as observations:
             for observation in observations:
                 counter.count(observation.result())
                 progress(counter.done[0], images.count)
@@ -66,7 +66,7 @@ def measure_activations(
             checkpoint.save(images, position, ranges)
             note(f"Stopped after image {position} of {images.count}; the same command goes on from there.")
         raise
-    if first == 0 and (sentence := likeness.sentence()):
+    if first == 0 and (sentence := diversity.warning()):
         note(sentence)
     return counter.done[1]
 
@@ -85,10 +85,10 @@ def _resume(
 
 
 def _jobs(
-    observer: ActivationObserver, likeness: Likeness, batches: Iterable[Batch]
+    observer: ActivationObserver, diversity: DiversityCheck, batches: Iterable[ImageBatch]
 ) -> Iterator[Callable[[], BatchObservation]]:
     for batch in batches:
-        likeness.add(batch.inputs)
+        diversity.add(batch.inputs)
         yield partial(observer.observe, batch)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from deploykit.data.images.open import Images
+from deploykit.data.images.selection import Images
 from deploykit.quantize.calibration.ranges import Ranges, RangesFile
 from deploykit.util.atomic_files import write_atomically
 from deploykit.util.json_io import from_json, to_json

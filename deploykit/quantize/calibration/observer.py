@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.data.images.selection import Batch
+from deploykit.data.images.selection import ImageBatch
 from deploykit.onnx_tools.ort_session import cpu_session, run
 from deploykit.quantize.calibration.tensor_statistics import BatchSample, sample_batch
-from deploykit.util.prefetch import cores, workers
+from deploykit.util.prefetch import available_cores, worker_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -36,8 +36,8 @@ def split_cores(side_px: int) -> tuple[int, int, int]:
     counted while others run, and no core waits for another at the end of each layer. The threads that
     run batches compute too, beside the session's own, which all of them share.
     """
-    at_once = min(workers(), images_per_run(side_px))
-    return at_once, images_per_run(side_px) // at_once, cores() - at_once + 1
+    at_once = min(worker_count(), images_per_run(side_px))
+    return at_once, images_per_run(side_px) // at_once, available_cores() - at_once + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class ActivationObserver:
         self._session = cpu_session(graph.SerializeToString(), threads=threads)
         self._own = threading.local()
 
-    def observe(self, batch: Batch) -> BatchObservation:
+    def observe(self, batch: ImageBatch) -> BatchObservation:
         """Looks at the input and the tensors.
 
         Raises:

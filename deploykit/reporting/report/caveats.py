@@ -37,7 +37,7 @@ def not_clearly(
     best: T, others: Sequence[T], ratio: Callable[[T, T], Estimate], name: Callable[[T], str]
 ) -> list[str]:
     """Names of those whose ratio to the best leaves it possible that they are as good."""
-    return [name(each) for each in others if each is not best and ratio(best, each).may_be(1)]
+    return [name(each) for each in others if each is not best and ratio(best, each).contains(1)]
 
 
 def _run_name(run: Record | LayerProfile) -> str:

@@ -20,7 +20,7 @@ from deploykit.serving.repository.names import require_name
 from deploykit.serving.repository.placing import make_repository, put_models
 from deploykit.serving.repository.tensors import answers_of
 from deploykit.serving.repository.version_fit import fitted
-from deploykit.util.atomic_files import alone_in
+from deploykit.util.atomic_files import lock_folder
 from deploykit.util.errors import DeployError
 
 _TIMED_SECONDS, _TIMED_CALLS = 0.2, 5
@@ -89,7 +89,7 @@ def write_repository(
     groups = by_model([Path(each) for each in engines], options)
     staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
     make_repository(folder)
-    with alone_in(folder):
+    with lock_folder(folder):
         names = {model.name for _, models in staged for model in models}
         for each in folders_in(folder):
             if each.name not in names:

@@ -16,7 +16,7 @@ from deploykit.reporting.report.gather import (
 )
 from deploykit.reporting.report.section import Column, Section, Table, Trace, giga, joined
 from deploykit.reporting.report.traces import COLOURS, PALE, SYMBOLS, log_axis, scatter
-from deploykit.stats.estimate import Estimate, ratio_of
+from deploykit.stats.estimate import Estimate, ratio_between
 
 _ALIKE = 1.3  # times as much work is near enough for the cost of a multiply-accumulate to be compared
 _AXIS_COLOURS = (PALE[1], PALE[5], PALE[8])
@@ -125,7 +125,7 @@ def _cost(record: Record) -> float:
 def _over(record: Record, like: Record) -> Estimate:
     """What a multiply-accumulate takes, over what one of the other network does."""
     work = like.engine.macs / record.engine.macs
-    return ratio_of(like.percentile_ms(50), record.percentile_ms(50)).times(work)
+    return ratio_between(like.percentile_ms(50), record.percentile_ms(50)).scaled(work)
 
 
 def _findings(compound: Sequence[Record], stretched: Sequence[Record]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from deploykit.reporting.report.caveats import cautions, in_brackets, not_clearl
 from deploykit.reporting.report.gather import Gathered, Setup, network_name, setup_of
 from deploykit.reporting.report.section import Column, Section, Table, Trace, joined
 from deploykit.reporting.report.traces import COLOURS, MOST_SHOWN, SYMBOLS, log_axis, scatter, shade
-from deploykit.stats.estimate import Estimate, ratio_of
+from deploykit.stats.estimate import Estimate, ratio_between
 
 Series = tuple[str, Setup]
 
@@ -118,7 +118,7 @@ def _best(records: Sequence[Record]) -> Record:
 
 
 def _rate_ratio(one: Record, other: Record) -> Estimate:
-    return ratio_of(one.images_per_s, other.images_per_s)
+    return ratio_between(one.images_per_s, other.images_per_s)
 
 
 def _row(

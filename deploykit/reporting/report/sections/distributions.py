@@ -10,8 +10,8 @@ from deploykit.reporting.report.gather import Gathered, Setup, axis_of_engine, n
 from deploykit.reporting.report.section import Column, Section, Table, Trace
 from deploykit.reporting.report.sections.batches import hidden_note
 from deploykit.reporting.report.traces import COLOURS, DASHES, MOST_SHOWN, scatter, shade
-from deploykit.stats.estimate import ratio_of
-from deploykit.stats.latency_percentiles import samples_for
+from deploykit.stats.estimate import ratio_between
+from deploykit.stats.latency_percentiles import required_samples
 
 _POINTS = 60  # of a curve
 _TICKS = {"50 %": 2, "75 %": 4, "90 %": 10, "95 %": 20, "99 %": 100, "99.9 %": 1000, "99.99 %": 10_000}
@@ -53,8 +53,8 @@ def section(gathered: Gathered) -> Section | None:
         ),
         notes=(
             "A curve ends where fewer than ten calls took longer: at 90 % of 100 calls, at 99 % of 1,000.",
-            f"~ marks a percentile of fewer calls than it takes: {samples_for(90)} for p90, "
-            f"{samples_for(99):,} for p99.",
+            f"~ marks a percentile of fewer calls than it takes: {required_samples(90)} for p90, "
+            f"{required_samples(99):,} for p99.",
             *(
                 ("Networks stretched along one axis are in the table alone.",)
                 if len(drawn) < len(records)
@@ -107,7 +107,7 @@ def _findings(records: Sequence[Record], setups: Sequence[Setup]) -> tuple[str, 
     for setup in sorted({setup_of(each) for each in records}):
         own = [each for each in records if setup_of(each) == setup]
         ratios = {
-            network_name(each.engine): ratio_of(each.percentile_ms(50), each.percentile_ms(90))
+            network_name(each.engine): ratio_between(each.percentile_ms(50), each.percentile_ms(90))
             for each in own
         }
         least, most = (extreme(ratios, key=lambda name: ratios[name].value) for extreme in (min, max))
@@ -125,7 +125,7 @@ def _row(record: Record, setups: Sequence[Setup]) -> tuple[str, ...]:
         network_name(record.engine),
         setup_of(record).title(setups),
         *(
-            f"{'~' if count < samples_for(percent) else ''}{record.percentile_ms(percent)}"
+            f"{'~' if count < required_samples(percent) else ''}{record.percentile_ms(percent)}"
             for percent in PERCENTILES
         ),
         f"{max(record.latency_ms):.4g}",

@@ -10,7 +10,7 @@ from deploykit.reporting.report.gather import Gathered, Setup, is_compound, netw
 from deploykit.reporting.report.predicted import Predicted
 from deploykit.reporting.report.section import Column, Section, Table, Trace, giga, joined
 from deploykit.reporting.report.traces import COLOURS, GREY, log_axis, scatter
-from deploykit.stats.estimate import Estimate, ratio_of
+from deploykit.stats.estimate import Estimate, ratio_between
 
 
 def section(gathered: Gathered, predicted: Sequence[Predicted]) -> Section | None:
@@ -113,7 +113,7 @@ def _finding(records: Sequence[Record], title: str) -> list[str]:
     cheapest, dearest = ordered[0], ordered[-1]
     doubtful = not_clearly(cheapest, records, _cost_ratio, _name)
     factor = _cost_ratio(cheapest, dearest)
-    time = ratio_of(first.percentile_ms(50), last.percentile_ms(50))
+    time = ratio_between(first.percentile_ms(50), last.percentile_ms(50))
     return [
         f"{title}: from {_name(first)} to {_name(last)} the work grows "
         f"{last.engine.macs / first.engine.macs:.3g}-fold and the median latency {time.value:.3g}-fold"
@@ -128,12 +128,12 @@ def _parting(records: Sequence[Record]) -> str:
     steps = [
         (one, other, _cost_ratio(one, other))
         for one, other in pairwise(records)
-        if one.engine.macs < other.engine.macs and not _cost_ratio(one, other).may_be(1)
+        if one.engine.macs < other.engine.macs and not _cost_ratio(one, other).contains(1)
     ]
     if not steps:
         return " Between neighbours the two part nowhere clearly."
     one, other, _ = max(steps, key=lambda step: max(step[2].value, 1 / step[2].value))
-    time = ratio_of(one.percentile_ms(50), other.percentile_ms(50))
+    time = ratio_between(one.percentile_ms(50), other.percentile_ms(50))
     work = other.engine.macs / one.engine.macs
     return (
         f" They part most from {_name(one)} to {_name(other)}: {work:.3g} times the work takes "
@@ -143,7 +143,9 @@ def _parting(records: Sequence[Record]) -> str:
 
 def _cost_ratio(one: Record, other: Record) -> Estimate:
     """What a multiply-accumulate of the other takes, over what one of the first does."""
-    return ratio_of(one.percentile_ms(50), other.percentile_ms(50)).times(one.engine.macs / other.engine.macs)
+    return ratio_between(one.percentile_ms(50), other.percentile_ms(50)).scaled(
+        one.engine.macs / other.engine.macs
+    )
 
 
 def _cost_of_value(record: Record) -> float:

@@ -7,15 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.data.preprocessing import Preprocessing
+from deploykit.util.array_types import Labels
 
 Pixels = npt.NDArray[np.uint8]
 """One image, (side, side, 3)."""
 
-Job = Callable[[], Pixels]
+DecodeJob = Callable[[], Pixels]
 """Makes one image. Raises DeployError where it can't be read."""
 
 
-class Supply(Protocol):
+class ImageReader(Protocol):
     """Images in a fixed order."""
 
     def __len__(self) -> int: ...
@@ -25,7 +26,7 @@ class Supply(Protocol):
         """What each is called."""
         ...
 
-    def pick(self, indices: Sequence[int]) -> "Supply":
+    def select(self, indices: Sequence[int]) -> "ImageReader":
         """Those alone; indices ascend."""
         ...
 
@@ -33,13 +34,10 @@ class Supply(Protocol):
         """SHA-256, hexadecimal, of what says which images these are."""
         ...
 
-    def jobs(self, preprocessing: Preprocessing) -> Generator[Job, None, None]:
+    def decode_jobs(self, preprocessing: Preprocessing) -> Generator[DecodeJob, None, None]:
         """A job an image, in order. Threads may do several at once; one thread at a time asks for them."""
         ...
 
 
-Labels = npt.NDArray[np.int64]
-"""The class of each image, counted from 0, (n,)."""
-
-Opened = tuple[Supply, Labels | None, tuple[str, ...] | None]
+OpenedImages = tuple[ImageReader, Labels | None, tuple[str, ...] | None]
 """All the images of a source, their labels and the classes' names, None where it doesn't have them."""
