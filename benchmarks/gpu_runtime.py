@@ -23,7 +23,7 @@ from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.runtime import Engine
-from deploykit.runtime.tensorrt.plan import deserialize, new_context
+from deploykit.runtime.tensorrt.plan import create_execution_context, deserialize_plan
 from deploykit.util.local_gpu import ORDINAL, local_gpu
 
 PHIS, BATCHES, ROUNDS = (0, 3, 7), (1, 8), 500
@@ -77,8 +77,8 @@ def _raw(path: Path, manifest: EngineManifest, images: np.ndarray) -> tuple[Call
     np.from_dlpack(staged).view(np.float32)[:] = images.ravel()
     source.copy_from(staged, stream=stream)
     stream.sync()
-    runtime, engine = deserialize(path, manifest)
-    context = new_context(engine, manifest)
+    runtime, engine = deserialize_plan(path, manifest)
+    context = create_execution_context(engine, manifest)
     context.set_input_shape(manifest.input.name, images.shape)
     context.set_tensor_address(manifest.input.name, int(source.handle))
     context.set_tensor_address(manifest.output.name, int(answer.handle))

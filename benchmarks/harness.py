@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.scenarios import single_stream
+from deploykit.bench.scenarios import run_single_stream
 from deploykit.engine.pipeline import build_engine
 from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model
@@ -95,7 +95,7 @@ def _loop(call: Callable[[], object]) -> Percentiles:
 
 
 def _deploykit(call: Callable[[], object]) -> Percentiles:
-    found = np.array(single_stream(call, batch=1, seconds=SECONDS, samples=1).latency_ms)
+    found = np.array(run_single_stream(call, batch=1, seconds=SECONDS, samples=1).latency_ms)
     return tuple(percentile(found, percent) for percent in PERCENTS)
 
 

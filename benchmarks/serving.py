@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from deploykit.bench.scenarios import single_stream
-from deploykit.bench.server_scenario import server
+from deploykit.bench.scenarios import run_single_stream
+from deploykit.bench.server_scenario import run_server
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import prepare_export
@@ -123,7 +123,7 @@ def _in_turn(ways: dict[str, Callable[[], object]]) -> dict[str, list[Any]]:
     taken: dict[str, list[Any]] = {way: [] for way in ways}
     for at in range(ROUNDS):
         for way in list(ways) if at % 2 else list(reversed(ways)):
-            samples = single_stream(ways[way], batch=1, seconds=SECONDS, samples=100)
+            samples = run_single_stream(ways[way], batch=1, seconds=SECONDS, samples=100)
             taken[way].append(np.array(samples.latency_ms))
     return taken
 
@@ -174,7 +174,7 @@ def _print_stalls(side_px: int, found: dict[str, str]) -> None:
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for at in range(QUEUE_ROUNDS):
             for way in list(ways) if at % 2 else list(reversed(ways)):
-                samples = single_stream(ways[way], batch=1, seconds=0.01, samples=requests)
+                samples = run_single_stream(ways[way], batch=1, seconds=0.01, samples=requests)
                 taken[way] += samples.latency_ms
     print()
     print(f"| phi 0, {side_px} px, batching, one after another | over {STALLED_MS:g} ms | longest |")
@@ -187,7 +187,7 @@ def _print_stalls(side_px: int, found: dict[str, str]) -> None:
 def _holding(call: Call, bound_ms: float, *, seed: int) -> tuple[float, float]:
     """The rate that holds, and its 99th percentile in ms; NaN where the machine was too busy for any."""
     try:
-        samples, trials = server(
+        samples, trials = run_server(
             call, batch=BATCH, max_latency_ms=bound_ms, seconds=SERVER_SECONDS, seed=seed
         )
     except DeployError as error:

@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from deploykit.accuracy.evaluate import evaluate_model
     from deploykit.bench.benchmark import benchmark
-    from deploykit.bench.compare import compare
+    from deploykit.bench.compare import compare_records
     from deploykit.bench.record_file import read_record, write_record
     from deploykit.engine.manifest import read_engine_manifest
     from deploykit.engine.pipeline import build_engine, quantize_model
@@ -60,7 +60,7 @@ _HOMES = {
     "calibrate_to_file": "deploykit.quantize.calibrate",
     "check_repository": "deploykit.serving.repository.check",
     "choose_member": "deploykit.networks.member",
-    "compare": "deploykit.bench.compare",
+    "compare_records": "deploykit.bench.compare",
     "diagnose": "deploykit.runtime.doctor",
     "export_onnx": "deploykit.networks.export",
     "fit_phi": "deploykit.planning.fit.fit",
@@ -94,7 +94,7 @@ __all__ = [
     "calibrate_to_file",
     "check_repository",
     "choose_member",
-    "compare",
+    "compare_records",
     "diagnose",
     "evaluate_model",
     "export_onnx",

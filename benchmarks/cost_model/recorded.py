@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cost_model.published import Row
-from deploykit.bench.record import Measured, Record
-from deploykit.bench.record_file import read_folder
+from deploykit.bench.record import MeasuredEngine, Record
+from deploykit.bench.record_file import read_record_folder
 from deploykit.gpu_catalog.gpus import find_gpu
 from deploykit.networks.families.registry import FAMILIES
 from deploykit.util.errors import DeployError
@@ -19,7 +19,7 @@ def read_recorded(folder: Path) -> tuple[Row, ...]:
     INT8 is left out: published engines are INT8 throughout, deploykit's keep depthwise convolutions in FP16.
     """
     folders = sorted({path.parent for path in folder.rglob("*.json")})
-    records = [record for each in folders for record in read_folder(each).records.values()]
+    records = [record for each in folders for record in read_record_folder(each).records.values()]
     return tuple(row for record in records if isinstance(record, Record) for row in _rows(record))
 
 
@@ -47,7 +47,7 @@ def _rows(record: Record) -> Iterator[Row]:
     )
 
 
-def _member(engine: Measured) -> str | None:
+def _member(engine: MeasuredEngine) -> str | None:
     """By depth and width: the side is the row's own."""
     family = FAMILIES.get(engine.family)
     members = {} if family is None else family.members

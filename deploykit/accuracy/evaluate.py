@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from deploykit.accuracy.model_loader import Arithmetic, LoadedModel, open_model
 from deploykit.accuracy.reference import find_reference
-from deploykit.bench.accuracy_record import Accuracy
-from deploykit.bench.record import now
+from deploykit.bench.accuracy_record import AccuracyRecord
+from deploykit.bench.record import utc_timestamp
 from deploykit.data.images.generated import GENERATED
 from deploykit.data.images.open import MAX_IMAGES, open_images
 from deploykit.data.images.selection import Images, OnSkipped
@@ -53,7 +53,7 @@ class Evaluation:
         """How many images the scores are from."""
         return len(self.indices)
 
-    def record(self) -> Accuracy:
+    def record(self) -> AccuracyRecord:
         """Of its top-1, which a report weighs latency against; reads the images again, for their digest.
 
         Raises:
@@ -62,7 +62,7 @@ class Evaluation:
         if self.scores.top1 is None:
             raise _no_top1(self.images)
         info, digest = self.model.info, file_sha256(self.model.path)
-        return Accuracy(
+        return AccuracyRecord(
             model=self.model.path.name,
             sha256=digest,
             onnx_sha256=info.onnx_sha256 if self.model.is_derived else digest,
@@ -134,7 +134,7 @@ def evaluate_model(
         DeployError: bad input, labels the model has no classes for, outputs that are not finite, or neither
             labels nor a reference to compare with.
     """
-    started = now()
+    started = utc_timestamp()
     with ExitStack() as opened:
         judged = opened.enter_context(open_model(Path(model), arithmetic))
         limit = images if images is not None or str(data) == GENERATED else MAX_IMAGES

@@ -96,7 +96,7 @@ def open_model(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[Loa
         )
     given = path
     if is_bundle(path):
-        path = Bundle(path).engine()
+        path = Bundle(path).prepare_engine()
     has_manifest = manifest_path(path).is_file()
     if not has_manifest and path.suffix not in _ENGINE_SUFFIXES:
         yield _open_onnx(path, fuse_int8=arithmetic == "runtime")

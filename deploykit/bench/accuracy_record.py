@@ -11,7 +11,7 @@ from deploykit.util.types import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
+class AccuracyRecord:
     """Attributes:
     model: name of the file that was evaluated; sha256: its digest.
     onnx_sha256: digest of the FP32 model it comes from, its own where it is that one.

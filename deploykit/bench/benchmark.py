@@ -5,18 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploykit.bench.images import random_images
-from deploykit.bench.machine import state, this_machine
-from deploykit.bench.record import Measured, Method, Record, Scope, cpu_threads, now
+from deploykit.bench.machine import describe_machine, read_machine_state
+from deploykit.bench.record import MeasuredEngine, Method, Record, Scope, resolve_cpu_threads, utc_timestamp
 from deploykit.bench.scenarios import (
     DEFAULT_SAMPLES,
     DEFAULT_SECONDS,
     Samples,
     Scenario,
-    offline,
-    one_after_another,
+    run_offline,
+    run_sequential,
 )
-from deploykit.bench.scopes import sampling
-from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, Trial, server
+from deploykit.bench.scopes import open_sampler
+from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, Trial, run_server
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import round_up_batch
@@ -89,10 +89,10 @@ def benchmark(
             batch=size,
             scope=scope,
             in_flight=_GPU_IN_FLIGHT if scenario == "offline" and not on_cpu else 1,
-            threads=cpu_threads(threads) if on_cpu else None,
+            threads=resolve_cpu_threads(threads) if on_cpu else None,
             max_latency_ms=max_latency_ms,
         )
-        started, before = now(), state(on_cpu=on_cpu)
+        started, before = utc_timestamp(), read_machine_state(on_cpu=on_cpu)
         found, trials = _run(
             loaded,
             method,
@@ -101,12 +101,12 @@ def benchmark(
             search_seconds=DEFAULT_SEARCH_SECONDS if search_seconds is None else search_seconds,
             progress=progress,
         )
-        after = state(on_cpu=on_cpu)
-        method = replace(method, cuda_graph=loaded.cuda_graphs)  # not every shape can be captured
+        after = read_machine_state(on_cpu=on_cpu)
+        method = replace(method, cuda_graph=loaded.used_cuda_graphs)  # not every shape can be captured
     return Record(
-        engine=Measured.of(path, manifest),
+        engine=MeasuredEngine.of(path, manifest),
         method=method,
-        machine=this_machine(on_cpu=on_cpu),
+        machine=describe_machine(on_cpu=on_cpu),
         before=before,
         after=after,
         runtime=_runtime(manifest),
@@ -131,7 +131,7 @@ def _run(
     images = random_images((method.batch, *manifest.input.shape), manifest.input.dtype)
     if method.scenario == "server":
         assert method.max_latency_ms is not None  # noqa: S101  # asked for above
-        return server(
+        return run_server(
             lambda count: engine(images[: round_up_batch(manifest.batches, count)]),
             batch=method.batch,
             max_latency_ms=method.max_latency_ms,
@@ -145,7 +145,7 @@ def _run(
         progress(f"batch {method.batch}", fraction)
 
     if method.scenario == "offline":
-        found = offline(
+        found = run_offline(
             lambda: engine(images),
             batch=method.batch,
             in_flight=method.in_flight,
@@ -154,8 +154,8 @@ def _run(
             progress=tell,
         )
         return found, ()
-    with sampling(engine, images, method.scope) as sample:
-        found = one_after_another(sample, batch=method.batch, seconds=seconds, samples=samples, progress=tell)
+    with open_sampler(engine, images, method.scope) as sample:
+        found = run_sequential(sample, batch=method.batch, seconds=seconds, samples=samples, progress=tell)
     return found, ()
 
 

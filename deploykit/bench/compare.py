@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploykit.bench.record import Record, stamp
+from deploykit.bench.record import Record, comparison_key
 from deploykit.stats.estimate import Estimate
 from deploykit.stats.latency_percentiles import estimate_ratio, required_samples, row_percentile
 from deploykit.util.errors import DeployError
 
-IGNORABLE = (
+IGNORABLE_FIELDS = (
     "scenario",
     "batch",
     "scope",
@@ -32,27 +32,27 @@ class Comparison:
     ignored: tuple[str, ...]
 
     @property
-    def is_clear(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval leaves out that they are equal; an open end leaves nothing out."""
         return not self.ratio.contains(1)
 
 
-def compare(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Comparison:
+def compare_records(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Comparison:
     """The ratio of two records' figures: median latency, or throughput where the scenario is about that.
 
     Args:
-        ignore: what may be unlike in them, of IGNORABLE.
+        ignore: what may be unlike in them, of IGNORABLE_FIELDS.
 
     Raises:
         DeployError: they were not made alike.
     """
-    if unknown := [each for each in ignore if each not in IGNORABLE]:
+    if unknown := [each for each in ignore if each not in IGNORABLE_FIELDS]:
         raise DeployError(
             f"Records have nothing called {unknown[0]} to ignore.",
             code="unknown-field",
-            fix=f"name some of {', '.join(IGNORABLE)}",
+            fix=f"name some of {', '.join(IGNORABLE_FIELDS)}",
         )
-    stamps = stamp(first), stamp(second)
+    stamps = comparison_key(first), comparison_key(second)
     unlike = tuple(name for name, value in stamps[0].items() if stamps[1][name] != value)
     if refused := [name for name in unlike if name not in ignore]:
         differences = ", ".join(f"{name} ({stamps[0][name]} and {stamps[1][name]})" for name in refused)

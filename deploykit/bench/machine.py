@@ -61,7 +61,7 @@ class GpuState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class MachineState:
     """What changes.
 
     Attributes:
@@ -80,7 +80,7 @@ class State:
     gpu: GpuState | None = None
 
 
-def this_machine(*, on_cpu: bool) -> Machine:
+def describe_machine(*, on_cpu: bool) -> Machine:
     """The CPU or the GPU of this machine, as one that measures."""
     gpu = None if on_cpu else local_gpu()
     return Machine(
@@ -93,10 +93,10 @@ def this_machine(*, on_cpu: bool) -> Machine:
     )
 
 
-def state(*, on_cpu: bool) -> State:
+def read_machine_state(*, on_cpu: bool) -> MachineState:
     """As it is now."""
     clocks = [float(value) for value in _cpu_facts("cpu MHz")]
-    return State(
+    return MachineState(
         moment_s=time.monotonic(),
         cpu_mhz=statistics.median(clocks) if clocks else None,
         busy_s=_busy_s(),
@@ -106,7 +106,7 @@ def state(*, on_cpu: bool) -> State:
     )
 
 
-def remarks(machine: Machine, before: State, after: State) -> tuple[str, ...]:
+def describe_disturbances(machine: Machine, before: MachineState, after: MachineState) -> tuple[str, ...]:
     """What of the machine's state makes a measurement doubtful, a sentence each."""
     found = []
     if (others := _others(machine, before, after)) > _BUSY:
@@ -122,7 +122,7 @@ def remarks(machine: Machine, before: State, after: State) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _others(machine: Machine, before: State, after: State) -> float:
+def _others(machine: Machine, before: MachineState, after: MachineState) -> float:
     """The part of the cores' time that other processes had."""
     seconds = machine.cores * (after.moment_s - before.moment_s)
     theirs = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)

@@ -17,11 +17,11 @@ from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.stats.latency_percentiles import required_samples
 from deploykit.util.types import Precision
 
-SECONDS, CALLS = 2.0, 100  # of a measurement, at least; p90 takes a hundred calls
-MOST_SECONDS = 20.0  # that measurements of one network are made longer for, together
+MIN_SECONDS, MIN_CALLS = 2.0, 100  # of a measurement, at least; p90 takes a hundred calls
+MAX_EXTRA_SECONDS = 20.0  # that measurements of one network are made longer for, together
 
 
-def onnx_sha256(member: Member) -> str:
+def random_model_sha256(member: Member) -> str:
     """Digest of the model that is built, as records have it."""
     return hashlib.sha256(_model(member)).hexdigest()
 
@@ -31,7 +31,7 @@ def _model(member: Member) -> bytes:
 
 
 @contextmanager
-def built(
+def build_random_engine(
     member: Member, *, gpu: str, precision: Precision | None, batches: Sequence[BatchRange]
 ) -> Iterator[Path]:
     """Its engine, in a folder of its own that goes in the end.
@@ -64,21 +64,21 @@ def measure_latency(
         DeployError: see built.
     """
     only = BatchRange(min=batch, opt=batch, max=batch)
-    with built(member, gpu=gpu, precision=precision, batches=[only]) as engine:
-        record = benchmark(engine, seconds=SECONDS, samples=CALLS)
+    with build_random_engine(member, gpu=gpu, precision=precision, batches=[only]) as engine:
+        record = benchmark(engine, seconds=MIN_SECONDS, samples=MIN_CALLS)
         spent_s = record.seconds
         while percentile is not None and record.percentile_ms(percentile).high is None:
-            longer_s = longer(
-                record.seconds, len(record.latency_ms), percentile, left_s=MOST_SECONDS - spent_s
+            longer_s = longer_duration_s(
+                record.seconds, len(record.latency_ms), percentile, left_s=MAX_EXTRA_SECONDS - spent_s
             )
             if longer_s is None:
                 break
-            record = benchmark(engine, seconds=longer_s, samples=CALLS)
+            record = benchmark(engine, seconds=longer_s, samples=MIN_CALLS)
             spent_s += record.seconds
     return record
 
 
-def longer(took_s: float, count: int, percentile: float, *, left_s: float) -> float | None:
+def longer_duration_s(took_s: float, count: int, percentile: float, *, left_s: float) -> float | None:
     """Seconds to measure after a run that bounds no percentile; None where what is left would not do either.
 
     Args:

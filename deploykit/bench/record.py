@@ -10,9 +10,9 @@ import numpy as np
 from msgspec import Meta
 
 from deploykit import __version__
-from deploykit.bench.machine import Machine, State, remarks
+from deploykit.bench.machine import Machine, MachineState, describe_disturbances
 from deploykit.bench.scenarios import Scenario
-from deploykit.bench.server_scenario import CLOSE, Trial
+from deploykit.bench.server_scenario import SEARCH_TOLERANCE, Trial
 from deploykit.engine.manifest import EngineManifest
 from deploykit.networks.scaling import Rule, Scale
 from deploykit.stats.estimate import Estimate
@@ -31,10 +31,10 @@ PERCENTILES = (50, 90, 99)
 
 Scope = Literal["end-to-end", "device", "host"]
 # What a file may hold: a record that claims more is no measurement, and would break what is made of it.
-Cores = Annotated[int, Meta(ge=1, le=1_000_000)]
-Batch = Annotated[int, Meta(ge=1, le=1_000_000)]
-Macs = Annotated[int, Meta(ge=0, le=10**18)]
-Positive = Annotated[float, Meta(gt=0, le=1e9)]
+CoreCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+BatchSize = Annotated[int, Meta(ge=1, le=1_000_000)]
+MacCount = Annotated[int, Meta(ge=0, le=10**18)]
+PositiveFloat = Annotated[float, Meta(gt=0, le=1e9)]
 _Phi = Annotated[float, Meta(ge=-100, le=100)]
 _Side = Annotated[int, Meta(ge=1, le=100_000)]
 
@@ -54,16 +54,16 @@ class Method:
     """
 
     scenario: Scenario
-    batch: Batch
+    batch: BatchSize
     scope: Scope = "end-to-end"
-    in_flight: Cores = 1
+    in_flight: CoreCount = 1
     cuda_graph: bool | None = None
-    threads: Cores | None = None
-    max_latency_ms: Positive | None = None
+    threads: CoreCount | None = None
+    max_latency_ms: PositiveFloat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredEngine:
     """The engine that was measured.
 
     Attributes:
@@ -81,11 +81,11 @@ class Measured:
     family: str
     phi: _Phi | None
     rule: Rule | None
-    depth: Positive | None
-    width: Positive | None
+    depth: PositiveFloat | None
+    width: PositiveFloat | None
     side_px: _Side
     precision: Precision
-    macs: Macs
+    macs: MacCount
     compiler: str
     target: str
     classes: Annotated[int, Meta(ge=1)] | None = None
@@ -98,7 +98,7 @@ class Measured:
         return Scale(depth=self.depth, width=self.width, side_px=self.side_px)
 
     @classmethod
-    def of(cls, path: Path, manifest: EngineManifest) -> "Measured":
+    def of(cls, path: Path, manifest: EngineManifest) -> "MeasuredEngine":
         model, target = manifest.model, manifest.target
         return cls(
             name=path.name,
@@ -130,16 +130,16 @@ class Record:
         trials: the rates that `server` tried; () in other scenarios.
     """
 
-    engine: Measured
+    engine: MeasuredEngine
     method: Method
     machine: Machine
-    before: State
-    after: State
+    before: MachineState
+    after: MachineState
     runtime: str
     started: str
-    latency_ms: Annotated[tuple[Positive, ...], Meta(min_length=1)]
+    latency_ms: Annotated[tuple[PositiveFloat, ...], Meta(min_length=1)]
     warm_up_ms: tuple[float, ...]
-    seconds: Positive
+    seconds: PositiveFloat
     trials: tuple[Trial, ...] = ()
     deploykit_version: str = __version__
     kind: Literal["latency"] = "latency"
@@ -177,21 +177,21 @@ class Record:
         return Estimate(value=images / mean.value, low=low, high=high)
 
     @property
-    def remarks(self) -> tuple[str, ...]:
+    def caveats(self) -> tuple[str, ...]:
         """What to know before relying on it, a sentence each."""
         count = len(self.latency_ms)
         if self.method.scenario == "offline":  # which is about no percentile
-            return self.doubts
-        return self.doubts + tuple(
+            return self.run_caveats
+        return self.run_caveats + tuple(
             f"p{percent} of {count} samples is rough: {least:,} are wanted."
             for percent in PERCENTILES
             if count < (least := required_samples(percent))
         )
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def run_caveats(self) -> tuple[str, ...]:
         """Those of the remarks that concern all its figures: what disturbed it, whether it is of a piece."""
-        found = list(remarks(self.machine, self.before, self.after))
+        found = list(describe_disturbances(self.machine, self.before, self.after))
         if self.method.scenario == "server":  # whose samples depend on what arrives
             found += self._search()
         else:
@@ -200,29 +200,29 @@ class Record:
 
     def _search(self) -> list[str]:
         holds, fails = self.images_per_s.value, self.images_per_s.high
-        if fails is None or fails <= holds * CLOSE * (1 + 1e-9):
+        if fails is None or fails <= holds * SEARCH_TOLERANCE * (1 + 1e-9):
             return []
         return [
             f"The search ran out of time: {holds:.4g} images/s hold, {fails:.4g} don't, between is not known."
         ]
 
 
-def stamp(record: Record) -> dict[str, object]:
+def comparison_key(record: Record) -> dict[str, object]:
     """What has to be alike in two records for their figures to be compared: method and machine."""
     alike = {field.name: getattr(record.method, field.name) for field in fields(Method)}
     return {**alike, "machine": record.machine.name, "cores": record.machine.cores}
 
 
-def now() -> str:
+def utc_timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def cpu_threads(threads: int | None) -> int:
+def resolve_cpu_threads(threads: int | None) -> int:
     """How many an engine for the CPU runs on where so many were asked for."""
     return threads or len(os.sched_getaffinity(0))
 
 
-def how_it_ran(*, threads: int | None, cuda_graph: bool | None) -> str:
+def describe_execution(*, threads: int | None, cuda_graph: bool | None) -> str:
     """In words: one of the two is None."""
     if threads is not None:
         return f"{threads} thread{'s' if threads > 1 else ''}"

@@ -6,17 +6,17 @@ from typing import Any
 
 import msgspec
 
-from deploykit.bench.accuracy_record import Accuracy
-from deploykit.bench.layers.profile import LayerProfile
+from deploykit.bench.accuracy_record import AccuracyRecord
+from deploykit.bench.layers.layer_profile import LayerProfile
 from deploykit.bench.record import FORMAT, Record
 from deploykit.util.atomic_files import require_writable, write_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import SEAL, from_json, from_sealed_json, to_sealed_json
 
-LARGEST_BYTES = 64 * 2**20
+MAX_RECORD_BYTES = 64 * 2**20
 
-AnyRecord = Record | LayerProfile | Accuracy
-_KINDS: dict[str, type[AnyRecord]] = {"latency": Record, "layers": LayerProfile, "accuracy": Accuracy}
+AnyRecord = Record | LayerProfile | AccuracyRecord
+_KINDS: dict[str, type[AnyRecord]] = {"latency": Record, "layers": LayerProfile, "accuracy": AccuracyRecord}
 
 
 class _Heading(msgspec.Struct):
@@ -33,9 +33,9 @@ def write_record(record: AnyRecord, folder: Path) -> Path:
         DeployError: the folder can't be written, the file is there, or it would be too large to be read.
     """
     content = to_sealed_json(record)
-    if (size := len(content.encode())) > LARGEST_BYTES:
+    if (size := len(content.encode())) > MAX_RECORD_BYTES:
         raise DeployError(
-            f"A record of {size / 2**20:.0f} MiB is not written: {LARGEST_BYTES // 2**20} are read at most.",
+            f"A record of {size / 2**20:.0f} MiB is too large: {MAX_RECORD_BYTES // 2**20} are read at most.",
             code="record-too-large",
             fix="measure for fewer --seconds, or with fewer --samples",
         )
@@ -52,7 +52,7 @@ def write_record(record: AnyRecord, folder: Path) -> Path:
     return path
 
 
-def require_folder(folder: Path) -> None:
+def require_record_folder(folder: Path) -> None:
     """Fails now rather than after measuring.
 
     Raises:
@@ -68,7 +68,7 @@ def require_folder(folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class RecordFolder:
     """Attributes:
     records: by their files, in order of these.
     strays: files of JSON that is no record's.
@@ -78,7 +78,7 @@ class Folder:
     strays: tuple[Path, ...]
 
 
-def read_folder(folder: Path) -> Folder:
+def read_record_folder(folder: Path) -> RecordFolder:
     """The records in a folder, not in folders of it.
 
     Raises:
@@ -86,13 +86,15 @@ def read_folder(folder: Path) -> Folder:
     """
     files = sorted(folder.glob("*.json"))
     strays = tuple(path for path in files if _is_stray(path))
-    return Folder(records={path: read_any(path) for path in files if path not in strays}, strays=strays)
+    return RecordFolder(
+        records={path: read_any_record(path) for path in files if path not in strays}, strays=strays
+    )
 
 
 def _is_stray(path: Path) -> bool:
     """Whether it is JSON that has neither a record's format nor its seal."""
     try:
-        fields = from_json(path.read_bytes(), Any) if path.stat().st_size <= LARGEST_BYTES else {SEAL: ""}
+        fields = from_json(path.read_bytes(), Any) if path.stat().st_size <= MAX_RECORD_BYTES else {SEAL: ""}
     except (OSError, ValueError):
         return False  # it may have been a record, before it was cut short
     return not (isinstance(fields, dict) and (SEAL in fields or "format" in fields))
@@ -104,7 +106,7 @@ def read_record(path: str | Path) -> Record:
     Raises:
         DeployError: see read_any; or it is a record of something else.
     """
-    found = read_any(path)
+    found = read_any_record(path)
     if not isinstance(found, Record):
         raise DeployError(
             f"{path} is a record of {found.kind}, not of latency or throughput.",
@@ -114,7 +116,7 @@ def read_record(path: str | Path) -> Record:
     return found
 
 
-def read_any(path: str | Path) -> AnyRecord:
+def read_any_record(path: str | Path) -> AnyRecord:
     """What write_record wrote.
 
     Raises:
@@ -129,9 +131,9 @@ def read_any(path: str | Path) -> AnyRecord:
         )
     try:
         size = path.stat().st_size
-        if size > LARGEST_BYTES:
+        if size > MAX_RECORD_BYTES:
             raise DeployError(
-                f"{path} has {size / 2**20:.0f} MiB; records have {LARGEST_BYTES // 2**20} at most.",
+                f"{path} has {size / 2**20:.0f} MiB; records have {MAX_RECORD_BYTES // 2**20} at most.",
                 code="record-too-large",
                 fix="give a record that deploykit bench wrote",
             )

@@ -23,12 +23,12 @@ DEFAULT_SECONDS, MAX_SECONDS = 5.0, 3600.0
 DEFAULT_SAMPLES, MAX_SAMPLES = required_samples(90), 1_000_000
 
 # Warm-up is over once a window's median is no longer clearly under the one before it.
-WINDOW = 5
+WARM_UP_WINDOW = 5
 _STEADY_RATIO = 0.97
 _MAX_WARM_UP_SECONDS = 10.0
 
 Progress = Callable[[float], None]
-Sample = Callable[[], float]
+TimedBatch = Callable[[], float]
 """Runs one batch, and gives what is timed of it, in ms."""
 
 
@@ -67,7 +67,7 @@ class Clock:
         call()
         return 1000 * (self.now_s() - start)
 
-    def timing(self, call: Callable[[], object]) -> Sample:
+    def timing(self, call: Callable[[], object]) -> TimedBatch:
         return lambda: self.time_ms(call)
 
     def wait_until(self, moment_s: float) -> None:
@@ -76,16 +76,16 @@ class Clock:
                 self.sleep_s(left - self.spin_s)
 
 
-MACHINES_CLOCK = Clock()
+SYSTEM_CLOCK = Clock()
 
 
-def single_stream(
+def run_single_stream(
     call: Callable[[], object],
     *,
     batch: int,
     seconds: float = DEFAULT_SECONDS,
     samples: int = DEFAULT_SAMPLES,
-    clock: Clock = MACHINES_CLOCK,
+    clock: Clock = SYSTEM_CLOCK,
     progress: Progress = lambda fraction: None,
 ) -> Samples:
     """One batch after another, each timed from call to answer.
@@ -97,18 +97,18 @@ def single_stream(
     Raises:
         DeployError: no time to measure in.
     """
-    return one_after_another(
+    return run_sequential(
         clock.timing(call), batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
     )
 
 
-def one_after_another(
-    sample: Sample,
+def run_sequential(
+    sample: TimedBatch,
     *,
     batch: int,
     seconds: float = DEFAULT_SECONDS,
     samples: int = DEFAULT_SAMPLES,
-    clock: Clock = MACHINES_CLOCK,
+    clock: Clock = SYSTEM_CLOCK,
     progress: Progress = lambda fraction: None,
 ) -> Samples:
     """As single_stream, of calls that say themselves what they took.
@@ -116,10 +116,10 @@ def one_after_another(
     Args:
         clock: tells how long measuring lasts.
     """
-    require_time(seconds, samples)
+    require_valid_duration(seconds, samples)
     began = clock.now_s()
     warmed = warm_up(sample, clock)
-    require_room(seconds, (clock.now_s() - began) / len(warmed))
+    require_record_capacity(seconds, (clock.now_s() - began) / len(warmed))
     latency: list[float] = []
     start, elapsed = clock.now_s(), 0.0
     while elapsed < seconds or len(latency) < samples:
@@ -129,14 +129,14 @@ def one_after_another(
     return Samples(batch=batch, warm_up_ms=tuple(warmed), latency_ms=tuple(latency), seconds=elapsed)
 
 
-def offline(
+def run_offline(
     call: Callable[[], object],
     *,
     batch: int,
     in_flight: int,
     seconds: float = DEFAULT_SECONDS,
     samples: int = DEFAULT_SAMPLES,
-    clock: Clock = MACHINES_CLOCK,
+    clock: Clock = SYSTEM_CLOCK,
     progress: Progress = lambda fraction: None,
 ) -> Samples:
     """Batches as fast as they go: so many calls at the same time, none waiting for another's answer.
@@ -150,13 +150,13 @@ def offline(
         DeployError: no time to measure in.
     """
     if in_flight == 1:  # on a thread of our own nothing is lost to handing over
-        return single_stream(
+        return run_single_stream(
             call, batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
         )
-    require_time(seconds, samples)
+    require_valid_duration(seconds, samples)
     began = clock.now_s()
     warmed = warm_up(clock.timing(call), clock)
-    require_room(seconds, (clock.now_s() - began) / len(warmed) / in_flight)
+    require_record_capacity(seconds, (clock.now_s() - began) / len(warmed) / in_flight)
     ends: list[float] = []
     stop, lock = threading.Event(), threading.Lock()
     start = clock.now_s()
@@ -187,19 +187,19 @@ def offline(
     )
 
 
-def warm_up(sample: Sample, clock: Clock) -> list[float]:
+def warm_up(sample: TimedBatch, clock: Clock) -> list[float]:
     """Samples until the latest window's median is no longer falling."""
     start = clock.now_s()
-    samples = [sample() for _ in range(2 * WINDOW)]
+    samples = [sample() for _ in range(2 * WARM_UP_WINDOW)]
     while clock.now_s() - start < _MAX_WARM_UP_SECONDS:
-        before, latest = samples[-2 * WINDOW : -WINDOW], samples[-WINDOW:]
+        before, latest = samples[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW], samples[-WARM_UP_WINDOW:]
         if statistics.median(latest) >= _STEADY_RATIO * statistics.median(before):
             break
-        samples += [sample() for _ in range(WINDOW)]
+        samples += [sample() for _ in range(WARM_UP_WINDOW)]
     return samples
 
 
-def require_room(seconds: float, each_s: float) -> None:
+def require_record_capacity(seconds: float, each_s: float) -> None:
     """Fails where samples of so long fill a record before that time is over: now rather than then."""
     if seconds > MAX_SAMPLES * each_s:
         raise DeployError(
@@ -210,7 +210,7 @@ def require_room(seconds: float, each_s: float) -> None:
         )
 
 
-def require_time(seconds: float, samples: int) -> None:
+def require_valid_duration(seconds: float, samples: int) -> None:
     if not 0 < seconds <= MAX_SECONDS:
         raise DeployError(
             f"{seconds:g} seconds are no time to measure in: above 0, at most {MAX_SECONDS:g}.",

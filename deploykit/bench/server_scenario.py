@@ -12,29 +12,29 @@ from msgspec import Meta
 
 from deploykit.bench.scenarios import (
     DEFAULT_SECONDS,
-    MACHINES_CLOCK,
-    WINDOW,
+    SYSTEM_CLOCK,
+    WARM_UP_WINDOW,
     Clock,
     Progress,
     Samples,
-    require_room,
-    require_time,
+    require_record_capacity,
+    require_valid_duration,
     warm_up,
 )
 from deploykit.stats.latency_percentiles import required_samples
 from deploykit.util.array_types import Float64Array
 from deploykit.util.errors import DeployError
 
-SERVER_PERCENT = 99
+SERVER_PERCENTILE = 99
 
 # The search ends when the highest rate that holds and the lowest that does not are so close.
-CLOSE = 1.05
+SEARCH_TOLERANCE = 1.05
 _FIRST_LOAD = 0.7  # of what the engine answers when it is never idle
 _LEAST_LOAD = 0.1  # with less, images hardly ever wait for each other
 _MAJORITY, _RUNS = 2, 3
 DEFAULT_SEARCH_SECONDS, MAX_SEARCH_SECONDS = 1800.0, 100_000.0
 
-Call = Callable[[int], object]
+RunBatch = Callable[[int], object]
 """Runs so many images at once and waits for the answer."""
 
 
@@ -70,7 +70,7 @@ class _Run:
 class _Server:
     """Attributes: batch: the most that is run at once; what waits is, without being waited for."""
 
-    call: Call
+    call: RunBatch
     batch: int
     max_latency_ms: float
     clock: Clock
@@ -83,7 +83,7 @@ class _Server:
         Args:
             arrivals: when each does, in seconds from the start.
         """
-        allowed = len(arrivals) - -(-SERVER_PERCENT * len(arrivals) // 100)
+        allowed = len(arrivals) - -(-SERVER_PERCENTILE * len(arrivals) // 100)
         start, latency, late = self.clock.now_s(), list[float](), 0
         while len(latency) < len(arrivals) and late <= allowed:
             first = len(latency)
@@ -117,15 +117,15 @@ class _Server:
         return trial, last
 
 
-def server(
-    call: Call,
+def run_server(
+    call: RunBatch,
     *,
     batch: int,
     max_latency_ms: float,
     seconds: float = DEFAULT_SECONDS,
     samples: int = 1,
     search_seconds: float = DEFAULT_SEARCH_SECONDS,
-    clock: Clock = MACHINES_CLOCK,
+    clock: Clock = SYSTEM_CLOCK,
     progress: Callable[[str, float | None], None] = lambda phase, fraction: None,
     seed: int = 0,
 ) -> tuple[Samples, tuple[Trial, ...]]:
@@ -147,7 +147,7 @@ def server(
         DeployError: an image alone takes longer than the bound, even the lowest rate doesn't hold it, or
             there is no time to measure in.
     """
-    require_time(seconds, samples)
+    require_valid_duration(seconds, samples)
     if not 0 < search_seconds <= MAX_SEARCH_SECONDS:
         raise DeployError(
             f"A search of {search_seconds:g} seconds is none: above 0, at most {MAX_SEARCH_SECONDS:g}.",
@@ -163,8 +163,8 @@ def server(
     began = clock.now_s()
     progress("warming up", None)
     warmed = warm_up(clock.timing(lambda: call(batch)), clock)
-    capacity = 1000 * batch / statistics.median(warmed[-WINDOW:])
-    alone_ms = statistics.median(warm_up(clock.timing(lambda: call(1)), clock)[-WINDOW:])
+    capacity = 1000 * batch / statistics.median(warmed[-WARM_UP_WINDOW:])
+    alone_ms = statistics.median(warm_up(clock.timing(lambda: call(1)), clock)[-WARM_UP_WINDOW:])
     if alone_ms > max_latency_ms:
         raise _nothing_holds(
             f"No rate holds {max_latency_ms:g} ms: an image alone takes {alone_ms:.3g} ms without waiting."
@@ -172,15 +172,15 @@ def server(
     tried = _Server(call=call, batch=batch, max_latency_ms=max_latency_ms, clock=clock)
     best: _Run | None = None
     low, high, rate = 0.0, max(capacity, 1000 / alone_ms), _FIRST_LOAD * capacity
-    require_room(seconds, 1 / high)
+    require_record_capacity(seconds, 1 / high)
     trials = [Trial(rate_per_s=high, requests=0, late=0, holds=False)]
-    while best is None or high / low > CLOSE:
+    while best is None or high / low > SEARCH_TOLERANCE:
         if rate < _LEAST_LOAD * capacity:
             raise _nothing_holds(
                 f"No rate from {_LEAST_LOAD * capacity:.3g} images/s on holds {max_latency_ms:g} ms: "
                 f"an image alone takes {alone_ms:.3g} ms."
             )
-        images = max(required_samples(SERVER_PERCENT), samples, round(rate * seconds))
+        images = max(required_samples(SERVER_PERCENTILE), samples, round(rate * seconds))
         if clock.now_s() - began + _RUNS * images / rate > search_seconds:
             if best is not None:
                 break

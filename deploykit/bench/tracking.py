@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from deploykit.bench.layers.layers import by_block
-from deploykit.bench.layers.profile import LayerProfile
+from deploykit.bench.layers.layer_profile import LayerProfile
+from deploykit.bench.layers.layer_time import sum_by_block
 from deploykit.bench.record import PERCENTILES, Record
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
@@ -58,14 +58,15 @@ def _series(wandb: Any, record: Record | LayerProfile) -> dict[str, Any]:
         return {"latency_ms": wandb.Histogram(record.latency_ms)}
     columns = ["block", "ms", "macs", "bytes", "bound_ms"]
     rows = [
-        [each.block, each.ms, each.macs, each.size_bytes, each.bound_ms] for each in by_block(record.layers)
+        [each.block, each.ms, each.macs, each.size_bytes, each.bound_ms]
+        for each in sum_by_block(record.layers)
     ]
     return {"blocks": wandb.Table(columns=columns, data=rows)}
 
 
 def _figures(record: Record | LayerProfile) -> dict[str, Any]:
     if not isinstance(record, Record):
-        return {"layers_ms": sum(layer.ms for layer in record.layers), "remarks": list(record.doubts)}
+        return {"layers_ms": sum(layer.ms for layer in record.layers), "remarks": list(record.run_caveats)}
     estimates = {f"p{percent}_ms": record.percentile_ms(percent) for percent in PERCENTILES}
     estimates["images_per_s"] = record.images_per_s
     ends = {
@@ -74,4 +75,4 @@ def _figures(record: Record | LayerProfile) -> dict[str, Any]:
         for end, value in (("", each.value), ("_low", each.low), ("_high", each.high))
         if value is not None  # an end that is open has no figure
     }
-    return {**ends, "remarks": list(record.remarks)}
+    return {**ends, "remarks": list(record.caveats)}

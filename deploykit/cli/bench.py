@@ -5,11 +5,11 @@ from typing import Any, get_args
 import click
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.layers.layers import RUNS, LayerTime, by_block, by_kind
-from deploykit.bench.layers.profile import LayerProfile, profile_engine, why_beaten
-from deploykit.bench.record import PERCENTILES, Record, Scope, how_it_ran
+from deploykit.bench.layers.layer_profile import LayerProfile, explain_beaten_bounds, profile_engine
+from deploykit.bench.layers.layer_time import MEASURED_RUNS, LayerTime, sum_by_block, sum_by_kind
+from deploykit.bench.record import PERCENTILES, Record, Scope, describe_execution
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
-from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, SERVER_PERCENT
+from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, SERVER_PERCENTILE
 from deploykit.cli.output import json_option, phases, print_json, print_table
 from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import duration_ms, numbers
@@ -85,7 +85,7 @@ def command(
             )
         if (seconds, samples, search_seconds) != (None, None, None):
             raise DeployError(
-                f"--layers times {RUNS} runs, however long they take.",
+                f"--layers times {MEASURED_RUNS} runs, however long they take.",
                 code="option-not-applicable",
                 fix="leave out --seconds, --samples and --search-seconds, or --layers",
             )
@@ -119,7 +119,7 @@ def command(
     _print_figures([record for record, _ in records])
     print(f"method: {_method(first)}; intervals hold with 95 % confidence")
     for record, kept in records:
-        for remark in record.remarks:
+        for remark in record.caveats:
             print(f"batch {record.method.batch}: {remark}")
         kept.print()
 
@@ -142,7 +142,7 @@ def _profile(
         print_json(
             {
                 "profiles": [
-                    {**_values(kept), "remarks": profile.doubts, **_values(profile)}
+                    {**_values(kept), "remarks": profile.run_caveats, **_values(profile)}
                     for profile, kept in found
                 ]
             }
@@ -156,7 +156,8 @@ def _profile(
     )
     layers = [layer for profile, _ in found for layer in profile.layers]
     if beating := sum(layer.beats_bound for layer in layers):
-        print(f"*: faster than that, as {beating} of {len(layers)} layers are. {why_beaten(found[0][0])}")
+        why = explain_beaten_bounds(found[0][0])
+        print(f"*: faster than that, as {beating} of {len(layers)} layers are. {why}")
 
 
 def _print_profile(profile: LayerProfile) -> None:
@@ -164,13 +165,13 @@ def _print_profile(profile: LayerProfile) -> None:
     total_ms = sum(layer.ms for layer in profile.layers)
     slowest = sorted(profile.layers, key=lambda each: -each.ms)[:_SLOWEST]
     for title, rows in (
-        ("block", by_block(profile.layers)),
-        ("kind of kernel", by_kind(profile.layers)),
+        ("block", sum_by_block(profile.layers)),
+        ("kind of kernel", sum_by_kind(profile.layers)),
         (f"slowest {_SLOWEST} layers", slowest),
     ):
         _print_layers(title, rows, total_ms=total_ms)
         print()
-    for doubt in profile.doubts:
+    for doubt in profile.run_caveats:
         print(f"batch {profile.batch}: {doubt}")
 
 
@@ -226,13 +227,13 @@ def _print_figures(records: list[Record]) -> None:
             for record in records
         ]
     else:
-        columns = ("batch", "holds", "does not hold", f"p{SERVER_PERCENT} there", "images")
+        columns = ("batch", "holds", "does not hold", f"p{SERVER_PERCENTILE} there", "images")
         rows = [
             (
                 f"up to {record.method.batch}",
                 f"{record.images_per_s.value:.4g} images/s",
                 "" if record.images_per_s.high is None else f"{record.images_per_s.high:.4g} images/s",
-                _interval(record.percentile_ms(SERVER_PERCENT), "ms"),
+                _interval(record.percentile_ms(SERVER_PERCENTILE), "ms"),
                 len(record.latency_ms),
             )
             for record in records
@@ -252,10 +253,10 @@ def _interval(estimate: Estimate, unit: str) -> str:
 
 def _method(record: Record) -> str:
     method = record.method
-    how = how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph)
+    how = describe_execution(threads=method.threads, cuda_graph=method.cuda_graph)
     parts: list[str] = [method.scenario, method.scope, how]
     if method.max_latency_ms is not None:
-        parts.append(f"p{SERVER_PERCENT} within {method.max_latency_ms:g} ms, Poisson arrivals")
+        parts.append(f"p{SERVER_PERCENTILE} within {method.max_latency_ms:g} ms, Poisson arrivals")
     return ", ".join([*parts, f"warm-up until steady ({len(record.warm_up_ms)} calls)"])
 
 
@@ -265,7 +266,7 @@ def _fields(record: Record, kept: Kept) -> dict[str, Any]:
         **_values(kept),
         **{f"p{percent}_ms": record.percentile_ms(percent) for percent in PERCENTILES},
         "images_per_s": record.images_per_s,
-        "remarks": record.remarks,
+        "remarks": record.caveats,
         **_values(record),
     }
 

@@ -10,7 +10,7 @@ from deploykit.engine.manifest import is_bundle
 from deploykit.runtime.preflight import Check, preflight
 
 if TYPE_CHECKING:
-    from deploykit.runtime.bundle.bundle import Prospect
+    from deploykit.runtime.bundle.bundle import Resolution
 
 CANNOT_RUN = 3
 
@@ -44,7 +44,7 @@ def _check_bundle(path: Path, *, as_json: bool) -> None:
     """A bundle runs wherever something can be built, too."""
     from deploykit.runtime.bundle.bundle import Bundle
 
-    found = Bundle(path).prospect()
+    found = Bundle(path).resolve()
     if as_json:
         _print_bundle_json(path, found)
     else:
@@ -56,37 +56,39 @@ def _check_bundle(path: Path, *, as_json: bool) -> None:
     sys.exit(0 if found.runs else CANNOT_RUN)
 
 
-def _print_bundle_json(path: Path, found: "Prospect") -> None:
+def _print_bundle_json(path: Path, found: "Resolution") -> None:
     print_json(
         {
             "path": path,
             "runs": found.runs,
             "plans": [{"manifest": plan.manifest, "checks": checks} for plan, checks in found.plans],
-            "would_build": found.target.title if found.target is not None and found.runs else None,
-            "kept": found.kept is not None,
-            "drawback": found.drawback,
-            "unkept": found.unkept,
-            "refusal": found.refusal and {"problem": found.refusal.problem, "fix": found.refusal.fix},
+            "would_build": found.build_target.title
+            if found.build_target is not None and found.runs
+            else None,
+            "kept": found.cached_path is not None,
+            "drawback": found.fallback_reason,
+            "unkept": found.uncacheable_reason,
+            "refusal": found.error and {"problem": found.error.problem, "fix": found.error.fix},
         }
     )
 
 
-def _conclusion(path: Path, found: "Prospect") -> Iterator[str]:
-    from deploykit.runtime.bundle.cache import UNKEPT
+def _conclusion(path: Path, found: "Resolution") -> Iterator[str]:
+    from deploykit.runtime.bundle.engine_cache import TEMPORARY_ENGINE_NOTE
 
-    if found.refusal is not None:
+    if found.error is not None:
         yield f"{path}: cannot run here"
-        yield f"  {found.refusal.problem}"
-        yield f"  {found.refusal.fix}"
-    elif found.chosen is not None:
-        yield f"{path}: runs by its plan for {found.chosen.manifest.target.title}"
-    elif found.target is not None:
-        done = "was built before and is kept" if found.kept else "would be built when it is loaded"
-        yield f"{path}: no plan of it runs here; one for {found.target.title} {done}"
-    if found.drawback is not None:
-        yield f"  none for the GPU here: {found.drawback}"
-    if found.unkept is not None and found.runs:
-        yield f"  {found.unkept} {UNKEPT}"
+        yield f"  {found.error.problem}"
+        yield f"  {found.error.fix}"
+    elif found.chosen_plan is not None:
+        yield f"{path}: runs by its plan for {found.chosen_plan.manifest.target.title}"
+    elif found.build_target is not None:
+        done = "was built before and is kept" if found.cached_path else "would be built when it is loaded"
+        yield f"{path}: no plan of it runs here; one for {found.build_target.title} {done}"
+    if found.fallback_reason is not None:
+        yield f"  none for the GPU here: {found.fallback_reason}"
+    if found.uncacheable_reason is not None and found.runs:
+        yield f"  {found.uncacheable_reason} {TEMPORARY_ENGINE_NOTE}"
 
 
 def _print_checks(checks: Sequence[Check]) -> None:

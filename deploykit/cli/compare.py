@@ -2,7 +2,7 @@ from pathlib import Path
 
 import click
 
-from deploykit.bench.compare import IGNORABLE, compare
+from deploykit.bench.compare import IGNORABLE_FIELDS, compare_records
 from deploykit.bench.record_file import read_record
 from deploykit.cli.output import json_option, print_json
 
@@ -10,7 +10,7 @@ from deploykit.cli.output import json_option, print_json
 @click.command(name="compare")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("--ignore", metavar="NAME,NAME", help=f"What may be unlike: {', '.join(IGNORABLE)}.")
+@click.option("--ignore", metavar="NAME,NAME", help=f"What may be unlike: {', '.join(IGNORABLE_FIELDS)}.")
 @json_option
 def command(first: Path, second: Path, ignore: str | None, as_json: bool) -> None:
     """Say how the figure of record SECOND relates to that of FIRST, if they were measured alike.
@@ -20,25 +20,25 @@ def command(first: Path, second: Path, ignore: str | None, as_json: bool) -> Non
       deploykit compare records/fp32.json records/int8.json
     """
     records = read_record(first), read_record(second)
-    found = compare(*records, ignore=ignore.split(",") if ignore else ())
+    found = compare_records(*records, ignore=ignore.split(",") if ignore else ())
     if as_json:
         print_json(
             {
                 "first": first,
                 "second": second,
                 "comparison": found,
-                "clear": found.is_clear,
-                "remarks": {"first": records[0].remarks, "second": records[1].remarks},
+                "clear": found.is_significant,
+                "remarks": {"first": records[0].caveats, "second": records[1].caveats},
             }
         )
         return
     for path, record, value in zip((first, second), records, (found.first, found.second), strict=True):
         print(f"{path}: {value:.4g} {found.figure}, {record.engine.name} on {record.machine.name}")
     ratio = found.ratio
-    verdict = "" if found.is_clear else "; which is greater is not clear"
+    verdict = "" if found.is_significant else "; which is greater is not clear"
     print(f"second / first: {ratio}{verdict}")
     if found.ignored:
         print(f"unlike, and ignored: {', '.join(found.ignored)}")
     for path, record in zip((first, second), records, strict=True):
-        for remark in record.remarks:
+        for remark in record.caveats:
             print(f"{path}: {remark}")

@@ -5,7 +5,7 @@ import click
 
 from deploykit.accuracy.evaluate import Evaluation, evaluate_model
 from deploykit.accuracy.model_loader import ARITHMETICS
-from deploykit.bench.record_file import require_folder, write_record
+from deploykit.bench.record_file import require_record_folder, write_record
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
 from deploykit.stats.accuracy_metrics import Proportion
@@ -58,7 +58,7 @@ def command(
         note(f"{error.problem} Skipped.")
 
     if output is not None:
-        require_folder(output)  # now rather than after evaluating
+        require_record_folder(output)  # now rather than after evaluating
     with progress_bar("evaluating", "images") as progress:
         evaluation = evaluate_model(
             model,

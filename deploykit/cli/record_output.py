@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from deploykit.bench.layers.profile import LayerProfile
+from deploykit.bench.layers.layer_profile import LayerProfile
 from deploykit.bench.record import Record
-from deploykit.bench.record_file import require_folder, write_record
+from deploykit.bench.record_file import require_record_folder, write_record
 from deploykit.bench.tracking import log_to_wandb
 from deploykit.util.lazy_import import require
 
@@ -44,7 +44,7 @@ class Keeper:
             DeployError: the folder can't be written, or wandb is not installed.
         """
         if self.folder is not None:
-            require_folder(self.folder)
+            require_record_folder(self.folder)
         if self.project is not None:
             require("wandb", extra="wandb")
 

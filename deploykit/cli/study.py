@@ -4,7 +4,7 @@ from typing import get_args
 
 import click
 
-from deploykit.bench.layers.profile import LayerProfile
+from deploykit.bench.layers.layer_profile import LayerProfile
 from deploykit.bench.record import Record
 from deploykit.cli.interrupts import ignore_interrupts
 from deploykit.cli.network_options import family_option
@@ -78,7 +78,7 @@ def command(
         run = keeper.log(each.record, each.path)
         if not as_json:
             print(f"[{each.number}/{each.count}] {each.path}: {_words(each.record)}")
-            for doubt in each.record.doubts:
+            for doubt in each.record.run_caveats:
                 print(f"  {doubt}")
             Kept(path=None, run=run).print()
 

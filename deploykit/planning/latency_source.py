@@ -167,8 +167,8 @@ class Measured:
         progress: Callable[[str], None] = lambda phase: None,
     ) -> None:
         """Raises: DeployError: no such GPU is here, or the folder holds a damaged record."""
-        from deploykit.bench.machine import this_machine
-        from deploykit.bench.record import cpu_threads
+        from deploykit.bench.machine import describe_machine
+        from deploykit.bench.record import resolve_cpu_threads
         from deploykit.engine.compilers import COMPILERS
         from deploykit.engine.targets import resolve_target
         from deploykit.util.atomic_files import require_writable
@@ -177,10 +177,10 @@ class Measured:
         self._target = resolve_target(gpu)
         version = require(COMPILERS[self._target.compiler].module).__version__
         self._compiler = f"{self._target.compiler_title} {version}"
-        self._machine = this_machine(on_cpu=self._target.on_cpu).name
+        self._machine = describe_machine(on_cpu=self._target.on_cpu).name
         self._gpu, self._percentile, self._folder, self._progress = gpu, percentile, folder, progress
         self.title = self._target.name
-        self._threads = cpu_threads(None) if self._target.on_cpu else None
+        self._threads = resolve_cpu_threads(None) if self._target.on_cpu else None
         self.measurements = 0
         require_writable(folder / "record.json", option="--folder")
         self._known = self._read()
@@ -216,9 +216,9 @@ class Measured:
 
     def _is_of(self, record: "Record", member: Member) -> bool:
         """Whether a record that is called so is of that network: its family's file may have changed."""
-        from deploykit.bench.measure_network import onnx_sha256
+        from deploykit.bench.measure_network import random_model_sha256
 
-        return is_builtin(member.family) or record.engine.onnx_sha256 == onnx_sha256(member)
+        return is_builtin(member.family) or record.engine.onnx_sha256 == random_model_sha256(member)
 
     def _read(self) -> dict[Key, "Record"]:
         return {
@@ -245,9 +245,9 @@ def _latency_of(record: "Record", percentile: float, evidence: Evidence) -> Late
 def _latencies(folder: Path) -> "Iterator[Record]":
     """Records of one request after another, as a client sees them."""
     from deploykit.bench.record import Record
-    from deploykit.bench.record_file import read_folder
+    from deploykit.bench.record_file import read_record_folder
 
-    for record in read_folder(folder).records.values():
+    for record in read_record_folder(folder).records.values():
         if isinstance(record, Record) and _is_latency(record):
             yield record
 

@@ -57,7 +57,7 @@ class DeviceArray:
         return replace(self, shape=(count, *shape), dtype=dtype)
 
 
-def device_array(images: Any) -> DeviceArray | None:
+def as_device_array(images: Any) -> DeviceArray | None:
     """What describes images that are on the engines' GPU; None for those on no GPU.
 
     Raises:
@@ -134,7 +134,7 @@ def _gaps() -> DeployError:
     )
 
 
-def host_array(images: Any) -> npt.NDArray[Any]:
+def as_host_array(images: Any) -> npt.NDArray[Any]:
     """The images as NumPy has them, in the same memory.
 
     Raises:
@@ -163,7 +163,7 @@ def _refusal(images: Any, error: Exception) -> DeployError:
     )
 
 
-def in_kind(images: Any, answer: npt.NDArray[np.float32]) -> Any:
+def to_library_of(images: Any, answer: npt.NDArray[np.float32]) -> Any:
     """The answer as the library of the images has arrays, in the same memory."""
     library = _library_of(images)
     if library is np or not hasattr(library, "from_dlpack"):
@@ -171,7 +171,7 @@ def in_kind(images: Any, answer: npt.NDArray[np.float32]) -> Any:
     return library.from_dlpack(answer)
 
 
-def empty_in_kind(images: Any, shape: tuple[int, ...]) -> Any:
+def allocate_in_library_of(images: Any, shape: tuple[int, ...]) -> Any:
     """Uninitialized float32 memory on the GPU where the images are, of their library.
 
     Raises:

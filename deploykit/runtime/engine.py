@@ -14,20 +14,26 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import EngineManifest, is_bundle
 from deploykit.engine.targets import Target
-from deploykit.runtime.arrays import DeviceArray, device_array, empty_in_kind, host_array, in_kind
-from deploykit.runtime.outputs import answer_of
+from deploykit.runtime.arrays import (
+    DeviceArray,
+    allocate_in_library_of,
+    as_device_array,
+    as_host_array,
+    to_library_of,
+)
+from deploykit.runtime.outputs import unwrap_single_output
 from deploykit.runtime.preflight import preflight
-from deploykit.runtime.runner import DeviceRunner, Runner, TimedRunner
-from deploykit.runtime.tensorrt.profiled import ProfiledCall
-from deploykit.runtime.tensorrt.timed import TimedCall
+from deploykit.runtime.runner import DeviceRunner, Runner, TimingRunner
+from deploykit.runtime.tensorrt.layer_profiler import LayerProfiler
+from deploykit.runtime.tensorrt.timing import CallTimer
 from deploykit.util.errors import DeployError
 
-MAX_THREADS = 1024
+MAX_CPU_THREADS = 1024
 _SUBMITTED = "deploykit-submitted"
 _MOST_PROFILES = 1000  # shapes that are remembered
 
 
-def require_cpu(target: Target, threads: int) -> None:
+def require_cpu_target(target: Target, threads: int) -> None:
     """Fails where so many CPU threads would be ignored.
 
     Raises:
@@ -80,30 +86,30 @@ class Engine:
             DeployError: altered or missing files, or an engine for another machine.
         """
         path = Path(path)
-        if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MAX_THREADS):
+        if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MAX_CPU_THREADS):
             raise DeployError(
-                f"{threads} threads are not a number between 1 and {MAX_THREADS}.",
+                f"{threads} threads are not a number between 1 and {MAX_CPU_THREADS}.",
                 code="invalid-thread-count",
                 fix="give none, or fewer",
             )
         if is_bundle(path):
             from deploykit.runtime.bundle.bundle import Bundle
 
-            path = Bundle(path).engine(progress=progress)
+            path = Bundle(path).prepare_engine(progress=progress)
         checked = preflight(path)
         checked.require()
         manifest = checked.manifest
         if threads is not None:
-            require_cpu(manifest.target, threads)
+            require_cpu_target(manifest.target, threads)
         if manifest.target.compiler == "onnxruntime":
-            from deploykit.runtime.onnxruntime_runner import CpuRunner, CudaRunner
+            from deploykit.runtime.onnxruntime_runner import OnnxRuntimeCpuRunner, OnnxRuntimeCudaRunner
 
             if manifest.target.on_cpu:
-                return cls(path, manifest, CpuRunner(path, manifest, threads=threads))
-            return cls(path, manifest, CudaRunner(path, manifest))
-        from deploykit.runtime.tensorrt.runner import GpuRunner
+                return cls(path, manifest, OnnxRuntimeCpuRunner(path, manifest, threads=threads))
+            return cls(path, manifest, OnnxRuntimeCudaRunner(path, manifest))
+        from deploykit.runtime.tensorrt.runner import TensorRTRunner
 
-        return cls(path, manifest, GpuRunner(path, manifest, cuda_graphs=cuda_graphs))
+        return cls(path, manifest, TensorRTRunner(path, manifest, cuda_graphs=cuda_graphs))
 
     def __call__(self, images: Any) -> Any:
         """(n, 3, side, side) float32, or (n, side, side, 3) uint8 -> (n, classes) float32 logits.
@@ -131,14 +137,14 @@ class Engine:
     def _run(self, runner: Runner, images: Any) -> Any:
         if type(images) is np.ndarray:
             return runner.run(images, self._profile_for(images))
-        there = device_array(images)
+        there = as_device_array(images)
         if there is not None:
             return self._run_on_device(runner, images, there, stream=None)
-        given = host_array(images)
+        given = as_host_array(images)
         made = runner.run(given, self._profile_for(given))
         if isinstance(made, dict):
-            return {name: in_kind(images, each) for name, each in made.items()}
-        return in_kind(images, made)
+            return {name: to_library_of(images, each) for name, each in made.items()}
+        return to_library_of(images, made)
 
     def _profile_for(self, images: npt.NDArray[Any]) -> int:
         """As the manifest says, which was asked before for most images."""
@@ -160,7 +166,7 @@ class Engine:
         Raises:
             DeployError: as a call; some come with the result.
         """
-        there = device_array(images)
+        there = as_device_array(images)
         if there is None and stream is not None:
             raise DeployError(
                 "A stream is for images on the GPU, and these are not.",
@@ -191,45 +197,47 @@ class Engine:
         there = there.as_images(self.manifest.input.shape, self.manifest.input.dtype)
         profile = self.manifest.profile_for(there.shape, there.dtype)
         outputs = self.manifest.outputs
-        answers = {each.name: empty_in_kind(images, (there.shape[0], *each.shape)) for each in outputs}
+        answers = {
+            each.name: allocate_in_library_of(images, (there.shape[0], *each.shape)) for each in outputs
+        }
         places = []
         for output, answer in zip(outputs, answers.values(), strict=True):
-            place = device_array(answer)
+            place = as_device_array(answer)
             assert place is not None  # noqa: S101  # it was made there
             places.append(place.as_images(output.shape, output.dtype))
         runner.run_on_device(there, tuple(places), profile, stream)
-        return answer_of(answers)
+        return unwrap_single_output(answers)
 
     @property
-    def cuda_graphs(self) -> bool | None:
+    def used_cuda_graphs(self) -> bool | None:
         """Whether all calls so far, of images on the host, were launched as CUDA graphs; None on a CPU."""
-        return self._open_runner().used_graphs()
+        return self._open_runner().used_cuda_graphs()
 
     @contextmanager
-    def timed(self, images: npt.NDArray[Any]) -> Iterator[TimedCall]:
+    def time_calls(self, images: npt.NDArray[Any]) -> Iterator[CallTimer]:
         """A call to be timed in parts, while the with block lasts, by the thread that entered it.
 
         Raises:
             DeployError: as a call; or the engine is not one of TensorRT's or TensorRT-RTX's.
         """
-        with self._timing() as runner, runner.timed(images, self._profile_for(images)) as call:
+        with self._timing() as runner, runner.time_calls(images, self._profile_for(images)) as call:
             yield call
 
     @contextmanager
-    def profiled(self, images: npt.NDArray[Any]) -> Iterator[ProfiledCall]:
+    def profile_layers(self, images: npt.NDArray[Any]) -> Iterator[LayerProfiler]:
         """A call whose layers are timed, as `timed`.
 
         Raises:
             DeployError: as `timed`.
         """
-        with self._timing() as runner, runner.profiled(images, self._profile_for(images)) as call:
+        with self._timing() as runner, runner.profile_layers(images, self._profile_for(images)) as call:
             yield call
 
     @contextmanager
-    def _timing(self) -> Iterator[TimedRunner]:
+    def _timing(self) -> Iterator[TimingRunner]:
         runner = self._begin()
         try:
-            if not isinstance(runner, TimedRunner):
+            if not isinstance(runner, TimingRunner):
                 raise DeployError(
                     f"ONNX Runtime runs {self.path}, and tells nothing of what a GPU takes of a call.",
                     code="gpu-timing-unavailable",

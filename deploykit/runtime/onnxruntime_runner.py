@@ -11,7 +11,7 @@ import numpy.typing as npt
 from deploykit.engine.manifest import EngineManifest
 from deploykit.onnx_tools.ort_session import cpu_session, cuda_session
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Answer, answer_of
+from deploykit.runtime.outputs import Outputs, unwrap_single_output
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 from deploykit.util.local_gpu import ORDINAL
@@ -35,33 +35,33 @@ class _Runner:
                 fix="build the engine again",
             )
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
         try:
             made = self._session.run(None, {self._name: images})
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise _refusal(images.shape, error) from error
         names = (each.name for each in self._manifest.outputs)
-        return answer_of(dict(zip(names, made, strict=True)))
+        return unwrap_single_output(dict(zip(names, made, strict=True)))
 
     def close(self) -> None:
         del self._session
 
 
-class CpuRunner(_Runner):
+class OnnxRuntimeCpuRunner(_Runner):
     def __init__(self, path: Path, manifest: EngineManifest, *, threads: int | None) -> None:
         super().__init__(path, manifest, cpu_session(path, threads=threads))
 
-    def used_graphs(self) -> None:
+    def used_cuda_graphs(self) -> None:
         """There are none on a CPU."""
 
 
-class CudaRunner(_Runner):
+class OnnxRuntimeCudaRunner(_Runner):
     """Written against the documented API and not yet run: no GPU has been at hand."""
 
     def __init__(self, path: Path, manifest: EngineManifest) -> None:
         super().__init__(path, manifest, cuda_session(path))
 
-    def used_graphs(self) -> bool:
+    def used_cuda_graphs(self) -> bool:
         """ONNX Runtime's own are for one shape and one place in memory."""
         return False
 

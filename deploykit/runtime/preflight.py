@@ -12,11 +12,11 @@ from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
-GPU = "GPU"
+GPU_CHECK = "GPU"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class RuntimeEnvironment:
     """What engines could run on here.
 
     Attributes:
@@ -69,7 +69,9 @@ class Preflight:
         for check in self.checks:
             if check.fix is not None:
                 needs = (
-                    f"is for {check.wanted}" if check.name == GPU else f"needs {check.name} {check.wanted}"
+                    f"is for {check.wanted}"
+                    if check.name == GPU_CHECK
+                    else f"needs {check.name} {check.wanted}"
                 )
                 raise DeployError(
                     f"{self.path} {needs}; this machine has {check.found}.",
@@ -78,7 +80,7 @@ class Preflight:
                 )
 
 
-def this_machine(compiler: str | None = None) -> Machine:
+def detect_environment(compiler: str | None = None) -> RuntimeEnvironment:
     """What there is here.
 
     Args:
@@ -86,10 +88,12 @@ def this_machine(compiler: str | None = None) -> Machine:
     """
     wanted = [name for name in COMPILERS if compiler in (None, name)]
     runtimes = {str(name): version for name in wanted if (version := _version(COMPILERS[name].module))}
-    return Machine(gpu=local_gpu(), runtimes=runtimes, has_cuda="onnxruntime" in runtimes and has_cuda())
+    return RuntimeEnvironment(
+        gpu=local_gpu(), runtimes=runtimes, has_cuda="onnxruntime" in runtimes and has_cuda()
+    )
 
 
-def preflight(path: str | Path, machine: Machine | None = None) -> Preflight:
+def preflight(path: str | Path, machine: RuntimeEnvironment | None = None) -> Preflight:
     """Whether an engine runs on a machine, by default on this one.
 
     Raises:
@@ -97,11 +101,13 @@ def preflight(path: str | Path, machine: Machine | None = None) -> Preflight:
     """
     path = Path(path)
     manifest = read_engine_manifest(path)
-    machine = machine or this_machine(manifest.target.compiler)
-    return Preflight(path=path, manifest=manifest, checks=checks_of(manifest, machine))
+    machine = machine or detect_environment(manifest.target.compiler)
+    return Preflight(path=path, manifest=manifest, checks=check_requirements(manifest, machine))
 
 
-def checks_of(manifest: EngineManifest, machine: Machine, *, sha256: str | None = None) -> tuple[Check, ...]:
+def check_requirements(
+    manifest: EngineManifest, machine: RuntimeEnvironment, *, sha256: str | None = None
+) -> tuple[Check, ...]:
     """What an engine needs, and whether a machine has it.
 
     Args:
@@ -118,20 +124,20 @@ def _plan(manifest: EngineManifest, sha256: str | None) -> Check:
     return Check(name="SHA-256", wanted=wanted[:12], found=found[:12] if fix is None else found, fix=fix)
 
 
-def _gpu(target: Target, machine: Machine) -> Check | None:
+def _gpu(target: Target, machine: RuntimeEnvironment) -> Check | None:
     if target.on_cpu:
         return None
     gpu = machine.gpu
     if gpu is None:
         return Check(
-            name=GPU,
+            name=GPU_CHECK,
             wanted=target.title,
             found="no NVIDIA GPU",
             fix="run it where that GPU is; deploykit build-engine --gpu cpu makes one for here",
         )
     fits = target.runs_on(gpu)
     return Check(
-        name=GPU,
+        name=GPU_CHECK,
         wanted=target.title,
         found=f"{gpu.name} (SM{gpu.sm})",
         fix=None
@@ -140,7 +146,7 @@ def _gpu(target: Target, machine: Machine) -> Check | None:
     )
 
 
-def _runtime(manifest: EngineManifest, machine: Machine) -> Check:
+def _runtime(manifest: EngineManifest, machine: RuntimeEnvironment) -> Check:
     compiler, built_by = manifest.target.compiler, manifest.compiler_version
     facts, found = COMPILERS[compiler], machine.runtimes.get(compiler)
     wanted = built_by

@@ -6,18 +6,18 @@ from typing import Any, Protocol, runtime_checkable
 import numpy.typing as npt
 
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Answer
-from deploykit.runtime.tensorrt.profiled import ProfiledCall
-from deploykit.runtime.tensorrt.timed import TimedCall
+from deploykit.runtime.outputs import Outputs
+from deploykit.runtime.tensorrt.layer_profiler import LayerProfiler
+from deploykit.runtime.tensorrt.timing import CallTimer
 
 
 class Runner(Protocol):
     """What runs an engine's own file."""
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
         """Args: profile: which of the manifest's batches the engine is to run by."""
 
-    def used_graphs(self) -> bool | None:
+    def used_cuda_graphs(self) -> bool | None:
         """Whether all calls so far were launched as CUDA graphs; None on a CPU."""
 
     def close(self) -> None: ...
@@ -34,9 +34,11 @@ class DeviceRunner(Runner, Protocol):
 
 
 @runtime_checkable
-class TimedRunner(Runner, Protocol):
+class TimingRunner(Runner, Protocol):
     """One that tells what the GPU takes of a call, and each of its layers."""
 
-    def timed(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[TimedCall]: ...
+    def time_calls(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[CallTimer]: ...
 
-    def profiled(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[ProfiledCall]: ...
+    def profile_layers(
+        self, images: npt.NDArray[Any], profile: int
+    ) -> AbstractContextManager[LayerProfiler]: ...

@@ -8,8 +8,15 @@ from cuda_stub.driver import count
 from cuda_stub.loaded import MANIFEST, loaded, over_the_stub, whole_numbers
 from refusals import refuses
 
-from deploykit.bench.layers.gpu import gpu_layers
-from deploykit.bench.layers.layers import OUTSIDE, RUNS, WARM_UP, LayerTime, by_block, by_kind
+from deploykit.bench.layers.gpu import time_gpu_layers
+from deploykit.bench.layers.layer_time import (
+    MEASURED_RUNS,
+    NO_BLOCK,
+    WARM_UP_RUNS,
+    LayerTime,
+    sum_by_block,
+    sum_by_kind,
+)
 from deploykit.engine.audit.audit import Audit, CompiledLayer, Traffic
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import LocalGpu
@@ -31,7 +38,7 @@ SCALE = CompiledLayer(name="__myl_Mul_myl0_2", kind="kgen", nodes=("blocks.1.0.s
 
 def times(execution: int) -> list[tuple[str, float]]:
     """Longer before it is warm, and then from short to long, around these; the stem is in two parts."""
-    longer = 100 if execution < WARM_UP else (execution - WARM_UP + 1) / ((RUNS + 1) / 2)
+    longer = 100 if execution < WARM_UP_RUNS else (execution - WARM_UP_RUNS + 1) / ((MEASURED_RUNS + 1) / 2)
     parts = ((STEM.name, 0.1), (EXPAND.name, 0.3), (SCALE.name, 0.05), (STEM.name, 0.1), ("copy", 0.02))
     return [(name, ms * longer) for name, ms in parts]
 
@@ -43,7 +50,7 @@ def timed(*layers: CompiledLayer, gpu: str | None = "Tesla T4") -> list[LayerTim
         if gpu is not None:
             patch.setattr("deploykit.bench.layers.gpu.local_gpu", lambda: LocalGpu(name=gpu, sm=75))
         engine.trt.layers = times
-        return gpu_layers(engine.engine, batch=8)
+        return time_gpu_layers(engine.engine, batch=8)
 
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
@@ -51,7 +58,7 @@ def timed(*layers: CompiledLayer, gpu: str | None = "Tesla T4") -> list[LayerTim
 def test_a_call_tells_what_its_layers_take_in_the_order_they_ran(cuda_graphs):
     with loaded(cuda_graphs=cuda_graphs) as engine:
         engine.trt.layers = lambda execution: [("b", 0.25 + execution), ("a", 0.5), ("b", 1.0)]
-        with engine.engine.profiled(whole_numbers(8)) as call:
+        with engine.engine.profile_layers(whole_numbers(8)) as call:
             before = count("executions"), count("launches")
             told = [list(call.layers_ms().items()) for _ in range(3)]
             assert count("executions") == before[0] + 3
@@ -65,7 +72,7 @@ def test_a_profiler_slows_no_other_call_down():
         engine.trt.layers = lambda execution: [("a", 0.5)]
         engine.check(whole_numbers(8))
         before = driver.alive()
-        with engine.engine.profiled(whole_numbers(8)) as call:
+        with engine.engine.profile_layers(whole_numbers(8)) as call:
             call.layers_ms()
             engine.check(whole_numbers(8, seed=1))
             assert count("contexts") == before["contexts"] + 1
@@ -79,13 +86,13 @@ def test_where_nothing_is_told_of_graphs_the_fix_is_to_do_without():
         engine.trt.layers = lambda execution: [("a", 0.5)]
         engine.trt.profiles_graphs = False
         with (
-            engine.engine.profiled(whole_numbers(8)) as call,
+            engine.engine.profile_layers(whole_numbers(8)) as call,
             pytest.raises(DeployError, match="launched as a CUDA graph") as caught,
         ):
             call.layers_ms()
         assert caught.value.fix == "give --no-cuda-graph"
         engine.trt.is_capturable = False
-        with engine.engine.profiled(whole_numbers(8)) as call:
+        with engine.engine.profile_layers(whole_numbers(8)) as call:
             assert call.layers_ms() == {"a": 0.5}
 
 
@@ -93,7 +100,7 @@ def test_where_nothing_is_told_of_graphs_the_fix_is_to_do_without():
 def test_a_profiler_that_tells_of_no_layer_is_an_error():
     with (
         loaded(cuda_graphs=False) as engine,
-        engine.engine.profiled(whole_numbers(8)) as call,
+        engine.engine.profile_layers(whole_numbers(8)) as call,
         refuses("layer-times-unavailable"),
     ):
         call.layers_ms()
@@ -105,13 +112,13 @@ def test_layers_have_the_audits_blocks_work_and_bytes():
     stem, _, scale, copy = layers
     assert [layer.name for layer in layers] == [STEM.name, EXPAND.name, SCALE.name, "copy"]
     assert [layer.ms for layer in layers] == pytest.approx([0.2, 0.3, 0.05, 0.02])
-    assert [layer.block for layer in layers] == ["conv_stem", "blocks.1.0", "blocks.1.0", OUTSIDE]
+    assert [layer.block for layer in layers] == ["conv_stem", "blocks.1.0", "blocks.1.0", NO_BLOCK]
     assert [layer.kind for layer in layers] == ["runtime_fusion", "gemm", "kgen", ""]
     assert (stem.macs, stem.size_bytes, stem.precision) == (80_000_000, 8_002_000, "fp16")
     for layer in (scale, copy):  # of which the compiler, and the audit, tell nothing
         assert (layer.macs, layer.size_bytes, layer.bound_ms) == (0, None, None)
-    assert by_kind(layers)[0].name == "gemm"
-    block = by_block(layers)[1]
+    assert sum_by_kind(layers)[0].name == "gemm"
+    block = sum_by_block(layers)[1]
     assert (block.name, block.ms, block.size_bytes) == ("blocks.1.0", pytest.approx(0.35), None)
 
 
@@ -137,5 +144,5 @@ def test_runs_are_counted_after_warm_up():
     with loaded() as engine:
         executions = []
         engine.trt.layers = lambda execution: executions.append(execution) or times(execution)
-        gpu_layers(engine.engine, batch=1)
-    assert executions == list(range(WARM_UP + RUNS))
+        time_gpu_layers(engine.engine, batch=1)
+    assert executions == list(range(WARM_UP_RUNS + MEASURED_RUNS))

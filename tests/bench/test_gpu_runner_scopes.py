@@ -12,7 +12,7 @@ from cuda_stub.loaded import TENSORRT, Loaded, loaded, over_the_stub, whole_numb
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.record import Record
 from deploykit.bench.scenarios import Clock
-from deploykit.bench.scopes import sampling
+from deploykit.bench.scopes import open_sampler
 from deploykit.cli.bench import command
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
@@ -45,7 +45,7 @@ EXPECTED_MS = {"end-to-end": 0.53, "device": 0.4, "host": 0.02}
 def test_each_scope_takes_its_part_of_a_call(scope):
     clock = Clock(now_s=driver.host_s)
     driver.pace(**PACE)
-    with loaded() as engine, sampling(engine.engine, whole_numbers(BATCH), scope, clock=clock) as sample:
+    with loaded() as engine, open_sampler(engine.engine, whole_numbers(BATCH), scope, clock=clock) as sample:
         assert [sample() for _ in range(6)][1:] == pytest.approx([EXPECTED_MS[scope]] * 5)
 
 
@@ -109,5 +109,5 @@ def test_a_server_whose_smaller_batches_were_no_graphs_had_none():
 @over_the_stub
 def test_tensorrts_engines_have_every_scope():
     driver.pace(**PACE)
-    with loaded(TENSORRT) as engine, engine.engine.timed(whole_numbers(BATCH)) as call:
+    with loaded(TENSORRT) as engine, engine.engine.time_calls(whole_numbers(BATCH)) as call:
         assert call.device_ms() == pytest.approx(0.4)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
-from deploykit.bench.layers.layers import OUTSIDE, LayerTime, by_block, by_kind
-from deploykit.bench.layers.profiling import profile_layers
-from deploykit.bench.layers.roofline import Roofline, cpu_roofline
-from deploykit.bench.layers.roofline_gpu import gpu_roofline
+from deploykit.bench.layers.gpu_roofline import look_up_gpu_roofline
+from deploykit.bench.layers.layer_time import NO_BLOCK, LayerTime, sum_by_block, sum_by_kind
+from deploykit.bench.layers.roofline import Roofline, measure_cpu_roofline
+from deploykit.bench.layers.time_layers import time_layers
 from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.pipeline import build_engine
 
@@ -21,7 +21,7 @@ def engine(random_b0, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def layers(engine):
-    return profile_layers(engine, threads=1)
+    return time_layers(engine, threads=1)
 
 
 def test_every_layer_of_the_audit_is_timed_with_its_work(engine, layers):
@@ -33,7 +33,7 @@ def test_every_layer_of_the_audit_is_timed_with_its_work(engine, layers):
 
 
 def test_layers_go_to_the_blocks_of_the_network_in_its_order(layers):
-    blocks = [block.name for block in by_block(layers) if block.name != OUTSIDE]
+    blocks = [block.name for block in sum_by_block(layers) if block.name != NO_BLOCK]
     # B0's seven stages of 1, 2, 2, 3, 3, 4 and 1 blocks (Table 1 of arXiv:1905.11946).
     members = [
         f"blocks.{stage}.{at}" for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for at in range(count)
@@ -42,12 +42,12 @@ def test_layers_go_to_the_blocks_of_the_network_in_its_order(layers):
 
 
 def test_sums_are_of_all_layers(layers):
-    for rows in (by_block(layers), by_kind(layers)):
+    for rows in (sum_by_block(layers), sum_by_kind(layers)):
         assert sum(row.ms for row in rows) == pytest.approx(sum(layer.ms for layer in layers))
         assert sum(row.macs for row in rows) == sum(layer.macs for layer in layers)
-    times = [kind.ms for kind in by_kind(layers)]
+    times = [kind.ms for kind in sum_by_kind(layers)]
     assert times == sorted(times, reverse=True)
-    assert by_kind(layers)[0].name == "Conv"
+    assert sum_by_kind(layers)[0].name == "Conv"
 
 
 def test_weights_that_are_packed_are_moved_too(layers):
@@ -56,14 +56,14 @@ def test_weights_that_are_packed_are_moved_too(layers):
 
 
 def test_a_batch_is_all_its_images(engine, layers):
-    eight = profile_layers(engine, batch=8, threads=1)
+    eight = time_layers(engine, batch=8, threads=1)
     assert sum(layer.macs for layer in eight) == 8 * sum(layer.macs for layer in layers)
     assert sum(layer.ms for layer in eight) > 2 * sum(layer.ms for layer in layers)
 
 
 def test_int8_is_held_to_the_bound_of_integers(random_b0, tmp_path):
     built = build_engine(onnx=random_b0.path, precision="int8", gpu="cpu", output=tmp_path / "e.onnx")
-    found = profile_layers(built.path, threads=1)
+    found = time_layers(built.path, threads=1)
     assert sum(layer.precision == "int8" for layer in found) == 33
 
 
@@ -91,18 +91,18 @@ def test_what_is_not_known_has_no_bound():
     ],
 )
 def test_a_datasheet_bounds_what_it_tells_of(gpu, precisions):
-    found = gpu_roofline(gpu)
+    found = look_up_gpu_roofline(gpu)
     assert found is not None
     assert found.macs_per_s.keys() == precisions
 
 
 @pytest.mark.parametrize("gpu", ["Stub", "NVIDIA GeForce RTX 2080 Ti"])  # none; one without bandwidth
 def test_a_gpu_without_datasheet_has_no_roofline(gpu):
-    assert gpu_roofline(gpu) is None
+    assert look_up_gpu_roofline(gpu) is None
 
 
 def test_this_cpus_roofline_is_measured():
-    found = cpu_roofline(1)
+    found = measure_cpu_roofline(1)
     assert found.macs_per_s["int8"] > 0
     assert found.macs_per_s["fp32"] > 1e8
     assert min(rate for _, rate in found.bytes_per_s) > 1e7
@@ -110,13 +110,13 @@ def test_this_cpus_roofline_is_measured():
 
 def test_a_batch_that_the_engine_does_not_take_is_refused(engine):
     with refuses("batch-out-of-range"):
-        profile_layers(engine, batch=65)
+        time_layers(engine, batch=65)
 
 
 def test_an_engine_for_a_gpu_that_is_not_here_is_refused(random_b0, tmp_path):
     built = build_engine(onnx=random_b0.path, gpu="T4", output=tmp_path / "e.engine")
     with refuses("engine-cannot-run"):
-        profile_layers(built.path)
+        time_layers(built.path)
 
 
 def test_layers_have_no_scenario(run, engine):
@@ -145,8 +145,8 @@ def test_what_is_not_known_is_printed_blank(run, engine, monkeypatch):
         size_bytes=10**6,
         bound_ms=0.5,
     )
-    unknown = replace(known, name="u", kind="kgen", block=OUTSIDE, size_bytes=None, bound_ms=None)
-    monkeypatch.setattr("deploykit.bench.layers.profile.profile_layers", lambda *_, **__: [known, unknown])
+    unknown = replace(known, name="u", kind="kgen", block=NO_BLOCK, size_bytes=None, bound_ms=None)
+    monkeypatch.setattr("deploykit.bench.layers.layer_profile.time_layers", lambda *_, **__: [known, unknown])
     lines = run("bench", str(engine), "--layers").out.splitlines()
     rows = [line.split() for line in lines]
     assert ["k", "2.000", "ms", "50.0", "%", "1.0", "M", "1.00", "MB", "0.500", "ms", "4.0"] in rows

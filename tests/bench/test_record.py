@@ -8,9 +8,9 @@ from refusals import refuses
 from served import colours
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.compare import IGNORABLE, compare
-from deploykit.bench.machine import GpuState, State, remarks, this_machine
-from deploykit.bench.record import Record, stamp
+from deploykit.bench.compare import IGNORABLE_FIELDS, compare_records
+from deploykit.bench.machine import GpuState, MachineState, describe_disturbances, describe_machine
+from deploykit.bench.record import Record, comparison_key
 from deploykit.bench.server_scenario import Trial
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
@@ -36,7 +36,7 @@ def with_samples(record: Record, samples: np.ndarray, **changes) -> Record:
     return replace(record, latency_ms=latency, seconds=sum(latency) / 1000, **changes)
 
 
-QUIET = State(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
+QUIET = MachineState(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
 
 
 # ---------------------------------------------------------------- measuring
@@ -55,7 +55,7 @@ def test_a_record_keeps_every_sample_the_method_the_engine_and_the_machine(engin
     assert (facts.family, facts.phi, facts.target) == ("efficientnet", 0.0, "the CPU")
     assert facts.macs == pytest.approx(33e6, rel=0.05)  # 0.39 G at 224 px, of (64 / 224)^2 as many pixels
     assert measured.runtime == facts.compiler
-    assert measured.machine == this_machine(on_cpu=True)
+    assert measured.machine == describe_machine(on_cpu=True)
 
 
 def test_without_a_batch_the_one_the_engine_is_tuned_for_is_measured(engine):
@@ -126,7 +126,7 @@ def test_a_missing_engine_is_refused(tmp_path):
 
 
 def test_the_processor_is_named_as_the_system_names_it():
-    machine = this_machine(on_cpu=True)
+    machine = describe_machine(on_cpu=True)
     assert machine.kind == "cpu"
     assert f": {machine.name}\n" in Path("/proc/cpuinfo").read_text()
     assert machine.driver is None
@@ -156,12 +156,12 @@ COOL = GpuState(sm_mhz=1590, memory_mhz=5000, temperature_c=50, power_w=60)
     ],
 )
 def test_what_of_the_machine_makes_figures_doubtful_is_said(before, after, said):
-    machine = this_machine(on_cpu=True)
-    assert [said in each for each in remarks(machine, before, after)] == [True]
-    assert remarks(machine, QUIET, QUIET) == ()
-    (said,) = remarks(replace(machine, kind="gpu"), QUIET, QUIET)
+    machine = describe_machine(on_cpu=True)
+    assert [said in each for each in describe_disturbances(machine, before, after)] == [True]
+    assert describe_disturbances(machine, QUIET, QUIET) == ()
+    (said,) = describe_disturbances(replace(machine, kind="gpu"), QUIET, QUIET)
     assert "could not be read" in said
-    assert remarks(machine, replace(QUIET, gpu=COOL), replace(QUIET, gpu=COOL)) == ()
+    assert describe_disturbances(machine, replace(QUIET, gpu=COOL), replace(QUIET, gpu=COOL)) == ()
 
 
 # ---------------------------------------------------------------- remarks
@@ -170,12 +170,12 @@ def test_what_of_the_machine_makes_figures_doubtful_is_said(before, after, said)
 def test_a_run_that_drifts_or_has_two_modes_says_so_and_how_badly(measured):
     random, quiet = np.random.default_rng(0), replace(measured, before=QUIET, after=QUIET)
     steady = random.lognormal(1, 0.02, 2000)
-    assert with_samples(quiet, steady).remarks == ()
-    assert with_samples(quiet, steady * np.linspace(1, 1.3, 2000)).remarks == (
+    assert with_samples(quiet, steady).caveats == ()
+    assert with_samples(quiet, steady * np.linspace(1, 1.3, 2000)).caveats == (
         "The run drifts: latency rose by 19 % over it.",
     )
     slow = np.where(random.random(2000) < 0.4, 1.5, 1)
-    (said,) = with_samples(quiet, steady * slow).remarks
+    (said,) = with_samples(quiet, steady * slow).caveats
     assert said == "The run has two modes: 2.72 ms, and 4.07 ms in 39 % of the calls."
 
 
@@ -186,7 +186,7 @@ def test_percentiles_of_too_few_samples_are_marked(measured, count, rough):
     record = with_samples(
         replace(measured, before=QUIET, after=QUIET), np.random.default_rng(0).lognormal(1, 0.02, count)
     )
-    assert [each.split(" of ")[0] for each in record.remarks] == rough
+    assert [each.split(" of ")[0] for each in record.caveats] == rough
 
 
 # ---------------------------------------------------------------- comparing
@@ -198,19 +198,19 @@ def pair(measured: Record, factor: float, *, spread: float = 0.05) -> tuple[Reco
 
 
 def test_the_ratio_of_medians_comes_with_an_interval_that_holds_it(measured):
-    found = compare(*pair(measured, 0.8))
+    found = compare_records(*pair(measured, 0.8))
     assert found.ratio.low < 0.8 < found.ratio.high
     assert found.ratio.high - found.ratio.low < 0.03
-    assert found.is_clear
+    assert found.is_significant
     assert found.ratio.value == pytest.approx(found.second / found.first)
-    assert not compare(*pair(measured, 1.0)).is_clear
+    assert not compare_records(*pair(measured, 1.0)).is_significant
 
 
 def test_the_interval_of_the_ratio_holds_it_as_often_as_it_says(measured):
     random, held = np.random.default_rng(3), 0
     for _ in range(1000):
         records = (with_samples(measured, random.exponential(1, 150)) for _ in range(2))
-        ratio = compare(*records).ratio
+        ratio = compare_records(*records).ratio
         held += ratio.low <= 1 <= ratio.high
     assert 0.93 <= held / 1000 <= 0.97
 
@@ -219,7 +219,7 @@ def test_throughput_is_compared_where_the_scenario_is_about_it(measured):
     first, second = (
         replace(each, method=replace(each.method, scenario="offline")) for each in pair(measured, 0.5)
     )
-    found = compare(first, second)
+    found = compare_records(first, second)
     assert found.figure == "images/s"
     assert found.ratio.low < 2 < found.ratio.high
 
@@ -233,7 +233,7 @@ def test_rates_that_hold_are_compared_by_the_trials_around_them(measured):
         method = replace(measured.method, scenario="server", max_latency_ms=10)
         return replace(measured, method=method, trials=trials)
 
-    found = compare(served(100, 105), served(200, 210))
+    found = compare_records(served(100, 105), served(200, 210))
     assert (found.ratio.value, found.ratio.low, found.ratio.high) == (2, 200 / 105, 210 / 100)
 
 
@@ -249,25 +249,25 @@ UNLIKE = {
 def test_records_that_were_not_made_alike_are_refused_unless_told_what_to_ignore(measured, name, value):
     other = replace(measured, method=replace(measured.method, **{name: value}))
     with refuses("records-not-comparable") as caught:
-        compare(measured, other)
+        compare_records(measured, other)
     assert f"--ignore {name}" in caught.value.fix
-    assert compare(measured, other, ignore=[name]).ignored == (name,)
+    assert compare_records(measured, other, ignore=[name]).ignored == (name,)
 
 
 def test_records_of_another_machine_are_refused(measured):
     other = replace(measured, machine=replace(measured.machine, name="Abacus", cores=10))
     with refuses("records-not-comparable"):
-        compare(measured, other)
-    assert compare(measured, other, ignore=["machine", "cores"]).ignored == ("machine", "cores")
+        compare_records(measured, other)
+    assert compare_records(measured, other, ignore=["machine", "cores"]).ignored == ("machine", "cores")
 
 
 def test_latency_is_not_compared_with_throughput(measured):
     other = replace(measured, method=replace(measured.method, scenario="offline"))
     with refuses("records-not-comparable"):
-        compare(measured, other, ignore=["scenario"])
+        compare_records(measured, other, ignore=["scenario"])
 
 
 def test_nothing_else_can_be_ignored(measured):
-    assert set(stamp(measured)) == set(IGNORABLE)
+    assert set(comparison_key(measured)) == set(IGNORABLE_FIELDS)
     with refuses("unknown-field"):
-        compare(measured, measured, ignore=["weather"])
+        compare_records(measured, measured, ignore=["weather"])

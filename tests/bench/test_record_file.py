@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
-from deploykit.bench.accuracy_record import Accuracy
+from deploykit.bench.accuracy_record import AccuracyRecord
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.layers.profile import LayerProfile, profile_engine
+from deploykit.bench.layers.layer_profile import LayerProfile, profile_engine
 from deploykit.bench.record import Record
-from deploykit.bench.record_file import read_any, read_folder, read_record, write_record
+from deploykit.bench.record_file import read_any_record, read_record, read_record_folder, write_record
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.stats.accuracy_metrics import Proportion
@@ -36,7 +36,7 @@ def profile(engine) -> LayerProfile:
     return profile_engine(engine, threads=1)
 
 
-ACCURACY = Accuracy(
+ACCURACY = AccuracyRecord(
     model="model.onnx",
     sha256="0" * 64,
     onnx_sha256=None,
@@ -120,7 +120,7 @@ def test_a_huge_file_is_refused_without_being_read(tmp_path):
 
 
 def test_a_record_too_large_to_be_read_is_not_written(measured, tmp_path, monkeypatch):
-    monkeypatch.setattr("deploykit.bench.record_file.LARGEST_BYTES", 2**10)
+    monkeypatch.setattr("deploykit.bench.record_file.MAX_RECORD_BYTES", 2**10)
     with refuses("record-too-large"):
         write_record(measured, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -135,12 +135,12 @@ def test_json_that_is_no_record_is_set_aside_in_a_folder_and_a_damaged_record_is
     path = write_record(measured, tmp_path)
     stray = tmp_path / "package.json"
     stray.write_text('{"name": "mine"}')
-    found = read_folder(tmp_path)
+    found = read_record_folder(tmp_path)
     assert (found.records, found.strays) == ({path: measured}, (stray,))
     for damaged in ('{"format": 2, "kind": "latency"}', "{"):
         stray.write_text(damaged)
         with refuses("record-damaged"):
-            read_folder(tmp_path)
+            read_record_folder(tmp_path)
 
 
 @pytest.mark.parametrize("format_of", ["profile", "accuracy"])
@@ -151,14 +151,18 @@ def test_a_record_from_before_more_was_recorded_is_read(profile, tmp_path, forma
         fields.pop(since, None)
     path = tmp_path / "record.json"
     path.write_text(to_sealed_json(fields))
-    assert read_any(path).doubts == () if format_of == "profile" else read_any(path) == ACCURACY
+    assert (
+        read_any_record(path).run_caveats == ()
+        if format_of == "profile"
+        else read_any_record(path) == ACCURACY
+    )
 
 
 def test_the_committed_records_are_read():
     folder = Path(__file__).parents[2] / "engines" / "results" / "cpu"
     if not folder.is_dir():
         pytest.skip("the committed records are not beside the tests")
-    assert len(read_folder(folder).records) >= 100
+    assert len(read_record_folder(folder).records) >= 100
 
 
 def test_what_is_no_file_is_refused(tmp_path):
@@ -174,7 +178,7 @@ def test_layers_and_accuracy_are_records_too(profile, tmp_path):
     ):
         path = write_record(record, tmp_path)
         assert path.name.startswith(name)
-        assert read_any(path) == record
+        assert read_any_record(path) == record
         with refuses("record-wrong-kind"):
             read_record(path)
 
@@ -218,4 +222,4 @@ def test_layers_that_took_no_time_are_refused(profile, tmp_path, ms):
     fields = json.loads(to_json(profile))
     path.write_text(to_sealed_json({**fields, "layers": [{**layer, "ms": ms} for layer in fields["layers"]]}))
     with refuses("record-damaged"):
-        read_any(path)
+        read_any_record(path)

@@ -8,7 +8,7 @@ import pytest
 from refusals import refuses
 from stage import Stage
 
-from deploykit.bench.scenarios import DEFAULT_SAMPLES, Samples, offline, one_after_another, single_stream
+from deploykit.bench.scenarios import DEFAULT_SAMPLES, Samples, run_offline, run_sequential, run_single_stream
 from deploykit.util.errors import DeployError
 
 WARM_UP_CALLS = 10  # two windows of five, where nothing gets faster
@@ -16,7 +16,9 @@ WARM_UP_CALLS = 10  # two windows of five, where nothing gets faster
 
 def measure(latencies_ms: Iterable[float], *, seconds: float = 1.0, samples: int = 10, **options) -> Samples:
     stage = Stage(latencies_ms)
-    found = single_stream(stage.call, batch=1, seconds=seconds, samples=samples, clock=stage.clock, **options)
+    found = run_single_stream(
+        stage.call, batch=1, seconds=seconds, samples=samples, clock=stage.clock, **options
+    )
     assert stage.calls == len(found.warm_up_ms) + len(found.latency_ms)
     assert found.seconds == pytest.approx(sum(found.latency_ms) / 1000)
     return found
@@ -54,7 +56,7 @@ def test_an_engine_that_never_settles_is_measured_after_ten_seconds():
 def test_slow_calls_are_measured_often_enough_whatever_the_time():
     assert len(measure(itertools.repeat(2000.0), seconds=1, samples=25).latency_ms) == 25
     stage = Stage(itertools.repeat(2000.0))
-    found = single_stream(stage.call, batch=1, seconds=1, clock=stage.clock)
+    found = run_single_stream(stage.call, batch=1, seconds=1, clock=stage.clock)
     assert len(found.latency_ms) == DEFAULT_SAMPLES == 100
 
 
@@ -75,7 +77,7 @@ def test_progress_rises_to_one():
 def test_no_time_to_measure_in_is_refused_before_anything_runs(seconds):
     stage = Stage([])
     with refuses("invalid-duration"):
-        single_stream(stage.call, batch=1, seconds=seconds, clock=stage.clock)
+        run_single_stream(stage.call, batch=1, seconds=seconds, clock=stage.clock)
     assert stage.calls == 0
 
 
@@ -89,13 +91,13 @@ def test_an_error_in_the_call_is_passed_on():
         raise DeployError("It broke.", fix="mend it")
 
     with pytest.raises(DeployError, match="It broke"):
-        single_stream(fail, batch=1)
+        run_single_stream(fail, batch=1)
 
 
 @pytest.mark.parametrize("samples", [0, -1, 10**9])
 def test_no_samples_to_measure_are_refused(samples):
     with refuses("invalid-sample-count"):
-        single_stream(Stage([]).call, batch=1, samples=samples)
+        run_single_stream(Stage([]).call, batch=1, samples=samples)
 
 
 def test_calls_that_time_themselves_are_measured_for_as_long_by_the_clock():
@@ -106,7 +108,7 @@ def test_calls_that_time_themselves_are_measured_for_as_long_by_the_clock():
         stage.call()
         return next(numbers) / 1000
 
-    found = one_after_another(sample, batch=1, seconds=0.5, samples=10, clock=stage.clock)
+    found = run_sequential(sample, batch=1, seconds=0.5, samples=10, clock=stage.clock)
     assert len(found.latency_ms) == pytest.approx(50, abs=1)
     assert found.seconds == pytest.approx(0.5, abs=0.011)
     warm = len(found.warm_up_ms)
@@ -122,7 +124,7 @@ def test_warming_up_lasts_ten_seconds_at_most_whatever_the_samples_say():
         stage.call()
         return next(shrinking)
 
-    found = one_after_another(sample, batch=1, seconds=0.1, clock=stage.clock)
+    found = run_sequential(sample, batch=1, seconds=0.1, clock=stage.clock)
     assert len(found.warm_up_ms) == pytest.approx(1000, abs=5)
 
 
@@ -141,7 +143,7 @@ def test_calls_run_at_once_and_throughput_is_of_all_of_them():
         with lock:
             running -= 1
 
-    found = offline(call, batch=8, in_flight=4, seconds=0.01)
+    found = run_offline(call, batch=8, in_flight=4, seconds=0.01)
     assert most == 4
     assert len(found.latency_ms) >= DEFAULT_SAMPLES
     assert sum(found.latency_ms) == pytest.approx(1000 * found.seconds)
@@ -149,7 +151,7 @@ def test_calls_run_at_once_and_throughput_is_of_all_of_them():
 
 def test_one_call_in_flight_is_one_after_another():
     stage = Stage(itertools.repeat(10.0))
-    found = offline(stage.call, batch=8, in_flight=1, seconds=1, clock=stage.clock)
+    found = run_offline(stage.call, batch=8, in_flight=1, seconds=1, clock=stage.clock)
     assert found.latency_ms == pytest.approx([10] * 100, abs=1e-6)
 
 
@@ -161,13 +163,13 @@ def test_an_error_in_one_of_the_calls_ends_all():
             raise DeployError("It broke.", fix="mend it")
 
     with pytest.raises(DeployError, match="It broke"):
-        offline(fail_later, batch=1, in_flight=3, seconds=0.1)
+        run_offline(fail_later, batch=1, in_flight=3, seconds=0.1)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_what_would_fill_more_than_a_record_is_refused_after_warming_up(in_flight):
     stage = Stage(itertools.repeat(0.05 * in_flight))
     with refuses("too-many-samples") as caught:
-        offline(stage.call, batch=1, in_flight=in_flight, seconds=60, clock=stage.clock)
+        run_offline(stage.call, batch=1, in_flight=in_flight, seconds=60, clock=stage.clock)
     assert stage.calls == 10
     assert "--seconds 25" in caught.value.fix  # 50 s are full

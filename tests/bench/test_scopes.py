@@ -26,10 +26,10 @@ def test_the_layers_of_an_engine_for_the_cpu_are_not_for_tensorrts_profiler(rand
     built = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "e.onnx")
     images = random_images((1, *built.manifest.input.shape), "float32")
     with Engine.load(built.path) as engine:
-        for told in (engine.profiled, engine.timed):
+        for told in (engine.profile_layers, engine.time_calls):
             with refuses("gpu-timing-unavailable"), told(images):
                 pass
-        assert engine.cuda_graphs is None
+        assert engine.used_cuda_graphs is None
         engine(images)
 
 

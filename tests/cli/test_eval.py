@@ -9,8 +9,8 @@ import pytest
 from solid_colours import SIDE_PX, write_fp32, write_images, write_int8
 
 import deploykit
-from deploykit.bench.accuracy_record import Accuracy
-from deploykit.bench.record_file import read_any
+from deploykit.bench.accuracy_record import AccuracyRecord
+from deploykit.bench.record_file import read_any_record
 from deploykit.util.atomic_files import file_sha256
 
 
@@ -127,22 +127,22 @@ def test_top1_is_recorded_with_the_model_and_the_one_it_comes_from(run, tmp_path
     shown = run("eval", "model.int8.onnx", "--data", "images", "-o", "records")
     (path,) = Path("records").iterdir()
     assert shown.out.endswith(f"\nrecord: {path}\n")
-    int8 = read_any(path)
+    int8 = read_any_record(path)
     assert (int8.model, int8.precision, int8.data, int8.images) == ("model.int8.onnx", "int8", "images", 5)
     assert int8.top1.value == pytest.approx(0.8)
     assert (int8.sha256, int8.onnx_sha256) == tuple(
         map(file_sha256, (tmp_path / "model.int8.onnx", tmp_path / "model.onnx"))
     )
     fields = json.loads(run("eval", "model.onnx", "--data", "images", "-o", "fp32", "--json").out)
-    fp32 = read_any(fields["record"])
+    fp32 = read_any_record(fields["record"])
     assert fp32.onnx_sha256 == fp32.sha256 == int8.onnx_sha256
 
 
 def test_image_sets_are_told_by_their_images_and_not_by_their_labels_alone(run, tmp_path):
-    def recorded(folder: str) -> Accuracy:
+    def recorded(folder: str) -> AccuracyRecord:
         fields = json.loads(run("eval", "model.onnx", "--data", "images", "-o", folder, "--json").out)
-        found = read_any(fields["record"])
-        assert isinstance(found, Accuracy)
+        found = read_any_record(fields["record"])
+        assert isinstance(found, AccuracyRecord)
         return found
 
     once, again = recorded("once"), recorded("again")

@@ -28,7 +28,7 @@ USERS = (
     "runtime/tensorrt/runner.py",
     "runtime/tensorrt/execution_context.py",
     "runtime/tensorrt/plan.py",
-    "runtime/tensorrt/profiled.py",
+    "runtime/tensorrt/layer_profiler.py",
 )
 
 # What the bindings leave undefined (nm --dynamic --undefined-only), by library.

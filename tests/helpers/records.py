@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from deploykit.bench.accuracy_record import Accuracy
-from deploykit.bench.layers.layers import LayerTime
-from deploykit.bench.layers.profile import LayerProfile
-from deploykit.bench.machine import Machine, State
-from deploykit.bench.record import Measured, Method, Record
+from deploykit.bench.accuracy_record import AccuracyRecord
+from deploykit.bench.layers.layer_profile import LayerProfile
+from deploykit.bench.layers.layer_time import LayerTime
+from deploykit.bench.machine import Machine, MachineState
+from deploykit.bench.record import MeasuredEngine, Method, Record
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.scaling import Scale, scale_for
 from deploykit.stats.accuracy_metrics import Proportion
@@ -20,16 +20,18 @@ STRETCHED = (
     Scale(depth=1.0, width=1.0, side_px=448),
 )
 MACHINE = Machine(kind="cpu", name="Abacus(R) 9000 CPU @ 1.00GHz", cores=2, system="Linux 6, Python 3.11")
-QUIET = State(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
+QUIET = MachineState(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
 STARTED = "2026-01-02T03:04:05.678+00:00"
 
 
-def engine(*, phi: float | None = 0.0, scale: Scale | None = None, precision="fp32", **changes) -> Measured:
+def engine(
+    *, phi: float | None = 0.0, scale: Scale | None = None, precision="fp32", **changes
+) -> MeasuredEngine:
     """The member at phi, or B0 at a scale."""
     scale = scale or scale_for(phi or 0.0)
     phi = None if scale != scale_for(phi or 0.0) else phi
     name = f"phi{phi:g}" if phi is not None else f"d{scale.depth:g}w{scale.width:g}s{scale.side_px}"
-    made = Measured(
+    made = MeasuredEngine(
         name=f"{name}.{precision}.onnx",
         sha256=f"engine {name} {precision}",
         onnx_sha256=f"model {name}",
@@ -47,7 +49,7 @@ def engine(*, phi: float | None = 0.0, scale: Scale | None = None, precision="fp
     return replace(made, **changes)
 
 
-def latency(of: Measured, median_ms: float, *, scenario="single-stream", batch=1, **changes) -> Record:
+def latency(of: MeasuredEngine, median_ms: float, *, scenario="single-stream", batch=1, **changes) -> Record:
     """With a median of exactly that."""
     samples = median_ms * np.exp(0.02 * np.linspace(-2, 2, 201) ** 3)
     np.random.default_rng(0).shuffle(samples)
@@ -82,7 +84,7 @@ def layer(
     )
 
 
-def profile(of: Measured, layers: list[LayerTime], **changes) -> LayerProfile:
+def profile(of: MeasuredEngine, layers: list[LayerTime], **changes) -> LayerProfile:
     made = LayerProfile(
         engine=of,
         machine=MACHINE,
@@ -95,8 +97,8 @@ def profile(of: Measured, layers: list[LayerTime], **changes) -> LayerProfile:
     return replace(made, **changes)
 
 
-def accuracy(of: Measured, top1: float, **changes) -> Accuracy:
-    made = Accuracy(
+def accuracy(of: MeasuredEngine, top1: float, **changes) -> AccuracyRecord:
+    made = AccuracyRecord(
         model=of.name,
         sha256=of.sha256,
         onnx_sha256=of.onnx_sha256,

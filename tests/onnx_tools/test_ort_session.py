@@ -40,7 +40,7 @@ def test_memory_that_is_given_is_what_a_session_reads_and_writes(random_b0, tmp_
     monkeypatch.setattr(runners, "cuda_session", cpu_session)
     monkeypatch.setattr(runners, "_PLACE", "cpu")
     built = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "e.onnx")
-    runner = runners.CudaRunner(built.path, built.manifest)
+    runner = runners.OnnxRuntimeCudaRunner(built.path, built.manifest)
     images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
     answer = np.zeros((2, 1000), np.float32)
     given, place = (

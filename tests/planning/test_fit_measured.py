@@ -10,9 +10,9 @@ from records import MACHINE, engine, latency
 from refusals import refuses
 
 from deploykit.bench import measure_network as measure
-from deploykit.bench.measure_network import longer
+from deploykit.bench.measure_network import longer_duration_s
 from deploykit.bench.record import Record
-from deploykit.bench.record_file import read_folder, write_record
+from deploykit.bench.record_file import read_record_folder, write_record
 from deploykit.gpu_catalog.gpus import find_gpu
 from deploykit.networks.families.family import Family
 from deploykit.networks.families.registry import find_family
@@ -130,7 +130,7 @@ def test_what_is_kept_of_a_network_with_other_classes_does_not_stand_for_it(tiny
         return clock.measurements
 
     assert (measurements(), measurements()) == (1, 0)
-    ((path, record),) = read_folder(Path("records")).records.items()
+    ((path, record),) = read_record_folder(Path("records")).records.items()
     path.unlink()
     write_record(replace(record, engine=replace(record.engine, classes=10)), Path("records"))
     assert (measurements(), measurements()) == (1, 0)
@@ -186,7 +186,7 @@ def test_measuring_takes_as_long_as_the_percentile_does(tiny, monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.01)
     clock = clocks.Measured("cpu", percentile=99, folder=Path("records"))
     clock.latency(choose_member(tiny, phi=0), precision="fp32", batch=1)
-    (record,) = read_folder(Path("records")).records.values()
+    (record,) = read_record_folder(Path("records")).records.values()
     assert len(record.latency_ms) >= 1000  # for ten of them to lie beyond
 
 
@@ -204,7 +204,7 @@ def test_measuring_takes_as_long_as_the_percentile_does(tiny, monkeypatch):
 def test_a_run_too_short_for_its_percentile_is_made_longer_within_reason(
     took_s, count, percentile, left_s, seconds
 ):
-    assert longer(took_s, count, percentile, left_s=left_s) == (seconds and pytest.approx(seconds))
+    assert longer_duration_s(took_s, count, percentile, left_s=left_s) == (seconds and pytest.approx(seconds))
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(tiny, monkeypatch):

@@ -252,7 +252,7 @@ def test_rates_that_hold_a_bound_are_shown_beside_the_throughput_without_one():
 
 
 def test_a_search_that_was_cut_short_is_told():
-    assert served(10, 100, 104).doubts == ()
+    assert served(10, 100, 104).run_caveats == ()
     (said,) = serving.section(arrange([served(10, 100, 200)])).findings
     assert said.endswith("the search ran out of time: 100 images/s hold, 200 don't, between is not known.")
 

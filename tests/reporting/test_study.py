@@ -2,8 +2,8 @@
 
 import pytest
 
-from deploykit.bench.layers.profile import LayerProfile
-from deploykit.bench.record_file import read_any
+from deploykit.bench.layers.layer_profile import LayerProfile
+from deploykit.bench.record_file import read_any_record
 from deploykit.networks.families.registry import FAMILIES
 from deploykit.networks.scaling import AXES, scale_for, stretched_axis
 from deploykit.reporting.study import run_study
@@ -83,7 +83,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path):
     study.strays[0].unlink()
     assert progress[0][0] > 0  # of what was there
     assert progress[-1][0] == progress[-1][1]
-    records = [read_any(path) for path in sorted(tmp_path.iterdir())]
+    records = [read_any_record(path) for path in sorted(tmp_path.iterdir())]
     assert {record.engine.scale for record in records} == {scale_for(0)}
     assert {record.engine.phi for record in records} == {0}
     assert sum(isinstance(record, LayerProfile) for record in records) == 1

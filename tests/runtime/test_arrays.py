@@ -12,7 +12,7 @@ from refusals import refuses
 
 from deploykit.engine.pipeline import build_engine
 from deploykit.runtime import Engine
-from deploykit.runtime.arrays import DeviceArray, device_array, host_array, in_kind
+from deploykit.runtime.arrays import DeviceArray, as_device_array, as_host_array, to_library_of
 from deploykit.util.errors import DeployError
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
@@ -25,17 +25,17 @@ def built(random_b0, tmp_path_factory) -> Path:
 
 def test_torchs_tensors_are_taken_and_given_in_the_same_memory():
     tensor = torch.from_numpy(IMAGES)
-    assert host_array(tensor).ctypes.data == tensor.data_ptr()
+    assert as_host_array(tensor).ctypes.data == tensor.data_ptr()
     answer = np.arange(6, dtype=np.float32).reshape(2, 3)
-    given = in_kind(tensor, answer)
+    given = to_library_of(tensor, answer)
     assert isinstance(given, torch.Tensor)
     assert given.data_ptr() == answer.ctypes.data
 
 
 def test_numpys_arrays_stay_what_they_are():
-    assert host_array(IMAGES) is IMAGES
-    assert device_array(IMAGES) is None
-    assert in_kind(IMAGES, IMAGES) is IMAGES
+    assert as_host_array(IMAGES) is IMAGES
+    assert as_device_array(IMAGES) is None
+    assert to_library_of(IMAGES, IMAGES) is IMAGES
 
 
 def test_an_engine_answers_in_kind(built):
@@ -100,7 +100,7 @@ class OfAUser(torch.Tensor):
 
 def test_a_tensor_of_a_class_of_the_users_own_is_answered_by_its_library():
     tensor = torch.from_numpy(IMAGES).as_subclass(OfAUser)
-    assert isinstance(in_kind(tensor, IMAGES), torch.Tensor)
+    assert isinstance(to_library_of(tensor, IMAGES), torch.Tensor)
 
 
 def test_threads_may_be_numpys(built):
@@ -168,13 +168,13 @@ def described(**others) -> dict[str, Any]:
 
 def test_an_array_on_the_gpu_is_described():
     expected = DeviceArray(pointer=4096, shape=(2, 3, 64, 64), dtype="float32", stream=None)
-    assert device_array(OnSomeGpu(described())) == expected
+    assert as_device_array(OnSomeGpu(described())) == expected
     packed = (3 * 64 * 64 * 4, 64 * 64 * 4, 64 * 4, 4)
-    assert device_array(OnSomeGpu(described(strides=packed))) == expected
-    assert device_array(OnSomeGpu(described(strides=None, stream=7))).stream == 7
+    assert as_device_array(OnSomeGpu(described(strides=packed))) == expected
+    assert as_device_array(OnSomeGpu(described(strides=None, stream=7))).stream == 7
     alone = described(shape=(1, 3, 64, 64), strides=(99, *packed[1:]))  # where axes of one lie doesn't matter
-    assert device_array(OnSomeGpu(alone)).shape == (1, 3, 64, 64)
-    assert device_array(OnSomeGpu(described(typestr="|u1"))).dtype == "uint8"
+    assert as_device_array(OnSomeGpu(alone)).shape == (1, 3, 64, 64)
+    assert as_device_array(OnSomeGpu(described(typestr="|u1"))).dtype == "uint8"
 
 
 class OnTheSecondGpu(OnSomeGpu):
@@ -184,7 +184,7 @@ class OnTheSecondGpu(OnSomeGpu):
 
 def test_images_on_another_gpu_than_the_engines_are_refused():
     with refuses("array-on-other-gpu") as caught:
-        device_array(OnTheSecondGpu(described()))
+        as_device_array(OnTheSecondGpu(described()))
     assert "CUDA_VISIBLE_DEVICES" in caught.value.fix
 
 
@@ -198,7 +198,7 @@ def test_bytes_are_as_many_images_as_they_fill():
 
 def test_an_array_on_the_gpu_with_gaps_is_refused():
     with refuses("array-not-contiguous") as caught:
-        device_array(OnSomeGpu(described(strides=(1, 2, 3, 4))))
+        as_device_array(OnSomeGpu(described(strides=(1, 2, 3, 4))))
     assert "contiguous" in caught.value.fix
 
 

@@ -19,7 +19,7 @@ from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
-from deploykit.runtime.preflight import Machine
+from deploykit.runtime.preflight import RuntimeEnvironment
 from deploykit.util.install_hint import install_hint
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
@@ -55,26 +55,26 @@ def bundled(parts, tmp_path_factory) -> Path:
     return write_bundle(parts["model"], [parts["T4"], parts["A100"]], output=output).path
 
 
-def machine(gpu: LocalGpu | None) -> Machine:
+def machine(gpu: LocalGpu | None) -> RuntimeEnvironment:
     import onnxruntime
     import tensorrt_rtx
 
     versions = {"tensorrt-rtx": tensorrt_rtx.__version__, "onnxruntime": onnxruntime.__version__}
-    return Machine(gpu=gpu, runtimes=versions)
+    return RuntimeEnvironment(gpu=gpu, runtimes=versions)
 
 
 @pytest.mark.parametrize(("sm", "chosen"), [(75, 0), (80, 1)])
 def test_the_plan_that_runs_on_the_gpu_is_taken(bundled, sm, chosen):
-    found = Bundle(bundled).prospect(machine(LocalGpu(name="card", sm=sm)))
-    assert found.chosen == Bundle(bundled).contents.plans[chosen]
-    assert found.target is None
+    found = Bundle(bundled).resolve(machine(LocalGpu(name="card", sm=sm)))
+    assert found.chosen_plan == Bundle(bundled).contents.plans[chosen]
+    assert found.build_target is None
 
 
 def test_a_gpus_plan_comes_before_an_artifact_for_the_cpu(parts, tmp_path):
     bundle = write_bundle(parts["model"], [parts["cpu"], parts["T4"]], output=tmp_path / "b.dkb")
-    on_t4 = bundle.prospect(machine(LocalGpu(name="card", sm=75)))
-    assert on_t4.chosen.manifest.target.name == "T4"
-    assert bundle.prospect(machine(None)).chosen.manifest.target.name == "CPU"
+    on_t4 = bundle.resolve(machine(LocalGpu(name="card", sm=75)))
+    assert on_t4.chosen_plan.manifest.target.name == "T4"
+    assert bundle.resolve(machine(None)).chosen_plan.manifest.target.name == "CPU"
 
 
 def test_a_gpu_that_no_plan_is_for_gets_one_built_before_an_artifact_for_the_cpu_is_taken(
@@ -83,8 +83,8 @@ def test_a_gpu_that_no_plan_is_for_gets_one_built_before_an_artifact_for_the_cpu
     bundle = write_bundle(parts["model"], [parts["cpu"], parts["T4"]], output=tmp_path / "b.dkb")
     l4 = LocalGpu(name="NVIDIA L4", sm=89)
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
-    found = bundle.prospect(machine(l4))
-    assert (found.chosen, found.target.name) == (None, "NVIDIA L4")
+    found = bundle.resolve(machine(l4))
+    assert (found.chosen_plan, found.build_target.name) == (None, "NVIDIA L4")
 
 
 def test_where_no_plan_runs_one_is_built_once_and_kept(bundled, parts, cache, caplog):
@@ -109,30 +109,34 @@ H200 = LocalGpu(name="NVIDIA H200", sm=90)
 
 def test_a_gpu_that_nothing_builds_for_is_left_for_the_cpu(parts, bundled, tmp_path, monkeypatch):
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
-    found = Bundle(bundled).prospect(machine(H200))
-    assert found.target == resolve_target("cpu")
-    assert "can't compile for NVIDIA H200 (SM90)" in found.drawback
+    found = Bundle(bundled).resolve(machine(H200))
+    assert found.build_target == resolve_target("cpu")
+    assert "can't compile for NVIDIA H200 (SM90)" in found.fallback_reason
     with_artifact = write_bundle(parts["model"], [parts["cpu"]], output=tmp_path / "b.dkb")
-    found = with_artifact.prospect(machine(H200))
-    assert found.chosen.manifest.target.name == "CPU"
-    assert "can't compile for NVIDIA H200 (SM90)" in found.drawback
+    found = with_artifact.resolve(machine(H200))
+    assert found.chosen_plan.manifest.target.name == "CPU"
+    assert "can't compile for NVIDIA H200 (SM90)" in found.fallback_reason
 
 
 def test_a_gpu_whose_compiler_is_missing_is_left_for_the_cpu(bundled, monkeypatch):
     l4 = LocalGpu(name="NVIDIA L4", sm=89)
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
-    found = Bundle(bundled).prospect(Machine(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
-    assert found.target == resolve_target("cpu")
-    assert "TensorRT-RTX is missing" in found.drawback
-    assert Bundle(bundled).prospect(machine(l4)).target.name == "NVIDIA L4"
+    found = Bundle(bundled).resolve(RuntimeEnvironment(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
+    assert found.build_target == resolve_target("cpu")
+    assert "TensorRT-RTX is missing" in found.fallback_reason
+    assert Bundle(bundled).resolve(machine(l4)).build_target.name == "NVIDIA L4"
 
 
 def test_int8_is_not_handed_to_onnx_runtime_on_a_gpu(bundled, random_b0, tmp_path, monkeypatch):
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
     monkeypatch.setattr("deploykit.engine.targets.has_cuda", lambda: True)
-    assert "no INT8 convolutions on GPUs" in Bundle(bundled).prospect(machine(H200)).drawback
-    fp16 = write_bundle(random_b0.path, output=tmp_path / "b.dkb").prospect(machine(H200))
-    assert (fp16.target.compiler, fp16.target.sm, fp16.drawback) == ("onnxruntime", 90, None)
+    assert "no INT8 convolutions on GPUs" in Bundle(bundled).resolve(machine(H200)).fallback_reason
+    fp16 = write_bundle(random_b0.path, output=tmp_path / "b.dkb").resolve(machine(H200))
+    assert (fp16.build_target.compiler, fp16.build_target.sm, fp16.fallback_reason) == (
+        "onnxruntime",
+        90,
+        None,
+    )
 
 
 def test_a_kept_engine_that_was_altered_is_built_again(bundled, cache):
@@ -225,11 +229,13 @@ def test_check_and_load_both_say_that_integers_for_many_sides_are_not_built_on_t
 def test_integers_for_many_sides_are_built_for_a_gpu(for_many_sides, monkeypatch):
     l4 = LocalGpu(name="NVIDIA L4", sm=89)
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
-    found = Bundle(for_many_sides).prospect(machine(l4))
-    assert (found.target.name, found.runs) == ("NVIDIA L4", True)
-    without_compiler = Bundle(for_many_sides).prospect(Machine(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
-    assert "for images of one side" in without_compiler.refusal.problem
-    assert "TensorRT-RTX is missing" in without_compiler.drawback
+    found = Bundle(for_many_sides).resolve(machine(l4))
+    assert (found.build_target.name, found.runs) == ("NVIDIA L4", True)
+    without_compiler = Bundle(for_many_sides).resolve(
+        RuntimeEnvironment(gpu=l4, runtimes={"onnxruntime": "1.31.1"})
+    )
+    assert "for images of one side" in without_compiler.error.problem
+    assert "TensorRT-RTX is missing" in without_compiler.fallback_reason
 
 
 def test_bundling_says_where_integers_for_many_sides_can_not_be_loaded(run, parts, monkeypatch):

@@ -17,10 +17,10 @@ from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import CPU, Target, resolve_target
 from deploykit.runtime import Engine
-from deploykit.runtime.bundle import cache as bundle_cache
+from deploykit.runtime.bundle import engine_cache as bundle_cache
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
-from deploykit.runtime.bundle.cache import engine_name
-from deploykit.runtime.preflight import Machine
+from deploykit.runtime.bundle.engine_cache import cached_engine_name
+from deploykit.runtime.preflight import RuntimeEnvironment
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 from deploykit.util.user_cache import cache_folder
@@ -62,8 +62,8 @@ def with_plan(model, tmp_path) -> Path:
 
 def test_each_gpu_has_an_engine_of_its_own():
     a10, a40 = (Target(name=gpu.name, compiler="tensorrt", sm=gpu.sm) for gpu in (A10, A40))
-    assert engine_name(a10, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a10-sm86-deploykit-0.1.0.engine"
-    assert engine_name(a40, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a40-sm86-deploykit-0.1.0.engine"
+    assert cached_engine_name(a10, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a10-sm86-deploykit-0.1.0.engine"
+    assert cached_engine_name(a40, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a40-sm86-deploykit-0.1.0.engine"
 
 
 def test_an_engine_kept_for_another_gpu_of_the_same_capability_is_not_taken(
@@ -71,39 +71,39 @@ def test_an_engine_kept_for_another_gpu_of_the_same_capability_is_not_taken(
 ):
     """A home folder that two machines share."""
 
-    def on(gpu: LocalGpu) -> Machine:
+    def on(gpu: LocalGpu) -> RuntimeEnvironment:
         monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: gpu)
-        return Machine(gpu=gpu, runtimes={"tensorrt": TENSORRT})
+        return RuntimeEnvironment(gpu=gpu, runtimes={"tensorrt": TENSORRT})
 
     monkeypatch.setattr("deploykit.engine.targets.is_installed", lambda compiler: True)
     (plan,) = Bundle(with_plan).contents.plans
-    target = Bundle(bundled).prospect(on(A10)).target
+    target = Bundle(bundled).resolve(on(A10)).build_target
     kept = Bundle(bundled)._cache.obtain(
-        engine_name(target, TENSORRT),
+        cached_engine_name(target, TENSORRT),
         on(A10),
         lambda: (
             with_plan.with_name("cpu.engine").read_bytes(),
             replace(plan.manifest, target=target, compiler_version=TENSORRT),
         ),
     )
-    assert Bundle(bundled).prospect(on(A10)).kept == kept
-    assert Bundle(bundled).prospect(on(A40)).kept is None
+    assert Bundle(bundled).resolve(on(A10)).cached_path == kept
+    assert Bundle(bundled).resolve(on(A40)).cached_path is None
     # Not even under that GPU's name.
-    a40 = kept.with_name(engine_name(resolve_target(None), TENSORRT))
+    a40 = kept.with_name(cached_engine_name(resolve_target(None), TENSORRT))
     write_engine(a40, kept.read_bytes(), read_engine_manifest(kept))
-    assert Bundle(bundled).prospect(on(A40)).kept is None
+    assert Bundle(bundled).resolve(on(A40)).cached_path is None
 
 
 def test_an_engine_that_another_deploykit_built_is_built_again(bundled, cache, monkeypatch):
-    first = Bundle(bundled).engine()
-    monkeypatch.setattr("deploykit.runtime.bundle.cache.__version__", "9.9")
-    second = Bundle(bundled).engine()
+    first = Bundle(bundled).prepare_engine()
+    monkeypatch.setattr("deploykit.runtime.bundle.engine_cache.__version__", "9.9")
+    second = Bundle(bundled).prepare_engine()
     assert (first.parent, "9.9" in second.name) == (second.parent, True)
     assert deploykit.__version__ in first.name
 
 
 def test_a_kept_engine_for_another_machine_is_built_again(bundled, model, cache):
-    kept = Bundle(bundled).engine()
+    kept = Bundle(bundled).prepare_engine()
     for_t4 = build_engine(onnx=model, gpu="T4", output=model.with_name("t4.engine"))
     write_engine(kept, for_t4.path.read_bytes(), for_t4.manifest)
     Engine.load(bundled).close()
@@ -126,7 +126,7 @@ AT_ONCE = """
 import os, sys, time
 from pathlib import Path
 from deploykit.runtime import Engine
-from deploykit.runtime.bundle.cache import EngineCache
+from deploykit.runtime.bundle.engine_cache import EngineCache
 
 find, meeting = EngineCache.find, Path(sys.argv[2])
 

@@ -13,8 +13,14 @@ from small_models import colour_blocks
 from deploykit.engine.manifest import is_bundle
 from deploykit.engine.pipeline import build_engine
 from deploykit.runtime import Engine
+from deploykit.runtime.bundle.archive import (
+    CONTENTS_NAME,
+    MAX_CONTENTS_BYTES,
+    MODEL_NAME,
+    read_bundle_contents,
+    verify_bundle_files,
+)
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
-from deploykit.runtime.bundle.file import CONTENTS, MAX_CONTENTS_BYTES, MODEL, read_contents, require_whole
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import to_sealed_json
 
@@ -52,7 +58,7 @@ def with_contents(bundled: Path, path: Path, change: Callable[[dict], None]) -> 
     """A copy with other contents, sealed as if they had been written so."""
 
     def changed(name: str, data: bytes) -> bytes:
-        if name != CONTENTS:
+        if name != CONTENTS_NAME:
             return data
         contents = json.loads(data)
         del contents["seal_sha256"]
@@ -96,7 +102,7 @@ def compressed(bundled: Path, path: Path, name: str) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("name", [MODEL, PLAN])
+@pytest.mark.parametrize("name", [MODEL_NAME, PLAN])
 @pytest.mark.parametrize("damage", [flipped, without, twice, longer, compressed])
 def test_check_and_load_refuse_a_damaged_bundle_alike_whatever_of_it_they_need(
     run, bundled, tmp_path, cache, *, damage, name
@@ -131,7 +137,7 @@ def test_contents_that_were_altered_are_refused_by_their_seal(bundled, tmp_path)
         bundled,
         tmp_path / "x.dkb",
         lambda name, data: (
-            data.replace(b'"precision": "fp16"', b'"precision": "fp32"') if name == CONTENTS else data
+            data.replace(b'"precision": "fp16"', b'"precision": "fp32"') if name == CONTENTS_NAME else data
         ),
     )
     with refuses("engine-damaged"):
@@ -150,14 +156,14 @@ def test_a_list_that_is_too_long_is_refused(bundled, tmp_path):
     long = rewritten(
         bundled,
         tmp_path / "x.dkb",
-        lambda name, data: data.ljust(MAX_CONTENTS_BYTES + 1) if name == CONTENTS else data,
+        lambda name, data: data.ljust(MAX_CONTENTS_BYTES + 1) if name == CONTENTS_NAME else data,
     )
     with pytest.raises(DeployError, match="its list is too long"):
         Bundle(long)
 
 
 def test_a_list_that_would_be_too_long_is_not_written(bundled, tmp_path, monkeypatch):
-    monkeypatch.setattr("deploykit.runtime.bundle.file.MAX_CONTENTS_BYTES", 100)
+    monkeypatch.setattr("deploykit.runtime.bundle.archive.MAX_CONTENTS_BYTES", 100)
     with refuses("bundle-too-large"):
         write_bundle(bundled.with_name("model.onnx"), output=tmp_path / "x.dkb")
     assert not (tmp_path / "x.dkb").exists()
@@ -167,7 +173,7 @@ def test_a_list_that_would_be_too_long_is_not_written(bundled, tmp_path, monkeyp
 def test_a_list_that_is_compressed_is_refused(bundled, tmp_path, method):
     """A small one can unpack to more memory than there is."""
     with pytest.raises(DeployError, match=r"bundle\.json is compressed"):
-        Bundle(rewritten(bundled, tmp_path / "x.dkb", of=CONTENTS, compress_type=method))
+        Bundle(rewritten(bundled, tmp_path / "x.dkb", of=CONTENTS_NAME, compress_type=method))
 
 
 def altered_header(bundled: Path, path: Path, name: str, at: int, value: int, *, kind: str = "<H") -> Path:
@@ -180,7 +186,7 @@ def altered_header(bundled: Path, path: Path, name: str, at: int, value: int, *,
     return path
 
 
-@pytest.mark.parametrize("name", [CONTENTS, PLAN])
+@pytest.mark.parametrize("name", [CONTENTS_NAME, PLAN])
 @pytest.mark.parametrize(
     ("at", "value", "kind"),
     [
@@ -194,7 +200,7 @@ def altered_header(bundled: Path, path: Path, name: str, at: int, value: int, *,
 def test_what_zipfile_raises_of_a_header_reaches_nobody(bundled, tmp_path, *, name, at, value, kind):
     altered = altered_header(bundled, tmp_path / "x.dkb", name, at, value, kind=kind)
     with pytest.raises(DeployError):
-        require_whole(altered, read_contents(altered)[0])
+        verify_bundle_files(altered, read_bundle_contents(altered)[0])
 
 
 def test_a_file_that_is_shorter_than_the_archive_says_is_refused(bundled, tmp_path):
@@ -202,7 +208,7 @@ def test_a_file_that_is_shorter_than_the_archive_says_is_refused(bundled, tmp_pa
     longer = altered_header(bundled, tmp_path / "x.dkb", PLAN, 20, 2**31 - 1, kind="<I")
     longer = altered_header(longer, tmp_path / "x.dkb", PLAN, 24, 2**31 - 1, kind="<I")
     with pytest.raises(DeployError, match=rf"^{PLAN} in .* can't be read \(it ends too early\)"):
-        require_whole(longer, read_contents(longer)[0])
+        verify_bundle_files(longer, read_bundle_contents(longer)[0])
 
 
 def test_whichever_byte_of_the_archives_own_is_another_nothing_but_a_deploy_error_is_raised(
@@ -214,7 +220,7 @@ def test_whichever_byte_of_the_archives_own_is_another_nothing_but_a_deploy_erro
         for value in {0, 1, 99, 255} - {sound[at]}:
             altered.write_bytes(sound[:at] + bytes([value]) + sound[at + 1 :])
             try:
-                require_whole(altered, read_contents(altered)[0])
+                verify_bundle_files(altered, read_bundle_contents(altered)[0])
             except DeployError:
                 refused += 1
     assert refused > 100

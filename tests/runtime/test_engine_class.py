@@ -13,7 +13,7 @@ from deploykit.engine.targets import Target
 from deploykit.networks.export import export_onnx
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.bundle import write_bundle
-from deploykit.runtime.engine import require_cpu
+from deploykit.runtime.engine import require_cpu_target
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import local_gpu
 
@@ -210,5 +210,5 @@ def test_an_engine_for_a_gpu_is_refused_on_a_machine_without_one(random_b0, tmp_
 
 def test_threads_of_the_cpu_are_refused_where_they_would_be_ignored():
     with refuses("option-not-applicable"):
-        require_cpu(Target(name="T4", compiler="tensorrt-rtx", sm=75), 2)
-    require_cpu(Target(name="CPU", compiler="onnxruntime"), 2)
+        require_cpu_target(Target(name="T4", compiler="tensorrt-rtx", sm=75), 2)
+    require_cpu_target(Target(name="CPU", compiler="onnxruntime"), 2)

@@ -11,7 +11,7 @@ import pytest
 from refusals import refuses
 
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.layers.profiling import profile_layers
+from deploykit.bench.layers.time_layers import time_layers
 from deploykit.bench.record import Scope
 from deploykit.engine.pipeline import BuiltEngine, build_engine
 from deploykit.engine.shapes import BatchRange
@@ -21,7 +21,7 @@ from deploykit.quantize.calibrate import calibrate_to_file
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import Int8Options
 from deploykit.runtime import Engine
-from deploykit.runtime.tensorrt.execution_context import MOST_GRAPHS
+from deploykit.runtime.tensorrt.execution_context import MAX_CUDA_GRAPHS
 from deploykit.stats.estimate import are_disjoint
 from deploykit.util.local_gpu import local_gpu
 from deploykit.util.types import Precision
@@ -243,7 +243,7 @@ def test_launching_a_graph_takes_the_host_less_than_launching_each_kernel(fp16):
 def test_layers_are_timed_and_add_up_to_what_the_gpu_takes(build, precision, cuda_graphs):
     """Events between layers take a while themselves; without graphs the GPU waits for launches too."""
     built = build(precision, "local")
-    layers = profile_layers(built.path, batch=32, cuda_graphs=cuda_graphs)
+    layers = time_layers(built.path, batch=32, cuda_graphs=cuda_graphs)
     record = benchmark(built.path, batch=32, scope="device", seconds=1, cuda_graphs=cuda_graphs)
     device_ms = record.percentile_ms(50).value
     assert 0.5 * device_ms <= sum(layer.ms for layer in layers) <= 3 * device_ms
@@ -277,7 +277,7 @@ def test_cuda_graphs_change_no_bit(fp16, images):
 @needs_target
 def test_more_shapes_than_graphs_are_kept_are_answered_rightly(fp16, images, reference):
     with Engine.load(fp16.path) as engine:
-        for count in (*range(1, MOST_GRAPHS + 4), 1, 2):
+        for count in (*range(1, MAX_CUDA_GRAPHS + 4), 1, 2):
             assert cosine(engine(images[:count]), reference[:count]) >= COSINE["fp16"]
 
 

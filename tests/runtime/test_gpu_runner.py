@@ -26,7 +26,7 @@ from cuda_stub.loaded import (
 )
 from refusals import refuses
 
-from deploykit.runtime.tensorrt.execution_context import MOST_GRAPHS
+from deploykit.runtime.tensorrt.execution_context import MAX_CUDA_GRAPHS
 from deploykit.util.errors import DeployError
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
@@ -105,19 +105,19 @@ def test_without_graphs_each_call_executes():
 @over_the_stub
 def test_the_least_recently_used_shape_makes_room_for_another_with_its_buffers():
     with loaded() as engine:
-        for images in range(1, MOST_GRAPHS + 1):
+        for images in range(1, MAX_CUDA_GRAPHS + 1):
             engine.check(whole_numbers(images))
         full = driver.alive()
         assert (full["device"], full["pinned"], full["executables"]) == (
-            2 * MOST_GRAPHS,
-            2 * MOST_GRAPHS,
-            MOST_GRAPHS,
+            2 * MAX_CUDA_GRAPHS,
+            2 * MAX_CUDA_GRAPHS,
+            MAX_CUDA_GRAPHS,
         )
         engine.check(whole_numbers(1))  # now 2 is the least recently used
         engine.check(whole_numbers(64))
         assert driver.alive() == full
         captures = count("captures")
-        for images in (1, *range(3, MOST_GRAPHS + 1), 64):
+        for images in (1, *range(3, MAX_CUDA_GRAPHS + 1), 64):
             engine.check(whole_numbers(images))
         assert count("captures") == captures
         engine.check(whole_numbers(2))
@@ -291,15 +291,15 @@ def test_the_engine_says_whether_all_calls_were_graphs():
     with loaded() as engine:
         engine.trt.refuses = lambda shape, capturing: capturing and shape[0] == 2
         engine.check(whole_numbers(1))
-        assert engine.engine.cuda_graphs is True
+        assert engine.engine.used_cuda_graphs is True
         engine.check(whole_numbers(2))
-        assert engine.engine.cuda_graphs is False
-        for images in range(3, 3 + MOST_GRAPHS):  # the shape that was none makes room for others
+        assert engine.engine.used_cuda_graphs is False
+        for images in range(3, 3 + MAX_CUDA_GRAPHS):  # the shape that was none makes room for others
             engine.check(whole_numbers(images))
-        assert engine.engine.cuda_graphs is False
+        assert engine.engine.used_cuda_graphs is False
     with loaded(cuda_graphs=False) as engine:
         engine.check(whole_numbers(1))
-        assert engine.engine.cuda_graphs is False
+        assert engine.engine.used_cuda_graphs is False
 
 
 @over_the_stub

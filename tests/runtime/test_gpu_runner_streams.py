@@ -12,7 +12,7 @@ from cuda_stub.driver import OnDevice, count
 from cuda_stub.loaded import CLASSES, TWO_OUTPUTS, expected, loaded, over_the_stub, whole_numbers
 from refusals import refuses
 
-from deploykit.runtime.arrays import device_array
+from deploykit.runtime.arrays import as_device_array
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
 
@@ -48,7 +48,7 @@ def test_images_of_another_gpu_are_refused():
         with refuses("array-on-other-gpu"):
             engine.run(there)
         driver.move_memory_to(0)
-        assert device_array(there).shape == (2, 3, 8, 8)
+        assert as_device_array(there).shape == (2, 3, 8, 8)
         there.free()
 
 

@@ -7,7 +7,7 @@ from cuda_stub.driver import count
 from cuda_stub.loaded import PROFILES, loaded, over_the_stub, whole_numbers
 
 from deploykit.bench.scenarios import Clock
-from deploykit.runtime.tensorrt.timed import RESOLUTION_MS
+from deploykit.runtime.tensorrt.timing import EVENT_RESOLUTION_MS
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("cuda_stub")
 @over_the_stub
 def test_the_gpus_time_is_of_computing_whatever_copies_and_the_host_take(cuda_graphs):
     driver.pace(launch_us=20, copy_us=30, model_us=120, gpu_copy_us=50, gpu_us=400)
-    with loaded(cuda_graphs=cuda_graphs) as engine, engine.engine.timed(whole_numbers(8)) as call:
+    with loaded(cuda_graphs=cuda_graphs) as engine, engine.engine.time_calls(whole_numbers(8)) as call:
         assert [call.device_ms() for _ in range(20)] == pytest.approx([0.4] * 20)
         call.wait()
         assert [call.device_ms() for _ in range(5)] == pytest.approx([0.4] * 5)  # the first one too
@@ -25,14 +25,14 @@ def test_the_gpus_time_is_of_computing_whatever_copies_and_the_host_take(cuda_gr
 @over_the_stub
 def test_a_gpu_that_is_faster_than_the_host_enqueues_is_timed_with_its_waiting():
     driver.pace(model_us=120, gpu_us=100)
-    with loaded(cuda_graphs=False) as engine, engine.engine.timed(whole_numbers(8)) as call:
+    with loaded(cuda_graphs=False) as engine, engine.engine.time_calls(whole_numbers(8)) as call:
         assert [call.device_ms() for _ in range(5)] == pytest.approx([0.12] * 5)
 
 
 @over_the_stub
 def test_the_gpus_time_is_never_under_what_events_can_tell():
-    with loaded() as engine, engine.engine.timed(whole_numbers(1)) as call:
-        assert call.device_ms() == RESOLUTION_MS == 0.0005
+    with loaded() as engine, engine.engine.time_calls(whole_numbers(1)) as call:
+        assert call.device_ms() == EVENT_RESOLUTION_MS == 0.0005
 
 
 @pytest.mark.parametrize(("cuda_graphs", "expected"), [(True, 0.02), (False, 0.12)])
@@ -40,7 +40,7 @@ def test_the_gpus_time_is_never_under_what_events_can_tell():
 def test_the_hosts_time_is_of_enqueuing_and_not_of_waiting(cuda_graphs, expected):
     driver.pace(launch_us=20, copy_us=30, model_us=120, gpu_us=5000)
     clock = Clock(now_s=driver.host_s)
-    with loaded(cuda_graphs=cuda_graphs) as engine, engine.engine.timed(whole_numbers(8)) as call:
+    with loaded(cuda_graphs=cuda_graphs) as engine, engine.engine.time_calls(whole_numbers(8)) as call:
         for _ in range(5):
             assert clock.time_ms(call.enqueue) == pytest.approx(expected)
             assert clock.time_ms(call.wait) == pytest.approx(5)
@@ -50,7 +50,7 @@ def test_the_hosts_time_is_of_enqueuing_and_not_of_waiting(cuda_graphs, expected
 @over_the_stub
 def test_each_timed_call_computes_once_and_copies_nothing(cuda_graphs):
     with loaded(cuda_graphs=cuda_graphs) as engine:
-        with engine.engine.timed(whole_numbers(8)) as call:
+        with engine.engine.time_calls(whole_numbers(8)) as call:
             copies, executions = count("copies"), count("executions")
             for _ in range(10):
                 call.enqueue()
@@ -61,7 +61,7 @@ def test_each_timed_call_computes_once_and_copies_nothing(cuda_graphs):
             call.wait()
             assert (count("copies"), count("executions")) == (copies, executions + 22)  # two around them
             assert count("launches") == (22 if cuda_graphs else 0)
-        assert engine.engine.cuda_graphs is cuda_graphs
+        assert engine.engine.used_cuda_graphs is cuda_graphs
         engine.check(whole_numbers(8, seed=1))
 
 
@@ -70,7 +70,7 @@ def test_a_timed_call_has_a_lane_of_its_own_and_gives_back_its_events():
     with loaded(PROFILES) as engine:
         engine.check(whole_numbers(8))
         before = driver.alive()
-        with engine.engine.timed(whole_numbers(8)) as call:
+        with engine.engine.time_calls(whole_numbers(8)) as call:
             call.device_ms()
             engine.check(whole_numbers(8, seed=1))
             engine.check(whole_numbers(1))
@@ -86,6 +86,6 @@ def test_a_shape_that_can_not_be_captured_is_timed_as_it_is_run():
     clock = Clock(now_s=driver.host_s)
     with loaded() as engine:
         engine.trt.is_capturable = False
-        with engine.engine.timed(np.ascontiguousarray(whole_numbers(8)[::2])) as call:
+        with engine.engine.time_calls(np.ascontiguousarray(whole_numbers(8)[::2])) as call:
             assert clock.time_ms(call.enqueue) == pytest.approx(0.12)
-        assert engine.engine.cuda_graphs is False
+        assert engine.engine.used_cuda_graphs is False

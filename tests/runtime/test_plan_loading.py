@@ -8,7 +8,7 @@ from refusals import refuses
 
 from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.pipeline import build_engine
-from deploykit.runtime.tensorrt.plan import deserialize
+from deploykit.runtime.tensorrt.plan import deserialize_plan
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import local_gpu
 
@@ -23,12 +23,12 @@ def engine(random_b0, tmp_path_factory) -> Path:
 
 def test_without_a_driver_that_is_the_reason(engine):
     with pytest.raises(DeployError, match=r"TensorRT-RTX \S+ can't load .*driver") as caught:
-        deserialize(engine, read_engine_manifest(engine))
+        deserialize_plan(engine, read_engine_manifest(engine))
     assert "nvidia-smi" in caught.value.fix
 
 
 def test_a_compiler_that_is_not_there_is_named(engine):
     manifest = read_engine_manifest(engine)
     with refuses("dependency-missing") as caught:
-        deserialize(engine, replace(manifest, target=replace(manifest.target, compiler="tensorrt")))
+        deserialize_plan(engine, replace(manifest, target=replace(manifest.target, compiler="tensorrt")))
     assert "package index" in caught.value.fix

@@ -13,7 +13,7 @@ from deploykit.engine.manifest import EngineManifest, manifest_path, read_engine
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
-from deploykit.runtime.preflight import Machine, checks_of, preflight, this_machine
+from deploykit.runtime.preflight import RuntimeEnvironment, check_requirements, detect_environment, preflight
 from deploykit.util.errors import DeployError
 from deploykit.util.install_hint import install_hint
 from deploykit.util.local_gpu import LocalGpu, local_gpu
@@ -47,10 +47,10 @@ def engine_for(manifest, tmp_path):
     return write
 
 
-def machine(sm: int | None, **versions: str) -> Machine:
+def machine(sm: int | None, **versions: str) -> RuntimeEnvironment:
     gpu = None if sm is None else LocalGpu(name=f"card {sm}", sm=sm)
     runtimes = {"tensorrt-rtx": BUILT_BY, "onnxruntime": "1.20.0"}
-    return Machine(gpu=gpu, runtimes=versions or runtimes)
+    return RuntimeEnvironment(gpu=gpu, runtimes=versions or runtimes)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_version_compatible_plan_runs_with_later_versions(engine_for, manifest
             compiler_version="10.16.1.11",
             options=BuildOptions(version_compatible=compatible),
         )
-        checks = checks_of(says, Machine(gpu=t4, runtimes={"tensorrt": here}))
+        checks = check_requirements(says, RuntimeEnvironment(gpu=t4, runtimes={"tensorrt": here}))
         assert all(check.holds for check in checks) == (runs if compatible else here == "10.16.1.11")
 
 
@@ -135,7 +135,9 @@ def test_an_artifact_for_gpus_wants_one_and_onnx_runtimes_cuda_provider(
     path = engine_for(Target(name="H200", compiler="onnxruntime", sm=90))
     found = preflight(
         path,
-        Machine(gpu=gpu and LocalGpu(name=gpu, sm=75), runtimes={"onnxruntime": "1.31.1"}, has_cuda=has_cuda),
+        RuntimeEnvironment(
+            gpu=gpu and LocalGpu(name=gpu, sm=75), runtimes={"onnxruntime": "1.31.1"}, has_cuda=has_cuda
+        ),
     )
     assert found.runs == (about is None)
     if about is not None:
@@ -149,11 +151,11 @@ def test_this_machine_has_the_runtimes_it_tests_with():
     import onnxruntime
     import tensorrt_rtx
 
-    found = this_machine()
+    found = detect_environment()
     assert found.gpu == local_gpu()
     assert found.runtimes["onnxruntime"] == onnxruntime.__version__
     assert found.runtimes["tensorrt-rtx"] == tensorrt_rtx.__version__
-    assert this_machine("onnxruntime").runtimes.keys() == {"onnxruntime"}
+    assert detect_environment("onnxruntime").runtimes.keys() == {"onnxruntime"}
 
 
 def test_an_altered_plan_or_another_engines_manifest_is_refused_before_anything_else(engine_for):

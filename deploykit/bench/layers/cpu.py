@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from deploykit.bench.images import random_images
-from deploykit.bench.layers.layers import RUNS, WARM_UP, LayerTime, layer_time
-from deploykit.bench.layers.roofline import Roofline, cpu_roofline
-from deploykit.bench.record import cpu_threads
+from deploykit.bench.layers.layer_time import MEASURED_RUNS, WARM_UP_RUNS, LayerTime, make_layer_time
+from deploykit.bench.layers.roofline import Roofline, measure_cpu_roofline
+from deploykit.bench.record import resolve_cpu_threads
 from deploykit.engine.audit.audit import CompiledLayer
 from deploykit.engine.manifest import EngineManifest
 from deploykit.onnx_tools.ort_session import cpu_session
@@ -30,11 +30,13 @@ class _Event(msgspec.Struct):
     args: dict[str, Any] = {}
 
 
-def cpu_layers(path: Path, manifest: EngineManifest, *, batch: int, threads: int | None) -> list[LayerTime]:
+def time_cpu_layers(
+    path: Path, manifest: EngineManifest, *, batch: int, threads: int | None
+) -> list[LayerTime]:
     """Each layer of an engine that this machine can run, with a batch that it takes."""
     events = _profiled(path, manifest, batch, threads)
     known = {layer.name: layer for layer in manifest.audit.layers}
-    roofline = cpu_roofline(cpu_threads(threads))
+    roofline = measure_cpu_roofline(resolve_cpu_threads(threads))
     return [_layer(name, found, known.get(name), batch, roofline) for name, found in events.items()]
 
 
@@ -45,14 +47,14 @@ def _profiled(
     images = random_images((size, *manifest.input.shape), manifest.input.dtype)
     with tempfile.TemporaryDirectory() as folder:
         session = cpu_session(path, threads=threads, profile=Path(folder, "layers"))
-        for _ in range(WARM_UP + RUNS):
+        for _ in range(WARM_UP_RUNS + MEASURED_RUNS):
             session.run(None, {manifest.input.name: images})
         events = msgspec.json.decode(Path(session.end_profiling()).read_bytes(), type=list[_Event])
     kernels: dict[str, list[_Event]] = defaultdict(list)
     for event in events:
         if event.cat == "Node" and event.name.endswith(_KERNEL):
             kernels[event.name.removesuffix(_KERNEL)].append(event)
-    return {name: found[WARM_UP:] for name, found in kernels.items()}
+    return {name: found[WARM_UP_RUNS:] for name, found in kernels.items()}
 
 
 def _layer(
@@ -62,7 +64,7 @@ def _layer(
     size_bytes = sum(int(facts.get(part, 0)) for part in _SIZES)
     if known and known.macs:
         size_bytes += _packed_weights(facts, known.precision)
-    return layer_time(
+    return make_layer_time(
         name,
         kind=str(facts.get("op_name", "")),
         node=known.nodes[0] if known and known.nodes else name,

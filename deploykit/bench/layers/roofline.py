@@ -48,7 +48,7 @@ class Roofline:
 
 
 @cache
-def cpu_roofline(threads: int) -> Roofline:
+def measure_cpu_roofline(threads: int) -> Roofline:
     """Of this CPU with so many threads; measured once, for about two seconds."""
     return Roofline(
         macs_per_s={"fp32": _macs_per_s(_matmul(), threads), "int8": _macs_per_s(_matmul_integer(), threads)},

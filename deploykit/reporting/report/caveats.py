@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from deploykit.bench.layers.profile import LayerProfile
+from deploykit.bench.layers.layer_profile import LayerProfile
 from deploykit.bench.record import Record
 from deploykit.reporting.report.gather import network_name
 from deploykit.stats.estimate import Estimate
@@ -17,7 +17,7 @@ def cautions(runs: Iterable[Record | LayerProfile]) -> str:
     told = {
         f"{_run_name(run)}: {doubt[:1].lower()}{doubt[1:].rstrip('.')}": None
         for run in runs
-        for doubt in run.doubts
+        for doubt in run.run_caveats
     }
     if not told:
         return ""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from deploykit.bench.accuracy_record import Accuracy
-from deploykit.bench.layers.profile import LayerProfile
-from deploykit.bench.record import Measured, Record, how_it_ran
-from deploykit.bench.record_file import AnyRecord, read_any, read_folder
+from deploykit.bench.accuracy_record import AccuracyRecord
+from deploykit.bench.layers.layer_profile import LayerProfile
+from deploykit.bench.record import MeasuredEngine, Record, describe_execution
+from deploykit.bench.record_file import AnyRecord, read_any_record, read_record_folder
 from deploykit.bench.scenarios import Scenario
 from deploykit.networks.families.family import Family, PublishedAccuracy
 from deploykit.networks.families.registry import DEFAULT_FAMILY, FAMILIES
@@ -72,7 +72,7 @@ class Gathered:
 
     latencies: tuple[Record, ...] = ()
     profiles: tuple[LayerProfile, ...] = ()
-    accuracies: tuple[Accuracy, ...] = ()
+    accuracies: tuple[AccuracyRecord, ...] = ()
     superseded: int = 0
     strays: tuple[Path, ...] = ()
 
@@ -104,7 +104,7 @@ class Gathered:
             == ("single-stream", "end-to-end", batch)
         )
 
-    def accuracy_of(self, engine: Measured) -> Accuracy | None:
+    def accuracy_of(self, engine: MeasuredEngine) -> AccuracyRecord | None:
         """Its own, or a model's in its precision that comes from the same FP32 model; on the most images."""
         exact = [each for each in self.accuracies if each.sha256 == engine.sha256]
         alike = [
@@ -126,11 +126,11 @@ def gather(paths: Iterable[str | Path]) -> Gathered:
     strays: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            folder = read_folder(path)
+            folder = read_record_folder(path)
             found |= folder.records
             strays += folder.strays
         else:
-            found[path] = read_any(path)
+            found[path] = read_any_record(path)
     if not found:
         raise DeployError(
             "There are no records to report on.",
@@ -142,10 +142,10 @@ def gather(paths: Iterable[str | Path]) -> Gathered:
 
 def arrange(records: Sequence[AnyRecord]) -> Gathered:
     """The latest of each measurement, sorted."""
-    engines = _told_apart([each for each in records if not isinstance(each, Accuracy)])
+    engines = _told_apart([each for each in records if not isinstance(each, AccuracyRecord)])
     latencies = _latest([each for each in engines if isinstance(each, Record)])
     profiles = _latest([each for each in engines if isinstance(each, LayerProfile)])
-    accuracies = tuple(each for each in records if isinstance(each, Accuracy))
+    accuracies = tuple(each for each in records if isinstance(each, AccuracyRecord))
     kept = len(latencies) + len(profiles) + len(accuracies)
     return Gathered(
         latencies=latencies,
@@ -161,13 +161,13 @@ def setup_of(record: Record | LayerProfile) -> Setup:
         family=record.engine.family,
         machine=record.machine.name,
         cores=record.machine.cores,
-        how=how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph),
+        how=describe_execution(threads=method.threads, cuda_graph=method.cuda_graph),
         precision_rank=_PRECISIONS.index(record.engine.precision),
         compiler=record.engine.compiler,
     )
 
 
-def network_name(engine: Measured) -> str:
+def network_name(engine: MeasuredEngine) -> str:
     """`phi 3`, `depth 4`, or the file's name where nothing else is known."""
     if engine.family == "unknown":
         return engine.name
@@ -186,7 +186,7 @@ def short_machine(name: str) -> str:
     return " ".join(_TRADEMARKS.sub(" ", name).split())
 
 
-def is_compound(engine: Measured) -> bool:
+def is_compound(engine: MeasuredEngine) -> bool:
     """Whether it is a member of its family, as phi leads to it by the family's own rule."""
     family = FAMILIES.get(engine.family)
     return (
@@ -194,7 +194,7 @@ def is_compound(engine: Measured) -> bool:
     )
 
 
-def axis_of_engine(engine: Measured) -> Axis | None:
+def axis_of_engine(engine: MeasuredEngine) -> Axis | None:
     """The one axis along which the baseline was stretched by hand; None for any other network."""
     family = FAMILIES.get(engine.family)
     if family is None or engine.phi is not None or engine.scale is None:
@@ -202,7 +202,7 @@ def axis_of_engine(engine: Measured) -> Axis | None:
     return stretched_axis(engine.scale, family.base)
 
 
-def published_top1(engine: Measured) -> PublishedAccuracy | None:
+def published_top1(engine: MeasuredEngine) -> PublishedAccuracy | None:
     """Of the network at that scale; None where nobody published it, or it is no classifier."""
     family = FAMILIES.get(engine.family)
     if family is None or family.metric != "top-1" or engine.scale is None:
@@ -212,7 +212,7 @@ def published_top1(engine: Measured) -> PublishedAccuracy | None:
     return family.accuracy.get(engine.scale)
 
 
-def _has_own_side(engine: Measured) -> bool:
+def _has_own_side(engine: MeasuredEngine) -> bool:
     family = FAMILIES.get(engine.family)
     if family is None or engine.phi is None or engine.rule is None:
         return False
@@ -238,7 +238,7 @@ def _told_apart(records: Sequence[Record | LayerProfile]) -> list[Record | Layer
     ]
 
 
-def _with_file(engine: Measured, names: Mapping[str, str]) -> Measured:
+def _with_file(engine: MeasuredEngine, names: Mapping[str, str]) -> MeasuredEngine:
     """With its file in its compiler: the first name it had here, and its digest where others share that."""
     file = names[engine.sha256]
     if list(names.values()).count(file) > 1:

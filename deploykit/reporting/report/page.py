@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deploykit import __version__
-from deploykit.bench.layers.profile import LayerProfile
-from deploykit.bench.record import Record, how_it_ran, now
+from deploykit.bench.layers.layer_profile import LayerProfile
+from deploykit.bench.record import Record, describe_execution, utc_timestamp
 from deploykit.reporting.report.gather import Gathered, gather, short_machine
 from deploykit.reporting.report.predicted import Predicted, predict_families
 from deploykit.reporting.report.section import Section, counted, joined
@@ -116,7 +116,7 @@ def page(title: str, gathered: Gathered, sections: Sequence[Section]) -> str:
         own_machines=joined(gathered.machines) if gathered.machines else "",
         machines=_machines(gathered),
         remarks=_remarks(gathered),
-        written=now(),
+        written=utc_timestamp(),
         version=__version__,
         css=_asset("page.css"),
         plotly_js=plotly_js,
@@ -161,9 +161,9 @@ def _runtime(record: Record | LayerProfile) -> str:
 def _method(record: Record | LayerProfile) -> str:
     if isinstance(record, Record):
         method = record.method
-        how = how_it_ran(threads=method.threads, cuda_graph=method.cuda_graph)
+        how = describe_execution(threads=method.threads, cuda_graph=method.cuda_graph)
         return f"{method.scenario}, {method.scope}, {how}"
-    return f"layers, {how_it_ran(threads=record.threads, cuda_graph=record.cuda_graph)}"
+    return f"layers, {describe_execution(threads=record.threads, cuda_graph=record.cuda_graph)}"
 
 
 def _summary(gathered: Gathered) -> str:
@@ -182,7 +182,7 @@ def _summary(gathered: Gathered) -> str:
 
 
 def _remarks(gathered: Gathered) -> list[tuple[str, str]]:
-    return [(record.name, doubt) for record in _runs(gathered) for doubt in record.doubts]
+    return [(record.name, doubt) for record in _runs(gathered) for doubt in record.run_caveats]
 
 
 def _plotly_js() -> str:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from deploykit.bench.accuracy_record import Accuracy
+from deploykit.bench.accuracy_record import AccuracyRecord
 from deploykit.bench.benchmark import benchmark
-from deploykit.bench.layers.profile import LayerProfile, profile_engine
-from deploykit.bench.machine import this_machine
-from deploykit.bench.measure_network import built, onnx_sha256
-from deploykit.bench.record import Record, cpu_threads
-from deploykit.bench.record_file import read_folder, write_record
+from deploykit.bench.layers.layer_profile import LayerProfile, profile_engine
+from deploykit.bench.machine import describe_machine
+from deploykit.bench.measure_network import build_random_engine, random_model_sha256
+from deploykit.bench.record import Record, resolve_cpu_threads
+from deploykit.bench.record_file import read_record_folder, write_record
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.shapes import MAX_BATCH, BatchRange
 from deploykit.engine.targets import LOCAL, Target, resolve_precision, resolve_target
@@ -129,17 +129,17 @@ def run_study(
         )
     steps = plan_study(of_family, phis=phis or of_family.phis, precisions=chosen, batches=sizes, axes=axes)
     require_writable(settings.folder / "record.json")
-    folder_now = read_folder(settings.folder)
+    folder_now = read_record_folder(settings.folder)
     there = {
         _key_of(record): path
         for path, record in folder_now.records.items()
-        if not isinstance(record, Accuracy)
+        if not isinstance(record, AccuracyRecord)
     }
     paths = {step: there.get(_key(step, settings)) for step in steps}
     if not is_builtin(of_family):  # its file may have changed
         for step, path in paths.items():
             record = folder_now.records.get(path) if path is not None else None
-            if isinstance(record, Record | LayerProfile) and record.engine.onnx_sha256 != onnx_sha256(
+            if isinstance(record, Record | LayerProfile) and record.engine.onnx_sha256 != random_model_sha256(
                 step.member
             ):
                 paths[step] = None
@@ -152,7 +152,9 @@ def run_study(
     for _, of_one in groupby(missing, key=lambda step: (step.member.name, step.precision)):
         group = tuple(of_one)
         first = group[0]
-        with built(first.member, gpu=gpu, precision=first.precision, batches=settings.batches) as engine:
+        with build_random_engine(
+            first.member, gpu=gpu, precision=first.precision, batches=settings.batches
+        ) as engine:
             for step in group:
                 record = _measured(step, engine, threads=threads, seconds=seconds)
                 paths[step] = path = write_record(record, settings.folder)
@@ -214,7 +216,7 @@ def _key_of(record: Record | LayerProfile) -> Hashable:
 def _key(step: Step, settings: Settings) -> Hashable:
     """The same of what is to be measured, by this machine and these versions."""
     on_cpu = settings.target.on_cpu
-    how = (step.kind, step.batch, cpu_threads(settings.threads) if on_cpu else None)
+    how = (step.kind, step.batch, resolve_cpu_threads(settings.threads) if on_cpu else None)
     version = require(COMPILERS[settings.target.compiler].module).__version__
     compiler = f"{settings.target.compiler_title} {version}"
     return (
@@ -222,6 +224,6 @@ def _key(step: Step, settings: Settings) -> Hashable:
         step.member.scale,
         step.precision,
         how,
-        this_machine(on_cpu=on_cpu).name,
+        describe_machine(on_cpu=on_cpu).name,
         compiler,
     )

@@ -14,23 +14,33 @@ from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target, lacks_int8_convolutions
 from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.runtime.bundle.cache import (
+from deploykit.runtime.bundle.archive import (
+    MODEL_NAME,
+    read_bundle_contents,
+    read_bundled_file,
+    verify_bundle_files,
+)
+from deploykit.runtime.bundle.engine_cache import (
     EngineCache,
-    engine_name,
+    cached_engine_name,
     require_temporary_folder,
     temporary_folder,
 )
-from deploykit.runtime.bundle.choice import Prospect, choose, precision_on, require_build
-from deploykit.runtime.bundle.file import MODEL, read_contents, read_file, require_whole
-from deploykit.runtime.bundle.writer import pack
-from deploykit.runtime.preflight import Machine, this_machine
+from deploykit.runtime.bundle.resolution import (
+    Resolution,
+    build_precision,
+    require_buildable_for,
+    resolve_plan,
+)
+from deploykit.runtime.bundle.writer import pack_bundle
+from deploykit.runtime.preflight import RuntimeEnvironment, detect_environment
 from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["Bundle", "Prospect", "write_bundle"]
+__all__ = ["Bundle", "Resolution", "write_bundle"]
 
 Report = Callable[[str], None]
 
@@ -47,24 +57,24 @@ class Bundle:
             DeployError: it is no bundle, or was altered or cut short.
         """
         self.path = Path(path)
-        self.contents, digest = read_contents(self.path)
+        self.contents, digest = read_bundle_contents(self.path)
         self._cache = EngineCache(digest[:32])
 
-    def prospect(self, machine: Machine | None = None) -> Prospect:
+    def resolve(self, machine: RuntimeEnvironment | None = None) -> Resolution:
         """What it would do on a machine, by default on this one.
 
         Raises:
             DeployError: a file of it was altered: none is trusted then.
         """
-        require_whole(self.path, self.contents)
-        machine = machine or this_machine()
-        found = choose(self.contents, machine)
+        verify_bundle_files(self.path, self.contents)
+        machine = machine or detect_environment()
+        found = resolve_plan(self.contents, machine)
         kept = self._kept(found, machine)
         unkept = None if kept else self._cache.why_unwritable()
         refusal = None if kept else self._refusal(found, machine, unkept)
-        return replace(found, kept=kept, unkept=unkept, refusal=refusal)
+        return replace(found, cached_path=kept, uncacheable_reason=unkept, error=refusal)
 
-    def engine(self, *, progress: Report = lambda sentence: None) -> Path:
+    def prepare_engine(self, *, progress: Report = lambda sentence: None) -> Path:
         """An engine that runs here: unpacked, or built; in the user's cache folder, for the next time too.
 
         Where that can't be written, it is in a temporary folder until this process ends.
@@ -75,33 +85,35 @@ class Bundle:
         Raises:
             DeployError: a file of it was altered, or nothing of it runs here and nothing can be built.
         """
-        machine = this_machine()
-        found = self.prospect(machine)
-        if found.drawback is not None:
-            _log.warning("note: %s runs on the CPU here: %s", self.path, found.drawback)
-        if found.refusal is not None:
-            raise found.refusal
-        if found.kept is not None:
-            return found.kept
+        machine = detect_environment()
+        found = self.resolve(machine)
+        if found.fallback_reason is not None:
+            _log.warning("note: %s runs on the CPU here: %s", self.path, found.fallback_reason)
+        if found.error is not None:
+            raise found.error
+        if found.cached_path is not None:
+            return found.cached_path
         return self._cache.obtain(_name(found, machine), machine, lambda: self._made(found, progress))
 
-    def _kept(self, found: Prospect, machine: Machine) -> Path | None:
-        if found.target is not None and found.target.compiler not in machine.runtimes:
+    def _kept(self, found: Resolution, machine: RuntimeEnvironment) -> Path | None:
+        if found.build_target is not None and found.build_target.compiler not in machine.runtimes:
             return None
         return self._cache.find(_name(found, machine), machine)
 
-    def _refusal(self, found: Prospect, machine: Machine, unkept: str | None) -> DeployError | None:
+    def _refusal(
+        self, found: Resolution, machine: RuntimeEnvironment, unkept: str | None
+    ) -> DeployError | None:
         """Why nothing runs on a machine where nothing is kept."""
         try:
-            if found.target is not None:
-                self._require_build(found.target, machine)
-            if found.target is not None or unkept is not None:
+            if found.build_target is not None:
+                self._require_build(found.build_target, machine)
+            if found.build_target is not None or unkept is not None:
                 require_temporary_folder()
         except DeployError as error:
             return error
         return None
 
-    def _require_build(self, target: Target, machine: Machine) -> None:
+    def _require_build(self, target: Target, machine: RuntimeEnvironment) -> None:
         if target.compiler not in machine.runtimes:
             facts = COMPILERS[target.compiler]
             raise DeployError(
@@ -110,7 +122,7 @@ class Bundle:
                 fix=facts.install,
             )
         try:
-            require_build(self.contents, target)
+            require_buildable_for(self.contents, target)
         except DeployError as error:
             raise DeployError(
                 f"No plan in {self.path} runs here, and none can be built for {target.title}: "
@@ -119,18 +131,20 @@ class Bundle:
                 fix=error.fix,
             ) from error
 
-    def _made(self, found: Prospect, progress: Report) -> tuple[bytes, EngineManifest]:
-        if found.chosen is not None:
-            return read_file(self.path, self.contents, found.chosen.name), found.chosen.manifest
-        assert found.target is not None  # noqa: S101  # one of the two
-        return self._built(found.target, progress)
+    def _made(self, found: Resolution, progress: Report) -> tuple[bytes, EngineManifest]:
+        if found.chosen_plan is not None:
+            return read_bundled_file(
+                self.path, self.contents, found.chosen_plan.name
+            ), found.chosen_plan.manifest
+        assert found.build_target is not None  # noqa: S101  # one of the two
+        return self._built(found.build_target, progress)
 
     def _built(self, target: Target, progress: Report) -> tuple[bytes, EngineManifest]:
         _log.warning("note: No plan in %s runs here: building one for %s.", self.path, target.title)
         model = self._model()
         info = read_model_info(model)
         if info.precision == "fp32":
-            precision = precision_on(target, self.contents)
+            precision = build_precision(target, self.contents)
             info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)
         return compile_graph(
             lower_graph(target, model, info),
@@ -144,8 +158,8 @@ class Bundle:
 
     def _model(self) -> "ModelProto":
         with temporary_folder() as folder:
-            path = folder / MODEL
-            path.write_bytes(read_file(self.path, self.contents, MODEL))
+            path = folder / MODEL_NAME
+            path.write_bytes(read_bundled_file(self.path, self.contents, MODEL_NAME))
             return read_model(path)
 
 
@@ -173,7 +187,7 @@ def write_bundle(
         DeployError: bad input, engines of another model, or an output that is there and is no bundle;
             nothing is written.
     """
-    pack(
+    pack_bundle(
         Path(model),
         [Path(engine) for engine in engines],
         output=Path(output),
@@ -185,9 +199,9 @@ def write_bundle(
     return Bundle(output)
 
 
-def _name(found: Prospect, machine: Machine) -> str:
+def _name(found: Resolution, machine: RuntimeEnvironment) -> str:
     """What is kept of a plan, or of what is built."""
-    if found.chosen is not None:
-        return f"{found.chosen.manifest.engine_sha256}.engine"
-    assert found.target is not None  # noqa: S101  # one of the two
-    return engine_name(found.target, machine.runtimes[found.target.compiler])
+    if found.chosen_plan is not None:
+        return f"{found.chosen_plan.manifest.engine_sha256}.engine"
+    assert found.build_target is not None  # noqa: S101  # one of the two
+    return cached_engine_name(found.build_target, machine.runtimes[found.build_target.compiler])

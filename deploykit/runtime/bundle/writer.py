@@ -14,8 +14,14 @@ from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import CPU, resolve_target
 from deploykit.networks.model_info import ModelInfo, read_model_info
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.runtime.bundle.choice import require_build
-from deploykit.runtime.bundle.file import MODEL, BundledPlan, Contents, begins_as_bundle, write_bundle_file
+from deploykit.runtime.bundle.archive import (
+    MODEL_NAME,
+    BundleContents,
+    BundledPlan,
+    looks_like_bundle,
+    write_bundle_file,
+)
+from deploykit.runtime.bundle.resolution import require_buildable_for
 from deploykit.util.atomic_files import require_writable
 from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
-def pack(
+def pack_bundle(
     model: Path,
     engines: Sequence[Path],
     *,
@@ -48,7 +54,7 @@ def pack(
     _require_sides(graph, info, side)
     onnx_sha256 = hashlib.sha256(data).hexdigest()
     fp32_sha256 = _fp32_sha256(model, info, onnx_sha256)
-    contents = Contents(
+    contents = BundleContents(
         model=info,
         onnx_sha256=onnx_sha256,
         fp32_sha256=fp32_sha256,
@@ -60,12 +66,12 @@ def pack(
     )
     _tell_where_none_is_built(contents, note)
     plans = {plan.name: engine.read_bytes() for plan, engine in zip(contents.plans, engines, strict=True)}
-    write_bundle_file(output, contents, {MODEL: data, **plans})
+    write_bundle_file(output, contents, {MODEL_NAME: data, **plans})
 
 
 def _require_output(output: Path, inputs: tuple[Path, ...]) -> None:
     require_writable(output, inputs=(*inputs, *map(manifest_path, inputs)))
-    if output.exists() and not begins_as_bundle(output):
+    if output.exists() and not looks_like_bundle(output):
         raise DeployError(
             f"{output} is there already, and is no bundle to replace.",
             code="file-exists",
@@ -152,10 +158,10 @@ def _require_different(engines: Sequence[tuple[Path, EngineManifest]]) -> None:
             )
 
 
-def _tell_where_none_is_built(contents: Contents, note: Callable[[str], None]) -> None:
+def _tell_where_none_is_built(contents: BundleContents, note: Callable[[str], None]) -> None:
     if any(plan.manifest.target.on_cpu for plan in contents.plans):
         return
     try:
-        require_build(contents, resolve_target(CPU))
+        require_buildable_for(contents, resolve_target(CPU))
     except DeployError as error:
         note(f"Where there is no GPU it can't be loaded: {error.problem} An engine for the CPU would be.")

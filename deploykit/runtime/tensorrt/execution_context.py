@@ -11,18 +11,18 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import EngineManifest
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Answer, answer_of
+from deploykit.runtime.outputs import Outputs, unwrap_single_output
 from deploykit.runtime.tensorrt.plan import is_capturable
 from deploykit.util.errors import DeployError
 
 _log = logging.getLogger(__name__)
 
-MOST_GRAPHS = 8
+MAX_CUDA_GRAPHS = 8
 """CUDA graphs, and the buffers they run on, kept with each context: one for each shape it met last."""
 _FLOAT = np.dtype(np.float32)
 
 
-class Lane:
+class ExecutionContext:
     """Runs one call at a time.
 
     Attributes:
@@ -37,11 +37,11 @@ class Lane:
         self._title, self._cuda_graphs = title, cuda_graphs
         self.stream = device.create_stream()
         self.has_executed = False
-        self._slots: OrderedDict[tuple[tuple[int, ...], int], Slot] = OrderedDict()
+        self._slots: OrderedDict[tuple[tuple[int, ...], int], ShapeBuffers] = OrderedDict()
         self._profile = 0
         self._last: Any = None  # the event after what was given to a stream of the caller's
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
         slot = self.load(images, profile)
         self.bind(slot)
         self.launch(slot)
@@ -50,9 +50,9 @@ class Lane:
         self.stream.sync()
         names = (each.name for each in self._manifest.outputs)
         staged = zip(names, slot.staged_outputs, strict=True)
-        return answer_of({name: each.copy() for name, each in staged})
+        return unwrap_single_output({name: each.copy() for name, each in staged})
 
-    def load(self, images: npt.NDArray[Any], profile: int) -> "Slot":
+    def load(self, images: npt.NDArray[Any], profile: int) -> "ShapeBuffers":
         """Begins to bring images over; their slot has them when the stream is done."""
         self._wait_for_last(self.stream)
         slot = self._slot(images.shape, images.dtype, profile)
@@ -60,13 +60,13 @@ class Lane:
         slot.input.copy_from(slot.host_input, stream=self.stream)
         return slot
 
-    def bind(self, slot: "Slot") -> None:
+    def bind(self, slot: "ShapeBuffers") -> None:
         """Points the context to the slot's memory; a graph knows it."""
         if slot.graph is None:
             answers = [int(each.handle) for each in slot.outputs]
             self._bind(slot.shape, slot.profile, int(slot.input.handle), answers, self.stream)
 
-    def launch(self, slot: "Slot") -> None:
+    def launch(self, slot: "ShapeBuffers") -> None:
         """Enqueues what computes the answers, of a slot that is bound."""
         if slot.graph is not None:
             slot.graph.launch(self.stream)
@@ -113,17 +113,17 @@ class Lane:
         if self._last is not None:
             stream.wait(self._last)
 
-    def _slot(self, shape: tuple[int, ...], dtype: np.dtype[Any], profile: int) -> "Slot":
+    def _slot(self, shape: tuple[int, ...], dtype: np.dtype[Any], profile: int) -> "ShapeBuffers":
         """Buffers of exactly this shape, and their graph; the least recently used ones make room."""
         key = shape, profile
         if key in self._slots:
             self._slots.move_to_end(key)
             return self._slots[key]
-        while len(self._slots) >= MOST_GRAPHS:
+        while len(self._slots) >= MAX_CUDA_GRAPHS:
             self.stream.sync()
             self._slots.popitem(last=False)[1].close()
         answers = tuple((shape[0], *each.shape) for each in self._manifest.outputs)
-        slot = Slot(
+        slot = ShapeBuffers(
             self._core, self._device, self.stream, images=(shape, dtype), answers=answers, profile=profile
         )
         if self._cuda_graphs:
@@ -135,7 +135,7 @@ class Lane:
         self._slots[key] = slot
         return slot
 
-    def _captured(self, slot: "Slot") -> Any:
+    def _captured(self, slot: "ShapeBuffers") -> Any:
         """A CUDA graph of the execution, after one that is not captured, as TensorRT asks for.
 
         None where it can't be captured: it is executed then.
@@ -187,7 +187,7 @@ class Lane:
         )
 
 
-class Slot:
+class ShapeBuffers:
     """Pinned host memory and device memory for images of one shape, and the graph that runs on them.
 
     Attributes:

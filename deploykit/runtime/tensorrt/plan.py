@@ -21,7 +21,7 @@ _REASONS = {
 }
 
 
-def deserialize(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
+def deserialize_plan(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
     """TensorRT's runtime, which must outlive the engine, and the engine.
 
     Raises:
@@ -41,7 +41,7 @@ def deserialize(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
     return runtime, engine
 
 
-def new_context(engine: Any, manifest: EngineManifest) -> Any:
+def create_execution_context(engine: Any, manifest: EngineManifest) -> Any:
     """An execution context; None where the GPU has no memory for one.
 
     TensorRT-RTX compiles kernels for a shape when it is first met: at once, so that what is captured in a

@@ -15,17 +15,17 @@ import numpy.typing as npt
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Answer
-from deploykit.runtime.tensorrt.execution_context import Lane
-from deploykit.runtime.tensorrt.plan import deserialize, new_context
-from deploykit.runtime.tensorrt.profiled import ProfiledCall
-from deploykit.runtime.tensorrt.timed import TimedCall
+from deploykit.runtime.outputs import Outputs
+from deploykit.runtime.tensorrt.execution_context import ExecutionContext
+from deploykit.runtime.tensorrt.layer_profiler import LayerProfiler
+from deploykit.runtime.tensorrt.plan import create_execution_context, deserialize_plan
+from deploykit.runtime.tensorrt.timing import CallTimer
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 from deploykit.util.local_gpu import ORDINAL
 
 
-class GpuRunner:
+class TensorRTRunner:
     """Safe from many threads: calls at the same time have contexts, streams and buffers of their own."""
 
     def __init__(self, path: Path, manifest: EngineManifest, *, cuda_graphs: bool = True) -> None:
@@ -39,13 +39,13 @@ class GpuRunner:
                 code="gpu-unusable",
                 fix="install or update NVIDIA's driver; nvidia-smi shows which is there",
             ) from error
-        self._runtime, self._engine = deserialize(path, manifest)
+        self._runtime, self._engine = deserialize_plan(path, manifest)
         self._manifest, self._cuda_graphs = manifest, cuda_graphs
         self._title = manifest.target.compiler_title
-        self._idle: list[Lane] = []
+        self._idle: list[ExecutionContext] = []
         self._lock = threading.Lock()
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Answer:
+    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
         """Copies in, runs, copies out, and waits."""
         with self._lane() as lane:
             return lane.run(images, profile)
@@ -63,27 +63,27 @@ class GpuRunner:
             lane.run_on_device(images, answers, profile, stream)
 
     @contextmanager
-    def timed(self, images: npt.NDArray[Any], profile: int) -> Iterator[TimedCall]:
+    def time_calls(self, images: npt.NDArray[Any], profile: int) -> Iterator[CallTimer]:
         """A call to be timed, on a lane of its own."""
         with self._lane() as lane:
-            call = TimedCall(self._core, self._device, lane, images, profile)
+            call = CallTimer(self._core, self._device, lane, images, profile)
             try:
                 yield call
             finally:
                 call.close()
 
     @contextmanager
-    def profiled(self, images: npt.NDArray[Any], profile: int) -> Iterator[ProfiledCall]:
+    def profile_layers(self, images: npt.NDArray[Any], profile: int) -> Iterator[LayerProfiler]:
         """A call whose layers are timed, on a lane that goes with it: a profiler slows its context down."""
         trt = require(COMPILERS[self._manifest.target.compiler].module)
         self._device.set_current()
         lane = self._new_lane()
         try:
-            yield ProfiledCall(trt, lane, images, profile)
+            yield LayerProfiler(trt, lane, images, profile)
         finally:
             lane.close()
 
-    def used_graphs(self) -> bool:
+    def used_cuda_graphs(self) -> bool:
         """Whether all calls so far, of images on the host, were launched as CUDA graphs."""
         with self._lock:
             return self._cuda_graphs and not any(lane.has_executed for lane in self._idle)
@@ -96,7 +96,7 @@ class GpuRunner:
         del self._engine, self._runtime
 
     @contextmanager
-    def _lane(self) -> Iterator[Lane]:
+    def _lane(self) -> Iterator[ExecutionContext]:
         """What a call has to itself: what the last one gave back, whose graphs are there, or a new one."""
         self._device.set_current()
         with self._lock:
@@ -108,8 +108,8 @@ class GpuRunner:
             with self._lock:
                 self._idle.append(lane)
 
-    def _new_lane(self) -> Lane:
-        context = new_context(self._engine, self._manifest)
+    def _new_lane(self) -> ExecutionContext:
+        context = create_execution_context(self._engine, self._manifest)
         if context is None:
             needed = self._engine.device_memory_size_v2 / 2**20
             raise DeployError(
@@ -117,7 +117,7 @@ class GpuRunner:
                 code="run-out-of-memory",
                 fix="call it from fewer threads, or build it with a smaller --batch",
             )
-        return Lane(
+        return ExecutionContext(
             self._core,
             self._device,
             context,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploykit.bench.scenarios import single_stream
+from deploykit.bench.scenarios import run_single_stream
 from deploykit.engine.manifest import EngineManifest, is_bundle, read_engine_manifest
 from deploykit.networks.workspace import model_name
 from deploykit.runtime import Engine
@@ -174,7 +174,7 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
         if is_bundle(given):
             from deploykit.runtime.bundle.bundle import Bundle
 
-            path = Bundle(given).engine()
+            path = Bundle(given).prepare_engine()
         manifest = read_engine_manifest(path)
         info = manifest.model
         own_name = model_name(info.family, info.phi, info.rule, info.scale)
@@ -231,7 +231,7 @@ def _proven(path: Path, note: Callable[[str], None]) -> Callable[[int], float] |
     def batch_ms(batch: int) -> float:
         images = np.zeros((batch, *manifest.input.shape), manifest.input.dtype)
         with Engine.load(path) as timed:
-            samples = single_stream(
+            samples = run_single_stream(
                 lambda: timed(images), batch=batch, seconds=_TIMED_SECONDS, samples=_TIMED_CALLS
             )
         return statistics.median(samples.latency_ms)

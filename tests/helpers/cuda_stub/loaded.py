@@ -27,8 +27,8 @@ from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo
 from deploykit.runtime import Engine
-from deploykit.runtime.arrays import device_array
-from deploykit.runtime.tensorrt.runner import GpuRunner
+from deploykit.runtime.arrays import as_device_array
+from deploykit.runtime.tensorrt.runner import TensorRTRunner
 from deploykit.util.local_gpu import local_gpu
 
 SIDE_PX, CLASSES = 8, 10
@@ -110,7 +110,7 @@ class Loaded:
     """An engine, its runner, and the engine of ours that it took for TensorRT's."""
 
     engine: Engine
-    runner: GpuRunner
+    runner: TensorRTRunner
     trt: Any
 
     def run(self, images: Any, *, by: str = "call", stream: int | None = None) -> Any:
@@ -128,7 +128,7 @@ class Loaded:
         np.testing.assert_array_equal(self.run(images), expected(images))
 
     def run_on_device(self, images: OnDevice, answer: OnDevice, stream: int | None) -> None:
-        there, place = device_array(images), device_array(answer)
+        there, place = as_device_array(images), as_device_array(answer)
         assert there is not None
         assert place is not None
         profile = self.engine.manifest.profile_for(there.shape)
@@ -142,8 +142,10 @@ def loaded(manifest: EngineManifest = MANIFEST, *, cuda_graphs: bool = True) -> 
 
     trt = FakeEngine(manifest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deploykit.runtime.tensorrt.runner.deserialize", lambda path, manifest: (object(), trt))
-        runner = GpuRunner(Path("model.engine"), manifest, cuda_graphs=cuda_graphs)
+        patch.setattr(
+            "deploykit.runtime.tensorrt.runner.deserialize_plan", lambda path, manifest: (object(), trt)
+        )
+        runner = TensorRTRunner(Path("model.engine"), manifest, cuda_graphs=cuda_graphs)
     before = driver.alive()
     engine = Engine(Path("model.engine"), manifest, runner)
     yield Loaded(engine=engine, runner=runner, trt=trt)

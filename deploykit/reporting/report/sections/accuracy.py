@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploykit.bench.accuracy_record import Accuracy
-from deploykit.bench.record import Measured
+from deploykit.bench.accuracy_record import AccuracyRecord
+from deploykit.bench.record import MeasuredEngine
 from deploykit.networks.scaling import format_phi
 from deploykit.reporting.report.caveats import cautions
 from deploykit.reporting.report.gather import (
@@ -117,7 +117,7 @@ def _measured(gathered: Gathered) -> list[Point]:
     return points
 
 
-def _top1(gathered: Gathered, engine: Measured) -> tuple[Estimate, Evidence, str, str] | None:
+def _top1(gathered: Gathered, engine: MeasuredEngine) -> tuple[Estimate, Evidence, str, str] | None:
     """What was measured, else what was published, which is about networks in floating point."""
     measured = gathered.accuracy_of(engine)
     if measured is not None:
@@ -136,7 +136,7 @@ def _published(value: float) -> Estimate:
     return Estimate(value=value, low=None, high=None)
 
 
-def _data_name(measured: Accuracy) -> str:
+def _data_name(measured: AccuracyRecord) -> str:
     """Short enough for a legend, and another for other images."""
     name = Path(measured.data).name[-_NAME_LENGTH:] or measured.data[-_NAME_LENGTH:]
     which = hashlib.sha256(f"{measured.data_sha256} {measured.images_sha256}".encode()).hexdigest()

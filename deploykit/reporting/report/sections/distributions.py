@@ -130,5 +130,5 @@ def _row(record: Record, setups: Sequence[Setup]) -> tuple[str, ...]:
         ),
         f"{max(record.latency_ms):.4g}",
         str(count),
-        " ".join(record.doubts),
+        " ".join(record.run_caveats),
     )

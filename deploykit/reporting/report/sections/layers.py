@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from deploykit.bench.layers.layers import LayerTime, total
-from deploykit.bench.layers.profile import LayerProfile, why_beaten
+from deploykit.bench.layers.layer_profile import LayerProfile, explain_beaten_bounds
+from deploykit.bench.layers.layer_time import LayerTime, sum_if_all_known
 from deploykit.reporting.report.caveats import cautions, in_brackets
 from deploykit.reporting.report.gather import Gathered, Setup, network_name, setup_of
 from deploykit.reporting.report.section import Column, Section, Table, Trace
@@ -150,8 +150,8 @@ def _sums(profile: LayerProfile) -> list[_Sum]:
                     time=_time(layers),
                     rest=_time([layer for layer in profile.layers if role(layer) != name]),
                     macs=sum(layer.macs for layer in layers),
-                    size_bytes=total([layer.size_bytes for layer in layers]),
-                    bound_ms=total([layer.bound_ms for layer in layers]),
+                    size_bytes=sum_if_all_known([layer.size_bytes for layer in layers]),
+                    bound_ms=sum_if_all_known([layer.bound_ms for layer in layers]),
                 )
             )
     return found
@@ -160,8 +160,8 @@ def _sums(profile: LayerProfile) -> list[_Sum]:
 def _time(layers: Sequence[LayerTime]) -> Estimate:
     return Estimate(
         value=sum(layer.ms for layer in layers),
-        low=total([layer.low_ms for layer in layers]),
-        high=total([layer.high_ms for layer in layers]),
+        low=sum_if_all_known([layer.low_ms for layer in layers]),
+        high=sum_if_all_known([layer.high_ms for layer in layers]),
     )
 
 
@@ -218,7 +218,7 @@ def _beaten(profiles: Sequence[LayerProfile]) -> tuple[str, ...]:
     if not count:
         return ()
     said = f"* marks what takes less than its bound; of single layers {count} of {len(layers)} do."
-    return (f"{said} {why_beaten(profiles[0])}",)
+    return (f"{said} {explain_beaten_bounds(profiles[0])}",)
 
 
 def _row(each: _Sum) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deploykit.bench.record import Record
-from deploykit.bench.server_scenario import SERVER_PERCENT
+from deploykit.bench.server_scenario import SERVER_PERCENTILE
 from deploykit.reporting.report.caveats import cautions
 from deploykit.reporting.report.gather import Gathered, Setup, network_name, setup_of
 from deploykit.reporting.report.section import Column, Section, Table, Trace, joined
@@ -31,7 +31,7 @@ def section(gathered: Gathered) -> Section | None:
         findings=tuple(_finding(key, own, gathered) for key, own in series.items()),
         traces=traces,
         layout={
-            "xaxis": log_axis(f"bound on p{SERVER_PERCENT} of latency, ms", traces, "x"),
+            "xaxis": log_axis(f"bound on p{SERVER_PERCENTILE} of latency, ms", traces, "x"),
             "yaxis": log_axis("images/s that hold it", traces, "y"),
         },
         table=Table(
@@ -42,7 +42,7 @@ def section(gathered: Gathered) -> Section | None:
                 Column(title="at once"),
                 Column(title="holds, images/s", evidence="measured"),
                 Column(title="does not hold", evidence="measured"),
-                Column(title=f"p{SERVER_PERCENT} there, ms", evidence="measured"),
+                Column(title=f"p{SERVER_PERCENTILE} there, ms", evidence="measured"),
                 Column(title="offline, images/s", evidence="measured"),
                 Column(title="of that", evidence="measured"),
             ),
@@ -97,7 +97,7 @@ def _offline(record: Record, gathered: Gathered) -> Estimate | None:
 def _finding(key: Series, records: Sequence[Record], gathered: Gathered) -> str:
     network, setup, batch = key
     told = [
-        f"{each.images_per_s.value:.4g} images/s hold a p{SERVER_PERCENT} of {_bound_ms(each):g} ms"
+        f"{each.images_per_s.value:.4g} images/s hold a p{SERVER_PERCENTILE} of {_bound_ms(each):g} ms"
         f"{_aside(each, gathered)}"
         for each in records
     ]
@@ -123,7 +123,7 @@ def _row(record: Record, gathered: Gathered) -> tuple[str, ...]:
         f"up to {record.method.batch}",
         f"{rate.value:.4g}",
         "" if rate.high is None else f"{rate.high:.4g}",
-        str(record.percentile_ms(SERVER_PERCENT)),
+        str(record.percentile_ms(SERVER_PERCENTILE)),
         "" if offline is None else str(offline),
         "" if offline is None else f"{100 * rate.value / offline.value:.0f} %",
     )

@@ -15,20 +15,20 @@ from pathlib import Path
 from deploykit import __version__
 from deploykit.engine.manifest import EngineManifest, read_engine_manifest, write_engine
 from deploykit.engine.targets import Target
-from deploykit.runtime.preflight import Machine, checks_of
+from deploykit.runtime.preflight import RuntimeEnvironment, check_requirements
 from deploykit.util.errors import DeployError
 from deploykit.util.user_cache import cache_folder
 
-Make = Callable[[], tuple[bytes, EngineManifest]]
+MakeEngine = Callable[[], tuple[bytes, EngineManifest]]
 
-UNKEPT = "Its engine goes when the process ends; XDG_CACHE_HOME names a folder to keep it in."
+TEMPORARY_ENGINE_NOTE = "Its engine goes when the process ends; XDG_CACHE_HOME names a folder to keep it in."
 """Said where why_unwritable gives a reason."""
 
 _ELSEWHERE = "make room there, or name other folders with XDG_CACHE_HOME and TMPDIR"
 _log = logging.getLogger(__name__)
 
 
-class UnwritableError(DeployError):
+class CacheUnwritableError(DeployError):
     """A folder that engines can't be kept in."""
 
 
@@ -39,13 +39,13 @@ class EngineCache:
         """Args: key: of the bundle, fit for the name of a folder."""
         self._key = key
 
-    def find(self, name: str, machine: Machine) -> Path | None:
+    def find(self, name: str, machine: RuntimeEnvironment) -> Path | None:
         """The engine of a name, where it is kept, sound, and runs on the machine."""
         with suppress(DeployError, OSError):
             return _sound(self._folder() / name, machine)
         return None
 
-    def obtain(self, name: str, machine: Machine, make: Make) -> Path:
+    def obtain(self, name: str, machine: RuntimeEnvironment, make: MakeEngine) -> Path:
         """The engine of a name, made by one process of this user where it is not kept.
 
         Where the cache can't be written it is made for this process alone, and goes when that ends.
@@ -56,8 +56,8 @@ class EngineCache:
         made = cache(make)  # once, even where the cache turns out to be full afterwards
         try:
             return _obtain(self._folder(), name, machine, made)
-        except UnwritableError as error:
-            _log.warning("note: %s %s", error.problem, UNKEPT)
+        except CacheUnwritableError as error:
+            _log.warning("note: %s %s", error.problem, TEMPORARY_ENGINE_NOTE)
             return _obtain(_temporary_folder(os.getpid()) / self._key, name, machine, made)
 
     def why_unwritable(self) -> str | None:
@@ -67,7 +67,7 @@ class EngineCache:
             with _told(folder):
                 nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
                 tempfile.TemporaryFile(dir=nearest).close()
-        except UnwritableError as error:
+        except CacheUnwritableError as error:
             return error.problem
         return None
 
@@ -75,10 +75,10 @@ class EngineCache:
         try:
             return cache_folder() / "bundles" / self._key
         except DeployError as error:
-            raise UnwritableError(error.problem, code=error.code, fix=error.fix) from error
+            raise CacheUnwritableError(error.problem, code=error.code, fix=error.fix) from error
 
 
-def engine_name(target: Target, compiler_version: str) -> str:
+def cached_engine_name(target: Target, compiler_version: str) -> str:
     """What an engine is kept as: one for each GPU, compiler and deploykit, which spells graphs anew."""
     gpu = target.name if target.sm is None else f"{target.name} sm{target.sm}"
     words = f"{target.compiler} {compiler_version} {gpu} deploykit {__version__}"
@@ -106,12 +106,12 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _sound(path: Path, machine: Machine) -> Path | None:
-    checks = checks_of(read_engine_manifest(path), machine)
+def _sound(path: Path, machine: RuntimeEnvironment) -> Path | None:
+    checks = check_requirements(read_engine_manifest(path), machine)
     return path if all(check.holds for check in checks) else None
 
 
-def _obtain(folder: Path, name: str, machine: Machine, make: Make) -> Path:
+def _obtain(folder: Path, name: str, machine: RuntimeEnvironment, make: MakeEngine) -> Path:
     path = folder / name
     with _alone_in(folder):
         with suppress(DeployError, OSError):  # another process may have made it meanwhile
@@ -121,7 +121,7 @@ def _obtain(folder: Path, name: str, machine: Machine, make: Make) -> Path:
         try:
             write_engine(path, plan, manifest)
         except DeployError as error:
-            raise UnwritableError(error.problem, code=error.code, fix=_ELSEWHERE) from error
+            raise CacheUnwritableError(error.problem, code=error.code, fix=_ELSEWHERE) from error
     return path
 
 
@@ -144,7 +144,7 @@ def _told(folder: Path | None) -> Iterator[None]:
         yield
     except OSError as error:
         which = f"The cache folder {folder}" if folder else "A folder for temporary files"
-        raise UnwritableError(
+        raise CacheUnwritableError(
             f"{which} can't be written: {error.strerror}.", code="cache-unwritable", fix=_ELSEWHERE
         ) from error
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from deploykit.runtime.tensorrt.execution_context import Lane
+from deploykit.runtime.tensorrt.execution_context import ExecutionContext
 from deploykit.util.errors import DeployError
 
 
-class ProfiledCall:
+class LayerProfiler:
     """Its images are on the GPU, and its answers stay there. For one thread: the one that made it."""
 
-    def __init__(self, trt: Any, lane: Lane, images: npt.NDArray[Any], profile: int) -> None:
+    def __init__(self, trt: Any, lane: ExecutionContext, images: npt.NDArray[Any], profile: int) -> None:
         self._profiler = _profiler(trt)  # which has to outlive the context
         lane.attach(self._profiler)
         self._lane, self._slot = lane, lane.load(images, profile)

@@ -7,10 +7,16 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from deploykit import __version__
-from deploykit.bench.layers.layers import LayerTime
-from deploykit.bench.layers.profiling import profile_layers
-from deploykit.bench.machine import Machine, State, remarks, state, this_machine
-from deploykit.bench.record import Batch, Cores, Measured, cpu_threads, now
+from deploykit.bench.layers.layer_time import LayerTime
+from deploykit.bench.layers.time_layers import time_layers
+from deploykit.bench.machine import (
+    Machine,
+    MachineState,
+    describe_disturbances,
+    describe_machine,
+    read_machine_state,
+)
+from deploykit.bench.record import BatchSize, CoreCount, MeasuredEngine, resolve_cpu_threads, utc_timestamp
 from deploykit.engine.manifest import read_engine_manifest
 
 
@@ -23,15 +29,15 @@ class LayerProfile:
     layers: in the order they ran.
     """
 
-    engine: Measured
+    engine: MeasuredEngine
     machine: Machine
-    batch: Batch
-    threads: Cores | None
+    batch: BatchSize
+    threads: CoreCount | None
     cuda_graph: bool | None
     started: str
     layers: Annotated[tuple[LayerTime, ...], Meta(min_length=1)]
-    before: State | None = None
-    after: State | None = None
+    before: MachineState | None = None
+    after: MachineState | None = None
     deploykit_version: str = __version__
     kind: Literal["layers"] = "layers"
     format: Literal[2] = 2
@@ -46,14 +52,14 @@ class LayerProfile:
         return f"{self.engine.name}.layers.b{self.batch}"
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def run_caveats(self) -> tuple[str, ...]:
         """What disturbed it, a sentence each."""
         if self.before is None or self.after is None:
             return ()
-        return remarks(self.machine, self.before, self.after)
+        return describe_disturbances(self.machine, self.before, self.after)
 
 
-def why_beaten(profile: LayerProfile) -> str:
+def explain_beaten_bounds(profile: LayerProfile) -> str:
     """Why a layer can be faster than its bound on that machine, in a sentence."""
     if profile.machine.kind == "cpu":
         return (
@@ -69,18 +75,18 @@ def why_beaten(profile: LayerProfile) -> str:
 def profile_engine(
     engine: str | Path, *, batch: int | None = None, threads: int | None = None, cuda_graphs: bool = True
 ) -> LayerProfile:
-    """Times each layer of an engine, see profiling.profile_layers."""
-    path, started = Path(engine), now()
+    """Times each layer of an engine, see time_layers.time_layers."""
+    path, started = Path(engine), utc_timestamp()
     manifest = read_engine_manifest(path)
     on_cpu = manifest.target.on_cpu
-    before = state(on_cpu=on_cpu)
-    layers = profile_layers(path, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
-    after = state(on_cpu=on_cpu)
+    before = read_machine_state(on_cpu=on_cpu)
+    layers = time_layers(path, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
+    after = read_machine_state(on_cpu=on_cpu)
     return LayerProfile(
-        engine=Measured.of(path, manifest),
-        machine=this_machine(on_cpu=on_cpu),
+        engine=MeasuredEngine.of(path, manifest),
+        machine=describe_machine(on_cpu=on_cpu),
         batch=batch if batch is not None else manifest.batches[0].opt,
-        threads=cpu_threads(threads) if on_cpu else None,
+        threads=resolve_cpu_threads(threads) if on_cpu else None,
         cuda_graph=None if on_cpu else cuda_graphs,
         started=started,
         layers=tuple(layers),

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from deploykit.bench.layers.cpu import cpu_layers
-from deploykit.bench.layers.gpu import gpu_layers
-from deploykit.bench.layers.layers import LayerTime
+from deploykit.bench.layers.cpu import time_cpu_layers
+from deploykit.bench.layers.gpu import time_gpu_layers
+from deploykit.bench.layers.layer_time import LayerTime
 from deploykit.engine.manifest import read_engine_manifest
 from deploykit.runtime import Engine
-from deploykit.runtime.engine import require_cpu
+from deploykit.runtime.engine import require_cpu_target
 from deploykit.runtime.preflight import preflight
 
 
-def profile_layers(
+def time_layers(
     engine: str | Path, *, batch: int | None = None, threads: int | None = None, cuda_graphs: bool = True
 ) -> list[LayerTime]:
     """Times each layer of an engine: by ONNX Runtime's profiler on the CPU, by TensorRT's on a GPU.
@@ -30,8 +30,8 @@ def profile_layers(
     manifest.profile_for((size, *manifest.input.shape), manifest.input.dtype)
     if manifest.target.on_cpu:
         preflight(path).require()
-        return cpu_layers(path, manifest, batch=size, threads=threads)
+        return time_cpu_layers(path, manifest, batch=size, threads=threads)
     if threads is not None:
-        require_cpu(manifest.target, threads)
+        require_cpu_target(manifest.target, threads)
     with Engine.load(path, cuda_graphs=cuda_graphs) as loaded:
-        return gpu_layers(loaded, batch=size)
+        return time_gpu_layers(loaded, batch=size)

@@ -17,9 +17,9 @@ from deploykit.util.types import Precision
 
 T = TypeVar("T", int, float)
 
-WARM_UP, RUNS = 10, 50
+WARM_UP_RUNS, MEASURED_RUNS = 10, 50
 _BLOCK = re.compile(r"^(blocks\.\d+\.\d+|layers\.\d+\.\d+|[a-z0-9_]+)")
-OUTSIDE = "(no block)"
+NO_BLOCK = "(no block)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class LayerTime:
         return self.bound_ms is not None and self.ms < self.bound_ms
 
 
-def layer_time(
+def make_layer_time(
     name: str,
     *,
     kind: str,
@@ -81,7 +81,7 @@ def layer_time(
     return LayerTime(
         name=name,
         kind=kind,
-        block=_block(node) if node else OUTSIDE,
+        block=_block(node) if node else NO_BLOCK,
         node=node,
         precision=precision,
         ms=statistics.median(runs_ms),
@@ -95,12 +95,12 @@ def layer_time(
     )
 
 
-def by_block(layers: Iterable[LayerTime]) -> list[LayerTime]:
+def sum_by_block(layers: Iterable[LayerTime]) -> list[LayerTime]:
     """Added up over the blocks of the network, in its order."""
     return _added(layers, lambda layer: layer.block)
 
 
-def by_kind(layers: Iterable[LayerTime]) -> list[LayerTime]:
+def sum_by_kind(layers: Iterable[LayerTime]) -> list[LayerTime]:
     """Added up over the kinds of kernels, the longest first."""
     return sorted(_added(layers, lambda layer: layer.kind), key=lambda each: -each.ms)
 
@@ -108,7 +108,7 @@ def by_kind(layers: Iterable[LayerTime]) -> list[LayerTime]:
 def _block(node: str) -> str:
     """`blocks.2.1` of `blocks.2.1.conv_pw`, `conv_stem` of `conv_stem.silu`."""
     match = _BLOCK.match(node)
-    return match[1] if match else OUTSIDE
+    return match[1] if match else NO_BLOCK
 
 
 def _added(layers: Iterable[LayerTime], key: Callable[[LayerTime], str]) -> list[LayerTime]:
@@ -124,16 +124,16 @@ def _added(layers: Iterable[LayerTime], key: Callable[[LayerTime], str]) -> list
             precision=None,
             ms=sum(layer.ms for layer in group),
             macs=sum(layer.macs for layer in group),
-            size_bytes=total([layer.size_bytes for layer in group]),
-            bound_ms=total([layer.bound_ms for layer in group]),
-            low_ms=total([layer.low_ms for layer in group]),
-            high_ms=total([layer.high_ms for layer in group]),
+            size_bytes=sum_if_all_known([layer.size_bytes for layer in group]),
+            bound_ms=sum_if_all_known([layer.bound_ms for layer in group]),
+            low_ms=sum_if_all_known([layer.low_ms for layer in group]),
+            high_ms=sum_if_all_known([layer.high_ms for layer in group]),
         )
         for name, group in groups.items()
     ]
 
 
-def total(values: list[T | None]) -> T | None:
+def sum_if_all_known(values: list[T | None]) -> T | None:
     """None where one is not known: the others' sum would look like all there is."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None

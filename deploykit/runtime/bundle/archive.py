@@ -22,7 +22,7 @@ from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_sealed_json, to_sealed_json
 from deploykit.util.types import Precision
 
-CONTENTS, MODEL = "bundle.json", "model.onnx"
+CONTENTS_NAME, MODEL_NAME = "bundle.json", "model.onnx"
 MAX_CONTENTS_BYTES = 16 * 2**20
 
 _AGAIN = "copy the bundle again, or bundle again"
@@ -42,7 +42,7 @@ class BundledPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class BundleContents:
     """What bundle.json says.
 
     Attributes:
@@ -66,10 +66,13 @@ class Contents:
     @property
     def sha256s(self) -> dict[str, str]:
         """The digest of each file it lists."""
-        return {MODEL: self.onnx_sha256, **{plan.name: plan.manifest.engine_sha256 for plan in self.plans}}
+        return {
+            MODEL_NAME: self.onnx_sha256,
+            **{plan.name: plan.manifest.engine_sha256 for plan in self.plans},
+        }
 
 
-def read_contents(path: Path) -> tuple[Contents, str]:
+def read_bundle_contents(path: Path) -> tuple[BundleContents, str]:
     """What bundle.json says, and its digest.
 
     Raises:
@@ -80,13 +83,13 @@ def read_contents(path: Path) -> tuple[Contents, str]:
             f"There is no bundle {path}.", code="bundle-not-found", fix="deploykit bundle makes one"
         )
     with _opened(path, f"{path} is no bundle, or was damaged") as archive:
-        if archive.getinfo(CONTENTS).file_size > MAX_CONTENTS_BYTES:
+        if archive.getinfo(CONTENTS_NAME).file_size > MAX_CONTENTS_BYTES:
             raise ValueError("its list is too long")
-        text = b"".join(_chunks(archive, CONTENTS))
+        text = b"".join(_chunks(archive, CONTENTS_NAME))
         return _decoded(text), hashlib.sha256(text).hexdigest()
 
 
-def require_whole(path: Path, contents: Contents) -> None:
+def verify_bundle_files(path: Path, contents: BundleContents) -> None:
     """Fails where a file of a bundle is not the one it was bundled as, which reads all of them.
 
     Raises:
@@ -97,7 +100,7 @@ def require_whole(path: Path, contents: Contents) -> None:
             pass
 
 
-def read_file(path: Path, contents: Contents, name: str) -> bytes:
+def read_bundled_file(path: Path, contents: BundleContents, name: str) -> bytes:
     """A file of a bundle.
 
     Raises:
@@ -106,7 +109,7 @@ def read_file(path: Path, contents: Contents, name: str) -> bytes:
     return b"".join(_verified(path, name, contents.sha256s[name]))
 
 
-def write_bundle_file(path: Path, contents: Contents, files: Mapping[str, bytes]) -> None:
+def write_bundle_file(path: Path, contents: BundleContents, files: Mapping[str, bytes]) -> None:
     """Writes a bundle; equal files give equal bytes.
 
     Raises:
@@ -122,16 +125,16 @@ def write_bundle_file(path: Path, contents: Contents, files: Mapping[str, bytes]
         )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in {CONTENTS: text, **files}.items():
+        for name, data in {CONTENTS_NAME: text, **files}.items():
             archive.writestr(zipfile.ZipInfo(name), data)
     write_atomically(path, buffer.getvalue())
 
 
-def begins_as_bundle(path: Path) -> bool:
+def looks_like_bundle(path: Path) -> bool:
     """Whether a file begins as bundles do, whatever became of the rest: other ZIP archives don't."""
     with path.open("rb") as file:
-        start = file.read(30 + len(CONTENTS))  # a local header, and the first file's name
-    return start.startswith(b"PK\x03\x04") and start.endswith(CONTENTS.encode())
+        start = file.read(30 + len(CONTENTS_NAME))  # a local header, and the first file's name
+    return start.startswith(b"PK\x03\x04") and start.endswith(CONTENTS_NAME.encode())
 
 
 def _verified(path: Path, name: str, sha256: str) -> Iterator[bytes]:
@@ -157,14 +160,14 @@ def _chunks(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
             yield chunk
 
 
-def _decoded(text: bytes) -> Contents:
+def _decoded(text: bytes) -> BundleContents:
     """The Contents that a text describes.
 
     Raises:
         ValueError: it describes none, or was altered.
     """
     try:
-        return from_sealed_json(text, Contents)
+        return from_sealed_json(text, BundleContents)
     except DeployError as error:  # sizes out of range
         raise ValueError(error.problem) from error
 

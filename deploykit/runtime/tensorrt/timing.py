@@ -5,16 +5,18 @@ from typing import Any
 
 import numpy.typing as npt
 
-from deploykit.runtime.tensorrt.execution_context import Lane
+from deploykit.runtime.tensorrt.execution_context import ExecutionContext
 
-RESOLUTION_MS = 0.0005
+EVENT_RESOLUTION_MS = 0.0005
 """Of CUDA's events: "around 0.5 microseconds" (cuEventElapsedTime, CUDA driver API)."""
 
 
-class TimedCall:
+class CallTimer:
     """Its images are on the GPU, and its answers stay there. For one thread: the one that made it."""
 
-    def __init__(self, core: Any, device: Any, lane: Lane, images: npt.NDArray[Any], profile: int) -> None:
+    def __init__(
+        self, core: Any, device: Any, lane: ExecutionContext, images: npt.NDArray[Any], profile: int
+    ) -> None:
         self._lane, self._slot = lane, lane.load(images, profile)
         options = core.EventOptions(timing_enabled=True)
         # Those around the call that runs, and those for the next.
@@ -48,7 +50,7 @@ class TimedCall:
         self._around.rotate()
         self._record()
         end.sync()
-        return max(float(end - start), RESOLUTION_MS)
+        return max(float(end - start), EVENT_RESOLUTION_MS)
 
     def close(self) -> None:
         self.wait()

@@ -7,7 +7,7 @@ from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
 
 
-def gpu_roofline(name: str) -> Roofline | None:
+def look_up_gpu_roofline(name: str) -> Roofline | None:
     """Of a GPU by the name its driver has for it; None where its memory's bandwidth is not known."""
     try:
         gpu = find_gpu(name)
