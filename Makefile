@@ -10,7 +10,7 @@ PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # A trained model and real images, which are not part of the project; what needs them is skipped without.
 TEST_DATA ?= $(or $(DEPLOYKIT_TEST_DATA),../shared/data)
 
-.PHONY: demo test check bench test-gpu clean
+.PHONY: demo test check docs bench test-gpu clean
 
 BINDINGS := .cache/tensorrt
 SERVE := .cache/serve
@@ -31,6 +31,10 @@ check: $(INSTALLED) $(BINDINGS)/.installed $(SERVE)/.installed
 	$(BIN)/pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl
 	PYTHONPATH=$(CURDIR)/$(WHEEL) $(BIN)/pytest -n auto
 
+docs: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(INSTALLED) $(SERVE)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt onnxscript mlcommons-loadgen
 	-$(MAKE) $(PEERS)/.installed
@@ -43,6 +47,7 @@ bench: $(INSTALLED) $(SERVE)/.installed
 	$(BIN)/python benchmarks/serving.py $(SERVE)/bin/python
 	$(BIN)/python benchmarks/cpu_int8.py $(if $(wildcard $(TEST_DATA)),"$(TEST_DATA)")
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/int8_accuracy.py "$(TEST_DATA)"
+	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/pretrained.py "$(TEST_DATA)"
 	test ! -d "$(TEST_DATA)" || $(BIN)/python benchmarks/calibration.py "$(TEST_DATA)"
 
 # TensorRT's libraries are not on PyPI, its Python bindings are: tests check that both majors have what is used.
