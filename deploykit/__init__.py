@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from deploykit.engine.pipeline import build_engine, quantize_model
     from deploykit.engine.shapes import BatchRange, SideRange
     from deploykit.gpu_catalog.gpus import known_gpus
+    from deploykit.networks.checkpoints.load import load_weights
     from deploykit.networks.checkpoints.recognize import recognize
-    from deploykit.networks.checkpoints.weights import load_weights
     from deploykit.networks.export import export_onnx
     from deploykit.networks.member import choose_member
     from deploykit.networks.scaling import scale_for
@@ -65,7 +65,7 @@ _HOMES = {
     "export_onnx": "deploykit.networks.export",
     "fit_phi": "deploykit.planning.fit.fit",
     "known_gpus": "deploykit.gpu_catalog.gpus",
-    "load_weights": "deploykit.networks.checkpoints.weights",
+    "load_weights": "deploykit.networks.checkpoints.load",
     "preflight": "deploykit.runtime.preflight",
     "read_engine_manifest": "deploykit.engine.manifest",
     "read_record": "deploykit.bench.record_file",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from deploykit.data.preprocessing import NORMALIZATIONS
-from deploykit.networks.checkpoints.sources import SOURCE_NAMES
+from deploykit.networks.checkpoints.sources.registry import SOURCE_NAMES
 
 R = TypeVar("R")
 

@@ -9,7 +9,7 @@ from deploykit.cli.network_options import chosen, network_options
 from deploykit.cli.nms_options import nms_options
 from deploykit.cli.output import json_option, note, phases, print_json
 from deploykit.data.preprocessing import Normalization
-from deploykit.networks.checkpoints.sources import SourceName
+from deploykit.networks.checkpoints.sources.registry import SourceName
 from deploykit.networks.export import Export, export_onnx
 from deploykit.onnx_tools.nms import Nms
 

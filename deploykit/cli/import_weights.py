@@ -11,17 +11,15 @@ from deploykit.cli.export import print_export
 from deploykit.cli.network_options import chosen, names_network, network_options
 from deploykit.cli.output import json_option, phases, print_json
 from deploykit.data.preprocessing import Normalization
-from deploykit.networks.checkpoints.recognize import (
-    CheckpointMatch,
-    match_checkpoint,
-    member_options,
-    require_complete_match,
-    require_recognized,
-)
-from deploykit.networks.checkpoints.sources import SOURCES, SourceName
-from deploykit.networks.checkpoints.weights import Weights, load_weights, require_match
+from deploykit.networks.checkpoints.checkpoint_match import CheckpointMatch, match_checkpoint
+from deploykit.networks.checkpoints.load import load_weights
+from deploykit.networks.checkpoints.recognize import require_complete_match, require_recognized
+from deploykit.networks.checkpoints.sources.registry import SOURCES, SourceName
+from deploykit.networks.checkpoints.tensor_match import require_tensor_match
+from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.export import export_onnx
 from deploykit.networks.families.registry import FAMILIES, find_family
+from deploykit.networks.member import member_options
 
 
 @click.command(name="import-weights")
@@ -52,18 +50,18 @@ def command(
       deploykit import-weights resnet50.pth -o models/
     """
     with phases("reading"):
-        likeness = _likeness(load_weights(weights, ema=ema), source, num_classes, network)
-    facts = _facts(likeness, normalization)
+        match = _match(load_weights(weights, ema=ema), source, num_classes, network)
+    facts = _facts(match, normalization)
     if check:
         print_json(facts) if as_json else print("\n".join(_lines(facts)))
-        require_complete_match(likeness)
-        require_match(likeness.weights, likeness.network)
+        require_complete_match(match)
+        require_tensor_match(match.weights, match.network)
         return
     with phases("exporting"):
         result = export_onnx(
-            likeness.member,
+            match.member,
             weights=weights,
-            source=likeness.source,
+            source=match.source,
             ema=ema,
             num_classes=num_classes,
             normalization=normalization,
@@ -76,7 +74,7 @@ def command(
     print_export(result)
 
 
-def _likeness(
+def _match(
     weights: Weights, source: SourceName | None, num_classes: int | None, network: dict[str, Any]
 ) -> CheckpointMatch:
     side_px = network["side_px"]
@@ -89,22 +87,22 @@ def _likeness(
     return match_checkpoint(weights, member, source, num_classes=num_classes)
 
 
-def _facts(likeness: CheckpointMatch, normalization: Normalization | None) -> dict[str, Any]:
-    found = likeness.match
+def _facts(match: CheckpointMatch, normalization: Normalization | None) -> dict[str, Any]:
+    found = match.tensors
     return {
-        "network": member_options(likeness.member),
-        "source": likeness.source,
-        "names": SOURCES[likeness.source].title,
-        "fits": found.is_whole,
+        "network": member_options(match.member),
+        "source": match.source,
+        "names": SOURCES[match.source].title,
+        "fits": found.is_complete,
         "matched": len(found.matched),
         "missing": found.missing,
         "of_another_shape": found.misshaped,
         "unknown": found.unknown,
-        "classes": likeness.network.num_classes,
-        "side_px": likeness.network.side_px,
-        "normalization": normalization or likeness.normalization,
-        "norm_epsilon": likeness.network.norm_epsilon,
-        "same_padding": likeness.network.same_padding,
+        "classes": match.network.num_classes,
+        "side_px": match.network.side_px,
+        "normalization": normalization or match.normalization,
+        "norm_epsilon": match.network.norm_epsilon,
+        "same_padding": match.network.same_padding,
     }
 
 

@@ -9,9 +9,12 @@ import numpy.typing as npt
 
 from deploykit.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.checkpoints.recognize import match_checkpoint, require_complete_match
-from deploykit.networks.checkpoints.sources import SourceName
-from deploykit.networks.checkpoints.weights import Weights, load_weights, require_match
+from deploykit.networks.checkpoints.checkpoint_match import match_checkpoint
+from deploykit.networks.checkpoints.load import load_weights
+from deploykit.networks.checkpoints.recognize import require_complete_match
+from deploykit.networks.checkpoints.sources.registry import SourceName
+from deploykit.networks.checkpoints.tensor_match import require_tensor_match
+from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.member import Member, choose_member
 from deploykit.networks.model_info import ModelInfo, read_model_info
 from deploykit.networks.onnx_writer.writer import build_onnx_model
@@ -134,9 +137,9 @@ def _require_same(path: Path, info: ModelInfo) -> None:
 
 
 def _require_detector(network: Network, member: Member) -> None:
-    if set(network.answer_shapes) != {BOXES, SCORES}:
+    if set(network.output_shapes) != {BOXES, SCORES}:
         raise DeployError(
-            f"{member.name} answers with {', '.join(network.answer_shapes)}: there are no boxes to suppress.",
+            f"{member.name} answers with {', '.join(network.output_shapes)}: there are no boxes to suppress.",
             code="nms-not-applicable",
             fix="leave out --nms, or give --family efficientdet",
         )
@@ -212,7 +215,7 @@ def difference_from_torch(model: bytes, network: Network, weights: Weights) -> O
 
     images = np.random.default_rng(0).standard_normal((_CHECKED_IMAGES, *network.input), np.float32)
     with torch.inference_mode():
-        expected = build_module(network, weights).answers(torch.from_numpy(images))
+        expected = build_module(network, weights).named_outputs(torch.from_numpy(images))
     actual = cpu_session(model).run(list(expected), {INPUT_NAME: images})
     return max(
         (_difference(given, wanted.numpy()) for given, wanted in zip(actual, expected.values(), strict=True)),
@@ -233,7 +236,7 @@ def _trained(
     member: Member, weights: Weights, source: SourceName | None, num_classes: int | None
 ) -> tuple[Network, Weights, Normalization]:
     """The network as the checkpoint's authors compute it, its weights, and what these were trained on."""
-    likeness = match_checkpoint(weights, member, source, num_classes=num_classes)
-    require_complete_match(likeness)
-    require_match(likeness.weights, likeness.network)
-    return likeness.network, likeness.weights, likeness.normalization
+    match = match_checkpoint(weights, member, source, num_classes=num_classes)
+    require_complete_match(match)
+    require_tensor_match(match.weights, match.network)
+    return match.network, match.weights, match.normalization

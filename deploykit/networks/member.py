@@ -117,3 +117,22 @@ def _by_hand(member: Member, *, depth: float | None, width: float | None, side_p
     if depth is None and width is None:
         return replace(member, scale=scale)
     return Member(family=member.family, name=model_name(member.family.name, None, scale=scale), scale=scale)
+
+
+def member_options(member: Member) -> str:
+    """Return the options that select a member on the command line: `--family resnet50 --member 50`."""
+    family, scale = member.family, member.scale
+    name = next(
+        (
+            name
+            for name, each in family.members.items()
+            if (each.depth, each.width) == (scale.depth, scale.width)
+        ),
+        None,
+    )
+    if name is None:
+        return (
+            f"--family {family.name} --depth {scale.depth:g} --width {scale.width:g} --side {scale.side_px}"
+        )
+    side = "" if family.members[name].side_px == scale.side_px else f" --side {scale.side_px}"
+    return f"--family {family.name} --member {name}{side}"

@@ -36,7 +36,7 @@ def random_weights(network: Network, *, seed: int = 0) -> Weights:
     generator = np.random.default_rng(seed)
     state = {
         name: (np.ones if name.endswith("running_var") else np.zeros)(shape, np.float32)
-        for name, shape in network.state.items()
+        for name, shape in network.state_shapes.items()
     }
     gains = _gains(network)
     mean_square = {INPUT: 1.0}

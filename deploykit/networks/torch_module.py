@@ -56,12 +56,12 @@ class NetworkModule(nn.Module):
                 parent.register_parameter(name, nn.Parameter(torch.ones(len(layer.inputs))))
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        made = self.answers(images)
+        made = self.named_outputs(images)
         return made if len(made) > 1 else next(iter(made.values()))
 
-    def answers(self, images: Tensor) -> dict[str, Tensor]:
+    def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Every output by name."""
-        wanted = [each.layer for each in self.network.answers]
+        wanted = [each.layer for each in self.network.named_outputs]
         readers = Counter([name for layer in self.network.layers for name in layer.inputs] + wanted)
         values = {INPUT: images}
         for layer in self.network.layers:
@@ -70,7 +70,7 @@ class NetworkModule(nn.Module):
                 readers[name] -= 1
                 if not readers[name]:
                     del values[name]
-        return {each.name: values[each.layer] for each in self.network.answers}
+        return {each.name: values[each.layer] for each in self.network.named_outputs}
 
     def _value(self, layer: Layer, inputs: list[Tensor]) -> Any:  # torch types no module's call
         x = inputs[0]

@@ -9,8 +9,10 @@ Array = npt.NDArray[Any]
 """An array of any element type."""
 
 Float32Array = npt.NDArray[np.float32]
+"""An array of 32-bit floats."""
 
 Float64Array = npt.NDArray[np.float64]
+"""An array of 64-bit floats."""
 
 FloatArray = npt.NDArray[np.floating[Any]]
 """An array of any floating-point type."""

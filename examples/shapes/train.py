@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.checkpoints.weights import load_weights
+from deploykit.networks.checkpoints.load import load_weights
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.scaling import scale_for
 from deploykit.networks.torch_module import NetworkModule, build_module

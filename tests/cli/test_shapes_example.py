@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from deploykit import Int8Options, calibrate_to_file, evaluate_model, export_onnx, quantize_model
-from deploykit.networks.checkpoints.weights import load_weights, require_match
+from deploykit.networks.checkpoints.load import load_weights
+from deploykit.networks.checkpoints.tensor_match import require_tensor_match
 
 SHAPES = Path(__file__).parents[2] / "examples" / "shapes"
 WEIGHTS = SHAPES / "weights.safetensors"
@@ -194,7 +195,7 @@ def test_a_moment_of_training_makes_weights_that_fit(one_thread, tmp_path):
     module = train.train(render.render(recipe.images, render.TRAINING_SEED), recipe, lines.append)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(train.to_file(module))
-    require_match(load_weights(path), train.network())
+    require_tensor_match(load_weights(path), train.network())
     (line,) = lines
     assert line.startswith("epoch 1 of 1: loss ")
     assert float(line.rpartition(" ")[2]) == pytest.approx(math.log(12), abs=0.5)  # that of guessing

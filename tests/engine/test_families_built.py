@@ -51,7 +51,7 @@ DETECTORS = [({"named": "d0"}, 160), ({"named": "d1"}, 128), ({"width": 6.0, "de
 def test_a_detector_is_compiled_in_fp16_and_int8_and_answers_with_boxes_and_scores(workplace, which, side_px):
     member = choose_member("efficientdet", **which, side_px=side_px)
     exported = export_onnx(member, num_classes=4)
-    anchors = exported.network.answer_shapes["boxes"][0]
+    anchors = exported.network.output_shapes["boxes"][0]
     for precision in ("fp16", "int8"):
         built = build_engine(onnx=exported.path, precision=precision, gpu="A10")
         assert built.manifest.audit.share(precision) > 0.75

@@ -32,7 +32,7 @@ def test_every_member_has_timms_parameters_and_work(phi, side_px, parameters, gm
     assert network.input == (3, side_px, side_px)
     assert network.parameter_count == parameters
     assert network.macs / 1e9 == pytest.approx(gmacs, abs=6e-7)
-    assert len(network.state) == tensors
+    assert len(network.state_shapes) == tensors
 
 
 # arXiv:1905.11946, Table 1: resolution of each stage's input, channels of its output, and layers.
@@ -56,7 +56,7 @@ def test_the_baseline_is_the_papers_table_1(stage, side_px, channels, layers):
 
 
 def test_the_baseline_has_timms_names_and_shapes():
-    state = B0.state
+    state = B0.state_shapes
     assert state["conv_stem.weight"] == (32, 3, 3, 3)
     assert state["bn1.running_mean"] == (32,)
     assert state["blocks.0.0.conv_dw.weight"] == (32, 1, 3, 3)
@@ -75,7 +75,9 @@ def test_a_checkpoint_of_timms_has_just_these_tensors(shared):
     network = efficientnet(scale_for(0), num_classes=10)
     with safe_open(shared / "efficientnet_b0_cifar10_64px.safetensors", "numpy") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
-    assert {name: shape for name, shape in shapes.items() if "num_batches" not in name} == network.state
+    assert {
+        name: shape for name, shape in shapes.items() if "num_batches" not in name
+    } == network.state_shapes
 
 
 def test_nine_blocks_have_a_residual_sum_and_all_sixteen_squeeze_and_excite():
@@ -145,7 +147,7 @@ def test_work_and_parameters_of_a_small_network_are_what_a_hand_counts():
     assert network.macs == 106_576
     # Weights, gamma and beta; weights and biases; weights and biases.
     assert network.parameter_count == (216 + 8 + 8) + (200 + 8) + (80 + 10)
-    assert sum(math.prod(shape) for shape in network.state.values()) == network.parameter_count + 8 + 8
+    assert sum(math.prod(shape) for shape in network.state_shapes.values()) == network.parameter_count + 8 + 8
 
 
 def test_convolutions_know_their_kind():

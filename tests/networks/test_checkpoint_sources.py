@@ -9,7 +9,7 @@ from refusals import refuses
 from safetensors.torch import save_file
 from timm_models import logits_of, random_norms, timm_model, torchvision_model
 
-from deploykit.networks.checkpoints.sources import SOURCE_NAMES, SOURCES
+from deploykit.networks.checkpoints.sources.registry import SOURCE_NAMES, SOURCES
 from deploykit.networks.export import export_onnx, prepare_export
 from deploykit.networks.member import choose_member
 from deploykit.networks.onnx_writer.writer import build_onnx_model
@@ -58,7 +58,7 @@ def test_tensorflows_ports_are_told_by_source(tmp_path, name):
 
 def renamed(source: str, state: dict, network) -> dict:
     """timm's state dict under their names, as our table has them."""
-    names = SOURCES[source].names(network)
+    names = SOURCES[source].layer_names(network)
     return {
         f"{names[prefix]}.{part}": value
         for name, value in state.items()
@@ -70,7 +70,7 @@ def renamed(source: str, state: dict, network) -> dict:
 def test_lukemelas_and_nvidias_names_are_theirs():
     """Read off their code, see schemes.py: a stem, an expanding block of the third stage, the head."""
     network = choose_member(phi=0).network()
-    lukemelas, nvidia = (SOURCES[source].names(network) for source in ("lukemelas", "nvidia"))
+    lukemelas, nvidia = (SOURCES[source].layer_names(network) for source in ("lukemelas", "nvidia"))
     for ours, one, other in (
         ("conv_stem", "_conv_stem", "stem.conv"),
         ("bn1", "_bn0", "stem.bn"),
@@ -156,8 +156,8 @@ def test_every_source_names_every_parameter_of_its_networks():
     networks["effdet-tf"] = networks["effdet"]
     for source in SOURCE_NAMES:
         network = networks.get(source, choose_member(phi=1).network())
-        names = SOURCES[source].names(network)
+        names = SOURCES[source].layer_names(network)
         assert {f"{name}.weight" for name in names} == {
-            name for name in network.state if name.endswith(".weight")
+            name for name in network.state_shapes if name.endswith(".weight")
         }
         assert len(set(names.values())) == len(names)

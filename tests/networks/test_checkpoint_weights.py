@@ -12,7 +12,9 @@ from safetensors.torch import save_file as save_torch_file
 
 from deploykit.networks.architecture.builder import NetworkBuilder
 from deploykit.networks.architecture.network import Network
-from deploykit.networks.checkpoints.weights import Weights, load_weights, require_match
+from deploykit.networks.checkpoints.load import load_weights
+from deploykit.networks.checkpoints.tensor_match import require_tensor_match
+from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.member import choose_member
 from deploykit.networks.random_weights import random_weights
@@ -50,7 +52,7 @@ def as_torch(weights: Weights) -> dict[str, torch.Tensor]:
 
 
 def test_weights_that_fit_are_let_through():
-    require_match(random_weights(SMALL), SMALL)
+    require_tensor_match(random_weights(SMALL), SMALL)
 
 
 def test_all_that_does_not_fit_is_listed_at_once():
@@ -58,7 +60,7 @@ def test_all_that_does_not_fit_is_listed_at_once():
         stem__weight=np.zeros((4, 3, 5, 5), np.float32), head__bias=None, fc__bias=np.zeros(5, np.float32)
     )
     with refuses("checkpoint-network-mismatch") as caught:
-        require_match(weights, SMALL)
+        require_tensor_match(weights, SMALL)
     assert caught.value.problem == (
         "mine.pth does not fit this network: 1 missing (head.bias); "
         "1 of another shape (stem.weight (4, 3, 5, 5) instead of (4, 3, 3, 3)); 1 unknown (fc.bias)."
@@ -68,7 +70,7 @@ def test_all_that_does_not_fit_is_listed_at_once():
 
 def test_a_long_list_of_what_does_not_fit_is_cut_to_five_names():
     with refuses("checkpoint-network-mismatch"):
-        require_match(Weights(state={}, origin="empty.pth"), SMALL)
+        require_tensor_match(Weights(state={}, origin="empty.pth"), SMALL)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -76,12 +78,12 @@ def test_a_value_that_is_not_finite_is_refused_by_name(value):
     bias = np.zeros(5, np.float32)
     bias[3] = value
     with refuses("checkpoint-values-invalid"):
-        require_match(with_state(head__bias=bias), SMALL)
+        require_tensor_match(with_state(head__bias=bias), SMALL)
 
 
 def test_a_negative_variance_is_refused_by_name():
     with refuses("checkpoint-values-invalid"):
-        require_match(with_state(bn__running_var=np.array([1, 2, -0.5, 1], np.float32)), SMALL)
+        require_tensor_match(with_state(bn__running_var=np.array([1, 2, -0.5, 1], np.float32)), SMALL)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".PTH"])
@@ -119,7 +121,7 @@ def test_bfloat16_safetensors_are_read_in_a_fresh_process(tmp_path):
     save_torch_file({"a": torch.tensor([1.5], dtype=torch.bfloat16)}, path)
     program = (
         "import sys; from pathlib import Path;"
-        "from deploykit.networks.checkpoints.weights import load_weights;"
+        "from deploykit.networks.checkpoints.load import load_weights;"
         "print(load_weights(Path(sys.argv[1])).state['a'])"
     )
     result = subprocess.run(
@@ -267,9 +269,9 @@ def test_random_weights_keep_every_activation_in_fp16s_range_and_the_logits_apar
 
 def test_the_trained_checkpoint_fits_a_b0_of_ten_classes_and_no_other(shared):
     weights = load_weights(shared / "efficientnet_b0_cifar10_64px.safetensors")
-    require_match(weights, efficientnet(scale_for(0), num_classes=10))
+    require_tensor_match(weights, efficientnet(scale_for(0), num_classes=10))
     with refuses("checkpoint-network-mismatch"):
-        require_match(weights, efficientnet(scale_for(0)))
+        require_tensor_match(weights, efficientnet(scale_for(0)))
     # Without batch counters timm's B1 has 439 tensors, B0 311 of them.
     with refuses("checkpoint-network-mismatch"):
-        require_match(weights, efficientnet(scale_for(1), num_classes=10))
+        require_tensor_match(weights, efficientnet(scale_for(1), num_classes=10))

@@ -6,7 +6,7 @@ import torch
 from refusals import refuses
 from timm_models import effdet_model
 
-from deploykit.networks.checkpoints.sources import translate_weights
+from deploykit.networks.checkpoints.translate import translate_weights
 from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.export import prepare_export
 from deploykit.networks.families.efficientdet import efficientdet
@@ -79,7 +79,7 @@ def test_whose_checkpoint_it_is_is_told_by_its_biases(name, source):
     network = choose_member("efficientdet", phi=0).network()
     translated, chosen = translate_weights(Weights(state=arrays, origin="w.pth"), network)
     assert chosen == source
-    assert translated.state.keys() == network.state.keys()
+    assert translated.state.keys() == network.state_shapes.keys()
 
 
 def test_a_source_without_detectors_is_refused_rather_than_run_with_its_padding():
@@ -104,7 +104,7 @@ def test_every_member_has_effdets_parameters(phi):
         for name, tensor in theirs.state_dict().items()
         if "num_batches" not in name and name not in _redundant(network)
     }
-    assert {name: tuple(shape) for name, shape in network.state.items()} == expected
+    assert {name: tuple(shape) for name, shape in network.state_shapes.items()} == expected
 
 
 def _redundant(network):
@@ -156,20 +156,22 @@ def test_levels_share_a_tensor_in_onnx_but_where_batch_norms_are_folded_in():
 
 def test_answers_are_boxes_and_scores_of_each_anchor():
     network = efficientdet(Scale(width=1, depth=1, side_px=512), num_classes=3)
-    assert network.answer_shapes == {"boxes": (49104, 4), "scores": (49104, 3)}
+    assert network.output_shapes == {"boxes": (49104, 4), "scores": (49104, 3)}
     assert network.num_classes == 3
 
 
 def test_a_single_class_keeps_its_dimension():
     network = efficientdet(Scale(width=1, depth=1, side_px=128), num_classes=1)
-    assert network.answer_shapes["scores"] == (3069, 1)
+    assert network.output_shapes["scores"] == (3069, 1)
     assert network.num_classes == 1
 
 
 def test_the_two_largest_have_no_weights_of_fusion():
-    assert any("edge_weights" in name for name in choose_member("efficientdet", named="d5").network().state)
+    assert any(
+        "edge_weights" in name for name in choose_member("efficientdet", named="d5").network().state_shapes
+    )
     assert not any(
-        "edge_weights" in name for name in choose_member("efficientdet", named="d6").network().state
+        "edge_weights" in name for name in choose_member("efficientdet", named="d6").network().state_shapes
     )
 
 

@@ -27,7 +27,7 @@ def test_the_head_never_gets_narrower_than_the_baselines():
 
 
 def test_parameters_have_timms_names():
-    state = mobilenet_v2().state
+    state = mobilenet_v2().state_shapes
     assert state["conv_stem.weight"] == (32, 3, 3, 3)
     assert state["blocks.0.0.conv_pw.weight"] == (16, 32, 1, 1)
     assert state["blocks.1.0.conv_pwl.weight"] == (24, 96, 1, 1)

@@ -37,7 +37,8 @@ def model(random_b0) -> onnx.ModelProto:
 
 def zeros(network: Network) -> Weights:
     return Weights(
-        state={name: np.zeros(shape, np.float32) for name, shape in network.state.items()}, origin="zeros"
+        state={name: np.zeros(shape, np.float32) for name, shape in network.state_shapes.items()},
+        origin="zeros",
     )
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from timm_models import timm_model, torchvision_model
 
-from deploykit.networks.checkpoints.recognize import describe_checkpoint, member_options, recognize
-from deploykit.networks.checkpoints.sources import SOURCES
-from deploykit.networks.checkpoints.weights import Weights, load_weights
+from deploykit.networks.checkpoints.load import load_weights
+from deploykit.networks.checkpoints.recognize import describe_checkpoint, recognize
+from deploykit.networks.checkpoints.sources.registry import SOURCES
+from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.export import prepare_export
-from deploykit.networks.member import choose_member
+from deploykit.networks.member import choose_member, member_options
 from deploykit.networks.random_weights import random_weights
 from deploykit.util.errors import DeployError
 
@@ -36,10 +37,10 @@ def saved(model: torch.nn.Module, path) -> Weights:
 )
 def test_a_whole_checkpoint_is_recognized_whatever_its_classes(tmp_path, model, network, source):
     make, name = model
-    likeness = recognize(saved(make(name, classes=7), tmp_path / "w.pth"))
-    assert (member_options(likeness.member), likeness.source) == (network, source)
-    assert likeness.match.is_whole
-    assert likeness.network.num_classes == 7
+    match = recognize(saved(make(name, classes=7), tmp_path / "w.pth"))
+    assert (member_options(match.member), match.source) == (network, source)
+    assert match.tensors.is_complete
+    assert match.network.num_classes == 7
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_stranger_is_called_what_it_looks_like(tmp_path, run, name, network):
     saved(timm_model(name), tmp_path / "w.pth")
     result = run("import-weights", "w.pth")
     assert result.status == 2
-    assert f"w.pth looks like {network}, which no family here is." in result.err
+    assert f"w.pth looks like {network}, which deploykit does not support." in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
@@ -65,7 +66,7 @@ def test_what_is_like_nothing_is_shown_by_its_first_names():
     assert "its first tensors: a.b, c.d)" in describe_checkpoint(
         Weights(state={"a.b": 0, "c.d": 0}, origin="x")
     )
-    assert describe_checkpoint(Weights(state={}, origin="x")) == "nothing: it is empty"
+    assert describe_checkpoint(Weights(state={}, origin="x")) == "an empty file"
 
 
 def test_weights_of_another_network_are_refused_with_its_name(tmp_path):
@@ -86,11 +87,9 @@ def test_names_that_match_by_half_are_counted(tmp_path, run):
     assert facts["network"] == "--family resnet18 --member 18"
     assert not facts["fits"]
     assert len(facts["missing"]) == len(facts["unknown"]) > 0
-    assert facts["matched"] + len(facts["missing"]) == len(choose_member("resnet18").network().state)
-    assert re.search(
-        r"nothing suits it better than .*--member 18 .*, with [34]\d% of its tensors", result.err
-    )
-    assert "of a variant that no family here has" in result.err
+    assert facts["matched"] + len(facts["missing"]) == len(choose_member("resnet18").network().state_shapes)
+    assert re.search(r"the best match is .*--member 18 .*, with [34]\d% of its tensors", result.err)
+    assert "a variant that deploykit does not support" in result.err
 
 
 def test_other_classes_than_asked_for_are_no_variant(tmp_path, run):
@@ -129,7 +128,7 @@ def test_files_called_as_they_are_published_tell_their_source_and_normalization(
     """Expected: timm's default_cfgs, and EfficientNet-PyTorch's README on advprop."""
     member = choose_member(family, side_px=64)
     network = member.network()
-    names = SOURCES[source].names(network)
+    names = SOURCES[source].layer_names(network)
     state = {
         f"{names[prefix]}.{part}": torch.from_numpy(array)
         for name, array in random_weights(network).state.items()
@@ -149,7 +148,7 @@ def test_a_pickle_with_code_is_refused_from_every_source(tmp_path, run, source):
     for command in (("import-weights", "w.pth"), ("export", "--phi", "0", "--weights", "w.pth")):
         result = run(*command, "--source", source)
         assert result.status == 2
-        assert "holds pickled code" in result.err
+        assert result.code == "checkpoint-has-code"
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
@@ -157,7 +156,7 @@ def test_a_pickle_with_code_is_refused_from_every_source(tmp_path, run, source):
 def test_what_wraps_a_network_is_taken_off_its_names(tmp_path, prefix):
     state = {f"{prefix}{name}": value for name, value in timm_model("resnet18").state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
-    assert recognize(load_weights(tmp_path / "w.pth")).match.is_whole
+    assert recognize(load_weights(tmp_path / "w.pth")).tensors.is_complete
 
 
 def test_a_source_is_asked_about_its_own_networks_alone(tmp_path, run):

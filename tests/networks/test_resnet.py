@@ -26,7 +26,7 @@ def test_parameters_and_work_are_the_published_ones(depth, parameters, gmacs):
 
 def test_a_resnet50_checkpoint_has_timms_tensors():
     # 320 in timm's and torchvision's state dict, 53 of them batch counters.
-    state = resnet(50).state
+    state = resnet(50).state_shapes
     assert len(state) == 320 - 53
     assert state["conv1.weight"] == (64, 3, 7, 7)
     assert state["layer1.0.downsample.0.weight"] == (256, 64, 1, 1)
@@ -60,7 +60,7 @@ def test_an_unpublished_depth_is_refused_with_the_published_ones():
 def test_depth_multiplies_blocks_and_width_filters():
     deep, wide = resnet(18, replace(BASE, depth=2.0)), resnet(18, replace(BASE, width=2.0))
     assert sum(layer.name.endswith(".add") for layer in deep.layers) == 2 * 8
-    assert wide.state["layer1.0.conv1.weight"] == (128, 128, 3, 3)
-    assert wide.state["fc.weight"] == (1000, 1024)
+    assert wide.state_shapes["layer1.0.conv1.weight"] == (128, 128, 3, 3)
+    assert wide.state_shapes["fc.weight"] == (1000, 1024)
     # Four times the work, but for the stem's three inputs and the classifier.
     assert wide.macs / resnet(18).macs == pytest.approx(4, rel=0.05)

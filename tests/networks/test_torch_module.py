@@ -7,7 +7,8 @@ import torch
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.networks.architecture.builder import NetworkBuilder
 from deploykit.networks.architecture.network import Layer, Network
-from deploykit.networks.checkpoints.weights import Weights, load_weights
+from deploykit.networks.checkpoints.load import load_weights
+from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.export import difference_from_torch
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.families.mobilenet_v2 import mobilenet_v2
@@ -21,7 +22,7 @@ from deploykit.onnx_tools.model_io import to_bytes
 
 
 def outputs_of(network: Network, state: dict[str, list[float]], images: np.ndarray) -> np.ndarray:
-    shapes = network.state
+    shapes = network.state_shapes
     weights = Weights(
         state={name: np.array(values, np.float32).reshape(shapes[name]) for name, values in state.items()},
         origin="hand",
@@ -52,7 +53,9 @@ def test_its_state_dict_has_the_networks_names_and_shapes(network):
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     counters = {name for name in shapes if name.endswith(".num_batches_tracked")}
     assert len(counters) == sum(conv.norm is not None for conv in network.convolutions)
-    assert {name: shape for name, shape in shapes.items() if name not in counters} == dict(network.state)
+    assert {name: shape for name, shape in shapes.items() if name not in counters} == dict(
+        network.state_shapes
+    )
 
 
 def test_the_trained_model_gives_timms_own_logits(shared, validation):

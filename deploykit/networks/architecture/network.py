@@ -232,18 +232,18 @@ class Network:
         return self.input[1]
 
     @property
-    def answers(self) -> tuple[Output, ...]:
+    def named_outputs(self) -> tuple[Output, ...]:
         """The outputs, one at least."""
         return self.outputs or (Output(name=LOGITS, layer=self.layers[-1].name),)
 
     @property
-    def answer_shapes(self) -> Mapping[str, tuple[int, ...]]:
+    def output_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of each output by name, one image's: (classes,), (anchors, 4), ..."""
-        return {each.name: self.shapes[each.layer][: each.rank] for each in self.answers}
+        return {each.name: self.shapes[each.layer][: each.rank] for each in self.named_outputs}
 
     @property
     def num_classes(self) -> int:
-        return self.answer_shapes[self.answers[-1].name][-1]
+        return self.output_shapes[self.named_outputs[-1].name][-1]
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -260,7 +260,7 @@ class Network:
         return {name: shape for layer in self.layers for name, shape in layer.parameters.items()}
 
     @property
-    def state(self) -> Mapping[str, tuple[int, ...]]:
+    def state_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Trained tensors and batch-norm statistics by name: what a checkpoint holds."""
         statistics = {
             f"{conv.norm}.{part}": conv.output[:1]

@@ -1,1 +1,1 @@
-"""Read checkpoints and recognize which network they belong to."""
+"""Checkpoints: read them, recognize their network, translate names from other libraries."""

@@ -1,29 +1,25 @@
-"""Which network a checkpoint is of, told by the names and shapes of its tensors."""
+"""Recognizing which network a checkpoint belongs to, by the names and shapes of its tensors."""
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
-from deploykit.data.preprocessing import Normalization
-from deploykit.networks.architecture.network import Network
-from deploykit.networks.checkpoints.sources import (
-    SOURCES,
-    SourceName,
-    trained_normalization,
-    translate_weights,
-)
-from deploykit.networks.checkpoints.weights import TensorMatch, Weights, describe_mismatch, match
+from deploykit.networks.checkpoints.checkpoint_match import CheckpointMatch, match_checkpoint
+from deploykit.networks.checkpoints.load import load_weights
+from deploykit.networks.checkpoints.sources.registry import SOURCES, SourceName
+from deploykit.networks.checkpoints.tensor_match import describe_mismatch
+from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.families.family import Family
 from deploykit.networks.families.registry import FAMILIES
-from deploykit.networks.member import Member, choose_member
+from deploykit.networks.member import Member, choose_member, member_options
 from deploykit.util.errors import DeployError
 
-_RECOGNIZABLE = 0.3  # of tensors, by name and shape: what is left where half the names are others
-_ALIKE_IN_NUMBER = 0.5  # of tensors: with fewer, or twice as many, names needn't be compared
-_NAMED = 3  # tensors, of a checkpoint that is like nothing
+_MIN_MATCHED_FRACTION = 0.3  # matches by name and shape; a third remains if half the names are different
+_MIN_COUNT_RATIO = 0.5  # with fewer than half, or more than twice, the tensors, names are not compared
+_LISTED_TENSORS = 3  # of an unrecognized checkpoint
 
-# Parts of names that only such networks have, as the libraries in brackets write them.
-_STRANGERS = {
+# Parts of parameter names that only other kinds of network have; comments name the libraries that use them.
+_OTHER_NETWORKS = {
     "relative_position_bias_table": "a Swin Transformer",  # timm, torchvision
     "patch_embed": "a vision transformer",  # timm
     "class_token": "a vision transformer",  # torchvision
@@ -42,110 +38,73 @@ _STRANGERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointMatch:
-    """How far a checkpoint is one network.
-
-    Attributes:
-        source: whose names it has.
-        network: with as many classes as the checkpoint.
-        original, weights: as they were read, and under our names.
-        match: of these with the network.
-    """
-
-    member: Member
-    source: SourceName
-    network: Network
-    original: Weights
-    weights: Weights
-    match: TensorMatch
-
-    @property
-    def normalization(self) -> Normalization:
-        return trained_normalization(self.original, self.member.family.name, self.source)
-
-    @property
-    def share(self) -> float:
-        """Of all tensors that the network or the checkpoint has, those that suit by name and shape."""
-        found = self.match
-        everything = (found.matched, found.missing, found.misshaped, found.unknown)
-        return len(found.matched) / max(1, sum(map(len, everything)))
-
-
-def match_checkpoint(
-    weights: Weights, member: Member, source: SourceName | None = None, *, num_classes: int | None = None
-) -> CheckpointMatch:
-    """A checkpoint beside one network; source and number of classes default what it tells itself."""
-    plain = member.network()
-    translated, whose = translate_weights(weights, plain, source)
-    classes = infer_num_classes(translated, member) if num_classes is None else num_classes
-    network = SOURCES[whose].adapt(member.network(num_classes=classes))
-    return CheckpointMatch(
-        member=member,
-        source=whose,
-        network=network,
-        original=weights,
-        weights=translated,
-        match=match(translated, network),
-    )
-
-
 def recognize(
-    weights: Weights, source: SourceName | None = None, families: Iterable[Family] = FAMILIES.values()
+    weights: Weights | str | Path,
+    source: SourceName | None = None,
+    families: Iterable[Family] = FAMILIES.values(),
 ) -> CheckpointMatch | None:
-    """The published network that a checkpoint is most like; None where it is like none."""
-    found = max(
+    """Find the published network that a checkpoint matches best.
+
+    Args:
+        weights: The checkpoint's weights, or its path.
+        source: The library whose names the checkpoint uses; default any.
+        families: The families to search.
+
+    Returns:
+        The best match, or None if fewer than 30 % of the tensors match any network.
+    """
+    loaded = weights if isinstance(weights, Weights) else load_weights(weights)
+    best = max(
         (
-            match_checkpoint(weights, member, source)
-            for member in _members(families)
-            if _may_be(weights, member) and (source is None or SOURCES[source].names(member.network()))
+            match_checkpoint(loaded, member, source)
+            for member in _members_with_distinct_weights(families)
+            if _has_similar_size(loaded, member)
+            and (source is None or SOURCES[source].layer_names(member.network()))
         ),
-        key=lambda likeness: likeness.share,
+        key=lambda match: match.matched_fraction,
         default=None,
     )
-    return found if found is not None and found.share >= _RECOGNIZABLE else None
+    return best if best is not None and best.matched_fraction >= _MIN_MATCHED_FRACTION else None
 
 
 def require_recognized(
     weights: Weights, source: SourceName | None = None, families: Iterable[Family] = FAMILIES.values()
 ) -> CheckpointMatch:
-    """The same.
+    """Find the published network that a checkpoint matches best, see recognize.
 
     Raises:
-        DeployError: it is like none; says what it looks like instead.
+        DeployError: No network matches; the message says what the checkpoint looks like.
     """
-    likeness = recognize(weights, source, families)
-    if likeness is None:
+    match = recognize(weights, source, families)
+    if match is None:
         raise DeployError(
             f"{weights.origin} looks like {describe_checkpoint(weights)}.",
             code="checkpoint-unrecognized",
-            fix="name the network it was trained as, with --family, --depth and --width: `deploykit "
-            "families` lists what there is",
+            fix="name its network with --family, --depth and --width; `deploykit families` lists them",
         )
-    return likeness
+    return match
 
 
-def require_complete_match(likeness: CheckpointMatch) -> None:
-    """Every tensor suits.
+def require_complete_match(match: CheckpointMatch) -> None:
+    """Check that every tensor of the checkpoint and the network matches.
 
     Raises:
-        DeployError: lists what doesn't, and what the checkpoint looks like.
+        DeployError: Lists the tensors that do not match, and the network that the checkpoint looks like.
     """
-    if likeness.match.is_whole:
+    if match.tensors.is_complete:
         return
-    weights, asked = likeness.weights, member_options(likeness.member)
-    mismatch = describe_mismatch(likeness.match, weights, likeness.network)
-    problem = f"{weights.origin} does not fit {asked}: {mismatch}"
-    nearest, looks = recognize(likeness.original), describe_checkpoint(likeness.original)
-    classes = likeness.network.num_classes
-    if nearest is not None and (member_options(nearest.member), nearest.network.num_classes) == (
-        asked,
-        classes,
-    ):
+    asked = member_options(match.member)
+    mismatch = describe_mismatch(match.tensors, match.weights, match.network)
+    problem = f"{match.weights.origin} does not fit {asked}: {mismatch}"
+    nearest, looks = recognize(match.original_weights), describe_checkpoint(match.original_weights)
+    classes = match.network.num_classes
+    nearest_options = None if nearest is None else member_options(nearest.member)
+    if nearest is not None and nearest_options == asked and nearest.network.num_classes == classes:
         raise DeployError(
-            f"{problem}; nothing suits it better than {looks}.",
+            f"{problem}; the best match is {looks}.",
             code="checkpoint-unrecognized",
-            fix="give a checkpoint of that very network: this one is of a variant that no family here has",
+            fix="give a checkpoint of exactly this network; this one belongs to a variant that deploykit "
+            "does not support",
         )
     raise DeployError(
         f"{problem}; it looks like {looks}.",
@@ -156,60 +115,29 @@ def require_complete_match(likeness: CheckpointMatch) -> None:
 
 
 def describe_checkpoint(weights: Weights) -> str:
-    """What a checkpoint is, as far as can be told, for people to read."""
-    likeness = recognize(weights)
-    if likeness is not None:
-        suits = (
-            "" if likeness.match.is_whole else f", with {math.floor(100 * likeness.share)}% of its tensors"
-        )
-        return f"{member_options(likeness.member)} under the names of {SOURCES[likeness.source].title}{suits}"
-    for part, stranger in _STRANGERS.items():
+    """Return a phrase that says what a checkpoint looks like: a network here, another kind, or unknown."""
+    match = recognize(weights)
+    if match is not None:
+        percent = math.floor(100 * match.matched_fraction)
+        partly = "" if match.tensors.is_complete else f", with {percent}% of its tensors"
+        return f"{member_options(match.member)} under the names of {SOURCES[match.source].title}{partly}"
+    for part, network in _OTHER_NETWORKS.items():
         if any(part in name for name in weights.state):
-            return f"{stranger}, which no family here is"
-    names = ", ".join(list(weights.state)[:_NAMED])
-    return f"no network that is known here (its first tensors: {names})" if names else "nothing: it is empty"
+            return f"{network}, which deploykit does not support"
+    names = ", ".join(list(weights.state)[:_LISTED_TENSORS])
+    return f"an unknown network (its first tensors: {names})" if names else "an empty file"
 
 
-def member_options(member: Member) -> str:
-    """A member as options name it: `--family resnet50 --member 50`."""
-    family, scale = member.family, member.scale
-    named = next(
-        (
-            name
-            for name, each in family.members.items()
-            if (each.depth, each.width) == (scale.depth, scale.width)
-        ),
-        None,
-    )
-    if named is None:
-        return (
-            f"--family {family.name} --depth {scale.depth:g} --width {scale.width:g} --side {scale.side_px}"
-        )
-    side = "" if family.members[named].side_px == scale.side_px else f" --side {scale.side_px}"
-    return f"--family {family.name} --member {named}{side}"
-
-
-def infer_num_classes(checkpoint: Weights, member: Member) -> int | None:
-    """By the parameter that grows with the classes; None where the checkpoint has none that fits."""
-    one, two = (member.network(num_classes=classes).state for classes in (1, 2))
-    for name, shape in one.items():
-        for_each = two[name][0] - shape[0]
-        if for_each and (found := checkpoint.state.get(name)) is not None:
-            classes, rest = divmod(found.shape[0] if found.ndim else 0, for_each)
-            return classes if not rest and classes else None
-    return None
-
-
-def _members(families: Iterable[Family]) -> Iterator[Member]:
+def _members_with_distinct_weights(families: Iterable[Family]) -> Iterator[Member]:
     for family in families:
         seen = set()
         for name, scale in family.members.items():
-            if (scale.depth, scale.width) not in seen:  # weights know nothing of sides
+            if (scale.depth, scale.width) not in seen:  # weights do not depend on the side
                 seen.add((scale.depth, scale.width))
                 yield choose_member(family, named=name)
 
 
-def _may_be(weights: Weights, member: Member) -> bool:
-    """Whether it has about as many tensors: a quick look, before all names are compared."""
-    wanted, given = len(member.network().state), max(1, len(weights.state))
-    return abs(math.log(wanted / given)) <= -math.log(_ALIKE_IN_NUMBER)
+def _has_similar_size(weights: Weights, member: Member) -> bool:
+    """Whether the numbers of tensors are similar: a quick test before names are compared."""
+    expected, given = len(member.network().state_shapes), max(1, len(weights.state))
+    return abs(math.log(expected / given)) <= -math.log(_MIN_COUNT_RATIO)

@@ -49,7 +49,7 @@ def build_onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "Mo
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [BATCH_NAME, *network.input])],
         [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH_NAME, *shape])
-            for name, shape in network.answer_shapes.items()
+            for name, shape in network.output_shapes.items()
         ],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
@@ -70,7 +70,7 @@ def _nodes(layer: Layer, network: Network, state: StateDict, arrays: dict[str, A
     """The nodes of one layer, named after it; its constants go into arrays."""
     from onnx import helper
 
-    renamed = {each.layer: each.name for each in network.answers} | {INPUT: INPUT_NAME}
+    renamed = {each.layer: each.name for each in network.named_outputs} | {INPUT: INPUT_NAME}
     output = renamed.get(layer.name, layer.name)
     inputs = [renamed.get(name, name) for name in layer.inputs]
     weight_name, bias_name = f"{layer.name}.weight", f"{layer.name}.bias"

