@@ -66,7 +66,7 @@ def read_rows(path: Path = PUBLISHED_CSV) -> tuple[Row, ...]:
 def network_of(family: str, name: str, side_px: int | None = None) -> Network:
     """The network a figure is of."""
     found = find_family(family)
-    scale = found.member(name.removesuffix(RELU6))
+    scale = found.member_scale(name.removesuffix(RELU6))
     network = found.network(scale if side_px is None else replace(scale, side_px=side_px))
     if not name.endswith(RELU6):
         return network

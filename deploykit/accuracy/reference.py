@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploykit.accuracy.model_loader import LoadedModel
-from deploykit.networks.workspace import ENGINES, MODEL_FILE
+from deploykit.networks.artifact_paths import ENGINES_FOLDER, MODEL_FILE
 from deploykit.util.atomic_files import file_sha256
 
 
@@ -32,13 +32,13 @@ def find_reference(model: LoadedModel, given: Path | None = None) -> tuple[Path 
         return found, None
     return None, (
         f"The FP32 model that {model.path} was made from (SHA-256 {wanted[:12]}...) is neither beside it nor "
-        f"under {ENGINES}/; --reference names it."
+        f"under {ENGINES_FOLDER}/; --reference names it."
     )
 
 
 def _candidates(model: Path) -> Iterator[Path]:
     """ONNX files beside the model, then under engines/; those with an export's usual name first."""
-    for folder, pattern in ((model.parent, "*.onnx"), (ENGINES, "*/*.onnx")):
+    for folder, pattern in ((model.parent, "*.onnx"), (ENGINES_FOLDER, "*/*.onnx")):
         yield from sorted(folder.glob(pattern), key=lambda path: (path.name != MODEL_FILE, path))
 
 

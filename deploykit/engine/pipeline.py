@@ -26,8 +26,8 @@ from deploykit.engine.targets import (
     resolve_target,
 )
 from deploykit.gpu_catalog.gpus import Gpu
+from deploykit.networks.artifact_paths import find_model
 from deploykit.networks.model_info import ModelInfo, read_model_info, require_fp32
-from deploykit.networks.workspace import find_model
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.accuracy_gate import OpenSession, open_like_tensorrt
@@ -70,7 +70,7 @@ def build_engine(
     """Compiles an exported model.
 
     Args:
-        phi, onnx: which model, see workspace.find_model.
+        phi, onnx: which model, see artifact_paths.find_model.
         precision: default FP16, and FP32 on the CPU, where FP16 has no kernels.
         batches: sizes it shall take, an optimization profile each.
         side: sides it shall take; default the model's own alone.
@@ -153,7 +153,7 @@ def quantize_model(
     """Writes the model as ONNX with explicit Q/DQ: what TensorRT takes anywhere, and `eval` on a CPU.
 
     Args:
-        phi, onnx: which model, see workspace.find_model.
+        phi, onnx: which model, see artifact_paths.find_model.
         output: default model.int8.onnx beside the model.
 
     Raises:

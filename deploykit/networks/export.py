@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from deploykit.data.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from deploykit.networks.architecture.network import Network
+from deploykit.networks.artifact_paths import export_path
 from deploykit.networks.checkpoints.checkpoint_match import match_checkpoint
 from deploykit.networks.checkpoints.load import load_weights
 from deploykit.networks.checkpoints.recognize import require_complete_match
@@ -20,7 +21,6 @@ from deploykit.networks.model_info import ModelInfo, read_model_info
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.random_weights import random_weights
 from deploykit.networks.scaling import Rule
-from deploykit.networks.workspace import export_path
 from deploykit.onnx_tools.model_io import INPUT_NAME, read_model, to_bytes
 from deploykit.onnx_tools.nms import BOXES, SCORES, Nms, with_nms
 from deploykit.onnx_tools.ort_session import cpu_session

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from deploykit.networks.architecture.network import Network
+from deploykit.networks.artifact_paths import model_name
 from deploykit.networks.families.family import Family
 from deploykit.networks.families.registry import DEFAULT_FAMILY, find_family
 from deploykit.networks.scaling import MAX_SIDE_PX, MIN_SIDE_PX, Coefficients, Rule, Scale
-from deploykit.networks.workspace import model_name
 from deploykit.util.errors import DeployError
 
 MAX_MULTIPLE = 64.0  # of the baseline's depth or width: beyond, no such network fits a memory
@@ -89,7 +89,7 @@ def _at(family: Family, phi: float, rule: Rule, coefficients: Coefficients | Non
 
 
 def _named(family: Family, name: str) -> Member:
-    scale = family.member(name)
+    scale = family.member_scale(name)
     if scale in family.ladder:
         return _at(family, float(family.ladder.index(scale)), family.rule, None)
     return Member(family=family, name=f"{family.name}-{name.lower()}", scale=scale)

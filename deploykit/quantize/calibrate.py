@@ -14,8 +14,8 @@ from deploykit.data.images.open import open_images
 from deploykit.data.images.sampling import sample_evenly
 from deploykit.data.images.selection import Images, OnSkipped, report_each_once
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.networks.artifact_paths import default_ranges_path, find_model, model_name
 from deploykit.networks.model_info import ModelInfo, input_side_px, read_model_info, require_fp32
-from deploykit.networks.workspace import default_ranges_path, find_model, model_name
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibration.activations import measure_activations
 from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
@@ -88,7 +88,7 @@ def calibrate_to_file(
 
     Args:
         data: see data.images.open.open_images.
-        phi, onnx: which model, see workspace.find_model.
+        phi, onnx: which model, see artifact_paths.find_model.
         limit: at most this many images; default 512, or as many as a manifest says.
         method: `auto`, or one of quantize.calibration.methods.
         percentile: percent to keep, above 50, at most 100, for the methods that take one.

@@ -178,7 +178,7 @@ def test_the_newest_of_several_exports_is_taken_and_named(run, tmp_path):
     older = tmp_path / "engines/efficientnet-phi0/model.onnx"
     os.utime(older, (1, 1))
     shown = run("build-engine", "--gpu", "cpu")
-    assert "engines/efficientnet-phi1/model.onnx is the newest of 2" in shown.err
+    assert "engines/efficientnet-phi1/model.onnx, the newest of 2" in shown.err
     assert "efficientnet-phi0" in run("build-engine", "--gpu", "cpu", "--phi", "0").out
 
 

@@ -43,7 +43,7 @@ def test_the_networks_whose_accuracy_was_published_are_among_them():
 
 
 def test_a_family_of_one_published_member_is_scaled_by_the_formula():
-    steps = plan_study(RESNET18, phis=RESNET18.phis, precisions=["fp32"], batches=[1], axes=())
+    steps = plan_study(RESNET18, phis=RESNET18.default_phis, precisions=["fp32"], batches=[1], axes=())
     assert [step.member.name for step in steps if step.kind == "layers"] == [
         f"resnet18-formula-phi{phi}" for phi in range(4)
     ]

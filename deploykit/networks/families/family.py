@@ -65,7 +65,7 @@ class Family:
         return (0.0, float(len(self.ladder if len(self.ladder) > 1 else PUBLISHED_SCALES) - 1))
 
     @property
-    def phis(self) -> tuple[float, ...]:
+    def default_phis(self) -> tuple[float, ...]:
         """Those of the published members; 0 to 3 where there is but one."""
         return tuple(float(phi) for phi in range(len(self.ladder) if len(self.ladder) > 1 else 4))
 
@@ -79,7 +79,7 @@ class Family:
         """The scale that phi leads to, see scaling.scale_for."""
         return scale_for(phi, rule=rule or self.rule, ladder=self.ladder, coefficients=coefficients)
 
-    def member(self, name: str) -> Scale:
+    def member_scale(self, name: str) -> Scale:
         """The scale of a published member.
 
         Raises:

@@ -49,7 +49,7 @@ def predict_families(families: Sequence[Family], gpus: Sequence[str]) -> tuple[P
         )
         for gpu in map(find_gpu, gpus)
         for family in families
-        for phi in family.phis
+        for phi in family.default_phis
         for scale in (family.scale_for(phi),)
         for network in (family.network(scale),)
     )

@@ -127,7 +127,8 @@ def run_study(
             code="invalid-phi",
             fix=f"give --phi from {low:g} to {high:g}",
         )
-    steps = plan_study(of_family, phis=phis or of_family.phis, precisions=chosen, batches=sizes, axes=axes)
+    chosen_phis = phis or of_family.default_phis
+    steps = plan_study(of_family, phis=chosen_phis, precisions=chosen, batches=sizes, axes=axes)
     require_writable(settings.folder / "record.json")
     folder_now = read_record_folder(settings.folder)
     there = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.bench.scenarios import run_single_stream
 from deploykit.engine.manifest import EngineManifest, is_bundle, read_engine_manifest
-from deploykit.networks.workspace import model_name
+from deploykit.networks.artifact_paths import model_name
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
 from deploykit.serving.repository.batching import batching_of

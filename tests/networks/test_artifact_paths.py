@@ -2,9 +2,9 @@ import os
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
-from deploykit.networks.workspace import default_ranges_path, export_path, find_model, model_name
-from deploykit.util.errors import DeployError
+from deploykit.networks.artifact_paths import default_ranges_path, export_path, find_model, model_name
 
 
 @pytest.fixture(autouse=True)
@@ -60,51 +60,50 @@ def test_ranges_are_named_for_the_model_or_for_its_file(model, ranges):
     assert default_ranges_path(Path(model), "b0") == Path(ranges)
 
 
-def test_without_a_model_the_error_says_how_to_make_one():
-    with pytest.raises(DeployError, match=r"no exported model in engines/") as caught:
+def test_without_a_model_the_fix_is_an_export():
+    with refuses("model-not-found") as caught:
         find_model()
     assert caught.value.fix == "deploykit export --phi 3"
 
 
-def test_without_a_model_of_that_phi_the_error_says_how_to_make_that():
+def test_without_a_model_of_that_phi_the_fix_exports_it():
     place("efficientnet-phi3")
-    with pytest.raises(DeployError, match=r"no exported model of phi 2\.5 in engines/") as caught:
+    with refuses("model-not-found") as caught:
         find_model(phi=2.5)
     assert caught.value.fix == "deploykit export --phi 2.5"
 
 
-def test_a_single_model_is_taken_without_a_word():
+def test_a_single_model_is_used_without_a_note():
     path = place("efficientnet-phi3")
     assert find_model() == (path, None)
 
 
-def test_of_several_the_newest_is_taken_and_named():
+def test_the_newest_of_several_models_is_used_with_a_note():
     place("efficientnet-phi0", age_s=60)
     newest = place("efficientnet-phi1", age_s=2)
     place("efficientnet-phi3", age_s=30)
     path, sentence = find_model()
     assert path == newest
-    assert "engines/efficientnet-phi1/model.onnx is the newest of 3" in sentence
+    assert "engines/efficientnet-phi1/model.onnx, the newest of 3" in sentence
 
 
-def test_of_several_made_together_none_is_taken():
+def test_models_of_the_same_time_are_ambiguous():
     place("efficientnet-phi0", age_s=0.5)
     place("efficientnet-phi1")
     place("efficientnet-phi2", age_s=60)
-    with pytest.raises(
-        DeployError, match=r"efficientnet-phi0, efficientnet-phi1.* none clearly the newest"
-    ) as caught:
+    with refuses("model-ambiguous") as caught:
         find_model()
-    assert caught.value.fix == "say which: --onnx engines/efficientnet-phi1/model.onnx"
+    assert "efficientnet-phi0, efficientnet-phi1" in caught.value.problem
+    assert caught.value.fix == "choose one, for example --onnx engines/efficientnet-phi1/model.onnx"
 
 
 @pytest.mark.parametrize("phi", [2, 2.5, 12, -2])
-def test_a_phi_finds_its_own_model_among_others(phi):
+def test_a_phi_selects_its_model_among_others(phi):
     paths = {each: place(model_name("efficientnet", each, "formula")) for each in (2, 2.5, 5, 12, -2)}
     assert find_model(phi=phi) == (paths[phi], None)
 
 
-def test_a_phi_made_under_both_rules_is_the_newest_of_the_two():
+def test_a_phi_exported_under_both_rules_selects_the_newer():
     place("efficientnet-phi3", age_s=60)
     formula = place("efficientnet-formula-phi3")
     path, sentence = find_model(phi=3)
@@ -112,12 +111,12 @@ def test_a_phi_made_under_both_rules_is_the_newest_of_the_two():
     assert "newest of 2" in sentence
 
 
-def test_a_file_named_outright_is_taken_as_it_is():
+def test_a_given_file_is_used_as_it_is():
     place("efficientnet-phi3")
     assert find_model(onnx=Path("mine.onnx")) == (Path("mine.onnx"), None)
 
 
-def test_what_lies_beside_models_is_no_model():
+def test_other_files_beside_models_are_ignored():
     place("efficientnet-phi3").with_name("model.fp16.sm75.engine").touch()
     Path("engines/README.md").touch()
     Path("engines/results").mkdir()
