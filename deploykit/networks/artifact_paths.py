@@ -92,11 +92,8 @@ def find_model(*, phi: float | None = None, onnx: str | Path | None = None) -> t
             code="model-ambiguous",
             fix=f"choose one, for example --onnx {newest}",
         )
-    return (
-        newest,
-        f"Using {newest}, the newest of {len(models)} exported models (override: --phi, --onnx)."
-    return newest, note,
-    )
+    note = f"Using {newest}, the newest of {len(models)} exported models (override with --phi or --onnx)."
+    return newest, note
 
 
 def _exported_models(phi: float | None) -> list[Path]:

@@ -56,8 +56,8 @@ def find_ranges(
     if data is None:
         if info.weights != "random":
             raise DeployError(
-                f"INT8 needs calibration images: {model} has trained weights, and {CALIBRATION_FOLDER}/ has no "
-                "ranges of it.",
+                f"INT8 needs calibration images: {model} has trained weights, but "
+                f"{CALIBRATION_FOLDER}/ has no ranges of it.",
                 code="calibration-data-missing",
                 fix="give --data DIR, with a folder of a few hundred typical images",
             )
