@@ -1,4 +1,4 @@
-"""Measures how well a model or an engine classifies, and how far it is from the FP32 model it came from."""
+"""Measure the accuracy of a model or an engine, and its loss against the FP32 model it was made from."""
 
 import hashlib
 import math
@@ -27,18 +27,20 @@ from deploykit.util.errors import DeployError
 from deploykit.util.json_io import to_json
 from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
-_BATCH = 8  # more gains little on a CPU, and takes gigabytes at phi 7
+_BATCH = 8  # a larger batch gains little on a CPU, and takes gigabytes at phi 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """How well a model did on images.
+    """The scores of a model on a set of images.
 
     Attributes:
-        reference: the FP32 model it was compared with.
-        images: what it was evaluated on.
-        started: UTC, ISO 8601.
-        indices: which of them the scores are from: not those that could not be read.
+        model: The evaluated model.
+        reference: The FP32 model that it was compared with.
+        images: The images that were drawn.
+        indices: The readable images, which the scores are from, (n,).
+        scores: Accuracy, agreement and SQNR.
+        started: Start time, UTC, ISO 8601.
     """
 
     model: LoadedModel
@@ -50,14 +52,16 @@ class Evaluation:
 
     @property
     def count(self) -> int:
-        """How many images the scores are from."""
+        """Number of images that the scores are from."""
         return len(self.indices)
 
     def record(self) -> AccuracyRecord:
-        """Of its top-1, which a report weighs latency against; reads the images again, for their digest.
+        """Return the top-1 record that a report plots against latency.
+
+        This reads the images again, for their digest.
 
         Raises:
-            DeployError: the images had no labels, or can't be read any more.
+            DeployError: The images have no labels, or can no longer be read.
         """
         if self.scores.top1 is None:
             raise _no_top1(self.images)
@@ -83,7 +87,7 @@ class Evaluation:
         return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """As values that JSON has: an SQNR that is infinite is None, and `identical` says that it is."""
+        """Return JSON-compatible values; an infinite SQNR is None, with `identical` true."""
         scores = asdict(self.scores)
         decibels = self.scores.sqnr_db
         for name in ("sqnr_db", "median_sqnr_db"):
@@ -118,21 +122,23 @@ def evaluate_model(
     note: Note = ignore_note,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Runs a model and the FP32 model it came from on the same images, and compares.
+    """Run a model and its FP32 reference on the same images, and compare their outputs.
 
     Args:
-        model: an ONNX file, or an engine this machine can run.
-        data: see data.images.open.open_images; without labels, the comparison with FP32 is all there is.
-        images: at most this many; default all, and 512 generated ones.
-        reference: the FP32 model; default found by its digest, see find_reference.
-        arithmetic: of INT8, see model_loader.open_model.
-        overrides: of the preprocessing that the model asks for, see open_images.
-        require_labels: refuse images without any, of which there is no top-1 to record.
-        on_skipped: Called with the error of each unreadable image, which is then left out; None raises it.
+        model: An ONNX file, or an engine that this machine can run.
+        data: Images, see data.images.open.open_images. Without labels, only the comparison with FP32 is made.
+        images: Maximum number of images; default all, or 512 generated ones.
+        reference: The FP32 model; default the one found by its digest, see find_reference.
+        arithmetic: How INT8 is computed, see model_loader.open_model.
+        overrides: Changes to the model's preprocessing, see open_images.
+        require_labels: Reject images without labels, which have no top-1 to record.
+        on_skipped: Called with the error of each unreadable image, which is then skipped; None raises it.
+        note: Called with remarks for the user.
+        progress: Called with the number of images done and in total.
 
     Raises:
-        DeployError: bad input, labels the model has no classes for, outputs that are not finite, or neither
-            labels nor a reference to compare with.
+        DeployError: The input is invalid, the model has no classes for the labels, its outputs are not
+            finite, or there are neither labels nor a reference to compare with.
     """
     started = utc_timestamp()
     with ExitStack() as opened:
@@ -147,16 +153,16 @@ def evaluate_model(
             models.append(opened.enter_context(_open_reference(compared, judged)))
         elif drawn.labels is None:
             raise DeployError(
-                f"There is nothing to measure: {drawn.source} has no labels. "
+                f"{drawn.source} has no labels, and there is no FP32 model to compare with. "
                 + (sentence or f"{judged.path} is an FP32 model itself."),
                 code="images-unlabelled",
-                fix="name the FP32 model with --reference, or give labelled images, one folder a class",
+                fix="name the FP32 model with --reference, or give labelled images: one folder per class",
             )
         if sentence is not None:
             note(sentence)
         indices, logits = _run(models, drawn, on_skipped=on_skipped, progress=progress)
     if images is not None and drawn.count < images:
-        note(f"{drawn.source} has {drawn.count} images, not {images}.")
+        note(f"Using all {drawn.count} images of {drawn.source} ({images} requested).")
     scores = score(
         logits[0],
         labels=drawn.labels[indices] if drawn.labels is not None else None,
@@ -177,18 +183,18 @@ def evaluate_model(
 
 def _no_top1(images: Images) -> DeployError:
     return DeployError(
-        f"{images.source} has no labels, so that there is no top-1 to record.",
+        f"{images.source} has no labels, so top-1 can't be recorded.",
         code="images-unlabelled",
-        fix="give labelled images, one folder a class",
+        fix="give --data labelled images: one folder per class",
     )
 
 
 def _no_better_than_guessing(model: LoadedModel) -> str:
     if model.info.weights == "random":
-        return "Random weights: top-1 says nothing."
+        return "The weights are random, so top-1 is meaningless."
     return (
-        "Top-1 can't be told from guessing: are the classes numbered as the model's outputs are, and are the "
-        "images prepared as in its training?"
+        "Top-1 is no better than chance. Check that the labels use the model's class order, and that the "
+        "preprocessing is the one it was trained with."
     )
 
 
@@ -197,16 +203,16 @@ def _open_reference(path: Path, judged: LoadedModel) -> Iterator[LoadedModel]:
     with open_model(path, "runtime") as reference:
         if reference.precision != "fp32":
             raise DeployError(
-                f"{path} is {reference.precision.upper()}, nothing to measure a loss against.",
+                f"{path} is {reference.precision.upper()}; a loss is measured against an FP32 model.",
                 code="reference-not-fp32",
-                fix="give --reference the FP32 model",
+                fix="name the FP32 model with --reference",
             )
         side_px, wanted_px = (each.info.preprocessing.side_px for each in (reference, judged))
         if side_px != wanted_px:
             raise DeployError(
-                f"{path} takes images of {side_px} px, {judged.path} of {wanted_px} px.",
+                f"{path} takes {side_px} px images; {judged.path} takes {wanted_px} px images.",
                 code="side-mismatch",
-                fix="give --reference the FP32 model it was made from",
+                fix="name the FP32 model that it was made from with --reference",
             )
         yield reference
 
@@ -218,9 +224,9 @@ def _run(
     on_skipped: OnSkipped | None,
     progress: Progress,
 ) -> tuple[npt.NDArray[np.int64], list[Logits]]:
-    """Places of the images that could be read, (n,), and each model's logits for them, (n, classes).
+    """Return the indices of the readable images, (n,), and each model's logits for them, (n, classes).
 
-    One pass, so that every image is decoded once and both models see the same.
+    A single pass decodes every image once and gives both models the same input.
     """
     size = round_up_batch(models[0].batches, _BATCH)
     indices: list[npt.NDArray[np.int64]] = []
@@ -243,20 +249,20 @@ def _require_finite(
     wrong = indices[~np.isfinite(logits).all(axis=1)]
     if wrong.size:
         raise DeployError(
-            f"{model.path} gives NaN or infinite logits for image {wrong[0]} of {images.source}.",
+            f"{model.path} returns NaN or infinite logits for image {wrong[0]} of {images.source}.",
             code="outputs-not-finite",
-            fix="look for extreme weights, or build it in a precision with more range, as FP32",
+            fix="check the weights for extreme values, or build it with --precision fp32",
         )
 
 
 def _require_same_classes(logits: Sequence[Logits], models: Sequence[LoadedModel], images: Images) -> None:
-    """Data, model and reference count the same classes, as far as can be seen."""
+    """Check that data, model and reference have the same number of classes, as far as that is known."""
     classes = logits[0].shape[1]
     for model, given in zip(models, logits, strict=True):
         if given.shape[1] != classes:
             raise DeployError(
-                f"{model.path} has {given.shape[1]} classes, {models[0].path} has {classes}.",
+                f"{model.path} has {given.shape[1]} classes; {models[0].path} has {classes}.",
                 code="class-count-mismatch",
-                fix="give --reference the FP32 model it was made from",
+                fix="name the FP32 model that it was made from with --reference",
             )
     images.require_classes(classes, models[0].path)

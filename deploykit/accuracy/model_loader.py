@@ -1,4 +1,4 @@
-"""A model of any kind, opened to be run: an ONNX file, or an engine with its manifest."""
+"""Open a model of any kind to run it: an ONNX file, an engine with its manifest, or a bundle."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,25 +25,29 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Arithmetic = Literal["tensorrt", "runtime"]
-"""tensorrt: INT8 only where the graph rounds to it, float in between. runtime: as what runs it computes."""
+"""How INT8 is computed. `tensorrt` rounds to INT8 only where the graph does, and computes in float between;
+`runtime` uses the INT8 kernels of what runs the model."""
 ARITHMETICS: tuple[Arithmetic, ...] = ("tensorrt", "runtime")
 
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_INSTEAD = "give a classifier; deploykit sensitivity compares a detector in INT8 with FP32"
+_INSTEAD = "give a classifier; for a detector, deploykit sensitivity compares INT8 with FP32"
 _ENGINE_SUFFIXES = frozenset({".engine", ".plan"})
 _ONNX_BATCH = BatchRange(min=1, opt=8, max=MAX_BATCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model or an engine that can be called.
+    """An opened model or engine, which is called with images.
 
     Attributes:
-        precision: what the graph or the engine computes in.
-        is_derived: whether it was made from an FP32 model, rather than being one.
-        batches: sizes it takes.
-        arithmetic: None for a model without INT8, where the choice makes no difference.
-        ran_by: what computes it and how, in words.
+        path: The file that the user named.
+        info: The model's metadata.
+        precision: The precision of the graph or the engine.
+        is_derived: Whether it was made from an FP32 model, rather than being one.
+        batches: The batch sizes it accepts.
+        arithmetic: How INT8 is computed; None for a model without INT8.
+        ran_by: A description of what computes it and how.
+        call: Runs one batch of an accepted size.
     """
 
     path: Path
@@ -56,43 +60,51 @@ class LoadedModel:
     call: Callable[[Float32Array], Any]
 
     def __call__(self, images: Float32Array) -> Float32Array:
-        """(n, 3, side, side) float32 -> (n, classes) float32, in as many batches as it takes.
+        """Return the logits of images, in as many batches as needed.
+
+        Args:
+            images: (n, 3, side, side).
+
+        Returns:
+            (n, classes).
 
         Raises:
-            DeployError: it gives something else, or fails.
+            DeployError: The model fails, or returns something else.
         """
         size = max(each.max for each in self.batches)
         return np.concatenate([self._run(images[at : at + size]) for at in range(0, len(images), size)])
 
     def _run(self, images: Float32Array) -> Float32Array:
-        """One batch, filled up where the model takes no smaller one."""
+        """Run one batch, padded to the smallest batch size that the model accepts."""
         missing = round_up_batch(self.batches, len(images)) - len(images)
         filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
         logits = np.asarray(self.call(filled))
         if logits.ndim != 2 or len(logits) != len(filled):
             raise DeployError(
-                f"{self.path} gives {logits.shape} for {len(filled)} images, not (images, classes).",
+                f"{self.path} returns shape {logits.shape} for {len(filled)} images, not (images, classes).",
                 code="not-a-classifier",
-                fix="give a classifier with one output of logits",
+                fix="give a classifier that has one output, the logits",
             )
         return logits[: len(images)].astype(np.float32, copy=False)
 
 
 @contextmanager
-def open_model(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[LoadedModel]:
-    """Opens an ONNX file, an engine, or the engine that a bundle gives here.
+def open_model(path: str | Path, arithmetic: Arithmetic | None = None) -> Iterator[LoadedModel]:
+    """Open an ONNX file, an engine, or the engine that a bundle provides on this machine.
 
     Args:
-        arithmetic: of an ONNX file with Q/DQ, default `tensorrt`; an engine has its own alone.
+        path: The file.
+        arithmetic: For an ONNX file with Q/DQ, default `tensorrt`. An engine supports only `runtime`.
 
     Raises:
-        DeployError: no model, a damaged one, or an engine for another machine.
+        DeployError: There is no model, it is damaged, or it is an engine for another machine.
     """
+    path = Path(path)
     if not path.is_file():
         raise DeployError(
-            f"{path} is a folder." if path.is_dir() else f"There is no model or engine {path}.",
+            f"{path} is a folder, not a model." if path.is_dir() else f"{path} does not exist.",
             code="model-not-found",
-            fix="give the file that deploykit export or deploykit build-engine wrote",
+            fix="name a file that deploykit export or deploykit build-engine wrote",
         )
     given = path
     if is_bundle(path):
@@ -102,13 +114,13 @@ def open_model(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[Loa
         yield _open_onnx(path, fuse_int8=arithmetic == "runtime")
         return
     manifest = read_engine_manifest(path)
-    _require_own_arithmetic(path, manifest, arithmetic)
+    _require_arithmetic(path, manifest, arithmetic)
     try:
         preflight(path).require()
     except DeployError as error:
         model = f"the {manifest.precision.upper()} ONNX model it was compiled from"
         raise DeployError(
-            error.problem, code=error.code, fix=f"{error.fix}; or evaluate {model}, here on the CPU"
+            error.problem, code=error.code, fix=f"{error.fix}; or evaluate {model} on this CPU"
         ) from error
     if manifest.more_outputs:
         raise not_a_classifier(path, [each.name for each in manifest.outputs], fix=_INSTEAD)
@@ -116,14 +128,14 @@ def open_model(path: Path, arithmetic: Arithmetic | None = None) -> Iterator[Loa
         yield replace(_from_engine(engine), path=given)
 
 
-def _require_own_arithmetic(path: Path, manifest: EngineManifest, arithmetic: Arithmetic | None) -> None:
-    """A CPU artifact's INT8 is spelled for ONNX Runtime's kernels: in float it is nothing that ever runs."""
+def _require_arithmetic(path: Path, manifest: EngineManifest, arithmetic: Arithmetic | None) -> None:
+    """Reject TensorRT's arithmetic for a CPU engine, whose INT8 is lowered to ONNX Runtime's kernels."""
     on_cpu = manifest.target.on_cpu
     if arithmetic == "tensorrt" and on_cpu and manifest.precision == "int8":
         raise DeployError(
-            f"{path} is made for ONNX Runtime's own INT8 arithmetic, not TensorRT's.",
+            f"{path} is built for ONNX Runtime's INT8 arithmetic, not TensorRT's.",
             code="engine-not-portable",
-            fix="leave --arithmetic out, or evaluate the INT8 ONNX model that TensorRT gets",
+            fix="omit --arithmetic, or evaluate the INT8 ONNX model that deploykit quantize wrote",
         )
 
 
@@ -131,7 +143,7 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> LoadedModel:
     model = read_model(path)
     info = read_model_info(model)
     has_qdq = any(node.op_type in _QDQ for node in model.graph.node)
-    precision = _spelled_out(model, info)
+    precision = _graph_precision(model, info)
     require_classifier(path, model, fix=_INSTEAD)
     return LoadedModel(
         path=path,
@@ -140,7 +152,7 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> LoadedModel:
         is_derived=info.onnx_sha256 is not None or precision != "fp32",
         batches=(_ONNX_BATCH,),
         arithmetic=("runtime" if fuse_int8 else "tensorrt") if has_qdq else None,
-        ran_by=_by_onnxruntime(fuse_int8=fuse_int8 if has_qdq else None),
+        ran_by=_describe_onnxruntime(fuse_int8=fuse_int8 if has_qdq else None),
         call=_session_call(
             path if info.input_type == "float32" and info.nms is None else to_bytes(model),
             path,
@@ -165,19 +177,19 @@ def _from_engine(engine: Engine) -> LoadedModel:
         is_derived=True,
         batches=manifest.batches,
         arithmetic="runtime" if is_int8 else None,
-        ran_by=_by_onnxruntime(fuse_int8=True if is_int8 else None)
+        ran_by=_describe_onnxruntime(fuse_int8=True if is_int8 else None)
         if on_cpu or gpu is None
         else f"{manifest.target.compiler} {manifest.compiler_version} on {gpu.name}",
-        call=_fed_with_pixels(engine) if manifest.input.dtype == "uint8" else engine,
+        call=_call_with_pixels(engine) if manifest.input.dtype == "uint8" else engine,
     )
 
 
-def _fed_with_pixels(engine: Engine) -> Callable[[Float32Array], Any]:
+def _call_with_pixels(engine: Engine) -> Callable[[Float32Array], Any]:
     preprocessing = engine.manifest.model.preprocessing
     return lambda images: engine(preprocessing.denormalize(images))
 
 
-def _by_onnxruntime(*, fuse_int8: bool | None) -> str:
+def _describe_onnxruntime(*, fuse_int8: bool | None) -> str:
     match fuse_int8:
         case None:
             return "ONNX Runtime on this CPU, in FP32"
@@ -189,8 +201,8 @@ def _by_onnxruntime(*, fuse_int8: bool | None) -> str:
             )
 
 
-def _spelled_out(model: "ModelProto", info: ModelInfo) -> Precision:
-    """What the graph computes in; other tools quantize a model and leave its metadata as they were."""
+def _graph_precision(model: "ModelProto", info: ModelInfo) -> Precision:
+    """Return the precision of the graph itself; other tools quantize without updating the metadata."""
     from onnx import TensorProto
 
     if any(node.op_type in _QDQ for node in model.graph.node):

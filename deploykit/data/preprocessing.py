@@ -1,4 +1,4 @@
-"""Image -> network input, as the model was trained to see it. Recorded in every artifact."""
+"""Turn images into network inputs as in the model's training. Every artifact records how."""
 
 import math
 import struct
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 Channels = tuple[float, float, float]
-"""Red, green, blue; on a scale where black is 0 and white is 1."""
+"""Red, green, blue, where black is 0 and white is 1."""
 
 # Statistics of ImageNet's training set; timm's IMAGENET_DEFAULT_MEAN and _STD.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,13 +29,13 @@ NORMALIZATIONS: Mapping[Normalization, tuple[Channels, Channels]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # -1 to 1; timm's IMAGENET_INCEPTION_MEAN and _STD
 }
-"""Mean and standard deviation that networks are trained with."""
+"""Mean and standard deviation used in training."""
 
 # Pixels between the resized image and the crop.
 # Source: CROP_PADDING in tensorflow/tpu, efficientnet/preprocessing.py.
 CROP_PADDING_PX = 32
 
-# What shows an image upright, by how its camera was held.
+# The transposition that shows an image upright, by EXIF orientation.
 # Source: EXIF 2.32, table 6, Orientation; names of PIL.Image.Transpose.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -51,7 +51,7 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """What a user sets differently from what the model records; None leaves the model's own."""
+    """A user's changes to the preprocessing that the model records; None keeps the model's value."""
 
     mean: Channels | None = None
     std: Channels | None = None
@@ -64,12 +64,14 @@ NO_OVERRIDES = Overrides()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """Resize the shorter side, crop the centre, scale to 0..1, normalize by channel.
+    """Resize the shorter side, crop the centre, scale to 0..1, normalize each channel.
 
     Attributes:
-        side_px: side of the square the network takes.
-        crop_padding_px: the shorter side is resized to side_px plus this.
-        interpolation: how it is resized.
+        side_px: Side of the network's square input.
+        crop_padding_px: The shorter side is resized to side_px plus this.
+        mean: Subtracted from each channel.
+        std: Divides each channel.
+        interpolation: Resampling filter of the resize.
     """
 
     side_px: Annotated[int, Meta(ge=1)]
@@ -79,24 +81,26 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
 
     def override(self, overrides: Overrides) -> "Preprocessing":
-        """The same but for what the user sets.
+        """Return the preprocessing with the user's changes.
 
         Raises:
-            DeployError: a value that no training used.
+            DeployError: A value is not usable.
         """
         given = {field.name: getattr(overrides, field.name) for field in fields(overrides)}
-        for name in ("mean", "std"):  # integers would be written as such, and read back as other text
+        for name in ("mean", "std"):  # as integers, the JSON would differ from that of equal floats
             given[name] = given[name] and tuple(map(float, given[name]))
         changed = replace(self, **{name: value for name, value in given.items() if value is not None})
         _require_usable(changed)
         return changed
 
     def crop(self, image: "Image") -> npt.NDArray[np.uint8]:
-        """The square of the image the network sees, (side, side, 3); an image of that size stays as it is.
+        """Return the square of the image that the network sees, (side, side, 3).
+
+        An image of exactly that size is not resampled.
 
         Raises:
-            ValueError: the image's numbers have no known scale.
-            OSError: the image can't be decoded; Pillow raises others too.
+            ValueError: The image's pixels are floating-point numbers of unknown scale.
+            OSError: The image can't be decoded; Pillow raises other exceptions too.
         """
         from PIL import Image
 
@@ -104,7 +108,7 @@ class Preprocessing:
         side = self.side_px
         if image.size == (side, side):
             return np.asarray(image)
-        # The square of the original that a resize and a crop of its centre would leave.
+        # The square of the original that remains after resizing and cropping the centre.
         square = min(image.size) * side / (side + self.crop_padding_px)
         left, top = ((length - square) / 2 for length in image.size)
         box = (left, top, left + square, top + square)
@@ -112,7 +116,7 @@ class Preprocessing:
         return np.asarray(image.resize((side, side), resampling, box=box))
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(n, side, side, 3) uint8 -> (n, 3, side, side) float32."""
+        """Return pixels, (n, side, side, 3), as network inputs, (n, 3, side, side)."""
         values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
         values /= np.float32(255)
         values -= np.asarray(self.mean, np.float32)[:, None, None]
@@ -120,16 +124,16 @@ class Preprocessing:
         return values
 
     def denormalize(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """The uint8 images, (n, side, side, 3), that normalize made these of."""
+        """Return network inputs, (n, 3, side, side), as pixels, (n, side, side, 3). Inverts normalize."""
         mean, std = (np.asarray(each, np.float64)[:, None, None] for each in (self.mean, self.std))
         return np.asarray(np.rint((values * std + mean) * 255).clip(0, 255).transpose(0, 2, 3, 1), np.uint8)
 
 
 def _upright(image: "Image") -> "Image":
-    """Turned as EXIF says; EXIF that can't be read turns nothing, as in any viewer."""
+    """Apply the EXIF orientation. Unreadable EXIF is ignored, as in any viewer."""
     from PIL import Image
 
-    image.load()  # what is wrong with the pixels is not to pass for what is wrong with EXIF
+    image.load()  # damaged pixels must not be mistaken for damaged EXIF
     try:
         name = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error):
@@ -138,20 +142,20 @@ def _upright(image: "Image") -> "Image":
 
 
 def _rgb(image: "Image") -> "Image":
-    """What training pipelines make of every kind of image: Pillow's convert("RGB"), which drops alpha.
+    """Convert an image to RGB as training pipelines do: with Pillow's convert("RGB"), which drops alpha.
 
-    Kinds that convert would spoil go another way: of 16 bits a channel it keeps the low byte's range
-    alone, and of transparent palettes it warns.
+    Two kinds need another way: convert clips 16-bit channels to the range of the low byte, and it warns
+    about transparent palettes.
     """
     from PIL import Image
 
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image).astype(np.int64)
-        if image.mode != "I" or values.max(initial=0) > 255:  # older Pillow gives a 16-bit PNG as "I"
+        if image.mode != "I" or values.max(initial=0) > 255:  # older Pillow opens a 16-bit PNG as "I"
             values >>= 8
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose white is not known")
+        raise ValueError("its pixels are floating-point numbers of unknown scale")
     if image.mode in {"P", "PA"}:
         image = image.convert("RGBA")
     return image.convert("RGB")
@@ -159,37 +163,37 @@ def _rgb(image: "Image") -> "Image":
 
 def _require_usable(preprocessing: Preprocessing) -> None:
     mean, std, padding = preprocessing.mean, preprocessing.std, preprocessing.crop_padding_px
-    if not all(0 <= value <= 1 for value in mean):  # false for NaN too
+    if not all(0 <= value <= 1 for value in mean):  # NaN fails too
         raise DeployError(
-            f"A mean of {_text(mean)} is not between 0 and 1, where the images are.",
+            f"The mean {_text(mean)} is not between 0 and 1, the range of pixel values.",
             code="invalid-preprocessing",
-            fix="divide a mean of values from 0 to 255 by 255: --mean 0.485,0.456,0.406",
+            fix="divide a mean on the scale 0 to 255 by 255, for example --mean 0.485,0.456,0.406",
         )
     if not all(np.float32(value) > 0 and math.isfinite(value) for value in std):
         raise DeployError(
-            f"A standard deviation of {_text(std)} can't be divided by.",
+            f"The standard deviation {_text(std)} must be positive and finite.",
             code="invalid-preprocessing",
-            fix="give three positive numbers: --std 0.229,0.224,0.225",
+            fix="--std 0.229,0.224,0.225",
         )
     with np.errstate(over="ignore"):
         extremes = preprocessing.normalize(np.array([[[[0] * 3, [255] * 3]]], np.uint8))
     if not np.isfinite(extremes).all():
         raise DeployError(
-            f"With a standard deviation of {_text(std)} images leave the range of FP32.",
+            f"The standard deviation {_text(std)} is so small that inputs exceed the range of FP32.",
             code="invalid-preprocessing",
-            fix="give numbers like --std 0.229,0.224,0.225",
+            fix="--std 0.229,0.224,0.225",
         )
     if padding < 0:
         raise DeployError(
-            f"A crop padding of {padding} px is negative.",
+            f"The crop padding is {padding} px; it must be 0 or more.",
             code="invalid-preprocessing",
-            fix="give --crop-padding 32, or 0",
+            fix="--crop-padding 32",
         )
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise DeployError(
-            f"{preprocessing.interpolation!r} is no interpolation.",
+            f"The interpolation {preprocessing.interpolation!r} is unknown.",
             code="invalid-preprocessing",
-            fix=f"give one of {', '.join(INTERPOLATIONS)}",
+            fix=f"use one of {', '.join(INTERPOLATIONS)}",
         )
 
 

@@ -1,1 +1,1 @@
-"""Errors, files, JSON, lazy imports and shared types; nothing in here knows about networks."""
+"""Errors, files, JSON, lazy imports and shared types. Nothing here knows about networks."""

@@ -1,4 +1,4 @@
-"""Artifacts on disk: written whole or not at all, and named by their digest."""
+"""Write files atomically, and compute their digests."""
 
 import errno
 import fcntl
@@ -12,25 +12,28 @@ from pathlib import Path
 from deploykit.util.errors import DeployError
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replaces path with content, or leaves everything as it was.
+def write_atomically(path: str | Path, content: bytes | str) -> None:
+    """Replace a file completely, or change nothing.
 
     Raises:
-        DeployError: the folder can't be made or written, or the disk is full.
+        DeployError: The folder can't be created or written, or the disk is full.
     """
-    write_all_atomically({path: content})
+    write_all_atomically({Path(path): content})
 
 
 def write_all_atomically(contents: Mapping[Path, bytes | str]) -> None:
-    """Replaces files of one folder, or leaves everything as it was: all are written before one is replaced.
+    """Replace files of one folder completely, or change nothing.
+
+    All contents are written to temporary files before the first file is replaced.
 
     Raises:
-        DeployError: the folder can't be made or written, or the disk is full.
+        DeployError: The folder can't be created or written, or the disk is full.
     """
     (folder,) = {path.parent for path in contents}
     with ExitStack() as undo:
@@ -47,33 +50,35 @@ def write_all_atomically(contents: Mapping[Path, bytes | str]) -> None:
             raise DeployError(
                 f"{names} can't be written: {error.strerror}.",
                 code="output-unwritable",
-                fix="make room there, or choose another place",
+                fix="free disk space, or choose another folder",
             ) from error
         undo.pop_all()
 
 
-def require_writable(path: Path, *, inputs: tuple[Path, ...] = (), option: str = "-o") -> None:
-    """Fails now rather than after minutes of work, where path can't be written or shouldn't be.
+def require_writable(path: str | Path, *, inputs: tuple[str | Path, ...] = (), option: str = "-o") -> None:
+    """Check that an output file can be written, before minutes of work.
 
     Args:
-        inputs: files that the work reads, and must not replace.
-        option: that named the path.
+        path: The output file.
+        inputs: Files that the work reads, which the output must not replace.
+        option: The command-line option that named the path, for the error's fix.
 
     Raises:
-        DeployError: naming what is in the way.
+        DeployError: The path is not a regular file, is one of the inputs, or can't be written.
     """
+    path = Path(path)
     try:
         if path.exists() and not path.is_file():
             raise DeployError(
-                f"{path} is not a file that can be replaced.",
+                f"{path} exists and is not a regular file.",
                 code="output-not-a-file",
-                fix=f"give the name of a file with {option}",
+                fix=f"name a file with {option}",
             )
-        if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
+        if path.exists() and any(each.exists() and path.samefile(each) for each in map(Path, inputs)):
             raise DeployError(
-                f"{path} would replace what it is made from.",
+                f"{path} is both an input and the output.",
                 code="output-is-input",
-                fix=f"give another name with {option}",
+                fix=f"name another file with {option}",
             )
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
@@ -82,16 +87,16 @@ def require_writable(path: Path, *, inputs: tuple[Path, ...] = (), option: str =
         raise DeployError(
             f"{path} can't be written: {error.strerror}.",
             code="output-unwritable",
-            fix=f"give another place with {option}",
+            fix=f"name a file in a writable folder with {option}",
         ) from error
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Nobody else replaces files of the folder meanwhile: of two that write the same, one's are left."""
+    """Hold an exclusive lock on a folder, so that two writers of the same files do not mix theirs."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems know no locks
+        with suppress(OSError):  # some network file systems do not support locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -99,7 +104,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def _make_folder(folder: Path, undo: ExitStack) -> None:
-    """Makes the folder and its parents; undo removes those it made."""
+    """Create the folder and its parents; `undo` removes those that were created."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):
         each.mkdir(exist_ok=True)
@@ -112,7 +117,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _write_beside(path: Path, content: bytes | str, undo: ExitStack) -> Path:
-    """A temporary file with the content in path's folder; undo removes it."""
+    """Write the content to a temporary file next to path, and return it; `undo` removes it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
     temporary = Path(name)
     undo.callback(temporary.unlink, missing_ok=True)

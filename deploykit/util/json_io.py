@@ -1,4 +1,4 @@
-"""Dataclasses to JSON and back, checked: every type, range and choice that a field declares."""
+"""Convert dataclasses to JSON and back, checking every declared type, range and choice."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,19 +8,25 @@ import msgspec
 
 T = TypeVar("T")
 SEAL = "seal_sha256"
+"""Key of the digest that to_sealed_json adds."""
 
 
 def to_json(value: object, *, indent: int = 1) -> str:
-    """Dataclasses and plain values as JSON; indent 0 for one line."""
+    """Return dataclasses and plain values as JSON.
+
+    Args:
+        value: A dataclass or plain value.
+        indent: Spaces per level; 0 for a single line.
+    """
     text = msgspec.json.encode(value)
     return (msgspec.json.format(text, indent=indent) if indent else text).decode()
 
 
 def from_json(text: str | bytes, kind: type[T]) -> T:
-    """The dataclass that the text describes.
+    """Return the dataclass that a JSON text describes.
 
     Raises:
-        ValueError: it doesn't; says where.
+        ValueError: The text does not describe one; the message says where.
     """
     try:
         return msgspec.json.decode(text, type=kind)
@@ -29,16 +35,16 @@ def from_json(text: str | bytes, kind: type[T]) -> T:
 
 
 def to_sealed_json(value: object) -> str:
-    """As to_json, with a digest of everything beside it, which shows what was altered since."""
+    """Return a dataclass as JSON with a digest of its fields, which reveals later edits."""
     fields = msgspec.to_builtins(value)
     return msgspec.json.format(msgspec.json.encode({**fields, SEAL: _seal(fields)}), indent=1).decode()
 
 
 def from_sealed_json(text: str | bytes, kind: type[T]) -> T:
-    """What to_sealed_json wrote.
+    """Return the dataclass that to_sealed_json wrote.
 
     Raises:
-        ValueError: the text describes nothing of the kind, or was altered.
+        ValueError: The text does not describe one, or was edited.
     """
     try:
         fields = msgspec.json.decode(text, type=dict[str, object])
@@ -56,10 +62,10 @@ def _seal(fields: Mapping[str, object]) -> str:
 
 
 def from_builtins(fields: Mapping[str, object], kind: type[T]) -> T:
-    """The dataclass whose fields are given as plain values, as TOML has them.
+    """Return the dataclass whose fields are given as plain values, for example from TOML.
 
     Raises:
-        ValueError: they don't describe it; says where.
+        ValueError: The fields do not describe one; the message says where.
     """
     try:
         return msgspec.convert(dict(fields), kind)
@@ -68,10 +74,10 @@ def from_builtins(fields: Mapping[str, object], kind: type[T]) -> T:
 
 
 def from_strings(fields: Mapping[str, object], kind: type[T]) -> T:
-    """The dataclass whose fields are given as texts, as metadata has them.
+    """Return the dataclass whose fields are given as strings, for example from ONNX metadata.
 
     Raises:
-        ValueError: a field is missing, or its text is no value of its type.
+        ValueError: A field is missing, or its string is not a value of its type.
     """
     try:
         return msgspec.convert(dict(fields), kind, strict=False)

@@ -1,4 +1,4 @@
-"""Heavy libraries, imported on first use; where one is missing, the user learns which extra has it."""
+"""Import heavy libraries on first use, and name the extra that provides a missing one."""
 
 import importlib
 import os
@@ -7,10 +7,10 @@ from types import ModuleType
 from deploykit.util.errors import DeployError
 from deploykit.util.install_hint import install_hint
 
-# ONNX Runtime would write a device id and a database under the home folder.
+# Without this, ONNX Runtime writes a device id and a database to the home folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_NAMES = {
+_TITLES = {
     "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
     "tensorrt": "TensorRT",
@@ -21,29 +21,30 @@ _NAMES = {
 
 
 def require(module: str, *, extra: str = "cpu", install: str | None = None) -> ModuleType:
-    """The module, imported.
+    """Import a module and return it.
 
     Args:
-        extra: what brings it.
-        install: what else to do where it is missing, instead of installing the extra.
+        module: Full name, for example `cuda.core`.
+        extra: The extra of deploykit that provides it.
+        install: The fix to suggest instead of installing the extra.
 
     Raises:
-        DeployError: it isn't installed.
-        KeyboardInterrupt: the import was stopped; extension modules call that an ImportError.
+        DeployError: The module can't be imported.
+        KeyboardInterrupt: The import was interrupted. Extension modules report that as an ImportError.
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: a shared library it needs is missing
-        if _is_from_an_interrupt(error):
+    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
+        if _is_caused_by_interrupt(error):
             raise KeyboardInterrupt from error
         raise DeployError(
-            f"{_NAMES.get(module, module)} is needed for this and can't be imported ({error}).",
+            f"{_TITLES.get(module, module)} is required and can't be imported ({error}).",
             code="dependency-missing",
             fix=install or install_hint(extra),
         ) from error
 
 
-def _is_from_an_interrupt(error: BaseException | None) -> bool:
+def _is_caused_by_interrupt(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

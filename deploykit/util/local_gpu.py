@@ -1,4 +1,4 @@
-"""The NVIDIA GPU of this machine, if it has one."""
+"""Detect the NVIDIA GPU of this machine."""
 
 import ctypes
 import logging
@@ -8,16 +8,21 @@ from pathlib import Path
 
 from deploykit.util.install_hint import install_hint
 
-_DRIVER = Path("/proc/driver/nvidia/version")  # there where the kernel has NVIDIA's driver
+_DRIVER = Path("/proc/driver/nvidia/version")  # exists when NVIDIA's kernel driver is loaded
 _DRIVER_LIBRARY = "libcuda.so.1"
 ORDINAL = 0
-"""Which GPU is used: the first of those that CUDA_VISIBLE_DEVICES leaves."""
+"""The GPU that is used: the first one that CUDA_VISIBLE_DEVICES leaves visible."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalGpu:
-    """Attributes: name as the driver gives it; sm: compute capability, 75 for 7.5."""
+    """A GPU of this machine.
+
+    Attributes:
+        name: The name that the driver reports.
+        sm: Compute capability, 75 for 7.5.
+    """
 
     name: str
     sm: int
@@ -25,19 +30,19 @@ class LocalGpu:
 
 @cache
 def local_gpu() -> LocalGpu | None:
-    """The first GPU the driver shows; None where none shows, with a warning if a driver is there."""
+    """Return the first visible GPU, or None. Log a warning if there is a driver but no usable GPU."""
     try:
-        ctypes.CDLL(_DRIVER_LIBRARY)  # where that is missing, importing cuda-core only costs time
+        ctypes.CDLL(_DRIVER_LIBRARY)  # without this library, importing cuda-core would only cost time
         from cuda.core import Device
 
         device = Device(ORDINAL)
         major, minor = device.compute_capability
         return LocalGpu(name=device.name, sm=10 * major + minor)
-    except Exception as error:  # cuda-core missing, no driver, no device: the types differ by its version
+    except Exception as error:  # no cuda-core, driver or device: the type depends on cuda-core's version
         if _DRIVER.exists():
             _log.warning(
-                "note: This machine has an NVIDIA driver, but its GPU can't be reached (%s): "
-                "check nvidia-smi, and that cuda-core is installed: %s.",
+                "note: This machine has an NVIDIA driver, but its GPU can't be reached (%s). "
+                "Check nvidia-smi, and that cuda-core is installed: %s.",
                 error,
                 install_hint("gpu"),
             )

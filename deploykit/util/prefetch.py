@@ -1,4 +1,4 @@
-"""Work done by threads before its results are asked for, in order and within bounds."""
+"""Run jobs in threads before their results are needed, in order and with bounded memory."""
 
 import os
 from collections import deque
@@ -8,31 +8,32 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_MOST_WORKERS = 8  # decoding leaves Python's lock; what stays under it keeps no more threads busy
+# Decoding releases the interpreter lock. The work that holds the lock keeps no more threads than this busy.
+_MAX_WORKERS = 8
 
 
 def available_cores() -> int:
-    """Those that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def worker_count() -> int:
-    """One a core, and no more than are of use."""
-    return min(available_cores(), _MOST_WORKERS)
+    """Return the default number of threads: one per core, at most eight."""
+    return min(available_cores(), _MAX_WORKERS)
 
 
 def prefetch(
     jobs: Iterable[Callable[[], T]], *, window: int, threads: int | None = None
 ) -> Generator[Future[T], None, None]:
-    """The jobs' results, each finished or failed or about to be, in the order of the jobs.
+    """Yield the jobs' results in the order of the jobs, while threads work on the next ones.
 
-    Threads start with the first one asked for. Closing the generator, or an exception in it, drops what
-    has not begun and waits for what has.
+    Threads start when the first result is requested. Closing the generator, or an exception in it, cancels
+    the jobs that have not started and waits for those that have.
 
     Args:
-        jobs: asked for in the caller's thread, at most window of them before their results are taken.
-        window: results and unfinished jobs held at once, at least 1.
-        threads: default workers().
+        jobs: Iterated in the caller's thread, at most `window` jobs ahead of the results.
+        window: Maximum number of results and unfinished jobs held at once, at least 1.
+        threads: Number of threads; default worker_count().
     """
     pool = ThreadPoolExecutor(threads or worker_count(), thread_name_prefix="deploykit-prefetch")
     pending: deque[Future[T]] = deque()

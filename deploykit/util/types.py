@@ -1,7 +1,8 @@
-"""Words that many modules share; it imports nothing, so that predicting needs no array library."""
+"""Shared type aliases, import-free so that the cost model does not load NumPy."""
 
 from typing import Literal
 
 Precision = Literal["fp32", "fp16", "int8"]
+
 FAMILY_NAME = r"^[a-z0-9_-]+$"
-"""What a family may be called: the name is part of files' names."""
+"""Pattern of a family's name, which is part of file names."""

@@ -90,18 +90,18 @@ def test_preprocessing_can_be_set(run):
 
 
 BAD_INPUT = {
-    "no model": (("none.onnx", "--data", "images"), "no model or engine none.onnx"),
-    "a folder": (("images", "--data", "images"), "images is a folder"),
+    "no model": (("none.onnx", "--data", "images"), "[model-not-found]"),
+    "a folder": (("images", "--data", "images"), "[model-not-found]"),
     "an image": (("images/a/0.png", "--data", "images"), "not an ONNX model"),
     "an engine without its manifest": (("lone.engine", "--data", "images"), "no manifest"),
     "no images": (("model.onnx",), "Missing option '--data'"),
-    "a missing folder": (("model.onnx", "--data", "nowhere"), "no folder nowhere"),
-    "an empty folder": (("model.onnx", "--data", "empty"), "holds no images"),
-    "no images at all": (("model.onnx", "--data", "images", "--images", "0"), "0 images"),
-    "nothing to measure": (("model.onnx", "--data", "generated", "--images", "2"), "nothing to measure"),
+    "a missing folder": (("model.onnx", "--data", "nowhere"), "[file-not-found]"),
+    "an empty folder": (("model.onnx", "--data", "empty"), "[images-missing]"),
+    "no images at all": (("model.onnx", "--data", "images", "--images", "0"), "[invalid-image-count]"),
+    "nothing to measure": (("model.onnx", "--data", "generated", "--images", "2"), "[images-unlabelled]"),
     "no reference": (
         ("model.onnx", "--data", "images", "--reference", "x.onnx"),
-        "no model or engine x.onnx",
+        "[model-not-found]",
     ),
     "another arithmetic": (("model.onnx", "--data", "images", "--arithmetic", "exact"), "'exact'"),
     "a mean of two": (("model.onnx", "--data", "images", "--mean", "1,2"), "not three numbers"),
@@ -158,5 +158,5 @@ def test_without_labels_there_is_no_top1_to_record(run, tmp_path):
     refused = run("eval", "model.int8.onnx", "--data", "bare.npz", "-o", "records")
     assert refused.status == 2
     assert refused.out == ""  # nothing was evaluated
-    assert "has no labels, so that there is no top-1 to record" in refused.err
+    assert refused.code == "images-unlabelled"
     assert not Path("records").exists()

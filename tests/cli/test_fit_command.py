@@ -348,7 +348,7 @@ def test_the_json_of_a_rival_says_as_much(run):
             "--gpu-file is given 2 times",
         ),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "no kind of picture"),
-        (("--gpu", "T4", "--max-latency", "1ms", "--plot", "/proc/a.png"), "another place with --plot"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--plot", "/proc/a.png"), "writable folder with --plot"),
         (("--gpu", "T4", "--max-latency", "1ms", "--records", "none.json"), "none.json"),
         (("--gpu", "cpu", "--max-latency", "1ms", "--records", "a.json"), "records of others"),
     ],

@@ -73,7 +73,7 @@ def test_what_is_clipped_is_shown(run, folder):
 def test_images_all_alike_are_warned_of(run):
     shown = run(*CALIBRATE, "--data", "same.npz", "--images", "3", "--method", "max")
     assert shown.status == 0
-    assert shown.err == "note: All 3 images are the same: the ranges are of that one.\n"
+    assert shown.err == "note: All 3 images are identical: the ranges describe a single image.\n"
 
 
 def test_bad_images_are_left_out_by_name_where_that_is_wanted(run):

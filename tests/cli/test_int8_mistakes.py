@@ -36,7 +36,7 @@ BAD_INPUT = {
     ),
     "calibrate: a fixed batch": (("calibrate", "--onnx", "fixed.onnx", "--data", "flat"), "image"),
     "calibrate: a missing folder": ((*CALIBRATE, "--data", "nowhere"), "no folder nowhere"),
-    "calibrate: an empty folder": ((*CALIBRATE, "--data", "empty"), "holds no images"),
+    "calibrate: an empty folder": ((*CALIBRATE, "--data", "empty"), "[images-missing]"),
     "calibrate: a broken image": ((*CALIBRATE, "--data", "broken"), "2.png"),
     "calibrate: no images at all": ((*CALIBRATE, "--data", "flat", "--images", "0"), "0 images"),
     "calibrate: fewer than none": ((*CALIBRATE, "--data", "flat", "--images", "-3"), "-3 images"),

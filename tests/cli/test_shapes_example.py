@@ -133,7 +133,7 @@ def test_an_archive_is_the_same_file_each_time(rendered, tmp_path):
         ("render", ("--out", "full/file/x.npz", "--count", "12"), "can't be written"),
         ("render", ("--out", "new", "--count", "0"), "0 is not in the range"),
         ("render", ("--out", "new", "--seed", "-1"), "-1 is not in the range"),
-        ("train", ("--out", "full"), "is not a file that can be replaced"),
+        ("train", ("--out", "full"), "is not a regular file"),
         ("compare", ("--weights", "none.safetensors", "--count", "12"), "no weights file"),
         ("compare", ("--weights", "full/file", "--count", "12"), "not a kind of weights file"),
     ],

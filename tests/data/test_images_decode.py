@@ -16,7 +16,7 @@ PREPROCESSING = Preprocessing(side_px=32)
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header promises a large image."""
+    """A PNG of a few bytes whose header declares a large image."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -34,10 +34,10 @@ def noise_file(path: Path, **options: object) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("text.png", b"this is no image", "in no format that Pillow knows"),
-        ("empty.jpg", b"", "in no format that Pillow knows"),
+        ("text.png", b"this is no image", "unknown format"),
+        ("empty.jpg", b"", "unknown format"),
         ("bomb.png", png_claiming(50_000, 50_000), "too many pixels"),  # 2,500 million
-        ("warning.png", png_claiming(10_000, 10_000), "100 ?000 ?000|10000 x 10000 pixels"),
+        ("warning.png", png_claiming(10_000, 10_000), "10000 x 10000 pixels"),
     ],
 )
 def test_a_broken_image_is_named_with_the_reason(tmp_path, name, content, reason):
@@ -45,7 +45,8 @@ def test_a_broken_image_is_named_with_the_reason(tmp_path, name, content, reason
     with pytest.warns() if name == "warning.png" else warnings.catch_warnings():  # noqa: SIM117
         with refuses("image-unreadable") as caught:
             decode(tmp_path / name, PREPROCESSING)
-    assert "remove it" in caught.value.fix
+    assert name in caught.value.problem
+    assert reason in caught.value.problem
     assert "--skip-bad" in caught.value.fix
 
 
@@ -74,7 +75,7 @@ def test_the_limit_on_pixels_is_the_one_from_which_pillow_warns(tmp_path, monkey
             warnings.simplefilter(action)
             with refuses("image-unreadable"):
                 decode(path, PREPROCESSING)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # whose user wants none
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # the user disabled the limit
     assert decode(path, PREPROCESSING).shape == (32, 32, 3)
 
 

@@ -23,7 +23,7 @@ def verdict(*batches: np.ndarray) -> str | None:
 
 def test_one_image_over_and_over_is_told_of():
     image = noise(1)
-    assert "All 6 images are the same" in verdict(np.repeat(image, 4, 0), np.repeat(image, 2, 0))
+    assert "All 6 images are identical" in verdict(np.repeat(image, 4, 0), np.repeat(image, 2, 0))
 
 
 def test_images_that_hardly_differ_are_told_of():
@@ -46,8 +46,8 @@ def test_one_photograph_saved_again_and_again_is_told_of(shared):
 )
 def test_images_of_which_most_are_copies_are_told_of(distinct, warning):
     images = noise(distinct)[np.arange(12) % distinct]
-    told = verdict(images[:5], images[5:])
-    assert told is None if warning is None else warning in told
+    found = verdict(images[:5], images[5:])
+    assert found is None if warning is None else warning in found
 
 
 def test_images_that_differ_are_nothing_to_tell_of(shared):

@@ -117,11 +117,11 @@ def test_images_that_changed_are_refused_with_how_many_there_are_now(tmp_path, c
         (folder / "class0" / "0.png").rename(folder / "class0" / "00.png")
     with refuses("images-changed") as caught:
         reopen(tmp_path / "mine.toml")
-    # What it says to write is what makes it work.
+    # Writing what the fix says makes it work.
     text = (tmp_path / "mine.toml").read_text()
     (line,) = (line for line in text.splitlines() if line.startswith("sha256"))
-    told = caught.value.fix.partition("writing ")[2].partition(" into")[0]
-    (tmp_path / "mine.toml").write_text(text.replace(line, told))
+    wanted = caught.value.fix.partition("write ")[2].partition(" into")[0]
+    (tmp_path / "mine.toml").write_text(text.replace(line, wanted))
     assert reopen(tmp_path / "mine.toml").count == 5
 
 
@@ -141,22 +141,22 @@ def test_images_that_are_missing_are_counted(tmp_path):
         ("\xff", "is not a manifest"),
         ("source = 3\ncount = 1\nsha256 = 'X'", "Expected `str`, got `int`"),
         ("source = 'a'\ncount = 1", "missing required field `sha256`"),
-        ("source = 'a'\ncount = 1" + "0" * 40 + "\nsha256 = 'X'", "names 10{40} images"),
+        ("source = 'a'\ncount = 1" + "0" * 40 + "\nsha256 = 'X'", "10{40}"),
         ("source = 'a'\ncount = 0\nsha256 = 'X'", "Expected `int` >= 1"),
         ("source = 'a'\ncount = '1'\nsha256 = 'X'", "Expected `int`, got `str`"),
         ("source = 'a'\ncount = 1.5\nsha256 = 'X'", "Expected `int`, got `float`"),
         ("source = 'a'\ncount = 1\nseed = -1\nsha256 = 'X'", "Expected `int` >= 0"),
         ("source = 'a'\ncount = 1\nsha256 = 'abc'", "sha256"),
         ("source = 'a'\ncount = 2000-01-01\nsha256 = 'X'", "Expected `int`, got `str`"),
-        ("sorce = 'a'\ncount = 1\nsha256 = 'X'", "sorce is none of its keys, which are source, count"),
+        ("sorce = 'a'\ncount = 1\nsha256 = 'X'", "sorce .*: source, count"),
         ("source = 'a'\ncount = 1\nsha256 = 'X'\npreprocessing = 1", "preprocessing"),
-        ("A[preprocessing]\nside_px = 3", r"preprocessing\.side_px is none"),
+        ("A[preprocessing]\nside_px = 3", r"preprocessing\.side_px"),
         ("A[preprocessing]\nmean = [0.5]", "mean"),
         ("A[preprocessing]\nmean = [nan, 0, 0]", "mean"),
         ("A[preprocessing]\ninterpolation = 'area'", "area"),
-        ("source = 'other.toml'\ncount = 1\nsha256 = 'X'", r"names another manifest, other\.toml"),
-        ("source = 'nowhere'\ncount = 1\nsha256 = 'X'", "There is no folder .*nowhere"),
-        ("source = 'generated'\ncount = 9999999\nsha256 = 'X'", "names 9999999 images"),
+        ("source = 'other.toml'\ncount = 1\nsha256 = 'X'", r"other\.toml"),
+        ("source = 'nowhere'\ncount = 1\nsha256 = 'X'", "nowhere"),
+        ("source = 'generated'\ncount = 9999999\nsha256 = 'X'", "9999999"),
         ("GENERATED[preprocessing]\nstd = [0, 1, 1]", "standard deviation"),
         ("GENERATED[preprocessing]\ncrop_padding_px = -1", "crop padding"),
         ("a = " + "[" * 5000, "is not a manifest"),

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,6 @@ from refusals import refuses
 
 from deploykit.data.images import Images, open_images
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.util.errors import DeployError
 
 PREPROCESSING = Preprocessing(side_px=8, mean=(0, 0, 0), std=(1, 1, 1))
 ZEROS = np.zeros((2, 8, 8, 3), np.uint8)
@@ -58,24 +58,29 @@ def test_without_labels_there_are_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "problem"),
+    ("arrays", "code", "named"),
     [
-        ({"labels": np.zeros(3, int)}, r"The labels in .*wrong\.npz are int64 \(3,\), of 2 images"),
-        ({"labels": np.zeros((2, 1), int)}, r"The labels in .* are int64 \(2, 1\), of 2 images"),
-        ({"labels": np.zeros(2)}, r"The labels in .* are float64 \(2,\)"),
-        ({"labels": np.zeros(2, bool)}, r"The labels in .* are bool \(2,\)"),
-        ({"labels": np.array([0, -1])}, r"Label -1 of image 1 in .* is no class\."),
-        ({"labels": np.array([2, 0]), "classes": np.array(["a", "b"])}, "Label 2 of image 0 .* of 2 classes"),
-        ({"labels": np.array([2**64 - 1, 0], np.uint64)}, "Label .* of image 0 .* is no class"),
-        ({"labels": np.array([0, {}], object)}, "The labels in .* are object"),
-        ({"classes": np.array([1, 2])}, r"The classes in .* are int64 \(2,\)"),
-        ({"classes": np.array("cat")}, r"The classes in .* are <U3 \(\)"),
+        ({"labels": np.zeros(3, int)}, "archive-invalid", r"labels .*wrong\.npz .*int64.*\(3,\).* 2 images"),
+        ({"labels": np.zeros((2, 1), int)}, "archive-invalid", r"int64.*\(2, 1\).* 2 images"),
+        ({"labels": np.zeros(2)}, "archive-invalid", r"labels.* float64"),
+        ({"labels": np.zeros(2, bool)}, "archive-invalid", "labels.* bool"),
+        ({"labels": np.array([0, -1])}, "label-invalid", "Label -1 of image 1"),
+        (
+            {"labels": np.array([2, 0]), "classes": np.array(["a", "b"])},
+            "label-invalid",
+            "Label 2 of image 0.* 0 to 1",
+        ),
+        ({"labels": np.array([2**64 - 1, 0], np.uint64)}, "label-invalid", "of image 0"),
+        ({"labels": np.array([0, {}], object)}, "archive-invalid", "labels.* object"),
+        ({"classes": np.array([1, 2])}, "archive-invalid", r"classes.* int64.*\(2,\)"),
+        ({"classes": np.array("cat")}, "archive-invalid", r"classes.* <U3.*\(\)"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, problem):
+def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, code, named):
     np.savez(tmp_path / "wrong.npz", images=ZEROS, **arrays)
-    with pytest.raises(DeployError, match=problem):
+    with refuses(code) as caught:
         open_small(tmp_path / "wrong.npz")
+    assert re.search(named, caught.value.problem)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,7 @@ def test_an_array_of_another_kind_is_refused_with_what_it_is(tmp_path, images):
     np.savez(tmp_path / "wrong.npz", images=images)
     with refuses("archive-invalid") as caught:
         open_small(tmp_path / "wrong.npz")
-    assert "uint8 (n, height, width, 3)" in caught.value.fix
+    assert "(n, height, width, 3)" in caught.value.fix
 
 
 def test_an_array_whose_images_are_interleaved_is_refused_with_the_way_out(tmp_path):
@@ -213,7 +218,7 @@ def test_an_archive_replaced_while_it_is_used_is_noticed(tmp_path):
 def test_an_archive_that_may_not_be_read_says_so(tmp_path):
     np.savez(tmp_path / "a.npz", images=ZEROS)
     (tmp_path / "a.npz").chmod(0)
-    with pytest.raises(DeployError, match="Permission denied"):
+    with refuses("file-unreadable"):
         open_small(tmp_path / "a.npz")
 
 

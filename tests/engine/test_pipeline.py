@@ -257,7 +257,7 @@ def test_the_model_itself_is_not_overwritten(model):
         ),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(data="nowhere")},
-            "There is no folder nowhere",
+            "nowhere does not exist",
         ),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(ranges=Path("none.json"))},

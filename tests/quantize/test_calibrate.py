@@ -241,7 +241,7 @@ def test_images_all_alike_are_noted(tmp_path):
     notes: list[str] = []
     images = open_images(tmp_path / "same.npz", Preprocessing(side_px=32), limit=4)
     calibrate(two_convolutions(tmp_path / "m.onnx"), images, by("max", note=notes.append))
-    assert notes == ["All 4 images are the same: the ranges are of that one."]
+    assert notes == ["All 4 images are identical: the ranges describe a single image."]
 
 
 @pytest.mark.parametrize("count", [4, 12])

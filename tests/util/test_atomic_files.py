@@ -79,8 +79,8 @@ for contents in (
     result = subprocess.run(
         [sys.executable, "-c", program, path], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert f"{path} can't be written: File too large" in result.stdout
-    assert result.stdout.count("make room") == 3
+    assert f"{path} can't be written" in result.stdout
+    assert result.stdout.count("File too large") == 3
     assert (tmp_path / "small").read_bytes() == bytes(1000)
     assert path.read_bytes() == b"old"
     assert names_in(tmp_path) == ["model.onnx", "small"]
@@ -190,6 +190,6 @@ def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
 
 
 def test_what_can_not_be_written_says_so_whatever_its_option_is_called():
-    with pytest.raises(DeployError, match="can't be written") as caught:
+    with refuses("output-unwritable") as caught:
         write_atomically(Path("/proc/nowhere/fit.svg"), b"x")
-    assert caught.value.fix == "make room there, or choose another place"
+    assert "-o" not in caught.value.fix

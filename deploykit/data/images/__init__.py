@@ -1,4 +1,4 @@
-"""Images to calibrate and evaluate on: a folder, an .npz archive, generated ones, or a manifest of these."""
+"""Images for calibration and evaluation: a folder, an .npz archive, generated ones, or a manifest."""
 
 from deploykit.data.images.diversity import DiversityCheck
 from deploykit.data.images.manifest import write_image_manifest

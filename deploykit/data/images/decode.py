@@ -1,4 +1,4 @@
-"""One image file -> the square of it that the network sees."""
+"""Decode an image file into the square that the network sees."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ from deploykit.data.images.reader import Pixels
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.util.errors import DeployError
 
-# What Pillow's plugins let through from damaged files; and warnings, where the program has made them errors.
+# What Pillow's plugins raise for damaged files, and warnings that the program has turned into errors.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -27,13 +27,13 @@ _UNREADABLE = (
 )
 
 
-def decode(path: Path, preprocessing: Preprocessing) -> Pixels:
-    """The file's image, or its first one, cropped.
+def decode(path: str | Path, preprocessing: Preprocessing) -> Pixels:
+    """Return the cropped image of a file, or the first of its images.
 
     Raises:
-        DeployError: it is no image, damaged, or larger than Pillow's limit for decompression.
+        DeployError: The file is not an image, is damaged, or exceeds Pillow's decompression limit.
     """
-    return decode_stream(path, str(path), preprocessing)
+    return decode_stream(Path(path), str(path), preprocessing)
 
 
 def decode_stream(
@@ -43,11 +43,16 @@ def decode_stream(
     *,
     formats: tuple[str, ...] | None = None,
 ) -> Pixels:
-    """As decode, of a file or of what has been read of one.
+    """Return the cropped image of a file or a stream, see decode.
 
     Args:
-        name: what to call it.
-        formats: Pillow's names of those it may be in; default all.
+        source: The file or stream.
+        name: How error messages call it.
+        preprocessing: The crop to make.
+        formats: Pillow's names of the formats to accept; default all.
+
+    Raises:
+        DeployError: See decode.
     """
     from PIL import Image
 
@@ -59,25 +64,25 @@ def decode_stream(
         raise DeployError(
             f"{name} is not a readable image ({_reason(error)}).",
             code="image-unreadable",
-            fix="remove it, mend it, or pass over such files with --skip-bad",
+            fix="remove or repair the file, or skip unreadable files with --skip-bad",
         ) from error
 
 
 def _require_sane(width: int, height: int) -> None:
-    """Refuses what Pillow would only warn of."""
+    """Reject sizes that Pillow only warns about."""
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        raise ValueError(f"{width} x {height} pixels are more than {limit}")
+        raise ValueError(f"{width} x {height} pixels exceed the limit of {limit}")
 
 
 def _reason(error: BaseException) -> str:
-    """Pillow's words, without the path that the sentence has already."""
+    """Return Pillow's reason, without the path, which the message already has."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "in no format that Pillow knows"
+        return "unknown format"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "too many pixels"
     if isinstance(error, OSError) and error.strerror:

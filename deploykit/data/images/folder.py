@@ -1,4 +1,4 @@
-"""A folder of images, flat or with one folder a class."""
+"""A folder of images, flat or with one subfolder per class."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ _NO_DIGEST = "unreadable"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFolder:
-    """Image files.
+    """Image files in a folder.
 
     Attributes:
-        root: the folder.
-        names: of the files, relative to it, with slashes.
+        root: The folder.
+        names: The paths of the files relative to root, with slashes.
     """
 
     root: Path
@@ -37,10 +37,11 @@ class ImageFolder:
         return len(self.names)
 
     def select(self, indices: Sequence[int]) -> "ImageFolder":
+        """Return a reader of these images only."""
         return replace(self, names=tuple(self.names[index] for index in indices))
 
     def digest(self) -> str:
-        """Of the lines that `sha256sum` prints for the files, in their order."""
+        """Return the SHA-256 of the lines that `sha256sum` prints for the files, in order."""
         total = hashlib.sha256()
         jobs = (partial(_digest, self.root / name) for name in self.names)
         for name, future in zip(self.names, prefetch(jobs, window=2 * worker_count()), strict=True):
@@ -51,39 +52,40 @@ class ImageFolder:
         yield from (partial(decode, self.root / name, preprocessing) for name in self.names)
 
 
-def open_image_folder(root: Path) -> ImageFolder:
-    """All the images under root, sorted, without looking into them.
+def open_image_folder(root: str | Path) -> ImageFolder:
+    """List all image files under root, sorted, without opening them.
 
-    What is hidden, by a dot before its name, is passed over; links are followed.
+    Hidden files and folders, whose names start with a dot, are ignored. Links are followed.
 
     Raises:
-        DeployError: there are none, or a folder can't be read.
+        DeployError: There are no images, or a folder can't be read.
     """
+    root = Path(root)
     try:
         names = sorted(_walk(root), key=lambda name: name.split("/"))
     except OSError as error:
         raise DeployError(
             f"{error.filename or root} can't be read: {error.strerror}.",
             code="file-unreadable",
-            fix="give a folder you may read",
+            fix="check the folder's permissions",
         ) from error
     if not names:
         raise DeployError(
-            f"{root} holds no images.",
+            f"{root} contains no images.",
             code="images-missing",
-            fix=f"give a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files",
+            fix=f"name a folder that contains {', '.join(sorted(IMAGE_SUFFIXES))} files",
         )
     return ImageFolder(root=root, names=tuple(names))
 
 
 def class_labels(folder: ImageFolder) -> tuple[Labels, tuple[str, ...]] | tuple[None, None]:
-    """Labels and classes of a folder that has two folders or more and every image directly in one.
+    """Return the labels and classes of a folder with one subfolder per class.
 
-    A label is the place of the image's folder among all the sorted names, as torchvision's ImageFolder
-    counts them.
+    There must be at least two subfolders, and every image must be directly in one. A label is the index of
+    the image's subfolder among the sorted names, as in torchvision's ImageFolder.
 
     Returns:
-        labels (n,), and classes; or None twice.
+        The labels, (n,), and the names of the classes; or None and None.
     """
     if any(name.count("/") != 1 for name in folder.names):
         return None, None
@@ -96,7 +98,7 @@ def class_labels(folder: ImageFolder) -> tuple[Labels, tuple[str, ...]] | tuple[
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Names of image files, relative to root; each folder once, however links lead to it."""
+    """Yield image files relative to root. A folder that several links lead to is visited once."""
     waiting, seen = [""], set()
     while waiting:
         prefix = waiting.pop()
@@ -116,5 +118,5 @@ def _walk(root: Path) -> Iterator[str]:
 def _digest(path: Path) -> str:
     try:
         return file_sha256(path)
-    except OSError:  # it is drawn all the same, and may be passed over as bad
+    except OSError:  # the image is still drawn, and --skip-bad may skip it
         return _NO_DIGEST

@@ -1,4 +1,4 @@
-"""Images of overlapping discs, which share natural images' statistics: for where there are no real ones."""
+"""Generate images of overlapping discs, which have the statistics of natural images."""
 
 import hashlib
 from collections.abc import Generator, Sequence
@@ -12,18 +12,18 @@ from deploykit.data.preprocessing import Preprocessing
 
 GENERATED = "generated"
 
-_VERSION = 3  # of what dead_leaves draws: part of the digest
+_VERSION = 3  # of draw_dead_leaves; part of the digest
 _LEAVES = 100
-_SMALLEST, _LARGEST = 1 / 20, 1 / 2  # radii, of the side
+_SMALLEST, _LARGEST = 1 / 20, 1 / 2  # radii, as fractions of the side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedImages:
-    """Images of one endless series.
+    """Images of an endless series.
 
     Attributes:
-        indices: which images of the endless series, ascending.
-        seed: of another series.
+        indices: Indices into the series, ascending.
+        seed: Selects the series; None for the default one.
     """
 
     indices: tuple[int, ...]
@@ -34,13 +34,15 @@ class GeneratedImages:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The index of each image, as text."""
         return tuple(map(str, self.indices))
 
     def select(self, indices: Sequence[int]) -> "GeneratedImages":
+        """Return a reader of these images only."""
         return replace(self, indices=tuple(self.indices[index] for index in indices))
 
     def digest(self) -> str:
-        """Of the series and the places in it, whatever size they are drawn at."""
+        """Return the SHA-256 of the series and the indices, which does not depend on the image size."""
         total = hashlib.sha256(f"dead leaves {_VERSION}, seed {self.seed}\n".encode())
         total.update(np.array(self.indices, "<i8").tobytes())
         return total.hexdigest()
@@ -51,7 +53,12 @@ class GeneratedImages:
 
 
 def draw_dead_leaves(side_px: int, index: int, seed: int | None = None) -> Pixels:
-    """Overlapping discs of random colour, their radii distributed as r^-3: natural images' statistics.
+    """Draw discs of random colour that overlap, with radii distributed as r^-3, as in natural images.
+
+    Args:
+        side_px: Side of the square image.
+        index: Index into the series.
+        seed: Selects the series.
 
     References:
         Lee, Mumford and Huang, "Occlusion models for natural images", IJCV 41, 2001.
@@ -70,7 +77,7 @@ def draw_dead_leaves(side_px: int, index: int, seed: int | None = None) -> Pixel
 
 
 def _paint(image: Pixels, radius: float, row: float, column: float, colour: Pixels) -> None:
-    """A disc, looking at the square around it alone."""
+    """Paint a disc, touching only the square around it."""
     top, left = max(0, int(row - radius)), max(0, int(column - radius))
     square = image[top : int(row + radius) + 2, left : int(column + radius) + 2]
     rows, columns = np.arange(square.shape[0]) + (top - row), np.arange(square.shape[1]) + (left - column)

@@ -1,4 +1,4 @@
-"""calibration/*.toml: which images were drawn from where, so that the same ones are drawn again."""
+"""Manifests, calibration/*.toml: which images were drawn and from where, to draw the same ones again."""
 
 import json
 import os
@@ -23,14 +23,14 @@ _EXAMPLE = 'source = "photos", count = 512 and sha256 = "..."'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageManifest:
-    """What a manifest file says.
+    """A drawn set of images.
 
     Attributes:
-        source: `generated`, or a folder or archive, relative to the manifest's own folder.
-        count: how many images are drawn.
-        seed: they are a random sample; None: at even distances.
-        sha256: of the images drawn, see Images.sha256.
-        preprocessing: what to do differently from what the model says.
+        source: `generated`, or a folder or archive, relative to the manifest's folder.
+        count: Number of images drawn.
+        sha256: Digest of the images drawn, see Images.sha256.
+        seed: Seed of a random sample; None for evenly spaced images.
+        preprocessing: Changes to the model's preprocessing.
     """
 
     source: Annotated[str, Meta(min_length=1)]
@@ -40,101 +40,105 @@ class ImageManifest:
     preprocessing: Overrides = NO_OVERRIDES
 
     def data(self, path: Path) -> str | Path:
-        """What open_images takes, for the manifest at path."""
+        """Return the `data` argument of open_images, for the manifest at path."""
         return GENERATED if self.source == GENERATED else path.parent / self.source
 
 
-def read_image_manifest(path: Path) -> ImageManifest:
-    """The manifest in a file.
+def read_image_manifest(path: str | Path) -> ImageManifest:
+    """Read a manifest.
 
     Raises:
-        DeployError: there is none, or something else than a manifest.
+        DeployError: The file does not exist or is not a manifest.
     """
+    path = Path(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        _refuse_unknown(table, ImageManifest, "")
+        _reject_unknown_keys(table, ImageManifest, "")
         if isinstance(inner := table.get("preprocessing"), dict):
-            _refuse_unknown(inner, Overrides, "preprocessing.")
+            _reject_unknown_keys(inner, Overrides, "preprocessing.")
         manifest = from_json(to_json(table), ImageManifest)
     except FileNotFoundError as error:
         raise DeployError(
-            f"There is no file {path}.", code="file-not-found", fix="give --data an existing manifest"
+            f"{path} does not exist.", code="file-not-found", fix="name an existing manifest with --data"
         ) from error
     except OSError as error:
         raise DeployError(
-            f"{path} can't be read: {error.strerror}.", code="file-unreadable", fix="give a file you may read"
+            f"{path} can't be read: {error.strerror}.",
+            code="file-unreadable",
+            fix="check the file's permissions",
         ) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise DeployError(
             f"{path} is not a manifest of images: {error}.",
             code="image-manifest-invalid",
-            fix=f"write {_EXAMPLE} into it",
+            fix=f"correct its keys, for example {_EXAMPLE}",
         ) from error
     if manifest.source.endswith(MANIFEST_SUFFIX):
         raise DeployError(
-            f"{path} names another manifest, {manifest.source}.",
+            f"The source of {path} is another manifest, {manifest.source}.",
             code="image-manifest-nested",
-            fix="name images as its source",
+            fix="set its source to a folder or an archive",
         )
     return manifest
 
 
 def require_unchanged(path: Path, manifest: ImageManifest, images: Images) -> None:
-    """Sees that the images drawn now are those that the manifest was written for.
+    """Check that the images drawn now are those that the manifest was written for.
 
     Raises:
-        DeployError: they are not, or there are not as many.
+        DeployError: They have changed, or some are missing.
     """
     if images.sha256 == manifest.sha256:
         return
     if images.count < manifest.count:
         raise DeployError(
-            f"{path} names {manifest.count} images of {manifest.source}, which holds {images.count} now.",
+            f"{path} lists {manifest.count} images of {manifest.source}, which now has {images.count}.",
             code="images-changed",
-            fix="bring the missing ones back, or write the manifest again",
+            fix="restore the missing images, or write a new manifest",
         )
     raise DeployError(
-        f"The images that {path} names have changed: the {images.count} drawn from the {images.available} of "
-        f"{manifest.source} now are not those it was written for.",
+        f"The images of {path} have changed: the {images.count} now drawn from the {images.available} of "
+        f"{manifest.source} are not those it was written for.",
         code="images-changed",
-        fix=f'bring those back, or take these by writing sha256 = "{images.sha256}" into it',
+        fix=f'restore the original images, or accept the new ones: write sha256 = "{images.sha256}" into it',
     )
 
 
-def require_image_manifest(path: Path, images: Images) -> None:
-    """Fails where write_manifest would.
+def require_image_manifest(path: str | Path, images: Images) -> None:
+    """Check that write_image_manifest can describe these images.
 
     Raises:
-        DeployError: path is no .toml; the images are from a manifest already, or part of what was drawn; or
-            their name is not UTF-8.
+        DeployError: The path is not a .toml file, the images come from a manifest or are a subset of those
+            drawn, or their path is not UTF-8.
     """
+    path = Path(path)
     if path.suffix != MANIFEST_SUFFIX:
         raise DeployError(
-            f"{path} is no name of a manifest.",
+            f"{path} does not end in {MANIFEST_SUFFIX}, as manifests do.",
             code="invalid-output-name",
-            fix=f"call it {path.with_suffix(MANIFEST_SUFFIX)}",
+            fix=f"name it {path.with_suffix(MANIFEST_SUFFIX)}",
         )
     if images.source.endswith(MANIFEST_SUFFIX) or images.is_subset:
         raise DeployError(
-            f"{images.count} images of {images.source} can't be written down as a draw of their own.",
+            f"A manifest can't describe a subset of a draw or images of another manifest ({images.source}).",
             code="image-manifest-unsupported",
-            fix="draw them from a folder or an archive",
+            fix="draw the images from a folder or an archive",
         )
     _source_from(path, images)
 
 
-def write_image_manifest(path: Path, images: Images, *, overrides: Overrides = NO_OVERRIDES) -> None:
-    """Writes down which images these are.
+def write_image_manifest(path: str | Path, images: Images, *, overrides: Overrides = NO_OVERRIDES) -> None:
+    """Write a manifest of these images.
 
     Args:
-        path: a .toml file. It refers to the images by their way from its folder.
-        images: as open_images gave them.
-        overrides: what was done to them differently from what the model says.
+        path: A .toml file. It refers to the images by their path relative to its folder.
+        images: The result of open_images.
+        overrides: The changes that were made to the model's preprocessing.
 
     Raises:
-        DeployError: path is no .toml; the images are from a manifest already, or part of what was drawn;
-            their name is not UTF-8; or the file can't be written.
+        DeployError: See require_image_manifest; or the file can't be written.
     """
+    path = Path(path)
     require_image_manifest(path, images)
     own: dict[str, Any] = {
         "source": _source_from(path, images),
@@ -143,14 +147,14 @@ def write_image_manifest(path: Path, images: Images, *, overrides: Overrides = N
         "sha256": images.sha256,
     }
     changed = {field.name: getattr(overrides, field.name) for field in fields(overrides)}
-    lines = ["# Images drawn by deploykit: give this file as --data to draw the same ones.", *_lines(own)]
+    lines = ["# Images drawn by deploykit. Pass this file to --data to draw the same images.", *_lines(own)]
     if given := _lines(changed):
         lines += ["", "[preprocessing]", *given]
     write_atomically(path, "\n".join(lines).encode() + b"\n")
 
 
 def _source_from(path: Path, images: Images) -> str:
-    """What the manifest calls the images' source."""
+    """Return the images' source as the manifest names it."""
     source = images.source
     if source != GENERATED:
         source = os.path.relpath(Path(source).absolute(), path.parent.resolve())
@@ -159,7 +163,7 @@ def _source_from(path: Path, images: Images) -> str:
         source.encode()
     except UnicodeEncodeError as error:
         raise DeployError(
-            f"The name {source!r} is not UTF-8, as TOML is.",
+            f"The path {source!r} is not UTF-8, which TOML requires.",
             code="invalid-file-name",
             fix="rename the folder",
         ) from error
@@ -167,7 +171,7 @@ def _source_from(path: Path, images: Images) -> str:
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:
-    """TOML's, of texts, numbers and tuples of numbers; JSON's values are TOML's but for one character."""
+    """Return TOML lines of strings, numbers and tuples. But for one character, JSON values are valid TOML."""
     return [
         f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
         for key, value in table.items()
@@ -175,7 +179,7 @@ def _lines(table: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _refuse_unknown(table: Mapping[str, object], kind: type, prefix: str) -> None:
+def _reject_unknown_keys(table: Mapping[str, object], kind: type, prefix: str) -> None:
     known = [field.name for field in fields(kind)]
     if unknown := [name for name in table if name not in known]:
-        raise ValueError(f"{prefix}{unknown[0]} is none of its keys, which are {', '.join(known)}")
+        raise ValueError(f"{prefix}{unknown[0]} is not one of its keys: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""--data: a folder of images, an .npz archive, generated images, or a manifest of any of these."""
+"""Open what --data names: a folder of images, an .npz archive, generated images, or a manifest."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,31 +25,32 @@ def open_images(
     seed: int | None = None,
     overrides: Overrides = NO_OVERRIDES,
 ) -> Images:
-    """Looks at what data names, without decoding it.
+    """Open images and draw a sample of them, without decoding any.
 
     Args:
-        data: a folder of images at any depth, labelled where each stands directly in the folder of its
-            class; an .npz with `images` (n, height, width, 3) uint8 and, maybe, `labels` (n,) integers
-            and `classes` texts; `generated`; or a manifest, see manifest.Manifest.
-        preprocessing: the model's.
-        limit: draw at most this many; None for DEFAULT_IMAGES, or as many as the manifest says. Fewer than
-            limit is no error.
-        seed: draw at random, the same ones each time; None draws evenly from all over, of every class.
-        overrides: what the user sets, above the model's preprocessing and the manifest's.
+        data: A folder of images at any depth, which has labels if every image is directly in the folder of
+            its class; an .npz with `images` (n, height, width, 3) uint8 and optionally `labels` (n,) integers
+            and `classes` strings; `generated`; or a manifest, see manifest.ImageManifest.
+        preprocessing: The model's preprocessing.
+        limit: Maximum number of images to draw; None for DEFAULT_IMAGES or the manifest's number. Having
+            fewer images is not an error.
+        seed: Draw a random sample, which is always the same for a seed; None draws evenly spaced images that
+            include every class.
+        overrides: The user's changes, which take precedence over the preprocessing of model and manifest.
 
     Raises:
-        DeployError: there is nothing there, or nothing of the kind; or the images are not a manifest's.
+        DeployError: The data do not exist or are of another kind, or a manifest's images have changed.
     """
     if limit is not None and not 1 <= limit <= MAX_IMAGES:
         raise DeployError(
-            f"{limit} images are not between 1 and {MAX_IMAGES}.",
+            f"--images is {limit}; it must be between 1 and {MAX_IMAGES}.",
             code="invalid-image-count",
-            fix="give --images 512",
+            fix="--images 512",
         )
     if seed is not None and seed < 0:
-        raise DeployError(f"A seed of {seed} is negative.", code="invalid-seed", fix="give 0 or more")
+        raise DeployError(f"--seed is {seed}; it must be 0 or more.", code="invalid-seed", fix="--seed 0")
     if not str(data):
-        raise DeployError("--data names nothing.", code="data-missing", fix="give --data a folder of images")
+        raise DeployError("--data is empty.", code="data-missing", fix="name a folder of images with --data")
     if str(data) != GENERATED and Path(data).suffix == MANIFEST_SUFFIX and not Path(data).is_dir():
         return _from_manifest(Path(data), preprocessing, limit, seed, overrides)
     chosen = preprocessing.override(overrides)
@@ -61,23 +62,23 @@ def _from_manifest(
 ) -> Images:
     if seed is not None:
         raise DeployError(
-            f"{path} says itself which images are drawn.", code="option-conflict", fix="leave the seed out"
+            f"{path} already defines which images are drawn.", code="option-conflict", fix="omit --seed"
         )
     manifest = read_image_manifest(path)
     if manifest.count > MAX_IMAGES:
         raise DeployError(
-            f"{path} names {manifest.count} images.",
+            f"{path} has a count of {manifest.count}; the maximum is {MAX_IMAGES}.",
             code="invalid-image-count",
-            fix=f"draw {MAX_IMAGES} at most",
+            fix="write a new manifest with fewer images: deploykit calibrate --manifest FILE.toml",
         )
     chosen = preprocessing.override(manifest.preprocessing).override(overrides)
     try:
         images = _draw(manifest.data(path), chosen, manifest.count, manifest.seed, source=str(path))
     except DeployError as error:
         raise DeployError(
-            f"What {path} names can't be drawn from: {error.problem}",
+            f"The source of {path} can't be opened: {error.problem}",
             code="image-manifest-invalid",
-            fix="correct its source, which is seen from its own folder",
+            fix="correct its source, which is relative to the manifest's folder",
         ) from error
     require_unchanged(path, manifest, images)
     if limit is None or limit >= images.count:
@@ -88,7 +89,7 @@ def _from_manifest(
 def _draw(
     data: str | Path, preprocessing: Preprocessing, limit: int, seed: int | None, *, source: str
 ) -> Images:
-    reader, labels, classes = _everything(data, limit, seed)
+    reader, labels, classes = _open_all(data, limit, seed)
     if seed is None or isinstance(reader, GeneratedImages):
         drawn = sample_evenly(len(reader), limit, labels)
     else:
@@ -105,8 +106,8 @@ def _draw(
     )
 
 
-def _everything(data: str | Path, limit: int, seed: int | None) -> OpenedImages:
-    """What there is to draw from; of generated images, as many as are wanted."""
+def _open_all(data: str | Path, limit: int, seed: int | None) -> OpenedImages:
+    """Return all the images to draw from; of generated images, as many as requested."""
     if str(data) == GENERATED:
         return GeneratedImages(indices=tuple(range(limit)), seed=seed), None, None
     path = Path(data)
@@ -116,7 +117,7 @@ def _everything(data: str | Path, limit: int, seed: int | None) -> OpenedImages:
         raise DeployError(
             f"{path} can't be read: {error.strerror}.",
             code="file-unreadable",
-            fix="give a folder that you may read",
+            fix="check the folder's permissions",
         ) from error
     if is_folder:
         folder = open_image_folder(path)
@@ -125,10 +126,10 @@ def _everything(data: str | Path, limit: int, seed: int | None) -> OpenedImages:
         return open_image_archive(path)
     if exists:
         raise DeployError(
-            f"{path} is neither a folder nor an .npz archive nor a .toml manifest.",
+            f"{path} is not a folder, an .npz archive or a .toml manifest.",
             code="data-unsupported",
-            fix="give the folder that holds the images",
+            fix="name the folder that contains the images with --data",
         )
     raise DeployError(
-        f"There is no folder {path}.", code="file-not-found", fix="give --data an existing folder of images"
+        f"{path} does not exist.", code="file-not-found", fix="name an existing folder of images with --data"
     )

@@ -1,4 +1,4 @@
-"""What every source of images does: a folder, an archive, a generator."""
+"""The interface that every source of images implements: a folder, an archive, generated images."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 """One image, (side, side, 3)."""
 
 DecodeJob = Callable[[], Pixels]
-"""Makes one image. Raises DeployError where it can't be read."""
+"""Decodes one image. Raises DeployError if the image can't be read."""
 
 
 class ImageReader(Protocol):
@@ -23,21 +23,24 @@ class ImageReader(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """What each is called."""
+        """The name of each image."""
         ...
 
     def select(self, indices: Sequence[int]) -> "ImageReader":
-        """Those alone; indices ascend."""
+        """Return a reader of these images only; indices are ascending."""
         ...
 
     def digest(self) -> str:
-        """SHA-256, hexadecimal, of what says which images these are."""
+        """Return the SHA-256, hexadecimal, that identifies these images."""
         ...
 
     def decode_jobs(self, preprocessing: Preprocessing) -> Generator[DecodeJob, None, None]:
-        """A job an image, in order. Threads may do several at once; one thread at a time asks for them."""
+        """Yield one job per image, in order.
+
+        Jobs may run in parallel threads, but only one thread may iterate.
+        """
         ...
 
 
 OpenedImages = tuple[ImageReader, Labels | None, tuple[str, ...] | None]
-"""All the images of a source, their labels and the classes' names, None where it doesn't have them."""
+"""All the images of a source, their labels, and the names of the classes; None where the source has none."""

@@ -1,4 +1,4 @@
-"""Which images are drawn where there are more than are wanted."""
+"""Choose which images to use when there are more than requested."""
 
 import hashlib
 import heapq
@@ -10,14 +10,16 @@ import numpy.typing as npt
 from deploykit.util.array_types import Labels
 
 Indices = npt.NDArray[np.int64]
-"""Ascending."""
+"""Indices of images, ascending, (n,)."""
 
 
 def sample_evenly(count: int, limit: int, labels: Labels | None = None) -> Indices:
-    """At most limit of count images at even distances, so that a sorted folder is drawn from all over.
+    """Return at most limit of count indices, evenly spaced, so that a sorted folder is covered throughout.
 
     Args:
-        labels: (count,); no class is left out where limit allows one of each.
+        count: Number of images.
+        limit: Maximum number of indices.
+        labels: (count,). Every class gets at least one image if limit allows it.
     """
     take = min(limit, count)
     drawn = np.arange(take) * count // max(take, 1)
@@ -34,10 +36,15 @@ def sample_evenly(count: int, limit: int, labels: Labels | None = None) -> Indic
 
 
 def sample_randomly(names: Sequence[str], limit: int, seed: int) -> Indices:
-    """At most limit of the images at random, the same ones for a seed everywhere and always.
+    """Return at most limit random indices. A seed gives the same sample on every machine and version.
 
-    Those whose SHA-256 of `seed/name` is smallest: no random generator's version matters, and a file
-    more changes one image of the sample at most.
+    The sample consists of the images with the smallest SHA-256 of `seed/name`. It does not depend on any
+    random generator, and adding a file changes at most one image of the sample.
+
+    Args:
+        names: The name of each image.
+        limit: Maximum number of indices.
+        seed: At least 0.
     """
 
     def rank(index: int) -> bytes:

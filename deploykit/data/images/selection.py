@@ -1,4 +1,4 @@
-"""The images that were drawn, and the network inputs they make."""
+"""The images that were drawn, and the network inputs made from them."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,47 +16,48 @@ from deploykit.util.errors import DeployError
 from deploykit.util.prefetch import prefetch, worker_count
 
 OnSkipped = Callable[[DeployError], None]
-"""Told of each image that is left out, and why."""
+"""Receives the error of each image that is skipped."""
 
 
 def report_each_once(on_skipped: OnSkipped) -> OnSkipped:
-    """Tells of each image once, however often it is met."""
-    told: set[str] = set()
+    """Wrap a callback so that it receives each image only once."""
+    reported: set[str] = set()
 
-    def tell(error: DeployError) -> None:
-        if error.problem not in told:
-            told.add(error.problem)
+    def report(error: DeployError) -> None:
+        if error.problem not in reported:
+            reported.add(error.problem)
             on_skipped(error)
 
-    return tell
+    return report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageBatch:
-    """Images as the network takes them.
+    """Network inputs.
 
     Attributes:
-        inputs: (n, 3, side, side) float32, n at least 1.
-        indices: (n,) int64, ascending: places of these images among those drawn, and so in labels.
+        inputs: (n, 3, side, side), n at least 1.
+        indices: (n,), ascending: indices of these images among those drawn, and thus into the labels.
     """
 
     inputs: npt.NDArray[np.float32]
     indices: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # no slots, for the digest that is computed once
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: cached_property needs a __dict__
 class Images:
-    """Images that were drawn, none of them decoded yet.
+    """Images that were drawn but not yet decoded.
 
     Attributes:
-        source: what the user named: a path, or `generated`.
-        preprocessing: of model and user, and where source is a manifest, of that.
-        asked: how many were wanted.
-        available: how many there were to draw from.
-        seed: of a random draw; None for an even one.
-        labels: (count,) int64, the class of each; None where the source doesn't say.
-        classes: their names, where the source has them; longer than any label.
-        is_subset: Whether these are some of the images that were drawn.
+        source: What the user named: a path, or `generated`.
+        preprocessing: The model's preprocessing with the changes of the user and the manifest.
+        requested: Number of images requested.
+        available: Number of images to draw from.
+        reader: Reads the images that were drawn.
+        seed: Seed of a random draw; None for evenly spaced images.
+        labels: The class of each image, (count,); None if the source has no labels.
+        classes: The names of the classes, if the source has them.
+        is_subset: Whether this is a subset of the images that were drawn.
     """
 
     source: str
@@ -71,23 +72,27 @@ class Images:
 
     @property
     def count(self) -> int:
-        """How many were drawn; fewer than asked where there are no more."""
+        """Number of images drawn, at most `requested`."""
         return len(self.reader)
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of which images these are: reads every file, the first time.
+        """Digest that identifies the images. The first access reads every file.
 
         Raises:
-            DeployError: an archive can't be read any more.
+            DeployError: An archive can no longer be read.
         """
         return self.reader.digest()
 
     def require_classes(self, classes: int, model: str | Path) -> None:
-        """Fails where the labels are not those of a model with so many outputs, as far as can be seen.
+        """Check that the labels fit a model's number of classes, as far as that is known.
+
+        Args:
+            classes: Number of the model's outputs.
+            model: The model's name, for the error.
 
         Raises:
-            DeployError: they are not.
+            DeployError: They do not.
         """
         if self.labels is None:
             return
@@ -95,16 +100,16 @@ class Images:
         if largest >= classes or (self.classes is not None and len(self.classes) != classes):
             found = f"{len(self.classes)} classes" if self.classes else f"labels up to {largest}"
             raise DeployError(
-                f"{self.source} has {found}, {model} has {classes} classes.",
+                f"{self.source} has {found}; {model} has {classes} classes.",
                 code="class-count-mismatch",
-                fix="number the classes as the model's outputs are: one folder for each, empty ones too",
+                fix="number the classes like the model's outputs: one folder per class, even if it is empty",
             )
 
     def subset(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> "Images":
-        """Those images alone, each once, in the order they have here.
+        """Return these images only, each once, in their present order.
 
         Raises:
-            IndexError: an index is negative, or count or more.
+            IndexError: An index is negative, or not less than count.
         """
         kept = np.unique(np.asarray(indices, np.int64))
         if kept.size and not 0 <= kept[0] <= kept[-1] < self.count:
@@ -120,18 +125,18 @@ class Images:
     def batches(
         self, size: int, *, start: int = 0, on_skipped: OnSkipped | None = None
     ) -> Iterator[ImageBatch]:
-        """Network inputs, decoded by threads ahead of being asked for, in order.
+        """Yield network inputs in order, while threads decode the next ones.
 
-        Closing the generator stops the threads. Memory goes with size, not with count.
+        Closing the generator stops the threads. Memory grows with size, not with count.
 
         Args:
-            size: images a batch; the last one has what is left.
-            start: begin with this one of the images.
+            size: Images per batch; the last batch may be smaller.
+            start: Index of the first image.
             on_skipped: Called with the error of each unreadable image, which is then left out; None
                 raises that error.
 
         Raises:
-            DeployError: an image can't be read, or none of them can.
+            DeployError: An image can't be read and on_skipped is None, or no image can be read.
         """
         if size < 1 or start < 0:
             raise ValueError(f"batches of {size} from {start}")
@@ -151,12 +156,12 @@ class Images:
             raise DeployError(
                 f"None of the {self.count} images of {self.source} can be read.",
                 code="images-unreadable",
-                fix="give images that open in a viewer",
+                fix="check that the images open in a viewer",
             )
 
     def _decoded(self, size: int, start: int, on_skipped: OnSkipped | None) -> Iterator[tuple[int, Pixels]]:
         jobs = self.reader.select(range(start, self.count)).decode_jobs(self.preprocessing)
-        # While the caller works on one batch, the threads make the whole next one.
+        # While the caller works on one batch, the threads prepare the whole next one.
         results = prefetch(jobs, window=size + 2 * worker_count())
         with contextlib.closing(jobs), contextlib.closing(results):
             for index, result in enumerate(results, start):
