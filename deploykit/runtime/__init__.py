@@ -1,4 +1,4 @@
-"""Runs engines. Needs neither torch nor onnx nor the command line."""
+"""Run engines. This package imports neither torch, nor onnx, nor the command line."""
 
 from deploykit.runtime.engine import Engine
 

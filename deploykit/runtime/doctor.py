@@ -1,4 +1,4 @@
-"""What is installed, what this machine can build for and run, and what to install for the rest."""
+"""Report what is installed, what this machine can build for and run, and what to install for the rest."""
 
 import platform
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from deploykit.util.install_hint import install_hint
 from deploykit.util.lazy_import import require
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
-# Distribution, what it imports as, what it is for, the extra that brings it.
+# Distribution, module, purpose, and the extra that installs it.
 _COMPONENTS = (
     ("torch", "torch", "checking exports against PyTorch", "cpu"),
     ("onnxruntime", "onnxruntime", "calibration, accuracy, engines for the CPU", "cpu"),
@@ -22,7 +22,7 @@ _COMPONENTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A library: its version where it can be imported, else None, and what brings it."""
+    """A library: its version, or None if it cannot be imported, and the command that installs it."""
 
     name: str
     version: str | None
@@ -35,9 +35,9 @@ class Diagnosis:
     """What this machine can do.
 
     Attributes:
-        builds_for: what engines can be made here.
-        runs: what engines can be run here.
-        advice: what to do for the rest, a sentence each.
+        builds_for: The machines it can build engines for.
+        runs: The engines it can run.
+        advice: What to do for the rest, one sentence each.
     """
 
     python: str
@@ -50,7 +50,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Looks at this machine; imports what it reports as installed."""
+    """Examine this machine; this imports every library that it reports as installed."""
     components = tuple(_component(*row) for row in _COMPONENTS)
     installed = {component.name for component in components if component.version is not None}
     gpu = local_gpu()
@@ -88,17 +88,19 @@ def _component(distribution: str, module: str, purpose: str, extra: str) -> Comp
 
 def _advice(components: tuple[Component, ...], gpu: LocalGpu | None) -> list[str]:
     advice = [
-        f"{component.name} is missing, for {component.purpose}: {component.install}"
+        f"{component.name} is missing; it is for {component.purpose}. Install it: {component.install}"
         for component in components
         if component.version is None
     ]
     if gpu is None:
-        advice.append("No NVIDIA GPU or driver shows here: engines for GPUs can be built, and run elsewhere.")
+        advice.append(
+            "No NVIDIA GPU or driver was found: engines for GPUs can be built here and run elsewhere."
+        )
     advice += [
-        "For data-centre GPUs (T4, A100, ...) NVIDIA's documented compiler is tensorrt, whose libraries come "
-        "from NVIDIA's own package index; TensorRT-RTX is documented for RTX GPUs.",
-        "INT8 convolutions are not in TensorRT-RTX's support matrix though its builder takes them, "
-        "except for SM75, where pointwise ones are built as INT8 matrix products.",
-        "TensorRT-RTX has no target for SM70, SM90 and SM100: build for those on that GPU with tensorrt.",
+        "For data-center GPUs such as T4 and A100, NVIDIA documents TensorRT (--compiler tensorrt), whose "
+        "libraries are on NVIDIA's own package index. TensorRT-RTX is documented for RTX GPUs.",
+        "INT8 convolutions are not in TensorRT-RTX's support matrix, although its builder accepts them. "
+        "For SM75, deploykit writes the pointwise ones as INT8 matrix products instead.",
+        "TensorRT-RTX cannot target SM70, SM90 and SM100: build on that GPU with --compiler tensorrt.",
     ]
     return advice

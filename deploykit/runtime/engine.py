@@ -1,7 +1,7 @@
-"""One class for every engine: preflight, load, run, close."""
+"""The Engine class: check, load, run and close any engine."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from numbers import Integral
@@ -27,31 +27,36 @@ from deploykit.runtime.runner import DeviceRunner, Runner, TimingRunner
 from deploykit.runtime.tensorrt.layer_profiler import LayerProfiler
 from deploykit.runtime.tensorrt.timing import CallTimer
 from deploykit.util.errors import DeployError
+from deploykit.util.progress import Progress, no_progress
 
 MAX_CPU_THREADS = 1024
-_SUBMITTED = "deploykit-submitted"
-_MOST_PROFILES = 1000  # shapes that are remembered
+_POOL_THREAD_NAME = "deploykit-submitted"
+_MAX_PROFILES = 1000  # input shapes whose profile is cached
 
 
 def require_cpu_target(target: Target, threads: int) -> None:
-    """Fails where so many CPU threads would be ignored.
+    """Raise an error if a number of CPU threads would be ignored.
 
     Raises:
-        DeployError: the engine is for a GPU.
+        DeployError: The engine is for a GPU.
     """
     if not target.on_cpu:
         raise DeployError(
-            f"{threads} threads are of the CPU, and this engine is for {target.title}.",
+            f"--threads {threads} sets CPU threads, but this engine is for {target.title}.",
             code="option-not-applicable",
             fix="leave out --threads",
         )
 
 
 class Engine:
-    """A loaded engine, safe from many threads.
+    """A loaded engine, safe to call from many threads.
 
-    with Engine.load("model.int8.cpu.onnx") as engine:
-        logits = engine(images)
+        with Engine.load("model.int8.cpu.onnx") as engine:
+            logits = engine(images)
+
+    Attributes:
+        path: The engine file.
+        manifest: What the engine is, takes and returns.
     """
 
     def __init__(self, path: Path, manifest: EngineManifest, runner: Runner) -> None:
@@ -70,27 +75,27 @@ class Engine:
         *,
         threads: int | None = None,
         cuda_graphs: bool = True,
-        progress: Callable[[str], None] = lambda sentence: None,
+        progress: Progress = no_progress,
     ) -> Self:
-        """Loads an engine after checking that this machine can run it.
+        """Load an engine after checking that this machine can run it.
 
         Args:
-            path: the engine file, its manifest beside it; or a bundle, of which the plan that runs here is
-                taken, or one built and kept in the user's cache folder.
-            threads: of the CPU, for an engine on it; default one a core.
-            cuda_graphs: on a GPU, replay what was recorded of each shape instead of launching it kernel by
-                kernel.
-            progress: told what is being built.
+            path: The engine file, with its manifest beside it. Or a bundle: its plan for this machine is
+                used, or an engine is built and kept in the user's cache folder.
+            threads: CPU threads, 1 to 1024, for an engine on the CPU; default one per core.
+            cuda_graphs: On a GPU, capture a CUDA graph for each input shape and replay it, instead of
+                launching each kernel.
+            progress: Receives the progress of building an engine.
 
         Raises:
-            DeployError: altered or missing files, or an engine for another machine.
+            DeployError: A file is missing or was modified, or the engine is for another machine.
         """
         path = Path(path)
         if threads is not None and not (isinstance(threads, Integral) and 1 <= threads <= MAX_CPU_THREADS):
             raise DeployError(
-                f"{threads} threads are not a number between 1 and {MAX_CPU_THREADS}.",
+                f"threads must be a whole number from 1 to {MAX_CPU_THREADS}, but is {threads}.",
                 code="invalid-thread-count",
-                fix="give none, or fewer",
+                fix="leave it out to use one thread per core",
             )
         if is_bundle(path):
             from deploykit.runtime.bundle.bundle import Bundle
@@ -112,149 +117,152 @@ class Engine:
         return cls(path, manifest, TensorRTRunner(path, manifest, cuda_graphs=cuda_graphs))
 
     def __call__(self, images: Any) -> Any:
-        """(n, 3, side, side) float32, or (n, side, side, 3) uint8 -> (n, classes) float32 logits.
+        """Run a batch of images.
 
-        Which of the two, and what sizes, its manifest says. An engine with several outputs answers with a
-        dict: of a detector `boxes`, (n, anchors, 4), and `scores`, (n, anchors, classes).
+        The manifest says what the engine takes: (n, 3, side, side) float32, or (n, side, side, 3) uint8.
 
         Args:
-            images: a NumPy array, or one of a library that speaks DLPack, as torch; or, for an engine on
-                the GPU, one that is there (torch, CuPy, PyCUDA, or a cuda-core Buffer of as many bytes as
-                the images have). It is not copied on its side.
+            images: A NumPy array, or an array of a library that supports DLPack, such as torch. For an engine
+                on the GPU also an array on that GPU: of torch, CuPy or PyCUDA, or a cuda-core Buffer of
+                exactly the images' bytes. It is not copied on its device.
 
         Returns:
-            An array of the same library, in the same place; of a library without from_dlpack, a NumPy array.
+            (n, classes) float32 logits. An engine with several outputs returns a dict; a detector's has
+            `boxes`, (n, anchors, 4), and `scores`, (n, anchors, classes). The arrays are of the same library
+            and on the same device as the images; NumPy arrays if the library has no from_dlpack.
 
         Raises:
-            DeployError: another shape or type, an array in another place, or the engine is closed.
+            DeployError: The shape, type or device is wrong, or the engine is closed.
         """
-        runner = self._begin()
+        runner = self._begin_call()
         try:
             return self._run(runner, images)
         finally:
-            self._end()
+            self._end_call()
 
     def _run(self, runner: Runner, images: Any) -> Any:
         if type(images) is np.ndarray:
             return runner.run(images, self._profile_for(images))
-        there = as_device_array(images)
-        if there is not None:
-            return self._run_on_device(runner, images, there, stream=None)
-        given = as_host_array(images)
-        made = runner.run(given, self._profile_for(given))
-        if isinstance(made, dict):
-            return {name: to_library_of(images, each) for name, each in made.items()}
-        return to_library_of(images, made)
+        device_images = as_device_array(images)
+        if device_images is not None:
+            return self._run_on_device(runner, images, device_images, stream=None)
+        host_images = as_host_array(images)
+        outputs = runner.run(host_images, self._profile_for(host_images))
+        if isinstance(outputs, dict):
+            return {name: to_library_of(images, each) for name, each in outputs.items()}
+        return to_library_of(images, outputs)
 
     def _profile_for(self, images: npt.NDArray[Any]) -> int:
-        """As the manifest says, which was asked before for most images."""
+        """Return the index of the profile for these images; cached, because most shapes repeat."""
         key = images.shape, images.dtype
         profile = self._profiles.get(key)
         if profile is None:
             profile = self.manifest.profile_for(images.shape, str(images.dtype))
-            if len(self._profiles) < _MOST_PROFILES:
+            if len(self._profiles) < _MAX_PROFILES:
                 self._profiles[key] = profile
         return profile
 
     def submit(self, images: Any, *, stream: int | None = None) -> "Future[Any]":
-        """Begins what a call does; the answer is the future's result.
+        """Start a call and return a future of its result.
 
         Args:
-            stream: handle of a CUDA stream to run on, for images on the GPU: the future is done at once, and
-                the answer when the stream is.
+            stream: Handle of a CUDA stream to run on, for images on the GPU. The future is done at once; its
+                result is valid when the stream has finished.
 
         Raises:
-            DeployError: as a call; some come with the result.
+            DeployError: As for a call; some errors come with the result instead.
         """
-        there = as_device_array(images)
-        if there is None and stream is not None:
+        device_images = as_device_array(images)
+        if device_images is None and stream is not None:
             raise DeployError(
-                "A stream is for images on the GPU, and these are not.",
+                "A stream was given, but the images are not on the GPU.",
                 code="stream-not-applicable",
-                fix="leave out stream, or bring them over",
+                fix="leave out stream, or copy the images to the GPU",
             )
-        if there is not None and stream is not None:
+        if device_images is not None and stream is not None:
             done: Future[Any] = Future()
-            runner = self._begin()
+            runner = self._begin_call()
             try:
-                done.set_result(self._run_on_device(runner, images, there, stream=stream))
+                done.set_result(self._run_on_device(runner, images, device_images, stream=stream))
             finally:
-                self._end()
+                self._end_call()
             return done
         with self._idle:
             runner = self._open_runner()
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_SUBMITTED)
+                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_POOL_THREAD_NAME)
             return self._pool.submit(self._run, runner, images)
 
-    def _run_on_device(self, runner: Runner, images: Any, there: DeviceArray, *, stream: int | None) -> Any:
+    def _run_on_device(
+        self, runner: Runner, images: Any, device_images: DeviceArray, *, stream: int | None
+    ) -> Any:
         if not isinstance(runner, DeviceRunner):
             raise DeployError(
-                f"These images are on a GPU; {self.path} runs on the CPU.",
+                f"The images are on a GPU, but {self.path} runs on the CPU.",
                 code="array-on-gpu",
-                fix="bring them over first",
+                fix="copy the images to the host first",
             )
-        there = there.as_images(self.manifest.input.shape, self.manifest.input.dtype)
-        profile = self.manifest.profile_for(there.shape, there.dtype)
-        outputs = self.manifest.outputs
-        answers = {
-            each.name: allocate_in_library_of(images, (there.shape[0], *each.shape)) for each in outputs
+        device_images = device_images.as_images(self.manifest.input.shape, self.manifest.input.dtype)
+        profile = self.manifest.profile_for(device_images.shape, device_images.dtype)
+        specs = self.manifest.outputs
+        outputs = {
+            each.name: allocate_in_library_of(images, (device_images.shape[0], *each.shape)) for each in specs
         }
-        places = []
-        for output, answer in zip(outputs, answers.values(), strict=True):
-            place = as_device_array(answer)
-            assert place is not None  # noqa: S101  # it was made there
-            places.append(place.as_images(output.shape, output.dtype))
-        runner.run_on_device(there, tuple(places), profile, stream)
-        return unwrap_single_output(answers)
+        device_outputs = []
+        for spec, output in zip(specs, outputs.values(), strict=True):
+            device_output = as_device_array(output)
+            assert device_output is not None  # noqa: S101  # it was just allocated there
+            device_outputs.append(device_output.as_images(spec.shape, spec.dtype))
+        runner.run_on_device(device_images, tuple(device_outputs), profile, stream)
+        return unwrap_single_output(outputs)
 
     @property
     def used_cuda_graphs(self) -> bool | None:
-        """Whether all calls so far, of images on the host, were launched as CUDA graphs; None on a CPU."""
+        """Whether all calls so far with images on the host were launched as CUDA graphs; None on a CPU."""
         return self._open_runner().used_cuda_graphs()
 
     @contextmanager
     def time_calls(self, images: npt.NDArray[Any]) -> Iterator[CallTimer]:
-        """A call to be timed in parts, while the with block lasts, by the thread that entered it.
+        """Time calls with these images inside a with block, on the thread that entered it.
 
         Raises:
-            DeployError: as a call; or the engine is not one of TensorRT's or TensorRT-RTX's.
+            DeployError: As for a call; or the engine is not a TensorRT or TensorRT-RTX engine.
         """
-        with self._timing() as runner, runner.time_calls(images, self._profile_for(images)) as call:
+        with self._begin_timing() as runner, runner.time_calls(images, self._profile_for(images)) as call:
             yield call
 
     @contextmanager
     def profile_layers(self, images: npt.NDArray[Any]) -> Iterator[LayerProfiler]:
-        """A call whose layers are timed, as `timed`.
+        """Time the layers of calls with these images; used like `time_calls`.
 
         Raises:
-            DeployError: as `timed`.
+            DeployError: As for `time_calls`.
         """
-        with self._timing() as runner, runner.profile_layers(images, self._profile_for(images)) as call:
+        with self._begin_timing() as runner, runner.profile_layers(images, self._profile_for(images)) as call:
             yield call
 
     @contextmanager
-    def _timing(self) -> Iterator[TimingRunner]:
-        runner = self._begin()
+    def _begin_timing(self) -> Iterator[TimingRunner]:
+        runner = self._begin_call()
         try:
             if not isinstance(runner, TimingRunner):
                 raise DeployError(
-                    f"ONNX Runtime runs {self.path}, and tells nothing of what a GPU takes of a call.",
+                    f"{self.path} runs in ONNX Runtime, which cannot time the GPU's part of a call.",
                     code="gpu-timing-unavailable",
-                    fix="time it end to end, or give an engine of TensorRT or TensorRT-RTX for a GPU",
+                    fix="use --scope end-to-end, or a TensorRT or TensorRT-RTX engine on a GPU",
                 )
             yield runner
         finally:
-            self._end()
+            self._end_call()
 
-    def _begin(self) -> Runner:
-        """What runs a call, which stays until the call ends, whoever closes the engine meanwhile."""
+    def _begin_call(self) -> Runner:
+        """Return the runner and keep it alive until the call ends, even if the engine is closed meanwhile."""
         with self._idle:
             runner = self._open_runner()
             self._calls += 1
         return runner
 
-    def _end(self) -> None:
+    def _end_call(self) -> None:
         with self._idle:
             self._calls -= 1
             if self._runner is None:
@@ -263,18 +271,20 @@ class Engine:
     def _open_runner(self) -> Runner:
         if self._runner is None:
             raise DeployError(
-                f"{self.path} was closed.", code="engine-closed", fix="call it inside its with block"
+                f"The engine {self.path} is closed.",
+                code="engine-closed",
+                fix="call it inside its with block",
             )
         return self._runner
 
     def close(self) -> None:
-        """Waits for what runs and what was submitted, and gives back the memory; may be called again."""
+        """Wait for running and submitted calls, then free the memory. Closing twice is allowed."""
         with self._idle:
             runner, pool = self._runner, self._pool
             self._runner = self._pool = None
             self._idle.wait_for(lambda: self._calls == 0)
-        if pool is not None:  # in a future's callback, on the pool's one thread, nothing else can be running
-            is_waiting_for_itself = threading.current_thread().name.startswith(_SUBMITTED)
+        if pool is not None:  # a callback on the pool's only thread cannot wait for that thread
+            is_waiting_for_itself = threading.current_thread().name.startswith(_POOL_THREAD_NAME)
             pool.shutdown(wait=not is_waiting_for_itself, cancel_futures=is_waiting_for_itself)
         if runner is not None:
             runner.close()

@@ -1,12 +1,11 @@
-"""What an engine answers with."""
+"""What a call to an engine returns."""
 
-import numpy as np
-import numpy.typing as npt
+from deploykit.util.array_types import Float32Array
 
-Array = npt.NDArray[np.float32]
-Outputs = Array | dict[str, Array]
-"""Of an engine with one output, that; else each by its name."""
+Outputs = Float32Array | dict[str, Float32Array]
+"""The output of an engine with one output; otherwise the outputs by name."""
 
 
-def unwrap_single_output(arrays: dict[str, Array]) -> Outputs:
-    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+def unwrap_single_output(outputs: dict[str, Float32Array]) -> Outputs:
+    """Return the array itself if there is only one output, otherwise all outputs by name."""
+    return outputs if len(outputs) > 1 else next(iter(outputs.values()))

@@ -1,4 +1,4 @@
-"""Whether this machine can run an engine, before anything of it is deserialized, and if not, what to do."""
+"""Check whether this machine can run an engine, before deserializing any of it, and how to fix it if not."""
 
 import re
 from dataclasses import dataclass
@@ -13,15 +13,17 @@ from deploykit.util.lazy_import import require
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
 GPU_CHECK = "GPU"
+"""Name of the check of the GPU."""
+_NOT_INSTALLED = "not installed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeEnvironment:
-    """What engines could run on here.
+    """The GPU and the runtimes that a machine has for engines.
 
     Attributes:
-        runtimes: version of each compiler's runtime; one that is not there, or does not load, is left out.
-        has_cuda: ONNX Runtime is there with its CUDA provider.
+        runtimes: Version of each compiler's runtime; a runtime that is missing or does not load is absent.
+        has_cuda: Whether ONNX Runtime is installed with its CUDA provider.
     """
 
     gpu: LocalGpu | None
@@ -31,11 +33,11 @@ class RuntimeEnvironment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing an engine needs.
+    """One requirement of an engine.
 
     Attributes:
-        wanted, found: in words.
-        fix: what to do where it does not hold; None where it does.
+        wanted, found: What the engine needs and what the machine has, in words.
+        fix: What to do if the requirement is not met; None if it is.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """Whether an engine runs on a machine."""
+    """The result of checking an engine against a machine."""
 
     path: Path
     manifest: EngineManifest
@@ -61,113 +63,120 @@ class Preflight:
         return all(check.holds for check in self.checks)
 
     def require(self) -> None:
-        """Fails where the engine does not run.
+        """Raise an error if the engine cannot run.
 
         Raises:
-            DeployError: it does not; says what it wants, and what is here.
+            DeployError: A requirement is not met; the message names it and what the machine has.
         """
         for check in self.checks:
             if check.fix is not None:
-                needs = (
-                    f"is for {check.wanted}"
-                    if check.name == GPU_CHECK
-                    else f"needs {check.name} {check.wanted}"
-                )
-                raise DeployError(
-                    f"{self.path} {needs}; this machine has {check.found}.",
-                    code="engine-cannot-run",
-                    fix=check.fix,
-                )
+                raise DeployError(f"{self.path} {_explain(check)}.", code="engine-cannot-run", fix=check.fix)
+
+
+def _explain(check: Check) -> str:
+    if check.name == GPU_CHECK:
+        return f"is for {check.wanted}, but this machine has {check.found}"
+    needs = f"needs {check.name} {check.wanted}"
+    if check.found == _NOT_INSTALLED:
+        return f"{needs}, which is not installed"
+    return f"{needs}, but this machine has {check.found}"
 
 
 def detect_environment(compiler: str | None = None) -> RuntimeEnvironment:
-    """What there is here.
+    """Return what this machine has.
 
     Args:
-        compiler: whose runtime to look for; default all. Looking loads it.
+        compiler: Look for the runtime of this compiler only; default all. Looking for a runtime loads it.
     """
     wanted = [name for name in COMPILERS if compiler in (None, name)]
-    runtimes = {str(name): version for name in wanted if (version := _version(COMPILERS[name].module))}
+    runtimes = {
+        str(name): version for name in wanted if (version := _installed_version(COMPILERS[name].module))
+    }
     return RuntimeEnvironment(
         gpu=local_gpu(), runtimes=runtimes, has_cuda="onnxruntime" in runtimes and has_cuda()
     )
 
 
-def preflight(path: str | Path, machine: RuntimeEnvironment | None = None) -> Preflight:
-    """Whether an engine runs on a machine, by default on this one.
+def preflight(path: str | Path, environment: RuntimeEnvironment | None = None) -> Preflight:
+    """Check whether an engine runs on a machine, by default this one.
 
     Raises:
-        DeployError: the engine or its manifest is missing, or was altered.
+        DeployError: The engine or its manifest is missing or was modified.
     """
     path = Path(path)
     manifest = read_engine_manifest(path)
-    machine = machine or detect_environment(manifest.target.compiler)
-    return Preflight(path=path, manifest=manifest, checks=check_requirements(manifest, machine))
+    environment = environment or detect_environment(manifest.target.compiler)
+    return Preflight(path=path, manifest=manifest, checks=check_requirements(manifest, environment))
 
 
 def check_requirements(
-    manifest: EngineManifest, machine: RuntimeEnvironment, *, sha256: str | None = None
+    manifest: EngineManifest, environment: RuntimeEnvironment, *, sha256: str | None = None
 ) -> tuple[Check, ...]:
-    """What an engine needs, and whether a machine has it.
+    """Check each requirement of an engine against a machine.
 
     Args:
-        sha256: of the plan; None where that has been compared.
+        sha256: Digest of the plan; None if it was verified before.
     """
-    checks = (_plan(manifest, sha256), _gpu(manifest.target, machine), _runtime(manifest, machine))
+    checks = (
+        _check_plan(manifest, sha256),
+        _check_gpu(manifest.target, environment),
+        _check_runtime(manifest, environment),
+    )
     return tuple(each for each in checks if each is not None)
 
 
-def _plan(manifest: EngineManifest, sha256: str | None) -> Check:
+def _check_plan(manifest: EngineManifest, sha256: str | None) -> Check:
     wanted = manifest.engine_sha256
     found = wanted if sha256 is None else sha256
-    fix = None if found == wanted else "copy the file again"
+    fix = None if found == wanted else "copy the engine file again"
     return Check(name="SHA-256", wanted=wanted[:12], found=found[:12] if fix is None else found, fix=fix)
 
 
-def _gpu(target: Target, machine: RuntimeEnvironment) -> Check | None:
+def _check_gpu(target: Target, environment: RuntimeEnvironment) -> Check | None:
     if target.on_cpu:
         return None
-    gpu = machine.gpu
+    gpu = environment.gpu
     if gpu is None:
         return Check(
             name=GPU_CHECK,
             wanted=target.title,
             found="no NVIDIA GPU",
-            fix="run it where that GPU is; deploykit build-engine --gpu cpu makes one for here",
+            fix=(
+                "run it on a machine with that GPU, or build one for this CPU: deploykit build-engine --gpu "
+                "cpu"
+            ),
         )
     fits = target.runs_on(gpu)
     return Check(
         name=GPU_CHECK,
         wanted=target.title,
         found=f"{gpu.name} (SM{gpu.sm})",
-        fix=None
-        if fits
-        else f"deploykit build-engine --gpu local makes one for SM{gpu.sm}, where TensorRT-RTX can",
+        fix=None if fits else f"build one for SM{gpu.sm}: deploykit build-engine --gpu local",
     )
 
 
-def _runtime(manifest: EngineManifest, machine: RuntimeEnvironment) -> Check:
+def _check_runtime(manifest: EngineManifest, environment: RuntimeEnvironment) -> Check:
     compiler, built_by = manifest.target.compiler, manifest.compiler_version
-    facts, found = COMPILERS[compiler], machine.runtimes.get(compiler)
+    facts, found = COMPILERS[compiler], environment.runtimes.get(compiler)
     wanted = built_by
     if facts.portable_versions:
-        wanted = "of any recent version"
+        wanted = "(any recent version)"
     elif manifest.options.version_compatible:
         wanted = f"{built_by} or later"
     needs_cuda = compiler == "onnxruntime" and not manifest.target.on_cpu
     if needs_cuda:
-        wanted += ", with its CUDA provider"
+        wanted += " with the CUDA provider"
     fix = None
     if found is None:
         fix = CUDA_PROVIDER if needs_cuda else facts.install
-    elif needs_cuda and not machine.has_cuda:
-        found, fix = f"{found} for CPUs", CUDA_PROVIDER
-    elif not facts.portable_versions and not _runs_with(found, manifest):
-        fix = "build the engine again with the version here, or install the version that built it"
-    return Check(name=facts.title, wanted=wanted, found=found or "none", fix=fix)
+    elif needs_cuda and not environment.has_cuda:
+        found, fix = f"{found} without the CUDA provider", CUDA_PROVIDER
+    elif not facts.portable_versions and not _is_version_compatible(found, manifest):
+        fix = "rebuild the engine with the installed version, or install the version that built it"
+    return Check(name=facts.title, wanted=wanted, found=found or _NOT_INSTALLED, fix=fix)
 
 
-def _runs_with(version: str, manifest: EngineManifest) -> bool:
+def _is_version_compatible(version: str, manifest: EngineManifest) -> bool:
     if not manifest.options.version_compatible:
         return version == manifest.compiler_version
     here, built_by = (
@@ -176,7 +185,7 @@ def _runs_with(version: str, manifest: EngineManifest) -> bool:
     return here >= built_by
 
 
-def _version(module: str) -> str | None:
+def _installed_version(module: str) -> str | None:
     try:
         version: str = require(module).__version__
     except DeployError:

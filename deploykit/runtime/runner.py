@@ -1,4 +1,4 @@
-"""What an Engine runs its file by."""
+"""The interface between an Engine and the backend that runs its file."""
 
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
@@ -12,30 +12,39 @@ from deploykit.runtime.tensorrt.timing import CallTimer
 
 
 class Runner(Protocol):
-    """What runs an engine's own file."""
+    """A backend that runs one engine file."""
 
     def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
-        """Args: profile: which of the manifest's batches the engine is to run by."""
+        """Run images that are in host memory.
+
+        Args:
+            profile: Index of the manifest's batch range, which is the optimization profile to run with.
+        """
 
     def used_cuda_graphs(self) -> bool | None:
-        """Whether all calls so far were launched as CUDA graphs; None on a CPU."""
+        """Return whether all calls so far were launched as CUDA graphs; None on a CPU."""
 
     def close(self) -> None: ...
 
 
 @runtime_checkable
 class DeviceRunner(Runner, Protocol):
-    """One whose images may be on the GPU already."""
+    """A runner that also takes images in device memory."""
 
     def run_on_device(
-        self, images: DeviceArray, answers: tuple[DeviceArray, ...], profile: int, stream: int | None
+        self, images: DeviceArray, outputs: tuple[DeviceArray, ...], profile: int, stream: int | None
     ) -> None:
-        """Args: answers: memory for each output."""
+        """Run images that are in device memory.
+
+        Args:
+            outputs: Device memory for each output.
+            stream: Handle of a CUDA stream to enqueue on; None to wait for the outputs.
+        """
 
 
 @runtime_checkable
 class TimingRunner(Runner, Protocol):
-    """One that tells what the GPU takes of a call, and each of its layers."""
+    """A runner that can time a call, and each of its layers, on the GPU."""
 
     def time_calls(self, images: npt.NDArray[Any], profile: int) -> AbstractContextManager[CallTimer]: ...
 

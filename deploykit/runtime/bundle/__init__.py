@@ -1,1 +1,1 @@
-"""Bundles: one file with a model and plans of it for several GPUs."""
+"""Bundles: one file with a model and its plans for several GPUs."""

@@ -1,6 +1,6 @@
-"""The file of a bundle: an uncompressed ZIP archive of bundle.json, model.onnx and the plans it lists.
+"""The bundle file: an uncompressed ZIP archive of bundle.json, model.onnx and the plans it lists.
 
-Only names that bundle.json lists are read. Each is there once, as it is, and is held to its digest.
+Only files that bundle.json lists are read. Each must occur once, uncompressed, and match its digest.
 """
 
 import hashlib
@@ -25,32 +25,36 @@ from deploykit.util.types import Precision
 CONTENTS_NAME, MODEL_NAME = "bundle.json", "model.onnx"
 MAX_CONTENTS_BYTES = 16 * 2**20
 
-_AGAIN = "copy the bundle again, or bundle again"
+_RECOPY_FIX = "copy the bundle again, or recreate it: deploykit bundle"
 _CHUNK_BYTES = 2**20
-# What zipfile raises where an archive was altered; RuntimeError where it is encrypted.
+# What zipfile raises for a modified archive; RuntimeError if it is encrypted.
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
 
-_Name = Annotated[str, Meta(pattern=r"^plans/[0-9]+\.engine$")]
+PlanName = Annotated[str, Meta(pattern=r"^plans/[0-9]+\.engine$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundledPlan:
-    """Attributes: name: of its file in the archive."""
+    """A plan in a bundle.
 
-    name: _Name
+    Attributes:
+        name: Name of its file in the archive.
+    """
+
+    name: PlanName
     manifest: EngineManifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleContents:
-    """What bundle.json says.
+    """The contents of bundle.json.
 
     Attributes:
-        model: what model.onnx says of itself.
-        onnx_sha256: digest of model.onnx.
-        fp32_sha256: digest of the FP32 model that it and all plans come from.
-        precision: what to build where no plan runs; FP16 is FP32 on a CPU.
-        batches, side: sizes to build for.
+        model: What model.onnx says about itself.
+        onnx_sha256: Digest of model.onnx.
+        fp32_sha256: Digest of the FP32 model that it and all plans were made from.
+        precision: Precision to build if no plan runs; FP16 becomes FP32 on a CPU.
+        batches, side: Sizes to build for.
     """
 
     model: ModelInfo
@@ -65,7 +69,7 @@ class BundleContents:
 
     @property
     def sha256s(self) -> dict[str, str]:
-        """The digest of each file it lists."""
+        """The digest of each file by name."""
         return {
             MODEL_NAME: self.onnx_sha256,
             **{plan.name: plan.manifest.engine_sha256 for plan in self.plans},
@@ -73,53 +77,54 @@ class BundleContents:
 
 
 def read_bundle_contents(path: Path) -> tuple[BundleContents, str]:
-    """What bundle.json says, and its digest.
+    """Read bundle.json and return it with its digest.
 
     Raises:
-        DeployError: it is no bundle, or was altered or cut short.
+        DeployError: The file is not a bundle, or was modified or truncated.
     """
     if not path.is_file():
         raise DeployError(
-            f"There is no bundle {path}.", code="bundle-not-found", fix="deploykit bundle makes one"
+            f"Bundle {path} does not exist.",
+            code="bundle-not-found",
+            fix="create it: deploykit bundle MODEL ENGINE... -o b3.dkb",
         )
-    with _opened(path, f"{path} is no bundle, or was damaged") as archive:
+    with _open_archive(path, f"{path} is not a bundle, or is damaged") as archive:
         if archive.getinfo(CONTENTS_NAME).file_size > MAX_CONTENTS_BYTES:
-            raise ValueError("its list is too long")
-        text = b"".join(_chunks(archive, CONTENTS_NAME))
-        return _decoded(text), hashlib.sha256(text).hexdigest()
+            raise ValueError("bundle.json is too large")
+        text = b"".join(_read_chunks(archive, CONTENTS_NAME))
+        return _decode_contents(text), hashlib.sha256(text).hexdigest()
 
 
 def verify_bundle_files(path: Path, contents: BundleContents) -> None:
-    """Fails where a file of a bundle is not the one it was bundled as, which reads all of them.
+    """Read every file of a bundle and compare it with its digest.
 
     Raises:
-        DeployError: naming the file.
+        DeployError: A file does not match; the message names it.
     """
     for name, sha256 in contents.sha256s.items():
-        for _ in _verified(path, name, sha256):
+        for _ in _read_verified(path, name, sha256):
             pass
 
 
 def read_bundled_file(path: Path, contents: BundleContents, name: str) -> bytes:
-    """A file of a bundle.
+    """Read one file of a bundle.
 
     Raises:
-        DeployError: it is missing, or not the one it was bundled as.
+        DeployError: It is missing or does not match its digest.
     """
-    return b"".join(_verified(path, name, contents.sha256s[name]))
+    return b"".join(_read_verified(path, name, contents.sha256s[name]))
 
 
 def write_bundle_file(path: Path, contents: BundleContents, files: Mapping[str, bytes]) -> None:
-    """Writes a bundle; equal files give equal bytes.
+    """Write a bundle; the same files give the same bytes.
 
     Raises:
-        DeployError: it can't be written, or the list of what is in it would be too long to be read.
+        DeployError: The file cannot be written, or bundle.json would be too large to be read.
     """
     text = to_sealed_json(contents).encode()
     if len(text) > MAX_CONTENTS_BYTES:
         raise DeployError(
-            f"The list of what is in {path} takes {len(text)} bytes, and {MAX_CONTENTS_BYTES} at most are "
-            "read.",
+            f"bundle.json would have {len(text)} bytes, but {MAX_CONTENTS_BYTES} is the limit.",
             code="bundle-too-large",
             fix="bundle fewer engines",
         )
@@ -131,40 +136,42 @@ def write_bundle_file(path: Path, contents: BundleContents, files: Mapping[str, 
 
 
 def looks_like_bundle(path: Path) -> bool:
-    """Whether a file begins as bundles do, whatever became of the rest: other ZIP archives don't."""
+    """Return whether a file starts like a bundle, even if the rest is damaged; other ZIP archives do not."""
     with path.open("rb") as file:
-        start = file.read(30 + len(CONTENTS_NAME))  # a local header, and the first file's name
+        start = file.read(30 + len(CONTENTS_NAME))  # a local file header and the first file's name
     return start.startswith(b"PK\x03\x04") and start.endswith(CONTENTS_NAME.encode())
 
 
-def _verified(path: Path, name: str, sha256: str) -> Iterator[bytes]:
+def _read_verified(path: Path, name: str, sha256: str) -> Iterator[bytes]:
     digest = hashlib.sha256()
-    with _opened(path, f"{name} in {path} can't be read") as archive:
-        for chunk in _chunks(archive, name):
+    with _open_archive(path, f"{name} in {path} cannot be read") as archive:
+        for chunk in _read_chunks(archive, name):
             digest.update(chunk)
             yield chunk
     if digest.hexdigest() != sha256:
         raise DeployError(
-            f"{name} in {path} is not the file it was bundled as.", code="bundle-damaged", fix=_AGAIN
+            f"{name} in {path} does not match its digest in bundle.json.",
+            code="bundle-damaged",
+            fix=_RECOPY_FIX,
         )
 
 
-def _chunks(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
-    """A file, a part at a time: what the archive says of its size is not to be believed."""
+def _read_chunks(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+    """Yield a file in chunks, because the size that the archive states cannot be trusted."""
     if (count := archive.namelist().count(name)) != 1:
-        raise ValueError(f"{name} is in it {count} times")
+        raise ValueError(f"it contains {name} {count} times")
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed, which bundles are not")
+        raise ValueError(f"{name} is compressed")
     with archive.open(name) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
-def _decoded(text: bytes) -> BundleContents:
-    """The Contents that a text describes.
+def _decode_contents(text: bytes) -> BundleContents:
+    """Decode bundle.json.
 
     Raises:
-        ValueError: it describes none, or was altered.
+        ValueError: It is invalid or was modified.
     """
     try:
         return from_sealed_json(text, BundleContents)
@@ -173,16 +180,16 @@ def _decoded(text: bytes) -> BundleContents:
 
 
 @contextmanager
-def _opened(path: Path, problem: str) -> Iterator[zipfile.ZipFile]:
-    """An archive; what goes wrong with it is told as a problem.
+def _open_archive(path: Path, problem: str) -> Iterator[zipfile.ZipFile]:
+    """Open an archive and turn whatever goes wrong with it into an error with this problem.
 
     Raises:
-        DeployError: anything did.
+        DeployError: Reading failed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except _UNREADABLE as error:
         raise DeployError(
-            f"{problem} ({str(error) or 'it ends too early'}).", code="bundle-damaged", fix=_AGAIN
+            f"{problem} ({str(error) or 'the file is truncated'}).", code="bundle-damaged", fix=_RECOPY_FIX
         ) from error

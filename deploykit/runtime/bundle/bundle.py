@@ -1,4 +1,7 @@
-"""One file for many machines: a model, and plans of it; what runs here is taken, or built once and kept."""
+"""Bundles: one file for many machines, with a model and its plans.
+
+Loading a bundle runs the plan for this environment. If it has none, an engine is built once and cached.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -35,6 +38,7 @@ from deploykit.runtime.bundle.resolution import (
 from deploykit.runtime.bundle.writer import pack_bundle
 from deploykit.runtime.preflight import RuntimeEnvironment, detect_environment
 from deploykit.util.errors import DeployError
+from deploykit.util.progress import Progress, no_progress
 from deploykit.util.types import Precision
 
 if TYPE_CHECKING:
@@ -42,82 +46,98 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "Resolution", "write_bundle"]
 
-Report = Callable[[str], None]
-
 _log = logging.getLogger(__name__)
 
 
+def _ignore(sentence: str) -> None:
+    """Ignore a note."""
+
+
 class Bundle:
-    """An open bundle."""
+    """An open bundle.
+
+    Attributes:
+        path: The bundle file.
+        contents: What bundle.json says.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Reads what is in it.
+        """Read the contents of a bundle.
 
         Raises:
-            DeployError: it is no bundle, or was altered or cut short.
+            DeployError: The file is not a bundle, or was modified or truncated.
         """
         self.path = Path(path)
         self.contents, digest = read_bundle_contents(self.path)
         self._cache = EngineCache(digest[:32])
 
-    def resolve(self, machine: RuntimeEnvironment | None = None) -> Resolution:
-        """What it would do on a machine, by default on this one.
+    def resolve(self, environment: RuntimeEnvironment | None = None) -> Resolution:
+        """Decide what the bundle does on a machine, by default this one.
 
         Raises:
-            DeployError: a file of it was altered: none is trusted then.
+            DeployError: A file in the bundle was modified, so none of it is trusted.
         """
         verify_bundle_files(self.path, self.contents)
-        machine = machine or detect_environment()
-        found = resolve_plan(self.contents, machine)
-        kept = self._kept(found, machine)
-        unkept = None if kept else self._cache.why_unwritable()
-        refusal = None if kept else self._refusal(found, machine, unkept)
-        return replace(found, cached_path=kept, uncacheable_reason=unkept, error=refusal)
+        environment = environment or detect_environment()
+        resolution = resolve_plan(self.contents, environment)
+        cached = self._find_cached(resolution, environment)
+        uncacheable = None if cached else self._cache.unwritable_reason()
+        error = None if cached else self._find_error(resolution, environment, uncacheable)
+        return replace(resolution, cached_path=cached, uncacheable_reason=uncacheable, error=error)
 
-    def prepare_engine(self, *, progress: Report = lambda sentence: None) -> Path:
-        """An engine that runs here: unpacked, or built; in the user's cache folder, for the next time too.
+    def prepare_engine(self, *, progress: Progress = no_progress) -> Path:
+        """Return an engine that runs on this machine, unpacked or built, in the user's cache folder.
 
-        Where that can't be written, it is in a temporary folder until this process ends.
+        If that folder cannot be written, the engine is in a temporary folder that is deleted when this
+        process ends.
 
         Args:
-            progress: told what is going on, where it takes long.
+            progress: Receives the progress of building.
 
         Raises:
-            DeployError: a file of it was altered, or nothing of it runs here and nothing can be built.
+            DeployError: A file in the bundle was modified, or nothing in it can run or be built here.
         """
-        machine = detect_environment()
-        found = self.resolve(machine)
-        if found.fallback_reason is not None:
-            _log.warning("note: %s runs on the CPU here: %s", self.path, found.fallback_reason)
-        if found.error is not None:
-            raise found.error
-        if found.cached_path is not None:
-            return found.cached_path
-        return self._cache.obtain(_name(found, machine), machine, lambda: self._made(found, progress))
+        environment = detect_environment()
+        resolution = self.resolve(environment)
+        if resolution.fallback_reason is not None:
+            _log.warning("note: %s runs on the CPU: %s", self.path, resolution.fallback_reason)
+        if resolution.error is not None:
+            raise resolution.error
+        if resolution.cached_path is not None:
+            return resolution.cached_path
+        return self._cache.get_or_create(
+            _cache_name(resolution, environment),
+            environment,
+            lambda: self._create_engine(resolution, progress),
+        )
 
-    def _kept(self, found: Resolution, machine: RuntimeEnvironment) -> Path | None:
-        if found.build_target is not None and found.build_target.compiler not in machine.runtimes:
+    def _find_cached(self, resolution: Resolution, environment: RuntimeEnvironment) -> Path | None:
+        if (
+            resolution.build_target is not None
+            and resolution.build_target.compiler not in environment.runtimes
+        ):
             return None
-        return self._cache.find(_name(found, machine), machine)
+        return self._cache.find(_cache_name(resolution, environment), environment)
 
-    def _refusal(
-        self, found: Resolution, machine: RuntimeEnvironment, unkept: str | None
+    def _find_error(
+        self, resolution: Resolution, environment: RuntimeEnvironment, uncacheable: str | None
     ) -> DeployError | None:
-        """Why nothing runs on a machine where nothing is kept."""
+        """Return why nothing can run on a machine without a cached engine; None if something can."""
         try:
-            if found.build_target is not None:
-                self._require_build(found.build_target, machine)
-            if found.build_target is not None or unkept is not None:
+            if resolution.build_target is not None:
+                self._require_build(resolution.build_target, environment)
+            if resolution.build_target is not None or uncacheable is not None:
                 require_temporary_folder()
         except DeployError as error:
             return error
         return None
 
-    def _require_build(self, target: Target, machine: RuntimeEnvironment) -> None:
-        if target.compiler not in machine.runtimes:
+    def _require_build(self, target: Target, environment: RuntimeEnvironment) -> None:
+        if target.compiler not in environment.runtimes:
             facts = COMPILERS[target.compiler]
             raise DeployError(
-                f"No plan in {self.path} runs here, and {facts.title} is missing to build one.",
+                f"No plan in {self.path} runs on this machine, and {facts.title}, which could build one, is "
+                "not installed.",
                 code="bundle-cannot-run",
                 fix=facts.install,
             )
@@ -125,23 +145,25 @@ class Bundle:
             require_buildable_for(self.contents, target)
         except DeployError as error:
             raise DeployError(
-                f"No plan in {self.path} runs here, and none can be built for {target.title}: "
+                f"No plan in {self.path} runs on this machine, and none can be built for {target.title}: "
                 f"{error.problem}",
                 code="bundle-cannot-run",
                 fix=error.fix,
             ) from error
 
-    def _made(self, found: Resolution, progress: Report) -> tuple[bytes, EngineManifest]:
-        if found.chosen_plan is not None:
+    def _create_engine(self, resolution: Resolution, progress: Progress) -> tuple[bytes, EngineManifest]:
+        if resolution.chosen_plan is not None:
             return read_bundled_file(
-                self.path, self.contents, found.chosen_plan.name
-            ), found.chosen_plan.manifest
-        assert found.build_target is not None  # noqa: S101  # one of the two
-        return self._built(found.build_target, progress)
+                self.path, self.contents, resolution.chosen_plan.name
+            ), resolution.chosen_plan.manifest
+        assert resolution.build_target is not None  # noqa: S101  # either a plan or a target is set
+        return self._build_engine(resolution.build_target, progress)
 
-    def _built(self, target: Target, progress: Report) -> tuple[bytes, EngineManifest]:
-        _log.warning("note: No plan in %s runs here: building one for %s.", self.path, target.title)
-        model = self._model()
+    def _build_engine(self, target: Target, progress: Progress) -> tuple[bytes, EngineManifest]:
+        _log.warning(
+            "note: No plan in %s runs on this machine, so an engine for %s is built.", self.path, target.title
+        )
+        model = self._read_model()
         info = read_model_info(model)
         if info.precision == "fp32":
             precision = build_precision(target, self.contents)
@@ -156,7 +178,7 @@ class Bundle:
             progress=progress,
         )
 
-    def _model(self) -> "ModelProto":
+    def _read_model(self) -> "ModelProto":
         with temporary_folder() as folder:
             path = folder / MODEL_NAME
             path.write_bytes(read_bundled_file(self.path, self.contents, MODEL_NAME))
@@ -171,21 +193,21 @@ def write_bundle(
     precision: Precision | None = None,
     batches: Sequence[BatchRange] = (BatchRange(),),
     side: SideRange | None = None,
-    note: Report = lambda sentence: None,
+    note: Callable[[str], None] = _ignore,
 ) -> Bundle:
-    """Packs a model and plans of it into one file.
+    """Pack a model and its plans into one file.
 
     Args:
-        model: an exported FP32 model, or an INT8 one of deploykit quantize.
-        engines: made from the same FP32 model; may be none.
-        output: the bundle; one that is there is replaced.
-        precision: what to build of an FP32 model where no plan runs; default FP16.
-        batches, side: sizes to build for there.
-        note: told where nothing will be built.
+        model: An exported FP32 model, or an INT8 model of deploykit quantize.
+        engines: Engines made from the same FP32 model; may be empty.
+        output: The bundle; an existing bundle is replaced.
+        precision: Precision to build an FP32 model in if no plan runs; default FP16.
+        batches, side: Sizes to build for in that case.
+        note: Receives a sentence if the bundle cannot be used without a GPU.
 
     Raises:
-        DeployError: bad input, engines of another model, or an output that is there and is no bundle;
-            nothing is written.
+        DeployError: The input is invalid, an engine is of another model, or the output exists and is not a
+            bundle. Nothing is written.
     """
     pack_bundle(
         Path(model),
@@ -199,9 +221,9 @@ def write_bundle(
     return Bundle(output)
 
 
-def _name(found: Resolution, machine: RuntimeEnvironment) -> str:
-    """What is kept of a plan, or of what is built."""
-    if found.chosen_plan is not None:
-        return f"{found.chosen_plan.manifest.engine_sha256}.engine"
-    assert found.build_target is not None  # noqa: S101  # one of the two
-    return cached_engine_name(found.build_target, machine.runtimes[found.build_target.compiler])
+def _cache_name(resolution: Resolution, environment: RuntimeEnvironment) -> str:
+    """Return the cached name of a plan, or of what is built."""
+    if resolution.chosen_plan is not None:
+        return f"{resolution.chosen_plan.manifest.engine_sha256}.engine"
+    assert resolution.build_target is not None  # noqa: S101  # either a plan or a target is set
+    return cached_engine_name(resolution.build_target, environment.runtimes[resolution.build_target.compiler])

@@ -1,4 +1,4 @@
-"""Where the engines go that bundles give: the user's cache folder, or one that ends with the process."""
+"""Where engines from bundles are kept: the user's cache folder, or a folder that ends with the process."""
 
 import atexit
 import fcntl
@@ -19,52 +19,59 @@ from deploykit.runtime.preflight import RuntimeEnvironment, check_requirements
 from deploykit.util.errors import DeployError
 from deploykit.util.user_cache import cache_folder
 
-MakeEngine = Callable[[], tuple[bytes, EngineManifest]]
+CreateEngine = Callable[[], tuple[bytes, EngineManifest]]
+"""Returns a plan and its manifest."""
 
-TEMPORARY_ENGINE_NOTE = "Its engine goes when the process ends; XDG_CACHE_HOME names a folder to keep it in."
-"""Said where why_unwritable gives a reason."""
+TEMPORARY_ENGINE_NOTE = (
+    "The engine is deleted when the process ends; set XDG_CACHE_HOME to a folder where it can be kept."
+)
+"""Shown with the reason that unwritable_reason returns."""
 
-_ELSEWHERE = "make room there, or name other folders with XDG_CACHE_HOME and TMPDIR"
+_UNWRITABLE_FIX = "free some space there, or set XDG_CACHE_HOME and TMPDIR to other folders"
 _log = logging.getLogger(__name__)
 
 
 class CacheUnwritableError(DeployError):
-    """A folder that engines can't be kept in."""
+    """An error about a folder in which engines cannot be kept."""
 
 
 class EngineCache:
-    """The engines that one bundle gave here, by name."""
+    """The cached engines of one bundle, by name."""
 
     def __init__(self, key: str) -> None:
-        """Args: key: of the bundle, fit for the name of a folder."""
+        """Open the cache of a bundle.
+
+        Args:
+            key: Identifies the bundle; used as a folder name.
+        """
         self._key = key
 
-    def find(self, name: str, machine: RuntimeEnvironment) -> Path | None:
-        """The engine of a name, where it is kept, sound, and runs on the machine."""
+    def find(self, name: str, environment: RuntimeEnvironment) -> Path | None:
+        """Return a cached engine that is undamaged and runs on the machine; None if there is none."""
         with suppress(DeployError, OSError):
-            return _sound(self._folder() / name, machine)
+            return _find_runnable(self._folder() / name, environment)
         return None
 
-    def obtain(self, name: str, machine: RuntimeEnvironment, make: MakeEngine) -> Path:
-        """The engine of a name, made by one process of this user where it is not kept.
+    def get_or_create(self, name: str, environment: RuntimeEnvironment, create: CreateEngine) -> Path:
+        """Return the engine with this name; one process of the user creates it if it is not cached.
 
-        Where the cache can't be written it is made for this process alone, and goes when that ends.
+        If the cache cannot be written, the engine is created for this process and deleted when it ends.
 
         Raises:
-            DeployError: no folder can be written, or what make raises.
+            DeployError: No folder can be written, or `create` failed.
         """
-        made = cache(make)  # once, even where the cache turns out to be full afterwards
+        create_once = cache(create)  # only once, even if the cache turns out to be full afterwards
         try:
-            return _obtain(self._folder(), name, machine, made)
+            return _get_or_create(self._folder(), name, environment, create_once)
         except CacheUnwritableError as error:
             _log.warning("note: %s %s", error.problem, TEMPORARY_ENGINE_NOTE)
-            return _obtain(_temporary_folder(os.getpid()) / self._key, name, machine, made)
+            return _get_or_create(_temporary_folder(os.getpid()) / self._key, name, environment, create_once)
 
-    def why_unwritable(self) -> str | None:
-        """Why nothing can be kept; None where it can."""
+    def unwritable_reason(self) -> str | None:
+        """Return why nothing can be cached; None if it can."""
         try:
             folder = self._folder()
-            with _told(folder):
+            with _report_unwritable(folder):
                 nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
                 tempfile.TemporaryFile(dir=nearest).close()
         except CacheUnwritableError as error:
@@ -79,17 +86,21 @@ class EngineCache:
 
 
 def cached_engine_name(target: Target, compiler_version: str) -> str:
-    """What an engine is kept as: one for each GPU, compiler and deploykit, which spells graphs anew."""
+    """Return the file name of a cached engine.
+
+    It depends on the GPU, the compiler and the deploykit version, because each version may lower graphs
+    differently.
+    """
     gpu = target.name if target.sm is None else f"{target.name} sm{target.sm}"
     words = f"{target.compiler} {compiler_version} {gpu} deploykit {__version__}"
     return re.sub(r"[^a-z0-9.]+", "-", words.lower()) + ".engine"
 
 
 def require_temporary_folder() -> None:
-    """Fails where there is no room for temporary files, which compilers need too.
+    """Raise an error if there is no room for temporary files, which compilers need too.
 
     Raises:
-        DeployError: there is none.
+        DeployError: Temporary files cannot be written.
     """
     with temporary_folder():
         pass
@@ -97,62 +108,62 @@ def require_temporary_folder() -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """One that goes when its block ends.
+    """Create a temporary folder that is deleted when the block ends.
 
     Raises:
-        DeployError: it, or a file in it, can't be made.
+        DeployError: The folder, or a file in it, cannot be created.
     """
-    with _told(None), tempfile.TemporaryDirectory(prefix="deploykit-") as name:
+    with _report_unwritable(None), tempfile.TemporaryDirectory(prefix="deploykit-") as name:
         yield Path(name)
 
 
-def _sound(path: Path, machine: RuntimeEnvironment) -> Path | None:
-    checks = check_requirements(read_engine_manifest(path), machine)
+def _find_runnable(path: Path, environment: RuntimeEnvironment) -> Path | None:
+    checks = check_requirements(read_engine_manifest(path), environment)
     return path if all(check.holds for check in checks) else None
 
 
-def _obtain(folder: Path, name: str, machine: RuntimeEnvironment, make: MakeEngine) -> Path:
+def _get_or_create(folder: Path, name: str, environment: RuntimeEnvironment, create: CreateEngine) -> Path:
     path = folder / name
-    with _alone_in(folder):
-        with suppress(DeployError, OSError):  # another process may have made it meanwhile
-            if found := _sound(path, machine):
+    with _lock_folder(folder):
+        with suppress(DeployError, OSError):  # another process may have created it meanwhile
+            if found := _find_runnable(path, environment):
                 return found
-        plan, manifest = make()
+        plan, manifest = create()
         try:
             write_engine(path, plan, manifest)
         except DeployError as error:
-            raise CacheUnwritableError(error.problem, code=error.code, fix=_ELSEWHERE) from error
+            raise CacheUnwritableError(error.problem, code=error.code, fix=_UNWRITABLE_FIX) from error
     return path
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Alone among all processes of this user that make an engine there."""
-    with _told(folder):
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Exclude other processes of this user that create an engine in the folder."""
+    with _report_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     with lock:
-        with suppress(OSError):  # some network file systems know no locks
+        with suppress(OSError):  # some network file systems do not support locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def _told(folder: Path | None) -> Iterator[None]:
-    """Tells of a folder, None for temporary ones, that can't be written."""
+def _report_unwritable(folder: Path | None) -> Iterator[None]:
+    """Turn errors of writing a folder, None for temporary folders, into CacheUnwritableError."""
     try:
         yield
     except OSError as error:
-        which = f"The cache folder {folder}" if folder else "A folder for temporary files"
+        which = f"The cache folder {folder}" if folder else "The folder for temporary files"
         raise CacheUnwritableError(
-            f"{which} can't be written: {error.strerror}.", code="cache-unwritable", fix=_ELSEWHERE
+            f"{which} cannot be written: {error.strerror}.", code="cache-unwritable", fix=_UNWRITABLE_FIX
         ) from error
 
 
 @cache
 def _temporary_folder(owner_pid: int) -> Path:
-    """The own one of a process, which goes when that ends; its forks have theirs."""
-    with _told(None):
+    """Create the folder of a process, deleted when it ends; forked processes get another one."""
+    with _report_unwritable(None):
         folder = Path(tempfile.mkdtemp(prefix="deploykit-"))
     atexit.register(_remove, folder, owner_pid)
     return folder

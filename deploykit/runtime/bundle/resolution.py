@@ -1,4 +1,4 @@
-"""What a bundle would do on a machine: which of its plans runs there, or what is built."""
+"""Decide what a bundle does on a environment: run one of its plans, or build an engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +11,25 @@ from deploykit.runtime.preflight import Check, RuntimeEnvironment, check_require
 from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
 
-_Checked = tuple[tuple[BundledPlan, tuple[Check, ...]], ...]
+CheckedPlans = tuple[tuple[BundledPlan, tuple[Check, ...]], ...]
+"""The plans of a bundle, each with the requirements that were checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """What a bundle would do on a machine.
+    """What a bundle does on a machine.
 
     Attributes:
-        plans: each plan, and what it needs.
-        chosen_plan: the one that is taken; None where one is built.
-        build_target: what would be built; None where a plan runs.
-        cached_path: where that plan, or what would be built, is already; None where it is not.
-        fallback_reason: why there is nothing for the GPU of the machine; None where there is, or it has none.
-        uncacheable_reason: why the engine can't be kept for the next time; None where it can, or is.
-        error: why nothing runs; None where it does.
+        plans: Each plan with its checked requirements.
+        chosen_plan: The plan that runs; None if an engine is built.
+        build_target: The target that an engine is built for; None if a plan runs.
+        cached_path: The engine if it is in the cache already.
+        fallback_reason: Why the machine's GPU is not used; None if it is, or if the machine has no GPU.
+        uncacheable_reason: Why the engine cannot be kept for the next process; None if it can be, or is.
+        error: Why nothing can run; None if something can.
     """
 
-    plans: _Checked
+    plans: CheckedPlans
     chosen_plan: BundledPlan | None
     build_target: Target | None
     fallback_reason: str | None = None
@@ -41,37 +42,37 @@ class Resolution:
         return self.error is None
 
 
-def resolve_plan(contents: BundleContents, machine: RuntimeEnvironment) -> Resolution:
-    """What is taken or built, where nothing is in the way of that.
+def resolve_plan(contents: BundleContents, environment: RuntimeEnvironment) -> Resolution:
+    """Choose the plan that runs on a machine, or the target to build for.
 
-    TensorRT's plans come before ONNX Runtime on a GPU; on the CPU all runs, but only where no GPU is served.
+    TensorRT plans are preferred over ONNX Runtime on a GPU. The CPU is used only if nothing serves the GPU.
     """
-    plans = tuple((plan, check_requirements(plan.manifest, machine)) for plan in contents.plans)
+    plans = tuple((plan, check_requirements(plan.manifest, environment)) for plan in contents.plans)
     running = [plan for plan, checks in plans if all(check.holds for check in checks)]
     chosen = min(running, key=lambda plan: _rank(plan.manifest.target), default=None)
     if chosen is not None and not chosen.manifest.target.on_cpu:
         return Resolution(plans=plans, chosen_plan=chosen, build_target=None)
-    target, drawback = _target(contents, machine)
+    target, drawback = _choose_target(contents, environment)
     if chosen is not None and target.on_cpu:
         return Resolution(plans=plans, chosen_plan=chosen, build_target=None, fallback_reason=drawback)
     return Resolution(plans=plans, chosen_plan=None, build_target=target, fallback_reason=drawback)
 
 
 def build_precision(target: Target, contents: BundleContents) -> Precision:
-    """What to build: FP16 is FP32 on a CPU.
+    """Return the precision to build for a target; FP16 becomes FP32 on a CPU.
 
     Raises:
-        DeployError: what is in the bundle can't be had there.
+        DeployError: The target cannot run what the bundle contains.
     """
     asked = contents.precision
     return resolve_precision(target, None if target.on_cpu and asked == "fp16" else asked)
 
 
 def require_buildable_for(contents: BundleContents, target: Target) -> None:
-    """Fails where no engine of a bundle's model and sizes can be built, whatever is installed.
+    """Raise an error if no engine for the target can be built from the bundle, whatever is installed.
 
     Raises:
-        DeployError: none can; the problem says why.
+        DeployError: None can be built; the message says why.
     """
     try:
         require_buildable(target, contents.model, build_precision(target, contents), contents.side)
@@ -79,7 +80,7 @@ def require_buildable_for(contents: BundleContents, target: Target) -> None:
         raise DeployError(
             error.problem,
             code=error.code,
-            fix="bundle again without --side, from the FP32 model, or with an engine for here",
+            fix="recreate the bundle without --side, from the FP32 model, or with an engine for this machine",
         ) from error
 
 
@@ -87,16 +88,18 @@ def _rank(target: Target) -> int:
     return 2 if target.on_cpu else int(target.compiler == "onnxruntime")
 
 
-def _target(contents: BundleContents, machine: RuntimeEnvironment) -> tuple[Target, str | None]:
-    """What to build on a machine, and what keeps it from being for its GPU, and the way out."""
-    if machine.gpu is None:
+def _choose_target(contents: BundleContents, environment: RuntimeEnvironment) -> tuple[Target, str | None]:
+    """Return the target to build for, and why it is not the machine's GPU, with the fix."""
+    if environment.gpu is None:
         return resolve_target(CPU), None
     try:
         target = resolve_target(None)
         build_precision(target, contents)
     except DeployError as error:
         return resolve_target(CPU), str(error)
-    if target.compiler in machine.runtimes:
+    if target.compiler in environment.runtimes:
         return target, None
     facts = COMPILERS[target.compiler]
-    return resolve_target(CPU), f"{facts.title} is missing to build an engine: {facts.install}"
+    return resolve_target(
+        CPU
+    ), f"{facts.title}, which builds engines for it, is not installed: {facts.install}"

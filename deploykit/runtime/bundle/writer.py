@@ -1,4 +1,4 @@
-"""A model and engines of it -> a bundle, if they belong together."""
+"""Pack a model and engines into a bundle, after checking that they belong together."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -42,15 +42,15 @@ def pack_bundle(
     side: SideRange | None,
     note: Callable[[str], None],
 ) -> None:
-    """Writes a bundle; see runtime.bundle.bundle.write_bundle.
+    """Write a bundle; see runtime.bundle.bundle.write_bundle.
 
     Raises:
-        DeployError: these can't be bundled; nothing is written.
+        DeployError: These files cannot be bundled; nothing is written.
     """
     _require_output(output, (model, *engines))
     graph, data = read_model(model), model.read_bytes()
     info = read_model_info(graph)
-    _require_exported(model, graph, info)
+    _require_portable_model(model, graph, info)
     _require_sides(graph, info, side)
     onnx_sha256 = hashlib.sha256(data).hexdigest()
     fp32_sha256 = _fp32_sha256(model, info, onnx_sha256)
@@ -64,7 +64,7 @@ def pack_bundle(
         plans=_plans(model, engines, fp32_sha256),
         deploykit_version=__version__,
     )
-    _tell_where_none_is_built(contents, note)
+    _note_missing_cpu(contents, note)
     plans = {plan.name: engine.read_bytes() for plan, engine in zip(contents.plans, engines, strict=True)}
     write_bundle_file(output, contents, {MODEL_NAME: data, **plans})
 
@@ -73,25 +73,25 @@ def _require_output(output: Path, inputs: tuple[Path, ...]) -> None:
     require_writable(output, inputs=(*inputs, *map(manifest_path, inputs)))
     if output.exists() and not looks_like_bundle(output):
         raise DeployError(
-            f"{output} is there already, and is no bundle to replace.",
+            f"{output} exists and is not a bundle, so it is not replaced.",
             code="file-exists",
-            fix="give another name with -o",
+            fix="choose another name with -o",
         )
 
 
-def _require_exported(path: Path, graph: "ModelProto", info: ModelInfo) -> None:
-    """Fails where a model is one that a compiler got, as ONNX Runtime's artifacts are."""
-    is_compiled = info.onnx_sha256 is not None if info.precision == "fp32" else _is_spelled_for_cpus(graph)
+def _require_portable_model(path: Path, graph: "ModelProto", info: ModelInfo) -> None:
+    """Raise an error for a model that was lowered for one compiler, as ONNX Runtime's engines are."""
+    is_compiled = info.onnx_sha256 is not None if info.precision == "fp32" else _is_lowered_for_cpu(graph)
     if is_compiled:
         raise DeployError(
-            f"{path} is an engine for one kind of machine, no model to build others of.",
+            f"{path} is an engine for one kind of machine, so engines for others cannot be built from it.",
             code="not-an-onnx-model",
-            fix="give the model that deploykit export or deploykit quantize wrote, and engines after it",
+            fix="pass the model of deploykit export or deploykit quantize first, and the engines after it",
         )
 
 
-def _is_spelled_for_cpus(graph: "ModelProto") -> bool:
-    """Whether it quantizes to uint8: quantized models are in int8 throughout."""
+def _is_lowered_for_cpu(graph: "ModelProto") -> bool:
+    """Return whether it quantizes to uint8; portable quantized models use int8 only."""
     from onnx import TensorProto
 
     unsigned = {each.name for each in graph.graph.initializer if each.data_type == TensorProto.UINT8}
@@ -104,33 +104,33 @@ def _require_sides(graph: "ModelProto", info: ModelInfo, side: SideRange | None)
         require_sides(graph, side)
 
 
-def _precision(path: Path, info: ModelInfo, asked: Precision | None) -> Precision:
-    """What to build of a model where no plan runs."""
-    if info.precision == "fp16" or (info.precision == "int8" and asked not in (None, "int8")):
+def _precision(path: Path, info: ModelInfo, requested: Precision | None) -> Precision:
+    """Return the precision to build if no plan runs."""
+    if info.precision == "fp16" or (info.precision == "int8" and requested not in (None, "int8")):
         raise DeployError(
-            f"{path} is {info.precision.upper()} already.",
+            f"{path} is an {info.precision.upper()} model already.",
             code="model-not-fp32",
-            fix="give the FP32 model, or ask for no other precision",
+            fix="pass the FP32 model, or do not request another precision",
         )
-    if info.precision == "fp32" and asked == "int8":
+    if info.precision == "fp32" and requested == "int8":
         raise DeployError(
-            f"{path} has no Q/DQ to build INT8 of.",
+            f"{path} has no Q/DQ nodes, so INT8 cannot be built from it.",
             code="model-not-quantized",
-            fix="deploykit quantize makes a model that has",
+            fix="quantize it first: deploykit quantize --onnx MODEL",
         )
-    return "int8" if info.precision == "int8" else asked or "fp16"
+    return "int8" if info.precision == "int8" else requested or "fp16"
 
 
 def _fp32_sha256(path: Path, info: ModelInfo, onnx_sha256: str) -> str:
-    """Digest of the FP32 model that a model comes from, or is."""
-    found = onnx_sha256 if info.precision == "fp32" else info.onnx_sha256
-    if found is None:
+    """Return the digest of the FP32 model that a model is, or was made from."""
+    sha256 = onnx_sha256 if info.precision == "fp32" else info.onnx_sha256
+    if sha256 is None:
         raise DeployError(
-            f"{path} does not say which FP32 model it was made from.",
+            f"{path} does not name the FP32 model that it was made from.",
             code="model-origin-unknown",
-            fix="quantize it with deploykit",
+            fix="quantize the FP32 model: deploykit quantize --onnx MODEL",
         )
-    return found
+    return sha256
 
 
 def _plans(model: Path, engines: Sequence[Path], fp32_sha256: str) -> tuple[BundledPlan, ...]:
@@ -138,30 +138,33 @@ def _plans(model: Path, engines: Sequence[Path], fp32_sha256: str) -> tuple[Bund
     for engine, manifest in zip(engines, manifests, strict=True):
         if manifest.model.onnx_sha256 != fp32_sha256:
             raise DeployError(
-                f"{engine} was made from another model than {model}.",
+                f"{engine} was not made from {model}.",
                 code="engine-wrong-model",
-                fix="build it from this one",
+                fix="build it from this model: deploykit build-engine --onnx MODEL",
             )
-    _require_different(list(zip(engines, manifests, strict=True)))
+    _require_distinct(list(zip(engines, manifests, strict=True)))
     return tuple(
         BundledPlan(name=f"plans/{at}.engine", manifest=manifest) for at, manifest in enumerate(manifests)
     )
 
 
-def _require_different(engines: Sequence[tuple[Path, EngineManifest]]) -> None:
+def _require_distinct(engines: Sequence[tuple[Path, EngineManifest]]) -> None:
     for (first, one), (second, other) in combinations(engines, 2):
         if one.engine_sha256 == other.engine_sha256:
             raise DeployError(
                 f"{second} is the same engine as {first}.",
                 code="engine-repeated",
-                fix="give each engine once",
+                fix="pass each engine once",
             )
 
 
-def _tell_where_none_is_built(contents: BundleContents, note: Callable[[str], None]) -> None:
+def _note_missing_cpu(contents: BundleContents, note: Callable[[str], None]) -> None:
     if any(plan.manifest.target.on_cpu for plan in contents.plans):
         return
     try:
         require_buildable_for(contents, resolve_target(CPU))
     except DeployError as error:
-        note(f"Where there is no GPU it can't be loaded: {error.problem} An engine for the CPU would be.")
+        note(
+            f"The bundle cannot be loaded on a machine without a GPU: {error.problem} "
+            "Add an engine for the CPU if you need one."
+        )

@@ -1,4 +1,7 @@
-"""What one call at a time runs on: a context, a stream, and for each shape memory and a CUDA graph."""
+"""An execution context with its stream, and the buffers and CUDA graph of each input shape.
+
+One call runs on one execution context at a time.
+"""
 
 import logging
 import math
@@ -18,16 +21,16 @@ from deploykit.util.errors import DeployError
 _log = logging.getLogger(__name__)
 
 MAX_CUDA_GRAPHS = 8
-"""CUDA graphs, and the buffers they run on, kept with each context: one for each shape it met last."""
+"""CUDA graphs, each with its buffers, that one execution context keeps: the most recently used shapes."""
 _FLOAT = np.dtype(np.float32)
 
 
 class ExecutionContext:
-    """Runs one call at a time.
+    """A TensorRT execution context that runs one call at a time.
 
     Attributes:
-        stream: its own.
-        has_executed: whether calls were launched kernel by kernel, for want of a graph.
+        stream: The CUDA stream of this context.
+        launched_without_graph: Whether any call was launched kernel by kernel because it had no CUDA graph.
     """
 
     def __init__(
@@ -36,163 +39,179 @@ class ExecutionContext:
         self._core, self._device, self._context, self._manifest = core, device, context, manifest
         self._title, self._cuda_graphs = title, cuda_graphs
         self.stream = device.create_stream()
-        self.has_executed = False
-        self._slots: OrderedDict[tuple[tuple[int, ...], int], ShapeBuffers] = OrderedDict()
+        self.launched_without_graph = False
+        self._buffers_by_shape: OrderedDict[tuple[tuple[int, ...], int], ShapeBuffers] = OrderedDict()
         self._profile = 0
-        self._last: Any = None  # the event after what was given to a stream of the caller's
+        self._last_event: Any = None  # recorded after the last call on a caller's stream
 
     def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
-        slot = self.load(images, profile)
-        self.bind(slot)
-        self.launch(slot)
-        for output, host_output in zip(slot.outputs, slot.host_outputs, strict=True):
+        """Run images that are in host memory: copy in, execute, copy out, and wait."""
+        buffers = self.load(images, profile)
+        self.bind(buffers)
+        self.launch(buffers)
+        for output, host_output in zip(buffers.outputs, buffers.host_outputs, strict=True):
             output.copy_to(host_output, stream=self.stream)
         self.stream.sync()
         names = (each.name for each in self._manifest.outputs)
-        staged = zip(names, slot.staged_outputs, strict=True)
+        staged = zip(names, buffers.staged_outputs, strict=True)
         return unwrap_single_output({name: each.copy() for name, each in staged})
 
     def load(self, images: npt.NDArray[Any], profile: int) -> "ShapeBuffers":
-        """Begins to bring images over; their slot has them when the stream is done."""
-        self._wait_for_last(self.stream)
-        slot = self._slot(images.shape, images.dtype, profile)
-        slot.staged_input[...] = images
-        slot.input.copy_from(slot.host_input, stream=self.stream)
-        return slot
+        """Enqueue the copy of images to the GPU; their buffers are ready when the stream is done."""
+        self._wait_for_last_call(self.stream)
+        buffers = self._buffers_for(images.shape, images.dtype, profile)
+        buffers.staged_input[...] = images
+        buffers.input.copy_from(buffers.host_input, stream=self.stream)
+        return buffers
 
-    def bind(self, slot: "ShapeBuffers") -> None:
-        """Points the context to the slot's memory; a graph knows it."""
-        if slot.graph is None:
-            answers = [int(each.handle) for each in slot.outputs]
-            self._bind(slot.shape, slot.profile, int(slot.input.handle), answers, self.stream)
+    def bind(self, buffers: "ShapeBuffers") -> None:
+        """Set the tensor addresses of these buffers; a CUDA graph has captured them already."""
+        if buffers.graph is None:
+            outputs = [int(each.handle) for each in buffers.outputs]
+            self._bind(buffers.shape, buffers.profile, int(buffers.input.handle), outputs, self.stream)
 
-    def launch(self, slot: "ShapeBuffers") -> None:
-        """Enqueues what computes the answers, of a slot that is bound."""
-        if slot.graph is not None:
-            slot.graph.launch(self.stream)
+    def launch(self, buffers: "ShapeBuffers") -> None:
+        """Enqueue the computation on buffers that are bound."""
+        if buffers.graph is not None:
+            buffers.graph.launch(self.stream)
             return
-        self.has_executed = True
-        self._execute(slot.shape, int(self.stream.handle))
+        self.launched_without_graph = True
+        self._execute(buffers.shape, int(self.stream.handle))
 
     def run_on_device(
-        self, images: DeviceArray, answers: tuple[DeviceArray, ...], profile: int, stream: int | None
+        self, images: DeviceArray, outputs: tuple[DeviceArray, ...], profile: int, stream: int | None
     ) -> None:
-        given = self.stream if stream is None else self._core.Stream.from_handle(stream)
+        """Run images that are in device memory; with a stream of the caller, without waiting."""
+        stream_in_use = self.stream if stream is None else self._core.Stream.from_handle(stream)
         if images.stream is not None:
-            given.wait(self._core.Stream.from_handle(images.stream))
-        self._wait_for_last(given)
-        self._bind(images.shape, profile, images.pointer, [each.pointer for each in answers], given)
-        self._execute(images.shape, int(given.handle))
+            stream_in_use.wait(self._core.Stream.from_handle(images.stream))
+        self._wait_for_last_call(stream_in_use)
+        self._bind(images.shape, profile, images.pointer, [each.pointer for each in outputs], stream_in_use)
+        self._execute(images.shape, int(stream_in_use.handle))
         if stream is None:
-            given.sync()
+            stream_in_use.sync()
         else:
-            self._last = given.record(self._last)
+            self._last_event = stream_in_use.record(self._last_event)
 
     def attach(self, profiler: Any) -> None:
-        """Has TensorRT time layers, of shapes that come from now on: a graph has the events for it inside."""
+        """Attach a TensorRT profiler.
+
+        It times only input shapes that are new from now on: a captured CUDA graph has no timing events.
+        """
         self._context.profiler = profiler
         self._context.enqueue_emits_profile = False
 
     def report(self) -> bool:
-        """Tells the profiler of the last call, which has to be done; whether there is anything to tell."""
+        """Report the layer times of the last call, which must have finished, to the profiler.
+
+        Returns:
+            Whether TensorRT had times to report.
+        """
         return bool(self._context.report_to_profiler())
 
     def close(self) -> None:
         self.stream.sync()
-        if self._last is not None:
-            self._last.sync()
-            self._last.close()
-        for slot in self._slots.values():
-            slot.close()
-        self._slots.clear()
+        if self._last_event is not None:
+            self._last_event.sync()
+            self._last_event.close()
+        for buffers in self._buffers_by_shape.values():
+            buffers.close()
+        self._buffers_by_shape.clear()
         del self._context
         self.stream.close()
 
-    def _wait_for_last(self, stream: Any) -> None:
-        """A context's memory is one, whatever streams it is run on."""
-        if self._last is not None:
-            stream.wait(self._last)
+    def _wait_for_last_call(self, stream: Any) -> None:
+        """Make a stream wait for the last call: all streams share the memory of this context."""
+        if self._last_event is not None:
+            stream.wait(self._last_event)
 
-    def _slot(self, shape: tuple[int, ...], dtype: np.dtype[Any], profile: int) -> "ShapeBuffers":
-        """Buffers of exactly this shape, and their graph; the least recently used ones make room."""
+    def _buffers_for(self, shape: tuple[int, ...], dtype: np.dtype[Any], profile: int) -> "ShapeBuffers":
+        """Return the buffers and CUDA graph of exactly this shape; evict the least recently used ones."""
         key = shape, profile
-        if key in self._slots:
-            self._slots.move_to_end(key)
-            return self._slots[key]
-        while len(self._slots) >= MAX_CUDA_GRAPHS:
+        if key in self._buffers_by_shape:
+            self._buffers_by_shape.move_to_end(key)
+            return self._buffers_by_shape[key]
+        while len(self._buffers_by_shape) >= MAX_CUDA_GRAPHS:
             self.stream.sync()
-            self._slots.popitem(last=False)[1].close()
-        answers = tuple((shape[0], *each.shape) for each in self._manifest.outputs)
-        slot = ShapeBuffers(
-            self._core, self._device, self.stream, images=(shape, dtype), answers=answers, profile=profile
+            self._buffers_by_shape.popitem(last=False)[1].close()
+        output_shapes = tuple((shape[0], *each.shape) for each in self._manifest.outputs)
+        buffers = ShapeBuffers(
+            self._core,
+            self._device,
+            self.stream,
+            images=(shape, dtype),
+            output_shapes=output_shapes,
+            profile=profile,
         )
         if self._cuda_graphs:
             try:
-                slot.graph = self._captured(slot)
+                buffers.graph = self._capture_graph(buffers)
             except DeployError:
-                slot.close()
+                buffers.close()
                 raise
-        self._slots[key] = slot
-        return slot
+        self._buffers_by_shape[key] = buffers
+        return buffers
 
-    def _captured(self, slot: "ShapeBuffers") -> Any:
-        """A CUDA graph of the execution, after one that is not captured, as TensorRT asks for.
+    def _capture_graph(self, buffers: "ShapeBuffers") -> Any:
+        """Return a CUDA graph of the execution, or None if it cannot be captured.
 
-        None where it can't be captured: it is executed then.
+        TensorRT requires one execution outside of a capture first.
         """
-        stream, shape = int(self.stream.handle), slot.shape
-        self.bind(slot)
+        stream, shape = int(self.stream.handle), buffers.shape
+        self.bind(buffers)
         self._execute(shape, stream)
         self.stream.sync()
         if not is_capturable(self._context, stream):
-            _log.warning("note: %s runs images of %s without a CUDA graph.", self._title, shape)
+            _log.warning("note: %s runs input shape %s without a CUDA graph.", self._title, shape)
             return None
-        recording = self.stream.create_graph_builder()
+        builder = self.stream.create_graph_builder()
         try:
-            recording.begin_building("thread_local")
+            builder.begin_building("thread_local")
             self._execute(shape, stream)
-            return recording.end_building().complete()
+            return builder.end_building().complete()
         except Exception as error:  # cuda-core's exceptions share no public base class
-            _log.warning("note: %s runs images of %s without a CUDA graph: %s", self._title, shape, error)
+            _log.warning("note: %s runs input shape %s without a CUDA graph: %s", self._title, shape, error)
             return None
         finally:
-            with suppress(Exception):  # it tells again of a capture that something else spoiled
-                recording.close()
+            with suppress(Exception):  # closing reports an invalidated capture once more
+                builder.close()
 
     def _bind(
-        self, shape: tuple[int, ...], profile: int, source: int, answers: list[int], stream: Any
+        self, shape: tuple[int, ...], profile: int, source: int, outputs: list[int], stream: Any
     ) -> None:
-        context, taken, given = self._context, self._manifest.input.name, self._manifest.outputs
+        context, specs = self._context, self._manifest.outputs
         if self._profile != profile:
             if not context.set_optimization_profile_async(profile, int(stream.handle)):
-                raise self._refusal(shape)
+                raise self._run_error(shape)
             self._profile = profile
         if not (
-            context.set_input_shape(taken, shape)
-            and context.set_tensor_address(taken, source)
+            context.set_input_shape(self._manifest.input.name, shape)
+            and context.set_tensor_address(self._manifest.input.name, source)
             and all(
-                context.set_tensor_address(each.name, answer)
-                for each, answer in zip(given, answers, strict=True)
+                context.set_tensor_address(spec.name, output)
+                for spec, output in zip(specs, outputs, strict=True)
             )
         ):
-            raise self._refusal(shape)
+            raise self._run_error(shape)
 
     def _execute(self, shape: tuple[int, ...], stream: int) -> None:
         if not self._context.execute_async_v3(stream):
-            raise self._refusal(shape)
+            raise self._run_error(shape)
 
-    def _refusal(self, shape: tuple[int, ...]) -> DeployError:
+    def _run_error(self, shape: tuple[int, ...]) -> DeployError:
         return DeployError(
-            f"{self._title} could not run images of {shape}.", code="run-failed", fix="try a smaller --batch"
+            f"{self._title} failed to run images of shape {shape}.",
+            code="run-failed",
+            fix="build the engine for smaller batches: deploykit build-engine --batch 1,1,8",
         )
 
 
 class ShapeBuffers:
-    """Pinned host memory and device memory for images of one shape, and the graph that runs on them.
+    """Pinned host memory and device memory for one input shape, and the CUDA graph that uses them.
 
     Attributes:
-        graph: None where there is none.
-        profile: of the engine's, that they run by.
+        graph: None if the shape runs without a CUDA graph.
+        profile: Index of the optimization profile that the shape runs with.
     """
 
     def __init__(
@@ -202,7 +221,7 @@ class ShapeBuffers:
         stream: Any,
         *,
         images: tuple[tuple[int, ...], np.dtype[Any]],
-        answers: tuple[tuple[int, ...], ...],
+        output_shapes: tuple[tuple[int, ...], ...],
         profile: int,
     ) -> None:
         shape, dtype = images
@@ -210,34 +229,33 @@ class ShapeBuffers:
         self.shape, self.profile = shape, profile
         self.graph: Any = None
         input_bytes = dtype.itemsize * math.prod(shape)
-        outputs_bytes = [_FLOAT.itemsize * math.prod(each) for each in answers]
-        with ExitStack() as buffers:
+        outputs_bytes = [_FLOAT.itemsize * math.prod(each) for each in output_shapes]
+        with ExitStack() as stack:
             try:
-                self.host_input = buffers.enter_context(pinned.allocate(input_bytes))
-                self.host_outputs = [buffers.enter_context(pinned.allocate(size)) for size in outputs_bytes]
+                self.host_input = stack.enter_context(pinned.allocate(input_bytes))
+                self.host_outputs = [stack.enter_context(pinned.allocate(size)) for size in outputs_bytes]
                 device_memory = device.memory_resource
-                self.input = buffers.enter_context(device_memory.allocate(input_bytes, stream=stream))
+                self.input = stack.enter_context(device_memory.allocate(input_bytes, stream=stream))
                 self.outputs = [
-                    buffers.enter_context(device_memory.allocate(size, stream=stream))
-                    for size in outputs_bytes
+                    stack.enter_context(device_memory.allocate(size, stream=stream)) for size in outputs_bytes
                 ]
             except Exception as error:  # cuda-core's exceptions share no public base class
                 raise DeployError(
-                    f"There is no room on the GPU for images of {shape}: "
-                    f"{(input_bytes + sum(outputs_bytes)) / 2**20:.0f} MiB were wanted ({error}).",
+                    f"The GPU has too little memory for images of shape {shape}: "
+                    f"they need {(input_bytes + sum(outputs_bytes)) / 2**20:.0f} MiB ({error}).",
                     code="run-out-of-memory",
-                    fix="give smaller batches",
+                    fix="run smaller batches",
                 ) from error
-            self._buffers = buffers.pop_all()
+            self._stack = stack.pop_all()
         self.staged_input = _as_array(self.host_input, shape, dtype)
         self.staged_outputs = [
-            _as_array(host, each, _FLOAT) for host, each in zip(self.host_outputs, answers, strict=True)
+            _as_array(host, each, _FLOAT) for host, each in zip(self.host_outputs, output_shapes, strict=True)
         ]
 
     def close(self) -> None:
         if self.graph is not None:
             self.graph.close()
-        self._buffers.close()
+        self._stack.close()
 
 
 def _as_array(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""A call whose layers TensorRT's profiler times."""
+"""Time the layers of an engine with TensorRT's profiler."""
 
 from typing import Any
 
@@ -9,40 +9,46 @@ from deploykit.util.errors import DeployError
 
 
 class LayerProfiler:
-    """Its images are on the GPU, and its answers stay there. For one thread: the one that made it."""
+    """One batch on the GPU that is run again and again while TensorRT times its layers.
 
-    def __init__(self, trt: Any, lane: ExecutionContext, images: npt.NDArray[Any], profile: int) -> None:
-        self._profiler = _profiler(trt)  # which has to outlive the context
-        lane.attach(self._profiler)
-        self._lane, self._slot = lane, lane.load(images, profile)
+    The outputs stay on the GPU. Only the thread that created it may use it.
+    """
+
+    def __init__(self, trt: Any, context: ExecutionContext, images: npt.NDArray[Any], profile: int) -> None:
+        self._profiler = _make_profiler(trt)  # must outlive the context
+        context.attach(self._profiler)
+        self._context, self._buffers = context, context.load(images, profile)
 
     def layers_ms(self) -> dict[str, float]:
-        """What each layer takes of one call, by its name, in the order they ran.
+        """Run one call and return the time of each layer, ms, by layer name, in execution order.
 
         Raises:
-            DeployError: TensorRT tells none.
+            DeployError: TensorRT reported no times.
 
         References:
-            IExecutionContext.report_to_profiler, of launches of CUDA graphs too.
+            IExecutionContext.report_to_profiler; it reports launches of CUDA graphs too.
         """
-        found: dict[str, float] = {}
-        self._profiler.layers_ms = found
-        self._lane.bind(self._slot)
-        self._lane.launch(self._slot)
-        self._lane.stream.sync()
-        if not self._lane.report() or not found:
-            graph = self._slot.graph is not None
+        layers_ms: dict[str, float] = {}
+        self._profiler.layers_ms = layers_ms
+        self._context.bind(self._buffers)
+        self._context.launch(self._buffers)
+        self._context.stream.sync()
+        if not self._context.report() or not layers_ms:
+            graph = self._buffers.graph is not None
             raise DeployError(
-                f"TensorRT tells no times of layers{' that were launched as a CUDA graph' if graph else ''}.",
+                "TensorRT reported no layer times"
+                f"{' for a call that was launched as a CUDA graph' if graph else ''}.",
                 code="layer-times-unavailable",
-                fix="give --no-cuda-graph" if graph else "build the engine again, and time it as a whole",
+                fix="use --no-cuda-graph"
+                if graph
+                else "time the whole engine: deploykit bench ENGINE, without --layers",
             )
-        return found
+        return layers_ms
 
 
-def _profiler(trt: Any) -> Any:
+def _make_profiler(trt: Any) -> Any:
     class Profiler(trt.IProfiler):  # type: ignore[misc]  # the base class is known at run time only
-        """Adds up what layers of one name took."""
+        """A profiler that sums the times of layers with the same name."""
 
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)

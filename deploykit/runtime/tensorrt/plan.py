@@ -1,4 +1,4 @@
-"""Deserializes plans, and says why where that fails."""
+"""Deserialize TensorRT plans and explain failures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,43 +9,46 @@ from deploykit.engine.manifest import EngineManifest
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 
-# TensorRT-RTX's EngineInvalidityDiagnostics, 1.7, in words.
+# What EngineInvalidityDiagnostics of TensorRT-RTX 1.7 mean.
 _REASONS = {
-    "VERSION_MISMATCH": "another version of TensorRT-RTX built it",
-    "UNSUPPORTED_CC": "it is for other GPUs",
+    "VERSION_MISMATCH": "it was built by another version of TensorRT-RTX",
+    "UNSUPPORTED_CC": "it was built for other GPUs",
     "OLD_CUDA_DRIVER": "the GPU's driver is too old",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
     "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory",
     "MALFORMED_ENGINE": "it is damaged",
-    "CUDA_ERROR": "CUDA fails",
+    "CUDA_ERROR": "CUDA reported an error",
 }
 
 
 def deserialize_plan(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
-    """TensorRT's runtime, which must outlive the engine, and the engine.
+    """Deserialize a plan.
+
+    Returns:
+        TensorRT's runtime, which must outlive the engine, and the engine.
 
     Raises:
-        DeployError: it can't be loaded; says why.
+        DeployError: The plan cannot be loaded; the message says why.
     """
     facts = COMPILERS[manifest.target.compiler]
     trt = require(facts.module, install=facts.install)
-    log = _log(trt)
+    logger = _make_logger(trt)
     data = path.read_bytes()
     try:
-        runtime = trt.Runtime(log)
-    except TypeError as error:  # its constructor gives back nothing
-        raise _refusal(path, manifest, trt, log.last) from error
+        runtime = trt.Runtime(logger)
+    except TypeError as error:  # the constructor returned no object
+        raise _load_error(path, manifest, trt, logger.last_error) from error
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise _refusal(path, manifest, trt, _invalidity(trt, runtime, data) or log.last)
+        raise _load_error(path, manifest, trt, _diagnose(trt, runtime, data) or logger.last_error)
     return runtime, engine
 
 
 def create_execution_context(engine: Any, manifest: EngineManifest) -> Any:
-    """An execution context; None where the GPU has no memory for one.
+    """Create an execution context, or return None if the GPU has too little memory for one.
 
-    TensorRT-RTX compiles kernels for a shape when it is first met: at once, so that what is captured in a
-    CUDA graph then is not what it would run meanwhile.
+    TensorRT-RTX specializes kernels for each new input shape. It is told to do so at once: a CUDA graph
+    would otherwise capture the generic kernels that it uses in the meantime.
 
     References:
         "Working with RTX CUDA Graphs", docs.nvidia.com/deeplearning/tensorrt-rtx.
@@ -61,23 +64,24 @@ def create_execution_context(engine: Any, manifest: EngineManifest) -> Any:
 
 
 def is_capturable(context: Any, stream: int) -> bool:
-    """Whether an execution may be captured in a CUDA graph; TensorRT-RTX has some that may not."""
+    """Return whether a CUDA graph can capture the execution; some of TensorRT-RTX cannot be captured."""
     can: Callable[[int], bool] | None = getattr(context, "is_stream_capturable", None)
     return can is None or can(stream)
 
 
-def _refusal(path: Path, manifest: EngineManifest, trt: Any, reason: str | None) -> DeployError:
+def _load_error(path: Path, manifest: EngineManifest, trt: Any, reason: str | None) -> DeployError:
     facts = COMPILERS[manifest.target.compiler]
     why = f": {reason}" if reason else ""
     return DeployError(
-        f"{facts.title} {trt.__version__} can't load {path}, built by {manifest.compiler_version}{why}.",
+        f"{facts.title} {trt.__version__} cannot load {path}, which was built by version "
+        f"{manifest.compiler_version}{why}.",
         code="engine-load-failed",
-        fix="check the driver with nvidia-smi; deploykit build-engine --gpu local builds the engine again",
+        fix="check the driver with nvidia-smi, or rebuild it here: deploykit build-engine --gpu local",
     )
 
 
-def _invalidity(trt: Any, runtime: Any, data: bytes) -> str | None:
-    """TensorRT-RTX's own diagnosis, from the plan's header; TensorRT has none."""
+def _diagnose(trt: Any, runtime: Any, data: bytes) -> str | None:
+    """Return TensorRT-RTX's diagnosis of the plan's header; TensorRT has none."""
     if not hasattr(runtime, "get_engine_validity"):
         return None
     _, diagnosis = runtime.get_engine_validity(data[: runtime.engine_header_size])
@@ -89,16 +93,16 @@ def _invalidity(trt: Any, runtime: Any, data: bytes) -> str | None:
     return ", ".join(found) or None
 
 
-def _log(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]  # the base class is known at run time only
-        """Keeps the first line of the last error."""
+def _make_logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is known at run time only
+        """A logger that keeps the first line of the last error."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last: str | None = None
+            self.last_error: str | None = None
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
-                self.last = message.splitlines()[0].rstrip(".")
+                self.last_error = message.splitlines()[0].rstrip(".")
 
-    return Log()
+    return Logger()

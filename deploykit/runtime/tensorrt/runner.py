@@ -1,7 +1,7 @@
-"""Runs a plan of TensorRT or TensorRT-RTX on the GPU, with device memory and streams from cuda-core.
+"""Run a plan of TensorRT or TensorRT-RTX on the GPU, with device memory and streams from cuda-core.
 
-Not yet run on a GPU. tests/runtime/test_gpu_runner.py runs it on cuda-core over a stub of the driver; on a
-machine with a GPU, `make test-gpu` runs tests/runtime/test_gpu.py.
+This has not run on a GPU yet. tests/runtime/test_gpu_runner.py runs it on cuda-core over a stub of the
+driver; on a machine with a GPU, `make test-gpu` runs tests/runtime/test_gpu.py.
 """
 
 import threading
@@ -26,7 +26,10 @@ from deploykit.util.local_gpu import ORDINAL
 
 
 class TensorRTRunner:
-    """Safe from many threads: calls at the same time have contexts, streams and buffers of their own."""
+    """A runner that is safe to call from many threads.
+
+    Each concurrent call uses an execution context, a stream and buffers that no other call uses meanwhile.
+    """
 
     def __init__(self, path: Path, manifest: EngineManifest, *, cuda_graphs: bool = True) -> None:
         self._core = require("cuda.core", extra="gpu")
@@ -35,9 +38,9 @@ class TensorRTRunner:
             self._device.set_current()
         except Exception as error:  # cuda-core's exceptions share no public base class
             raise DeployError(
-                f"The GPU can't be used: {str(error).splitlines()[0]}",
+                f"The GPU cannot be used: {str(error).splitlines()[0]}",
                 code="gpu-unusable",
-                fix="install or update NVIDIA's driver; nvidia-smi shows which is there",
+                fix="install or update NVIDIA's driver; nvidia-smi shows the installed version",
             ) from error
         self._runtime, self._engine = deserialize_plan(path, manifest)
         self._manifest, self._cuda_graphs = manifest, cuda_graphs
@@ -46,27 +49,28 @@ class TensorRTRunner:
         self._lock = threading.Lock()
 
     def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
-        """Copies in, runs, copies out, and waits."""
-        with self._lane() as lane:
-            return lane.run(images, profile)
+        """Copy images to the GPU, run them, copy the outputs back, and wait."""
+        with self._borrow_context() as context:
+            return context.run(images, profile)
 
     def run_on_device(
-        self, images: DeviceArray, answers: tuple[DeviceArray, ...], profile: int, stream: int | None
+        self, images: DeviceArray, outputs: tuple[DeviceArray, ...], profile: int, stream: int | None
     ) -> None:
-        """Runs from memory of the GPU to memory of the GPU.
+        """Run images that are in device memory and leave the outputs there.
 
         Args:
-            answers: memory for each output.
-            stream: a handle to enqueue on, without waiting; None for a stream of its own, and waiting.
+            outputs: Device memory for each output.
+            stream: Handle of the CUDA stream to enqueue on, without waiting; None to run on a stream of the
+                runner and wait.
         """
-        with self._lane() as lane:
-            lane.run_on_device(images, answers, profile, stream)
+        with self._borrow_context() as context:
+            context.run_on_device(images, outputs, profile, stream)
 
     @contextmanager
     def time_calls(self, images: npt.NDArray[Any], profile: int) -> Iterator[CallTimer]:
-        """A call to be timed, on a lane of its own."""
-        with self._lane() as lane:
-            call = CallTimer(self._core, self._device, lane, images, profile)
+        """Time calls with these images on an execution context that no other call uses meanwhile."""
+        with self._borrow_context() as context:
+            call = CallTimer(self._core, self._device, context, images, profile)
             try:
                 yield call
             finally:
@@ -74,53 +78,57 @@ class TensorRTRunner:
 
     @contextmanager
     def profile_layers(self, images: npt.NDArray[Any], profile: int) -> Iterator[LayerProfiler]:
-        """A call whose layers are timed, on a lane that goes with it: a profiler slows its context down."""
+        """Time the layers of calls with these images.
+
+        The execution context is closed afterwards, because a profiler slows its context down.
+        """
         trt = require(COMPILERS[self._manifest.target.compiler].module)
         self._device.set_current()
-        lane = self._new_lane()
+        context = self._create_context()
         try:
-            yield LayerProfiler(trt, lane, images, profile)
+            yield LayerProfiler(trt, context, images, profile)
         finally:
-            lane.close()
+            context.close()
 
     def used_cuda_graphs(self) -> bool:
-        """Whether all calls so far, of images on the host, were launched as CUDA graphs."""
+        """Return whether all calls so far with images on the host were launched as CUDA graphs."""
         with self._lock:
-            return self._cuda_graphs and not any(lane.has_executed for lane in self._idle)
+            return self._cuda_graphs and not any(context.launched_without_graph for context in self._idle)
 
     def close(self) -> None:
-        """Calls that still run are the caller's to wait for."""
-        self._device.set_current()  # each thread has to
+        """Free everything; the caller waits for running calls first."""
+        self._device.set_current()  # each thread must
         while self._idle:
             self._idle.pop().close()
         del self._engine, self._runtime
 
     @contextmanager
-    def _lane(self) -> Iterator[ExecutionContext]:
-        """What a call has to itself: what the last one gave back, whose graphs are there, or a new one."""
+    def _borrow_context(self) -> Iterator[ExecutionContext]:
+        """Borrow an idle execution context (its CUDA graphs are already captured), or create one."""
         self._device.set_current()
         with self._lock:
-            lane = self._idle.pop() if self._idle else None
-        lane = lane or self._new_lane()
+            context = self._idle.pop() if self._idle else None
+        context = context or self._create_context()
         try:
-            yield lane
+            yield context
         finally:
             with self._lock:
-                self._idle.append(lane)
+                self._idle.append(context)
 
-    def _new_lane(self) -> ExecutionContext:
-        context = create_execution_context(self._engine, self._manifest)
-        if context is None:
+    def _create_context(self) -> ExecutionContext:
+        trt_context = create_execution_context(self._engine, self._manifest)
+        if trt_context is None:
             needed = self._engine.device_memory_size_v2 / 2**20
             raise DeployError(
-                f"{self._title} has no room for another context, of {needed:.0f} MiB, on the GPU.",
+                f"The GPU has too little memory for another execution context of {self._title}, "
+                f"which needs {needed:.0f} MiB.",
                 code="run-out-of-memory",
-                fix="call it from fewer threads, or build it with a smaller --batch",
+                fix="call it from fewer threads, or build it for a smaller --batch",
             )
         return ExecutionContext(
             self._core,
             self._device,
-            context,
+            trt_context,
             self._manifest,
             title=self._title,
             cuda_graphs=self._cuda_graphs,
