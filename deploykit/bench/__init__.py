@@ -1,1 +1,1 @@
-"""Measures engines: what was timed, how, and every sample."""
+"""Measure engines, and record what was timed, how, and every sample."""

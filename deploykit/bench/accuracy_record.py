@@ -1,4 +1,4 @@
-"""How well a model classifies, as a record: what latency is weighed against."""
+"""A record of how accurately a model classifies; latency is weighed against it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,15 +12,19 @@ from deploykit.util.types import Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyRecord:
-    """Attributes:
-    model: name of the file that was evaluated; sha256: its digest.
-    onnx_sha256: digest of the FP32 model it comes from, its own where it is that one.
-    data: what it was evaluated on; images: how many.
-    data_sha256: of their labels, and of how they were prepared.
-    images_sha256: of the images; None in records from before that was taken.
-    top1: as a fraction.
-    ran_by: what computed it, in words.
-    started: UTC, ISO 8601.
+    """A measurement of top-1 accuracy.
+
+    Attributes:
+        model: Name of the file that was evaluated.
+        sha256: Digest of that file.
+        onnx_sha256: Digest of the FP32 model it comes from; its own digest if it is that model.
+        data: What it was evaluated on.
+        images: How many images.
+        data_sha256: Digest of the labels and of the preprocessing.
+        images_sha256: Digest of the images; None in older records.
+        top1: Top-1 accuracy, 0 to 1.
+        ran_by: What computed it, in words.
+        started: UTC, ISO 8601.
     """
 
     model: str
@@ -40,9 +44,9 @@ class AccuracyRecord:
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1.low <= self.top1.value <= self.top1.high <= 1:
-            raise ValueError("its top-1 is no fraction within its interval")
+            raise ValueError("top1 must be from 0 to 1 and within its interval")
 
     @property
     def name(self) -> str:
-        """Of its file, before the moment."""
+        """Name of its file, without the time."""
         return f"{self.model}.accuracy"

@@ -1,6 +1,5 @@
-"""Measures an engine on this machine."""
+"""Measure an engine on this machine."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +22,9 @@ from deploykit.engine.shapes import round_up_batch
 from deploykit.runtime import Engine
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
+from deploykit.util.progress import Progress, no_progress
 
-_GPU_IN_FLIGHT = 2  # the copies of one call while another computes
-
-Report = Callable[[str, float | None], None]
-"""Called with what is going on, and how much of it is done, from 0 to 1, where that is known."""
+_GPU_IN_FLIGHT = 2  # one call copies while the other computes
 
 
 def benchmark(
@@ -42,42 +39,26 @@ def benchmark(
     search_seconds: float | None = None,
     threads: int | None = None,
     cuda_graphs: bool = True,
-    progress: Report = lambda phase, fraction: None,
+    progress: Progress = no_progress,
 ) -> Record:
-    """Measures an engine in one of MLPerf's scenarios.
+    """Measure an engine in one of MLPerf's scenarios.
 
     Args:
-        engine: an engine or bundle that this machine can run.
-        scope: what is timed of a call; `device` and `host` for TensorRT on a GPU, in `single-stream`.
-        batch: images a call, in `server` at most; default what the engine is tuned for.
-        max_latency_ms: what `server` holds at the 99th percentile.
-        seconds, samples: how long at least, and how many calls; in `server` of each run of a rate, images.
-        search_seconds: how long `server` searches at most.
-        threads: CPU threads; default one a core.
-        cuda_graphs: see runtime.Engine.load.
+        engine: An engine or bundle that this machine can run.
+        scope: What is timed of a call. `device` and `host` need TensorRT on a GPU and `single-stream`.
+        batch: Images per call, in `server` the maximum; default what the engine is tuned for.
+        max_latency_ms: Bound on the 99th percentile of latency, for `server` only.
+        seconds, samples: Minimum duration and minimum number of calls; in `server`, of images in each run.
+        search_seconds: Maximum duration of the search of `server`.
+        threads: CPU threads; default one per core.
+        cuda_graphs: See runtime.Engine.load.
+        progress: Receives the progress of the measurement.
 
     Raises:
-        DeployError: the engine is for another machine, doesn't take that batch, can't hold the latency, or
-            tells nothing of that scope.
+        DeployError: The engine is for another machine, does not take that batch, cannot meet the latency
+            bound, or cannot time that scope.
     """
-    if (max_latency_ms is not None) != (scenario == "server"):
-        raise DeployError(
-            "A bound on latency is what the server scenario is about, and no other.",
-            code="option-not-applicable",
-            fix="give both --scenario server and --max-latency 10ms, or neither",
-        )
-    if search_seconds is not None and scenario != "server":
-        raise DeployError(
-            f"{scenario} searches for nothing, whose time could be limited.",
-            code="option-not-applicable",
-            fix="leave out --search-seconds",
-        )
-    if scope != "end-to-end" and scenario != "single-stream":
-        raise DeployError(
-            f"What {scope} takes is told of one call after another, and {scenario} is timed end to end.",
-            code="scope-not-applicable",
-            fix="leave out --scope or --scenario",
-        )
+    _require_options_apply(scenario, scope, max_latency_ms, search_seconds)
     path = Path(engine)
     with Engine.load(path, threads=threads, cuda_graphs=cuda_graphs) as loaded:
         manifest = loaded.manifest
@@ -93,7 +74,7 @@ def benchmark(
             max_latency_ms=max_latency_ms,
         )
         started, before = utc_timestamp(), read_machine_state(on_cpu=on_cpu)
-        found, trials = _run(
+        measured, trials = _run(
             loaded,
             method,
             seconds=seconds,
@@ -104,18 +85,41 @@ def benchmark(
         after = read_machine_state(on_cpu=on_cpu)
         method = replace(method, cuda_graph=loaded.used_cuda_graphs)  # not every shape can be captured
     return Record(
-        engine=MeasuredEngine.of(path, manifest),
+        engine=MeasuredEngine.from_manifest(path, manifest),
         method=method,
         machine=describe_machine(on_cpu=on_cpu),
         before=before,
         after=after,
         runtime=_runtime(manifest),
         started=started,
-        latency_ms=found.latency_ms,
-        warm_up_ms=found.warm_up_ms,
-        seconds=found.seconds,
+        latency_ms=measured.latency_ms,
+        warm_up_ms=measured.warm_up_ms,
+        seconds=measured.seconds,
         trials=trials,
     )
+
+
+def _require_options_apply(
+    scenario: Scenario, scope: Scope, max_latency_ms: float | None, search_seconds: float | None
+) -> None:
+    if (max_latency_ms is not None) != (scenario == "server"):
+        raise DeployError(
+            "--max-latency and --scenario server need each other.",
+            code="option-not-applicable",
+            fix="use both --scenario server and --max-latency 10ms, or neither",
+        )
+    if search_seconds is not None and scenario != "server":
+        raise DeployError(
+            f"--search-seconds does not apply to --scenario {scenario}, which does not search.",
+            code="option-not-applicable",
+            fix="leave out --search-seconds",
+        )
+    if scope != "end-to-end" and scenario != "single-stream":
+        raise DeployError(
+            f"--scope {scope} needs --scenario single-stream, but the scenario is {scenario}.",
+            code="scope-not-applicable",
+            fix="leave out --scope or --scenario",
+        )
 
 
 def _run(
@@ -125,12 +129,12 @@ def _run(
     seconds: float,
     samples: int,
     search_seconds: float,
-    progress: Report,
+    progress: Progress,
 ) -> tuple[Samples, tuple[Trial, ...]]:
     manifest = engine.manifest
     images = random_images((method.batch, *manifest.input.shape), manifest.input.dtype)
     if method.scenario == "server":
-        assert method.max_latency_ms is not None  # noqa: S101  # asked for above
+        assert method.max_latency_ms is not None  # noqa: S101  # checked before
         return run_server(
             lambda count: engine(images[: round_up_batch(manifest.batches, count)]),
             batch=method.batch,
@@ -141,22 +145,21 @@ def _run(
             progress=progress,
         )
 
-    def tell(fraction: float) -> None:
-        progress(f"batch {method.batch}", fraction)
-
     if method.scenario == "offline":
-        found = run_offline(
+        measured = run_offline(
             lambda: engine(images),
             batch=method.batch,
             in_flight=method.in_flight,
             seconds=seconds,
             samples=samples,
-            progress=tell,
+            progress=progress,
         )
-        return found, ()
+        return measured, ()
     with open_sampler(engine, images, method.scope) as sample:
-        found = run_sequential(sample, batch=method.batch, seconds=seconds, samples=samples, progress=tell)
-    return found, ()
+        measured = run_sequential(
+            sample, batch=method.batch, seconds=seconds, samples=samples, progress=progress
+        )
+    return measured, ()
 
 
 def _runtime(manifest: EngineManifest) -> str:

@@ -1,4 +1,4 @@
-"""How much faster one measurement is than another, where they were made alike."""
+"""Compare two measurements that were made in the same way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,14 @@ IGNORABLE_FIELDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Attributes: ratio: of the second's figure to the first's; ignored: what was unlike in them."""
+    """The comparison of two records.
+
+    Attributes:
+        figure: What is compared, with its unit.
+        first, second: The figure of each record.
+        ratio: The second figure divided by the first, with its interval.
+        ignored: The fields that differ and were ignored.
+    """
 
     figure: str
     first: float
@@ -33,39 +40,39 @@ class Comparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval leaves out that they are equal; an open end leaves nothing out."""
+        """Whether the interval excludes a ratio of 1; an open end excludes nothing."""
         return not self.ratio.contains(1)
 
 
 def compare_records(first: Record, second: Record, *, ignore: Sequence[str] = ()) -> Comparison:
-    """The ratio of two records' figures: median latency, or throughput where the scenario is about that.
+    """Return the ratio of the figures of two records: median latency, or throughput.
 
     Args:
-        ignore: what may be unlike in them, of IGNORABLE_FIELDS.
+        ignore: Fields that may differ, from IGNORABLE_FIELDS.
 
     Raises:
-        DeployError: they were not made alike.
+        DeployError: The records were measured in different ways.
     """
     if unknown := [each for each in ignore if each not in IGNORABLE_FIELDS]:
         raise DeployError(
-            f"Records have nothing called {unknown[0]} to ignore.",
+            f"A record has no field {unknown[0]!r} to ignore.",
             code="unknown-field",
-            fix=f"name some of {', '.join(IGNORABLE_FIELDS)}",
+            fix=f"--ignore takes {', '.join(IGNORABLE_FIELDS)}",
         )
-    stamps = comparison_key(first), comparison_key(second)
-    unlike = tuple(name for name, value in stamps[0].items() if stamps[1][name] != value)
-    if refused := [name for name in unlike if name not in ignore]:
-        differences = ", ".join(f"{name} ({stamps[0][name]} and {stamps[1][name]})" for name in refused)
+    keys = comparison_key(first), comparison_key(second)
+    different = tuple(name for name, value in keys[0].items() if keys[1][name] != value)
+    if disallowed := [name for name in different if name not in ignore]:
+        differences = ", ".join(f"{name} ({keys[0][name]} and {keys[1][name]})" for name in disallowed)
         raise DeployError(
-            f"These records were not made alike: {differences}.",
+            f"The records were measured in different ways: {differences}.",
             code="records-not-comparable",
-            fix=f"measure alike, or --ignore {','.join(refused)} if you know why that doesn't matter",
+            fix=f"measure both in the same way, or add --ignore {','.join(disallowed)} if it does not matter",
         )
     if first.method.scenario != second.method.scenario:
         raise DeployError(
-            "Latency and throughput have no ratio.",
+            "Latency and throughput cannot be compared.",
             code="records-not-comparable",
-            fix="give two records of one scenario",
+            fix="pass two records of the same scenario",
         )
     latencies = first.method.scenario == "single-stream"
     figures = [each.percentile_ms(50) if latencies else each.images_per_s for each in (first, second)]
@@ -73,18 +80,18 @@ def compare_records(first: Record, second: Record, *, ignore: Sequence[str] = ()
         figure="p50 ms" if latencies else "images/s",
         first=figures[0].value,
         second=figures[1].value,
-        ratio=_of_medians(first, second) if latencies else _of_rates(first, second),
-        ignored=unlike,
+        ratio=_ratio_of_medians(first, second) if latencies else _ratio_of_rates(first, second),
+        ignored=different,
     )
 
 
-def _of_medians(first: Record, second: Record) -> Estimate:
-    """The second's median latency over the first's, by the bootstrap of both."""
+def _ratio_of_medians(first: Record, second: Record) -> Estimate:
+    """Return the ratio of median latencies, by bootstrapping both records."""
     return estimate_ratio(first.samples, second.samples, row_percentile(50), least=required_samples(50))
 
 
-def _of_rates(first: Record, second: Record) -> Estimate:
-    """The second's throughput over the first's; in `server` by the rates that enclose each."""
+def _ratio_of_rates(first: Record, second: Record) -> Estimate:
+    """Return the ratio of throughputs; in `server`, from the rates that enclose each."""
     if first.method.scenario == "server":
         below, above = first.images_per_s, second.images_per_s
         return Estimate(

@@ -1,4 +1,4 @@
-"""Images to measure with: of noise, since no kernel's time depends on what is in them."""
+"""Random images to measure with: the time of a kernel does not depend on the values."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def random_images(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-    """Standard normal, or uint8 of all values alike; the same ones every time."""
+    """Return standard normal float32 images or uniform uint8 images; the same every time."""
     generator = np.random.default_rng(0)
     if dtype == "uint8":
         return generator.integers(0, 256, shape, np.uint8)

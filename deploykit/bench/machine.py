@@ -1,4 +1,4 @@
-"""The machine a measurement ran on, and what state it was in before and after."""
+"""The machine that a measurement ran on, and its state before and after."""
 
 import os
 import platform
@@ -18,9 +18,9 @@ from deploykit.util.local_gpu import ORDINAL, local_gpu
 T = TypeVar("T")
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-_BUSY = 0.1  # of the cores, by others, from where on a measurement suffers
+_MAX_BUSY = 0.1  # share of the cores that other processes may use without disturbing a measurement
 
-# NVML's nvmlClocksEventReason* that are neither idling nor a setting.
+# The nvmlClocksEventReason* of NVML that are neither idling nor a setting.
 _THROTTLES = {
     "HwPowerBrakeSlowdown": "power brake",
     "HwSlowdown": "hardware slowdown",
@@ -32,13 +32,13 @@ _THROTTLES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What doesn't change while it runs.
+    """The properties of a machine that do not change while it runs.
 
     Attributes:
-        name: the processor's, or the GPU's.
-        cores: that this process may use.
-        driver: NVIDIA's; None for a CPU.
-        governor: how the kernel sets the processor's clock; None where it doesn't say.
+        name: Name of the CPU or the GPU.
+        cores: CPU cores that this process may use.
+        driver: Version of NVIDIA's driver; None for a CPU.
+        governor: The kernel's CPU frequency governor; None if the system does not report it.
     """
 
     kind: Literal["cpu", "gpu"]
@@ -51,7 +51,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuState:
-    """Attributes: throttled: why its clocks are lower than they could be, if they are."""
+    """The clocks, temperature and power of the GPU.
+
+    Attributes:
+        throttled: Reasons why the clocks are reduced; empty if they are not.
+    """
 
     sm_mhz: int
     memory_mhz: int
@@ -62,14 +66,14 @@ class GpuState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineState:
-    """What changes.
+    """The properties of a machine that change.
 
     Attributes:
-        moment_s: since the machine started.
-        cpu_mhz: median of the cores' clocks; None where the system doesn't say.
-        busy_s, own_s: how long the cores have worked since then, and how long of it for this process.
-        load: processes that ran or waited over the last minute, on average.
-        gpu: None without one, or without nvidia-ml-py.
+        moment_s: Seconds since the machine started.
+        cpu_mhz: Median clock of the cores; None if the system does not report it.
+        busy_s, own_s: CPU time that all processes, and this process, have used since then.
+        load: Average number of processes that ran or waited over the last minute.
+        gpu: None without a GPU or without nvidia-ml-py.
     """
 
     moment_s: float
@@ -81,20 +85,20 @@ class MachineState:
 
 
 def describe_machine(*, on_cpu: bool) -> Machine:
-    """The CPU or the GPU of this machine, as one that measures."""
+    """Return the properties of this machine, with its CPU or its GPU."""
     gpu = None if on_cpu else local_gpu()
     return Machine(
         kind="cpu" if gpu is None else "gpu",
-        name=_processor() if gpu is None else f"{gpu.name} (SM{gpu.sm})",
+        name=_cpu_name() if gpu is None else f"{gpu.name} (SM{gpu.sm})",
         cores=len(os.sched_getaffinity(0)),
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        driver=None if gpu is None else _ask_nvml(lambda nvml, _: str(nvml.nvmlSystemGetDriverVersion())),
+        driver=None if gpu is None else _query_nvml(lambda nvml, _: str(nvml.nvmlSystemGetDriverVersion())),
         governor=_read(_GOVERNOR) or None,
     )
 
 
 def read_machine_state(*, on_cpu: bool) -> MachineState:
-    """As it is now."""
+    """Return the current state of this machine."""
     clocks = [float(value) for value in _cpu_facts("cpu MHz")]
     return MachineState(
         moment_s=time.monotonic(),
@@ -102,35 +106,40 @@ def read_machine_state(*, on_cpu: bool) -> MachineState:
         busy_s=_busy_s(),
         own_s=time.process_time(),
         load=os.getloadavg()[0],
-        gpu=None if on_cpu or local_gpu() is None else _ask_nvml(_gpu_state),
+        gpu=None if on_cpu or local_gpu() is None else _query_nvml(_gpu_state),
     )
 
 
 def describe_disturbances(machine: Machine, before: MachineState, after: MachineState) -> tuple[str, ...]:
-    """What of the machine's state makes a measurement doubtful, a sentence each."""
+    """Return one sentence for each thing in the state of the machine that makes a measurement doubtful."""
     found = []
-    if (others := _others(machine, before, after)) > _BUSY:
-        found.append(f"Other processes used {100 * others:.0f} % of the {machine.cores} cores meanwhile.")
+    if (others := _busy_by_others(machine, before, after)) > _MAX_BUSY:
+        found.append(
+            f"Other processes used {100 * others:.0f} % of the {machine.cores} cores during the measurement."
+        )
     if machine.kind == "gpu" and (before.gpu is None or after.gpu is None):
-        found.append("The GPU's clocks, temperature and power could not be read: nvidia-ml-py does it.")
+        found.append("The GPU's clocks, temperature and power could not be read; install nvidia-ml-py.")
     for each in (before.gpu, after.gpu):
         if each is not None and each.throttled:
             found.append(f"The GPU was throttled ({', '.join(each.throttled)}) at {each.sm_mhz} MHz.")
             break
     if before.gpu and after.gpu and abs(after.gpu.sm_mhz - before.gpu.sm_mhz) > 0.05 * before.gpu.sm_mhz:
-        found.append(f"The GPU's clock went from {before.gpu.sm_mhz} to {after.gpu.sm_mhz} MHz.")
+        found.append(f"The GPU's clock changed from {before.gpu.sm_mhz} to {after.gpu.sm_mhz} MHz.")
     return tuple(found)
 
 
-def _others(machine: Machine, before: MachineState, after: MachineState) -> float:
-    """The part of the cores' time that other processes had."""
+def _busy_by_others(machine: Machine, before: MachineState, after: MachineState) -> float:
+    """Return the share of the cores' time that other processes used."""
     seconds = machine.cores * (after.moment_s - before.moment_s)
-    theirs = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    return theirs / seconds if seconds else 0.0
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    return others_s / seconds if seconds else 0.0
 
 
 def _busy_s() -> float:
-    """Of the cores that this process may use: user, nice, system, interrupts; see proc(5)."""
+    """Return the busy time of the cores that this process may use, s.
+
+    It is the sum of user, nice, system and interrupt time; see proc(5).
+    """
     ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     ticks = 0
     for line in _read(Path("/proc/stat")).splitlines():
@@ -141,12 +150,12 @@ def _busy_s() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _processor() -> str:
+def _cpu_name() -> str:
     return ", ".join(sorted(set(_cpu_facts("model name")))) or platform.machine()
 
 
 def _cpu_facts(name: str) -> list[str]:
-    """What /proc/cpuinfo says of each core."""
+    """Return a field of /proc/cpuinfo for each core."""
     lines = _read(Path("/proc/cpuinfo")).splitlines()
     return [line.partition(":")[2].strip() for line in lines if line.startswith(name)]
 
@@ -166,18 +175,18 @@ def _gpu_state(nvml: Any, gpu: Any) -> GpuState:
         temperature_c=nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
         power_w=nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
         throttled=tuple(
-            words
-            for name, words in _THROTTLES.items()
+            reason
+            for name, reason in _THROTTLES.items()
             if reasons & getattr(nvml, f"nvmlClocksEventReason{name}")
         ),
     )
 
 
-def _ask_nvml(question: Callable[[Any, Any], T]) -> T | None:
-    """NVML's answer of the GPU that engines run on; None where nvidia-ml-py or the driver has none."""
+def _query_nvml(query: Callable[[Any, Any], T]) -> T | None:
+    """Query NVML about the GPU that engines run on; None if nvidia-ml-py or the driver cannot answer."""
     try:
         nvml = require("pynvml", extra="gpu")
-        address = require("cuda.core", extra="gpu").Device(ORDINAL).pci_bus_id
+        bus_id = require("cuda.core", extra="gpu").Device(ORDINAL).pci_bus_id
     except DeployError:
         return None
     try:
@@ -185,7 +194,7 @@ def _ask_nvml(question: Callable[[Any, Any], T]) -> T | None:
     except nvml.NVMLError:
         return None
     try:
-        return question(nvml, nvml.nvmlDeviceGetHandleByPciBusId(address))
+        return query(nvml, nvml.nvmlDeviceGetHandleByPciBusId(bus_id))
     except nvml.NVMLError:
         return None
     finally:

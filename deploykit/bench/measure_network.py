@@ -1,4 +1,4 @@
-"""A network of a family, built with random weights, which is right for latency, and measured here."""
+"""Measure a network here: build it with random weights, which do not change latency."""
 
 import hashlib
 import tempfile
@@ -17,16 +17,16 @@ from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.stats.latency_percentiles import required_samples
 from deploykit.util.types import Precision
 
-MIN_SECONDS, MIN_CALLS = 2.0, 100  # of a measurement, at least; p90 takes a hundred calls
-MAX_EXTRA_SECONDS = 20.0  # that measurements of one network are made longer for, together
+MIN_SECONDS, MIN_CALLS = 2.0, 100  # of a measurement; p90 takes a hundred calls
+MAX_EXTRA_SECONDS = 20.0  # total time spent on measuring one network again, for longer
 
 
 def random_model_sha256(member: Member) -> str:
-    """Digest of the model that is built, as records have it."""
-    return hashlib.sha256(_model(member)).hexdigest()
+    """Return the digest of the model that is built, as records contain it."""
+    return hashlib.sha256(_random_model_bytes(member)).hexdigest()
 
 
-def _model(member: Member) -> bytes:
+def _random_model_bytes(member: Member) -> bytes:
     return to_bytes(build_onnx_model(*prepare_export(member)))
 
 
@@ -34,14 +34,14 @@ def _model(member: Member) -> bytes:
 def build_random_engine(
     member: Member, *, gpu: str, precision: Precision | None, batches: Sequence[BatchRange]
 ) -> Iterator[Path]:
-    """Its engine, in a folder of its own that goes in the end.
+    """Build the network's engine in a temporary folder that is deleted when the block ends.
 
     Raises:
-        DeployError: no such GPU, or one that has no such precision.
+        DeployError: The GPU is unknown or does not support the precision.
     """
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, f"{member.name}.onnx")
-        model.write_bytes(_model(member))
+        model.write_bytes(_random_model_bytes(member))
         yield build_engine(onnx=model, precision=precision, gpu=gpu, batches=batches).path
 
 
@@ -53,18 +53,19 @@ def measure_latency(
     batch: int = 1,
     percentile: float | None = None,
 ) -> Record:
-    """One request after another, of so many images.
+    """Measure the latency of one call after another.
 
     Args:
-        gpu: `cpu`, `local`, or the name of the GPU that is here.
-        precision: default what the target runs best.
-        percentile: measured again, for longer, until there are samples enough to bound it.
+        gpu: `cpu`, `local`, or the name of this machine's GPU.
+        precision: Default: what the target runs best.
+        batch: Images per call.
+        percentile: Measure again, for longer, until there are enough samples to bound this percentile.
 
     Raises:
-        DeployError: see built.
+        DeployError: As for `build_random_engine`.
     """
-    only = BatchRange(min=batch, opt=batch, max=batch)
-    with build_random_engine(member, gpu=gpu, precision=precision, batches=[only]) as engine:
+    batch_range = BatchRange(min=batch, opt=batch, max=batch)
+    with build_random_engine(member, gpu=gpu, precision=precision, batches=[batch_range]) as engine:
         record = benchmark(engine, seconds=MIN_SECONDS, samples=MIN_CALLS)
         spent_s = record.seconds
         while percentile is not None and record.percentile_ms(percentile).high is None:
@@ -79,10 +80,14 @@ def measure_latency(
 
 
 def longer_duration_s(took_s: float, count: int, percentile: float, *, left_s: float) -> float | None:
-    """Seconds to measure after a run that bounds no percentile; None where what is left would not do either.
+    """Return how long to measure again after a run that did not bound a percentile.
 
     Args:
-        took_s, count: of that run, and its samples.
+        took_s, count: Duration and number of samples of that run.
+        left_s: Time left, s.
+
+    Returns:
+        Seconds; None if the time left is too short to bound it.
     """
     needed_s = 1.1 * required_samples(percentile) * took_s / count
     if percentile == 100 or left_s < max(needed_s, 1.5 * took_s):

@@ -30,7 +30,7 @@ FORMAT = 2
 PERCENTILES = (50, 90, 99)
 
 Scope = Literal["end-to-end", "device", "host"]
-# What a file may hold: a record that claims more is no measurement, and would break what is made of it.
+# Limits on values in files: a record beyond them is not a measurement and would break its readers.
 CoreCount = Annotated[int, Meta(ge=1, le=1_000_000)]
 BatchSize = Annotated[int, Meta(ge=1, le=1_000_000)]
 MacCount = Annotated[int, Meta(ge=0, le=10**18)]
@@ -41,16 +41,16 @@ _Side = Annotated[int, Meta(ge=1, le=100_000)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """How it was measured. Figures of unlike methods say nothing about each other.
+    """How a measurement was made. Figures from different methods cannot be compared.
 
     Attributes:
-        scope: `end-to-end` from images in the host's memory to answers there; `device`, what the GPU takes
-            with both in its own; `host`, what the host's thread takes to enqueue that.
-        batch: images a call; in `server` the most that are run at once.
-        in_flight: calls at the same time.
-        cuda_graph: whether each call's kernels were launched as one; None on a CPU.
-        threads: of the CPU that an engine for it ran on; None on a GPU.
-        max_latency_ms: the bound that `server` holds; None in other scenarios.
+        scope: `end-to-end`: from images to outputs, both in host memory. `device`: the GPU's time, with
+            images and outputs in its memory. `host`: the time that the host thread takes to enqueue that.
+        batch: Images per call; in `server` the maximum.
+        in_flight: Concurrent calls.
+        cuda_graph: Whether the kernels of each call were launched as one CUDA graph; None on a CPU.
+        threads: CPU threads; None on a GPU.
+        max_latency_ms: The latency bound of `server`; None in other scenarios.
     """
 
     scenario: Scenario
@@ -67,12 +67,12 @@ class MeasuredEngine:
     """The engine that was measured.
 
     Attributes:
-        name: of its file.
-        onnx_sha256: digest of the FP32 model it comes from; None where that is not known.
-        phi, rule, depth, width: how it was scaled; None where that is not known.
-        macs: multiply-accumulates of an image, of what the audit found; 0 where it found nothing.
-        compiler: with its version.
-        classes: how many outputs an image has; None where that was not recorded.
+        name: Name of its file.
+        onnx_sha256: Digest of the FP32 model it comes from; None if unknown.
+        phi, rule, depth, width: How the network was scaled; None if unknown.
+        macs: Multiply-accumulates per image, according to the audit; 0 if the audit found none.
+        compiler: The compiler with its version.
+        classes: Number of outputs per image; None if it was not recorded.
     """
 
     name: str
@@ -92,13 +92,14 @@ class MeasuredEngine:
 
     @property
     def scale(self) -> Scale | None:
-        """How far its baseline is stretched; None where that is not known."""
+        """The scale relative to the baseline network; None if unknown."""
         if self.depth is None or self.width is None:
             return None
         return Scale(depth=self.depth, width=self.width, side_px=self.side_px)
 
     @classmethod
-    def of(cls, path: Path, manifest: EngineManifest) -> "MeasuredEngine":
+    def from_manifest(cls, path: Path, manifest: EngineManifest) -> "MeasuredEngine":
+        """Return the record of the engine at this path."""
         model, target = manifest.model, manifest.target
         return cls(
             name=path.name,
@@ -120,14 +121,14 @@ class MeasuredEngine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What was measured.
+    """A measurement of latency or throughput.
 
     Attributes:
-        machine, before, after: see bench.machine.
-        runtime: what ran the engine, with its version.
+        machine, before, after: See bench.machine.
+        runtime: What ran the engine, with its version.
         started: UTC, ISO 8601.
-        latency_ms, seconds, warm_up_ms: see bench.scenarios.Samples.
-        trials: the rates that `server` tried; () in other scenarios.
+        latency_ms, seconds, warm_up_ms: See bench.scenarios.Samples.
+        trials: The rates that `server` tried; empty in other scenarios.
     """
 
     engine: MeasuredEngine
@@ -147,11 +148,11 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.method.scenario == "server" and not any(each.holds for each in self.trials):
-            raise ValueError("no rate that it tried holds")
+            raise ValueError("none of its trials met the latency bound")
 
     @property
     def name(self) -> str:
-        """Of its file, before the moment: engine, scenario and batch."""
+        """Name of its file, without the time: engine, scenario and batch."""
         return f"{self.engine.name}.{self.method.scenario}.b{self.method.batch}"
 
     @property
@@ -159,14 +160,14 @@ class Record:
         return np.array(self.latency_ms)
 
     def percentile_ms(self, percent: float) -> Estimate:
-        """The latency that percent of the calls (of the images, in `server`) stay at or under."""
+        """Return the latency that percent of the calls (in `server`: of the images) do not exceed."""
         return estimate_percentile(self.samples, percent)
 
     @property
     def images_per_s(self) -> Estimate:
-        """Throughput; in `server` the rate that holds the bound, which trials enclose.
+        """Throughput; in `server` the highest rate that meets the latency bound, enclosed by the trials.
 
-        Of `device` and `host` what that part alone would allow.
+        For the scopes `device` and `host`: the throughput that this part alone would allow.
         """
         if self.method.scenario == "server":
             rates = [each.rate_per_s for each in self.trials if each.holds]
@@ -178,65 +179,68 @@ class Record:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What to know before relying on it, a sentence each."""
+        """What to know before relying on the figures, one sentence each."""
         count = len(self.latency_ms)
-        if self.method.scenario == "offline":  # which is about no percentile
+        if self.method.scenario == "offline":  # has no percentiles
             return self.run_caveats
         return self.run_caveats + tuple(
-            f"p{percent} of {count} samples is rough: {least:,} are wanted."
+            f"p{percent} from {count} samples is rough; at least {least:,} samples are needed."
             for percent in PERCENTILES
             if count < (least := required_samples(percent))
         )
 
     @property
     def run_caveats(self) -> tuple[str, ...]:
-        """Those of the remarks that concern all its figures: what disturbed it, whether it is of a piece."""
-        found = list(describe_disturbances(self.machine, self.before, self.after))
-        if self.method.scenario == "server":  # whose samples depend on what arrives
-            found += self._search()
+        """The caveats that concern all figures: disturbances, drift and several modes."""
+        sentences = list(describe_disturbances(self.machine, self.before, self.after))
+        if self.method.scenario == "server":  # whose latencies depend on the arrivals
+            sentences += self._describe_search()
         else:
-            found += _shape(self.samples)
-        return tuple(found)
+            sentences += _describe_distribution(self.samples)
+        return tuple(sentences)
 
-    def _search(self) -> list[str]:
+    def _describe_search(self) -> list[str]:
         holds, fails = self.images_per_s.value, self.images_per_s.high
         if fails is None or fails <= holds * SEARCH_TOLERANCE * (1 + 1e-9):
             return []
         return [
-            f"The search ran out of time: {holds:.4g} images/s hold, {fails:.4g} don't, between is not known."
+            f"The search ran out of time: {holds:.4g} images/s meet the bound, {fails:.4g} do not; rates in "
+            "between were not tried."
         ]
 
 
 def comparison_key(record: Record) -> dict[str, object]:
-    """What has to be alike in two records for their figures to be compared: method and machine."""
+    """Return the fields of the method and the machine that two comparable records share."""
     alike = {field.name: getattr(record.method, field.name) for field in fields(Method)}
     return {**alike, "machine": record.machine.name, "cores": record.machine.cores}
 
 
 def utc_timestamp() -> str:
+    """Return the current time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def resolve_cpu_threads(threads: int | None) -> int:
-    """How many an engine for the CPU runs on where so many were asked for."""
+    """Return the number of CPU threads that an engine runs on; default one per core."""
     return threads or len(os.sched_getaffinity(0))
 
 
 def describe_execution(*, threads: int | None, cuda_graph: bool | None) -> str:
-    """In words: one of the two is None."""
+    """Describe how an engine ran, in words; one of the arguments is None."""
     if threads is not None:
         return f"{threads} thread{'s' if threads > 1 else ''}"
     return "CUDA graphs" if cuda_graph else "no CUDA graphs"
 
 
-def _shape(samples: Float64Array) -> list[str]:
-    found = []
+def _describe_distribution(samples: Float64Array) -> list[str]:
+    sentences = []
     if (change := detect_drift(samples)) is not None:
         way = "rose" if change > 0 else "fell"
-        found.append(f"The run drifts: latency {way} by {100 * abs(change):.0f} % over it.")
+        sentences.append(f"The run drifts: latency {way} by {100 * abs(change):.0f} % during the run.")
     if (two := detect_modes(samples)) is not None:
-        found.append(
-            f"The run has two modes: {two.low:.3g} ms, and {two.high:.3g} ms in {100 * two.share:.0f} % "
+        sentences.append(
+            f"The latencies have two modes: {two.low:.3g} ms, and {two.high:.3g} ms in "
+            f"{100 * two.share:.0f} % "
             "of the calls."
         )
-    return found
+    return sentences

@@ -1,4 +1,4 @@
-"""Records on disk: written once, never changed, and read back whole or refused."""
+"""Records on disk: written once, never changed, and read completely or refused."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,144 +20,149 @@ _KINDS: dict[str, type[AnyRecord]] = {"latency": Record, "layers": LayerProfile,
 
 
 class _Heading(msgspec.Struct):
-    """What is read first: format 1 had one kind, and did not name it."""
+    """The fields that are read first; format 1 had one kind of record and did not name it."""
 
     format: int
     kind: str = "latency"
 
 
-def write_record(record: AnyRecord, folder: Path) -> Path:
-    """Writes it under a name of its own, which tells what was measured, and when.
+def write_record(record: AnyRecord, folder: str | Path) -> Path:
+    """Write a record to a new file, named after what was measured and when.
 
     Raises:
-        DeployError: the folder can't be written, the file is there, or it would be too large to be read.
+        DeployError: The folder cannot be written, the file exists, or it would be too large to be read.
     """
     content = to_sealed_json(record)
     if (size := len(content.encode())) > MAX_RECORD_BYTES:
         raise DeployError(
-            f"A record of {size / 2**20:.0f} MiB is too large: {MAX_RECORD_BYTES // 2**20} are read at most.",
+            f"The record has {size / 2**20:.0f} MiB, but {MAX_RECORD_BYTES // 2**20} is the limit.",
             code="record-too-large",
-            fix="measure for fewer --seconds, or with fewer --samples",
+            fix="measure with fewer --seconds or --samples",
         )
     moment = record.started.replace("-", "").replace(":", "").partition("+")[0]
-    path = folder / f"{record.name}.{moment}.json"
+    path = Path(folder) / f"{record.name}.{moment}.json"
     require_writable(path)
     if path.exists():
         raise DeployError(
-            f"{path} is there, and records are not replaced.",
+            f"{path} exists, and records are never replaced.",
             code="file-exists",
-            fix="name another folder with -o",
+            fix="choose another folder with -o",
         )
     write_atomically(path, content)
     return path
 
 
-def require_record_folder(folder: Path) -> None:
-    """Fails now rather than after measuring.
+def require_record_folder(folder: str | Path) -> None:
+    """Raise an error now, rather than after measuring, if records cannot be written to the folder.
 
     Raises:
-        DeployError: it is a file, or can't be written.
+        DeployError: It is a file or cannot be written.
     """
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise DeployError(
-            f"{folder} is a file; records go into a folder.",
+            f"{folder} is a file, but records need a folder.",
             code="output-not-a-folder",
-            fix="name a folder with -o",
+            fix="choose a folder with -o",
         )
     require_writable(folder / "record.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFolder:
-    """Attributes:
-    records: by their files, in order of these.
-    strays: files of JSON that is no record's.
+    """The records in a folder.
+
+    Attributes:
+        records: The records by file, in order of the files.
+        strays: JSON files that are not records.
     """
 
     records: dict[Path, AnyRecord]
     strays: tuple[Path, ...]
 
 
-def read_record_folder(folder: Path) -> RecordFolder:
-    """The records in a folder, not in folders of it.
+def read_record_folder(folder: str | Path) -> RecordFolder:
+    """Read the records in a folder, but not in its subfolders.
 
     Raises:
-        DeployError: one is damaged, see read_any. What is whole and claims to be no record is none.
+        DeployError: A record is damaged, see read_any_record. Valid JSON that does not look like a record is
+            skipped.
     """
-    files = sorted(folder.glob("*.json"))
-    strays = tuple(path for path in files if _is_stray(path))
+    files = sorted(Path(folder).glob("*.json"))
+    strays = tuple(path for path in files if _is_other_json(path))
     return RecordFolder(
         records={path: read_any_record(path) for path in files if path not in strays}, strays=strays
     )
 
 
-def _is_stray(path: Path) -> bool:
-    """Whether it is JSON that has neither a record's format nor its seal."""
+def _is_other_json(path: Path) -> bool:
+    """Return whether it is JSON with neither the format nor the seal of a record."""
     try:
         fields = from_json(path.read_bytes(), Any) if path.stat().st_size <= MAX_RECORD_BYTES else {SEAL: ""}
     except (OSError, ValueError):
-        return False  # it may have been a record, before it was cut short
+        return False  # it may be a truncated record
     return not (isinstance(fields, dict) and (SEAL in fields or "format" in fields))
 
 
 def read_record(path: str | Path) -> Record:
-    """A measurement that write_record wrote.
+    """Read a measurement of latency or throughput.
 
     Raises:
-        DeployError: see read_any; or it is a record of something else.
+        DeployError: As for read_any_record; or it is another kind of record.
     """
-    found = read_any_record(path)
-    if not isinstance(found, Record):
+    record = read_any_record(path)
+    if not isinstance(record, Record):
         raise DeployError(
-            f"{path} is a record of {found.kind}, not of latency or throughput.",
+            f"{path} is a record of {record.kind}, not of latency or throughput.",
             code="record-wrong-kind",
-            fix="give a record that deploykit bench wrote without --layers",
+            fix="pass a record that deploykit bench wrote without --layers",
         )
-    return found
+    return record
 
 
 def read_any_record(path: str | Path) -> AnyRecord:
-    """What write_record wrote.
+    """Read a record of any kind.
 
     Raises:
-        DeployError: it is missing, too large, cut short, altered, of another format, or no record.
+        DeployError: The file is missing, too large, truncated, modified, of another format, or not a record.
     """
     path = Path(path)
     if not path.is_file():
         raise DeployError(
-            f"There is no record {path}.",
+            f"Record {path} does not exist.",
             code="record-not-found",
-            fix="deploykit bench -o FOLDER writes records",
+            fix="write records: deploykit bench ENGINE -o FOLDER",
         )
     try:
         size = path.stat().st_size
         if size > MAX_RECORD_BYTES:
             raise DeployError(
-                f"{path} has {size / 2**20:.0f} MiB; records have {MAX_RECORD_BYTES // 2**20} at most.",
+                f"{path} has {size / 2**20:.0f} MiB, but a record has at most {MAX_RECORD_BYTES // 2**20}.",
                 code="record-too-large",
-                fix="give a record that deploykit bench wrote",
+                fix="pass a record that deploykit bench wrote",
             )
         data = path.read_bytes()
     except OSError as error:
         raise DeployError(
-            f"{path} can't be read: {error.strerror}.",
+            f"{path} cannot be read: {error.strerror}.",
             code="file-unreadable",
-            fix="ask for the right to read it",
+            fix=f"allow reading it: chmod +r {path}",
         ) from error
     try:
         heading = from_json(data, _Heading)
         if heading.format != FORMAT and heading.kind in _KINDS:
             raise DeployError(
-                f"{path} is a record of format {heading.format}; this deploykit reads format {FORMAT}.",
+                f"{path} has record format {heading.format}, but this version of deploykit reads format "
+                f"{FORMAT}.",
                 code="record-format-unsupported",
-                fix="measure again, or read it with the deploykit that wrote it",
+                fix="measure again, or read it with the version that wrote it",
             )
         if heading.kind not in _KINDS:
-            raise ValueError(f"of no kind that is known: {heading.kind!r}")
+            raise ValueError(f"unknown kind {heading.kind!r}")
         return from_sealed_json(data, _KINDS[heading.kind])
     except ValueError as error:
         raise DeployError(
-            f"{path} is no record, or was cut short or altered ({error}).",
+            f"{path} is not a record, or was truncated or modified ({error}).",
             code="record-damaged",
-            fix="copy it again, or remove it and measure again",
+            fix="copy it again, or delete it and measure again",
         ) from error

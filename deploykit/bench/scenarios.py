@@ -1,4 +1,4 @@
-"""MLPerf's scenarios single-stream and offline, and what server.py shares with them.
+"""MLPerf's scenarios single-stream and offline, and what they share with server_scenario.py.
 
 References:
     Reddi et al. 2020, "MLPerf Inference Benchmark", arXiv:1911.02549, sections III and IV.
@@ -16,32 +16,32 @@ import numpy as np
 
 from deploykit.stats.latency_percentiles import required_samples
 from deploykit.util.errors import DeployError
+from deploykit.util.progress import Progress, no_progress
 
 Scenario = Literal["single-stream", "offline", "server"]
 
 DEFAULT_SECONDS, MAX_SECONDS = 5.0, 3600.0
 DEFAULT_SAMPLES, MAX_SAMPLES = required_samples(90), 1_000_000
 
-# Warm-up is over once a window's median is no longer clearly under the one before it.
+# Warm-up ends when the median of a window is no longer clearly lower than that of the window before.
 WARM_UP_WINDOW = 5
 _STEADY_RATIO = 0.97
 _MAX_WARM_UP_SECONDS = 10.0
 
-Progress = Callable[[float], None]
 TimedBatch = Callable[[], float]
-"""Runs one batch, and gives what is timed of it, in ms."""
+"""Runs one batch and returns its time, ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Timings of one scenario.
+    """The timings of one scenario.
 
     Attributes:
-        batch: images a call; in `server` the most that are run at once.
-        warm_up_ms: calls before the steady state, not counted.
-        latency_ms: of each call, in order; in `server` of each image, from its arrival to its answer; in
-            `offline` between the end of one call and that of the next.
-        seconds: wall-clock time they took together.
+        batch: Images per call; in `server` the maximum.
+        warm_up_ms: Calls before the steady state, which are not counted.
+        latency_ms: Time of each call in order. In `server`, time of each image from its arrival to its
+            result. In `offline`, time between the ends of consecutive calls.
+        seconds: Wall-clock time of all calls together.
     """
 
     batch: int
@@ -52,10 +52,10 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """What tells the time and passes it; another one than the machine's for tests.
+    """A clock that can also wait; tests replace the system clock.
 
     Attributes:
-        spin_s: how exact sleeping is: the rest of a wait is spent looking at the clock.
+        spin_s: Accuracy of sleeping; the rest of a wait is spent polling the clock.
     """
 
     now_s: Callable[[], float] = time.perf_counter
@@ -63,14 +63,17 @@ class Clock:
     spin_s: float = 0.0005
 
     def time_ms(self, call: Callable[[], object]) -> float:
+        """Run a call and return its time, ms."""
         start = self.now_s()
         call()
         return 1000 * (self.now_s() - start)
 
-    def timing(self, call: Callable[[], object]) -> TimedBatch:
+    def make_timer(self, call: Callable[[], object]) -> TimedBatch:
+        """Return a function that runs the call and returns its time, ms."""
         return lambda: self.time_ms(call)
 
     def wait_until(self, moment_s: float) -> None:
+        """Wait until the clock shows this time."""
         while (left := moment_s - self.now_s()) > 0:
             if left > self.spin_s:
                 self.sleep_s(left - self.spin_s)
@@ -86,19 +89,19 @@ def run_single_stream(
     seconds: float = DEFAULT_SECONDS,
     samples: int = DEFAULT_SAMPLES,
     clock: Clock = SYSTEM_CLOCK,
-    progress: Progress = lambda fraction: None,
+    progress: Progress = no_progress,
 ) -> Samples:
-    """One batch after another, each timed from call to answer.
+    """Run one batch after another and time each.
 
     Args:
-        call: runs one batch and waits for its answer.
-        seconds, samples: how long at least, and how many.
+        call: Runs one batch and waits for its outputs.
+        seconds, samples: Minimum duration and minimum number of calls.
 
     Raises:
-        DeployError: no time to measure in.
+        DeployError: The duration or the number of samples is out of range.
     """
     return run_sequential(
-        clock.timing(call), batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
+        clock.make_timer(call), batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
     )
 
 
@@ -109,24 +112,25 @@ def run_sequential(
     seconds: float = DEFAULT_SECONDS,
     samples: int = DEFAULT_SAMPLES,
     clock: Clock = SYSTEM_CLOCK,
-    progress: Progress = lambda fraction: None,
+    progress: Progress = no_progress,
 ) -> Samples:
-    """As single_stream, of calls that say themselves what they took.
+    """Run one batch after another, where each call returns its own time; see run_single_stream.
 
     Args:
-        clock: tells how long measuring lasts.
+        clock: Measures how long the scenario lasts.
     """
     require_valid_duration(seconds, samples)
-    began = clock.now_s()
-    warmed = warm_up(sample, clock)
-    require_record_capacity(seconds, (clock.now_s() - began) / len(warmed))
+    warm_up_start = clock.now_s()
+    warm_up_ms = warm_up(sample, clock)
+    require_record_capacity(seconds, (clock.now_s() - warm_up_start) / len(warm_up_ms))
     latency: list[float] = []
+    stage = f"measuring batch {batch}"
     start, elapsed = clock.now_s(), 0.0
     while elapsed < seconds or len(latency) < samples:
         latency.append(sample())
         elapsed = clock.now_s() - start
-        progress(min(elapsed / seconds, len(latency) / samples))
-    return Samples(batch=batch, warm_up_ms=tuple(warmed), latency_ms=tuple(latency), seconds=elapsed)
+        progress(stage, min(elapsed / seconds, len(latency) / samples, 1), 1)
+    return Samples(batch=batch, warm_up_ms=tuple(warm_up_ms), latency_ms=tuple(latency), seconds=elapsed)
 
 
 def run_offline(
@@ -137,27 +141,28 @@ def run_offline(
     seconds: float = DEFAULT_SECONDS,
     samples: int = DEFAULT_SAMPLES,
     clock: Clock = SYSTEM_CLOCK,
-    progress: Progress = lambda fraction: None,
+    progress: Progress = no_progress,
 ) -> Samples:
-    """Batches as fast as they go: so many calls at the same time, none waiting for another's answer.
+    """Run batches as fast as possible, with several calls in flight.
 
     Args:
-        call: runs one batch and waits for its answer; safe from many threads.
-        in_flight: how many calls run at once.
-        seconds, samples: how long at least, and how many calls.
+        call: Runs one batch and waits for its outputs; safe to call from many threads.
+        in_flight: Concurrent calls.
+        seconds, samples: Minimum duration and minimum number of calls.
 
     Raises:
-        DeployError: no time to measure in.
+        DeployError: The duration or the number of samples is out of range.
     """
-    if in_flight == 1:  # on a thread of our own nothing is lost to handing over
+    if in_flight == 1:  # the current thread avoids the overhead of a pool
         return run_single_stream(
             call, batch=batch, seconds=seconds, samples=samples, clock=clock, progress=progress
         )
     require_valid_duration(seconds, samples)
-    began = clock.now_s()
-    warmed = warm_up(clock.timing(call), clock)
-    require_record_capacity(seconds, (clock.now_s() - began) / len(warmed) / in_flight)
+    warm_up_start = clock.now_s()
+    warm_up_ms = warm_up(clock.make_timer(call), clock)
+    require_record_capacity(seconds, (clock.now_s() - warm_up_start) / len(warm_up_ms) / in_flight)
     ends: list[float] = []
+    stage = f"measuring batch {batch}"
     stop, lock = threading.Event(), threading.Lock()
     start = clock.now_s()
 
@@ -167,7 +172,7 @@ def run_offline(
             with lock:
                 ends.append(clock.now_s())
                 elapsed, count = ends[-1] - start, len(ends)
-            progress(min(elapsed / seconds, count / samples))
+            progress(stage, min(elapsed / seconds, count / samples, 1), 1)
             if elapsed >= seconds and count >= samples:
                 stop.set()
 
@@ -181,14 +186,14 @@ def run_offline(
     between = 1000 * np.diff(np.array([start, *sorted(ends)]))
     return Samples(
         batch=batch,
-        warm_up_ms=tuple(warmed),
+        warm_up_ms=tuple(warm_up_ms),
         latency_ms=tuple(map(float, between)),
         seconds=max(ends) - start,
     )
 
 
 def warm_up(sample: TimedBatch, clock: Clock) -> list[float]:
-    """Samples until the latest window's median is no longer falling."""
+    """Run batches until the median of the latest window no longer falls; return their times, ms."""
     start = clock.now_s()
     samples = [sample() for _ in range(2 * WARM_UP_WINDOW)]
     while clock.now_s() - start < _MAX_WARM_UP_SECONDS:
@@ -200,26 +205,28 @@ def warm_up(sample: TimedBatch, clock: Clock) -> list[float]:
 
 
 def require_record_capacity(seconds: float, each_s: float) -> None:
-    """Fails where samples of so long fill a record before that time is over: now rather than then."""
+    """Raise an error now if a record would be full before the duration is over."""
     if seconds > MAX_SAMPLES * each_s:
         raise DeployError(
-            f"So fast an engine would make {seconds / max(each_s, 1e-9):,.0f} samples; a record keeps "
-            f"{MAX_SAMPLES:,}.",
+            f"In {seconds:g} s this engine would make {seconds / max(each_s, 1e-9):,.0f} samples, but a "
+            "record "
+            f"keeps {MAX_SAMPLES:,}.",
             code="too-many-samples",
-            fix=f"give --seconds {max(MAX_SAMPLES * each_s / 2, 0.01):.2g}, or a larger --batch",
+            fix=f"use --seconds {max(MAX_SAMPLES * each_s / 2, 0.01):.2g}, or a larger --batch",
         )
 
 
 def require_valid_duration(seconds: float, samples: int) -> None:
+    """Raise an error if the duration or the number of samples is out of range."""
     if not 0 < seconds <= MAX_SECONDS:
         raise DeployError(
-            f"{seconds:g} seconds are no time to measure in: above 0, at most {MAX_SECONDS:g}.",
+            f"--seconds must be above 0 and at most {MAX_SECONDS:g}, but is {seconds:g}.",
             code="invalid-duration",
-            fix="give --seconds 5",
+            fix="use --seconds 5",
         )
     if not 1 <= samples <= MAX_SAMPLES:
         raise DeployError(
-            f"{samples} samples are not between 1 and {MAX_SAMPLES}.",
+            f"--samples must be from 1 to {MAX_SAMPLES}, but is {samples}.",
             code="invalid-sample-count",
-            fix="give --samples 1000",
+            fix="use --samples 1000",
         )

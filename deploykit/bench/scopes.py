@@ -1,4 +1,4 @@
-"""What is timed of a call: all of it, what the GPU takes, or what the host does."""
+"""What is timed of a call: all of it, the part on the GPU, or the part on the host."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,20 +17,22 @@ from deploykit.runtime.tensorrt.timing import CallTimer
 def open_sampler(
     engine: Engine, images: npt.NDArray[Any], scope: Scope, *, clock: Clock = SYSTEM_CLOCK
 ) -> Iterator[TimedBatch]:
-    """What runs a call with these images and times that part of it, as long as the with block lasts.
+    """Return a function that runs one call and returns the time of its scope, ms.
+
+    The function is valid inside the with block.
 
     Raises:
-        DeployError: the engine doesn't take these images, or tells no such part.
+        DeployError: The engine does not take these images, or cannot time that part.
     """
     if scope == "end-to-end":
-        yield clock.timing(lambda: engine(images))
+        yield clock.make_timer(lambda: engine(images))
         return
     with engine.time_calls(images) as call:
         yield call.device_ms if scope == "device" else partial(_host_ms, call, clock)
 
 
 def _host_ms(call: CallTimer, clock: Clock) -> float:
-    """The GPU is idle again by the next: a queue that is full would be waited for."""
+    """Return the time to enqueue a call; the GPU is idle for the next one, since a full queue would block."""
     taken_ms = clock.time_ms(call.enqueue)
     call.wait()
     return taken_ms

@@ -106,8 +106,8 @@ def command(
                 search_seconds=search_seconds,
                 threads=threads,
                 cuda_graphs=cuda_graph,
-                progress=lambda phase, fraction: progress(
-                    phase if fraction is None else f"{phase}, {100 * min(fraction, 1):.0f} %"
+                progress=lambda stage, done=0, total=None: progress(
+                    f"{stage}, {100 * done / total:.0f} %" if total else stage
                 ),
             )
         records.append((record, keeper.keep(record)))

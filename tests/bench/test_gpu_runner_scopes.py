@@ -26,7 +26,7 @@ def benchable(engine: Loaded) -> Iterator[None]:
     """What is measured is this engine, whatever its file is called."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deploykit.runtime.Engine.load", lambda path, **options: engine.engine)
-        patch.setattr("deploykit.bench.machine._ask_nvml", lambda question: None)  # the stub has none
+        patch.setattr("deploykit.bench.machine._query_nvml", lambda question: None)  # the stub has none
         yield
 
 

@@ -1,4 +1,4 @@
-"""Time by layer on the CPU, by ONNX Runtime's profiler."""
+"""Time the layers of an engine on the CPU, with ONNX Runtime's profiler."""
 
 import tempfile
 from collections import defaultdict
@@ -22,7 +22,7 @@ _SIZES = ("activation_size", "parameter_size", "output_size")
 
 
 class _Event(msgspec.Struct):
-    """What ONNX Runtime's profiler writes of a kernel, as of version 1.31."""
+    """A kernel event of ONNX Runtime's profiler, as of version 1.31."""
 
     cat: str
     name: str
@@ -33,17 +33,20 @@ class _Event(msgspec.Struct):
 def time_cpu_layers(
     path: Path, manifest: EngineManifest, *, batch: int, threads: int | None
 ) -> list[LayerTime]:
-    """Each layer of an engine that this machine can run, with a batch that it takes."""
-    events = _profiled(path, manifest, batch, threads)
-    known = {layer.name: layer for layer in manifest.audit.layers}
+    """Return the time of each layer of an engine that this machine can run, for a valid batch size."""
+    events = _run_profiler(path, manifest, batch, threads)
+    compiled = {layer.name: layer for layer in manifest.audit.layers}
     roofline = measure_cpu_roofline(resolve_cpu_threads(threads))
-    return [_layer(name, found, known.get(name), batch, roofline) for name, found in events.items()]
+    return [
+        _to_layer_time(name, events_of_layer, compiled.get(name), batch, roofline)
+        for name, events_of_layer in events.items()
+    ]
 
 
-def _profiled(
+def _run_profiler(
     path: Path, manifest: EngineManifest, size: int, threads: int | None
 ) -> dict[str, list[_Event]]:
-    """The events of each kernel, of the runs after warm-up."""
+    """Return the events of each kernel, from the runs after the warm-up."""
     images = random_images((size, *manifest.input.shape), manifest.input.dtype)
     with tempfile.TemporaryDirectory() as folder:
         session = cpu_session(path, threads=threads, profile=Path(folder, "layers"))
@@ -54,21 +57,21 @@ def _profiled(
     for event in events:
         if event.cat == "Node" and event.name.endswith(_KERNEL):
             kernels[event.name.removesuffix(_KERNEL)].append(event)
-    return {name: found[WARM_UP_RUNS:] for name, found in kernels.items()}
+    return {name: events_of_layer[WARM_UP_RUNS:] for name, events_of_layer in kernels.items()}
 
 
-def _layer(
-    name: str, events: Sequence[_Event], known: CompiledLayer | None, batch: int, roofline: Roofline
+def _to_layer_time(
+    name: str, events: Sequence[_Event], compiled: CompiledLayer | None, batch: int, roofline: Roofline
 ) -> LayerTime:
-    facts = events[0].args
-    size_bytes = sum(int(facts.get(part, 0)) for part in _SIZES)
-    if known and known.macs:
-        size_bytes += _packed_weights(facts, known.precision)
+    fields = events[0].args
+    size_bytes = sum(int(fields.get(part, 0)) for part in _SIZES)
+    if compiled and compiled.macs:
+        size_bytes += _packed_weights(fields, compiled.precision)
     return make_layer_time(
         name,
-        kind=str(facts.get("op_name", "")),
-        node=known.nodes[0] if known and known.nodes else name,
-        known=known,
+        kind=str(fields.get("op_name", "")),
+        node=compiled.nodes[0] if compiled and compiled.nodes else name,
+        compiled=compiled,
         batch=batch,
         runs_ms=[event.dur / 1000 for event in events],
         size_bytes=size_bytes,
@@ -76,10 +79,10 @@ def _layer(
     )
 
 
-def _packed_weights(facts: Mapping[str, Any], precision: Precision | None) -> int:
-    """Bytes of a matrix product's weights, which are not among its inputs where they were packed before."""
-    shapes = [next(iter(tensor.values())) for tensor in facts.get("input_type_shape", ())]
+def _packed_weights(fields: Mapping[str, Any], precision: Precision | None) -> int:
+    """Return the bytes of a matrix product's weights if ONNX Runtime packed them and does not list them."""
+    shapes = [next(iter(tensor.values())) for tensor in fields.get("input_type_shape", ())]
     if any(len(shape) > 1 for shape in shapes[1:]):
         return 0
-    (answer,) = (next(iter(tensor.values())) for tensor in facts["output_type_shape"])
-    return int(shapes[0][-1]) * int(answer[-1]) * (1 if precision == "int8" else 4)
+    (output,) = (next(iter(tensor.values())) for tensor in fields["output_type_shape"])
+    return int(shapes[0][-1]) * int(output[-1]) * (1 if precision == "int8" else 4)

@@ -1,4 +1,4 @@
-"""How fast a GPU could be, by its datasheet."""
+"""The roofline of a GPU, from its datasheet."""
 
 from deploykit.bench.layers.roofline import Roofline
 from deploykit.engine.targets import AMPERE_SM
@@ -8,7 +8,7 @@ from deploykit.util.types import Precision
 
 
 def look_up_gpu_roofline(name: str) -> Roofline | None:
-    """Of a GPU by the name its driver has for it; None where its memory's bandwidth is not known."""
+    """Return the roofline of a GPU by its driver's name; None if its memory bandwidth is unknown."""
     try:
         gpu = find_gpu(name)
     except DeployError:
@@ -22,9 +22,9 @@ def look_up_gpu_roofline(name: str) -> Roofline | None:
 
 
 def _peaks(gpu: Gpu) -> dict[Precision, float | None]:
-    """Multiplications and additions a second, in 1e12.
+    """Return the peak operations per second, multiplications and additions, in 1e12.
 
-    From SM80 on, TensorRT has TF32 on tensor cores for FP32, of which the datasheets here say nothing.
+    From SM80 on, TensorRT computes FP32 with TF32 tensor cores, which the datasheets here do not list.
     """
     has_tf32 = gpu.sm is None or gpu.sm >= AMPERE_SM
     return {

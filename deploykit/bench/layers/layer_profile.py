@@ -1,4 +1,4 @@
-"""The layers of an engine, timed, as a record."""
+"""The layer times of an engine, as a record."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,13 @@ from deploykit.engine.manifest import read_engine_manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerProfile:
-    """Attributes:
-    threads: of the CPU; None on a GPU.
-    before, after: see bench.machine; None in records from before that was taken.
-    started: UTC, ISO 8601.
-    layers: in the order they ran.
+    """The times of the layers of an engine.
+
+    Attributes:
+        threads: CPU threads; None on a GPU.
+        before, after: See bench.machine; None in older records.
+        started: UTC, ISO 8601.
+        layers: In execution order.
     """
 
     engine: MeasuredEngine
@@ -44,38 +46,47 @@ class LayerProfile:
 
     def __post_init__(self) -> None:
         if not sum(layer.ms for layer in self.layers) > 0:
-            raise ValueError("its layers took no time")
+            raise ValueError("the layer times are all zero")
 
     @property
     def name(self) -> str:
-        """Of its file, before the moment."""
+        """Name of its file, without the time."""
         return f"{self.engine.name}.layers.b{self.batch}"
 
     @property
     def run_caveats(self) -> tuple[str, ...]:
-        """What disturbed it, a sentence each."""
+        """What disturbed the measurement, one sentence each."""
         if self.before is None or self.after is None:
             return ()
         return describe_disturbances(self.machine, self.before, self.after)
 
 
 def explain_beaten_bounds(profile: LayerProfile) -> str:
-    """Why a layer can be faster than its bound on that machine, in a sentence."""
+    """Explain in a sentence why a layer can be faster than its bound on that machine."""
     if profile.machine.kind == "cpu":
         return (
-            "The bound takes bytes at the rate at which as many are copied, half read and half written: a "
-            "layer that reads more than it writes, or finds in a cache what the one before wrote, is faster."
+            "The bound assumes the bandwidth of a copy, half read and half written: a layer that reads more "
+            "than it writes, or finds its input in a cache, can be faster."
         )
     return (
-        "The bound is of the datasheet's bandwidth and peak; a layer is faster that finds its input in the "
-        "level-2 cache, and on GeForce GPUs one that adds up in FP16."
+        "The bound assumes the bandwidth and peak of the datasheet: a layer that finds its input in the "
+        "level-2 cache can be faster, as can one that accumulates in FP16 on a GeForce GPU."
     )
 
 
 def profile_engine(
     engine: str | Path, *, batch: int | None = None, threads: int | None = None, cuda_graphs: bool = True
 ) -> LayerProfile:
-    """Times each layer of an engine, see time_layers.time_layers."""
+    """Time each layer of an engine and return a record.
+
+    Args:
+        batch: Images per call; default what the engine is tuned for.
+        threads: CPU threads; default one per core.
+        cuda_graphs: See runtime.Engine.load.
+
+    Raises:
+        DeployError: As for time_layers.
+    """
     path, started = Path(engine), utc_timestamp()
     manifest = read_engine_manifest(path)
     on_cpu = manifest.target.on_cpu
@@ -83,7 +94,7 @@ def profile_engine(
     layers = time_layers(path, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
     after = read_machine_state(on_cpu=on_cpu)
     return LayerProfile(
-        engine=MeasuredEngine.of(path, manifest),
+        engine=MeasuredEngine.from_manifest(path, manifest),
         machine=describe_machine(on_cpu=on_cpu),
         batch=batch if batch is not None else manifest.batches[0].opt,
         threads=resolve_cpu_threads(threads) if on_cpu else None,

@@ -1,4 +1,4 @@
-"""Time by layer, mapped back to the network's blocks, beside work, bytes and the roofline's bound."""
+"""Layer times, mapped to the network's blocks, with their work, bytes and roofline bound."""
 
 import re
 import statistics
@@ -24,19 +24,19 @@ NO_BLOCK = "(no block)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTime:
-    """A layer, or several that were added up.
+    """The time of a layer, or the sum of several.
 
     Attributes:
-        name: the compiler's, or what they have in common.
-        kind: of kernel, in the compiler's words.
-        block: of the network; OUTSIDE for what none of its nodes went into.
-        node: the first of the graph's that it computes, if it is one layer that computes any.
-        ms: median over the runs.
-        low_ms, high_ms: its 95 % interval, of several the ends added up, which is wider than need be; None
-            where it is open or was not recorded.
-        macs: multiply-accumulates of the whole batch.
-        size_bytes: of what it reads and writes, weights among it; None where that is not known.
-        bound_ms: the least it could take here, see bench.layers.roofline; None where that is not known.
+        name: The compiler's name, or what several layers have in common.
+        kind: Kind of kernel, in the compiler's words.
+        block: Block of the network; NO_BLOCK if none of its nodes is in a layer of the network.
+        node: The first graph node that it computes; None for several layers, or if it computes none.
+        ms: Median over the runs.
+        low_ms, high_ms: 95 % interval. For several layers the sums of the ends, which is wider than
+            necessary. None if open or not recorded.
+        macs: Multiply-accumulates of the whole batch.
+        size_bytes: Bytes read and written, including weights; None if unknown.
+        bound_ms: The shortest possible time here, see bench.layers.roofline; None if unknown.
     """
 
     name: str
@@ -53,7 +53,7 @@ class LayerTime:
 
     @property
     def beats_bound(self) -> bool:
-        """Whether it is faster than its bound, which then is none."""
+        """Whether it is faster than its bound, so that the bound does not apply."""
         return self.bound_ms is not None and self.ms < self.bound_ms
 
 
@@ -62,26 +62,26 @@ def make_layer_time(
     *,
     kind: str,
     node: str | None,
-    known: CompiledLayer | None,
+    compiled: CompiledLayer | None,
     batch: int,
     runs_ms: Sequence[float],
     size_bytes: int | None,
     roofline: Roofline | None,
 ) -> LayerTime:
-    """A layer with its work, as the audit knows it.
+    """Return the time of a layer with its work according to the audit.
 
     Args:
-        node: of the graph's, that it computes; None for none.
-        runs_ms: what it took in each run.
-        roofline: None where nothing is known of this machine.
+        node: The graph node that it computes; None if none.
+        runs_ms: Its time in each run.
+        roofline: None if unknown for this machine.
     """
-    macs = known.macs * batch if known else 0
-    precision = known.precision if known else None
+    macs = compiled.macs * batch if compiled else 0
+    precision = compiled.precision if compiled else None
     interval = estimate_percentile(np.array(runs_ms), 50)
     return LayerTime(
         name=name,
         kind=kind,
-        block=_block(node) if node else NO_BLOCK,
+        block=_block_of_node(node) if node else NO_BLOCK,
         node=node,
         precision=precision,
         ms=statistics.median(runs_ms),
@@ -96,30 +96,30 @@ def make_layer_time(
 
 
 def sum_by_block(layers: Iterable[LayerTime]) -> list[LayerTime]:
-    """Added up over the blocks of the network, in its order."""
-    return _added(layers, lambda layer: layer.block)
+    """Sum layers over the blocks of the network, in its order."""
+    return _sum_by(layers, lambda layer: layer.block)
 
 
 def sum_by_kind(layers: Iterable[LayerTime]) -> list[LayerTime]:
-    """Added up over the kinds of kernels, the longest first."""
-    return sorted(_added(layers, lambda layer: layer.kind), key=lambda each: -each.ms)
+    """Sum layers over the kinds of kernels, the slowest first."""
+    return sorted(_sum_by(layers, lambda layer: layer.kind), key=lambda each: -each.ms)
 
 
-def _block(node: str) -> str:
-    """`blocks.2.1` of `blocks.2.1.conv_pw`, `conv_stem` of `conv_stem.silu`."""
+def _block_of_node(node: str) -> str:
+    """Return `blocks.2.1` for `blocks.2.1.conv_pw`, `conv_stem` for `conv_stem.silu`."""
     match = _BLOCK.match(node)
     return match[1] if match else NO_BLOCK
 
 
-def _added(layers: Iterable[LayerTime], key: Callable[[LayerTime], str]) -> list[LayerTime]:
+def _sum_by(layers: Iterable[LayerTime], key: Callable[[LayerTime], str]) -> list[LayerTime]:
     groups: dict[str, list[LayerTime]] = defaultdict(list)
     for layer in layers:
         groups[key(layer)].append(layer)
     return [
         LayerTime(
             name=name,
-            kind=_common({layer.kind for layer in group}),
-            block=_common({layer.block for layer in group}),
+            kind=_common_value({layer.kind for layer in group}),
+            block=_common_value({layer.block for layer in group}),
             node=None,
             precision=None,
             ms=sum(layer.ms for layer in group),
@@ -134,10 +134,10 @@ def _added(layers: Iterable[LayerTime], key: Callable[[LayerTime], str]) -> list
 
 
 def sum_if_all_known(values: list[T | None]) -> T | None:
-    """None where one is not known: the others' sum would look like all there is."""
+    """Return the sum, or None if a value is unknown: the sum of the others would look complete."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
 
 
-def _common(names: set[str]) -> str:
+def _common_value(names: set[str]) -> str:
     return names.pop() if len(names) == 1 else ""

@@ -1,4 +1,4 @@
-"""What bounds a layer: what cores multiply, and caches and memory bring; of this CPU as measured.
+"""The roofline: the shortest time of a layer given the peak compute and the bandwidth; measured for this CPU.
 
 References:
     Williams, Waterman and Patterson 2009, "Roofline", doi:10.1145/1498765.1498785.
@@ -17,27 +17,28 @@ from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.util.types import Precision
 
 _SIDE = 768  # of the matrices that are multiplied
-_SIZES = tuple(2**power for power in range(16, 29, 2))  # of what is copied, in bytes: 64 KiB to 256 MiB
-_SECONDS = 0.1  # for each of these measurements
+_SIZES = tuple(2**power for power in range(16, 29, 2))  # copy sizes, 64 KiB to 256 MiB
+_SECONDS = 0.1  # duration of each measurement
 _OPSET = 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roofline:
-    """What bounds a layer.
+    """The peak compute and the bandwidth of a machine.
 
     Attributes:
-        macs_per_s: multiply-accumulates, by precision.
-        bytes_per_s: read and written together, by the size of what is.
+        macs_per_s: Multiply-accumulates per second, by precision.
+        bytes_per_s: Pairs of a size, bytes, and the bandwidth at that size, bytes read and written per
+            second.
     """
 
     macs_per_s: dict[Precision, float]
     bytes_per_s: tuple[tuple[int, float], ...]
 
     def bound_ms(self, *, macs: int, size_bytes: int | None, precision: Precision | None) -> float | None:
-        """The least time that so many multiply-accumulates and bytes take.
+        """Return the shortest time for this many multiply-accumulates and bytes, ms.
 
-        None where the bytes are not known, or how fast that precision could be.
+        None if the bytes, or the peak at that precision, are unknown.
         """
         peak = self.macs_per_s.get(precision) if precision is not None else None
         if size_bytes is None or (macs and peak is None):
@@ -49,7 +50,7 @@ class Roofline:
 
 @cache
 def measure_cpu_roofline(threads: int) -> Roofline:
-    """Of this CPU with so many threads; measured once, for about two seconds."""
+    """Measure the roofline of this CPU with this many threads; takes about two seconds, then cached."""
     return Roofline(
         macs_per_s={"fp32": _macs_per_s(_matmul(), threads), "int8": _macs_per_s(_matmul_integer(), threads)},
         bytes_per_s=tuple((size, _bytes_per_s(size, threads)) for size in _SIZES),
@@ -65,7 +66,7 @@ def _macs_per_s(model: bytes, threads: int) -> float:
 
 
 def _bytes_per_s(size: int, threads: int) -> float:
-    """Of copies by all threads at once, half of the size read and half written."""
+    """Return the bandwidth of copies by all threads at once: half of the size is read, half written."""
     part = size // 2 // threads
     pairs = [(np.ones(part, np.uint8), np.zeros(part, np.uint8)) for _ in range(threads)]
     repeats = max(1, 2**22 // size)
@@ -79,7 +80,7 @@ def _bytes_per_s(size: int, threads: int) -> float:
 
 
 def _least_s(call: Callable[[], object]) -> float:
-    """The best of what fits into the time: what disturbs only ever adds."""
+    """Return the shortest time of a call: disturbances only ever add time."""
     call()
     least, end = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < end:

@@ -1,4 +1,4 @@
-"""Times each layer of an engine on this machine."""
+"""Time each layer of an engine on this machine."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from deploykit.runtime.preflight import preflight
 def time_layers(
     engine: str | Path, *, batch: int | None = None, threads: int | None = None, cuda_graphs: bool = True
 ) -> list[LayerTime]:
-    """Times each layer of an engine: by ONNX Runtime's profiler on the CPU, by TensorRT's on a GPU.
+    """Time each layer of an engine: with ONNX Runtime's profiler on the CPU, with TensorRT's on a GPU.
 
     Args:
-        batch: images a call; default what the engine is tuned for.
-        threads: CPU threads; default one a core.
-        cuda_graphs: see runtime.Engine.load.
+        batch: Images per call; default what the engine is tuned for.
+        threads: CPU threads; default one per core.
+        cuda_graphs: See runtime.Engine.load.
 
     Raises:
-        DeployError: the engine can't run here, doesn't take that batch, or is ONNX Runtime's for a GPU.
+        DeployError: The engine cannot run here, does not take that batch, or is ONNX Runtime's for a GPU.
     """
     path = Path(engine)
     manifest = read_engine_manifest(path)
