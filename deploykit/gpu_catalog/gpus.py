@@ -1,4 +1,4 @@
-"""GPUs as data: what their datasheets say, and finding one by the name people use."""
+"""The catalogue of GPUs: facts from datasheets, found by the names that people use."""
 
 import difflib
 import re
@@ -11,32 +11,32 @@ from typing import Any
 from deploykit.util.errors import DeployError
 
 THIS_MACHINE = ("cpu", "local")
-"""What means no GPU by its name, but what is here."""
+"""Names that mean this machine rather than a GPU model."""
 _BRANDS = re.compile(r"nvidia|tesla|geforce|quadro")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU model. A fact that no source gave is None, never a guess.
+    """A GPU model. A fact without a source is None, never a guess.
 
     Attributes:
-        name: as NVIDIA writes it, with the variant where variants differ.
-        architecture: `Turing`, ...
-        source: where the facts come from.
-        aliases: other names it answers to.
-        compute_capability: `7.5`.
-        sm_count: streaming multiprocessors.
-        boost_mhz: boost clock, at which the peaks are.
-        mode_mhz: clock that its power mode allows at most, whatever the load.
-        sustained_mhz: clock that the power limit leaves under load, where somebody saw it.
-        memory_gb: memory size.
-        memory_bandwidth_gb_s: peak memory bandwidth, 1e9 bytes a second.
-        l2_mb: level-2 cache.
-        tdp_w: board power limit.
-        fp32_tflops: peak of the CUDA cores.
-        fp16_tensor_tflops: dense peak of the tensor cores, FP32 accumulation.
-        int8_tensor_tops: dense peak of the tensor cores.
-        int8_dp4a_tops: peak of the CUDA cores' INT8 dot product, given where no tensor core has INT8.
+        name: NVIDIA's name, with the variant if there are several.
+        architecture: For example `Turing`.
+        source: Where the facts come from.
+        aliases: Other names for the same GPU.
+        compute_capability: For example `7.5`.
+        sm_count: Number of streaming multiprocessors.
+        boost_mhz: Boost clock, to which the peaks refer.
+        mode_mhz: Maximum clock of its power mode, whatever the load.
+        sustained_mhz: Clock under load within the power limit, if it has been observed.
+        memory_gb: Memory size.
+        memory_bandwidth_gb_s: Peak memory bandwidth, 1e9 bytes per second.
+        l2_mb: Size of the level-2 cache.
+        tdp_w: Board power limit.
+        fp32_tflops: Peak of the CUDA cores.
+        fp16_tensor_tflops: Dense peak of the tensor cores with FP32 accumulation.
+        int8_tensor_tops: Dense peak of the tensor cores.
+        int8_dp4a_tops: Peak of the CUDA cores' INT8 dot product, for GPUs whose tensor cores lack INT8.
     """
 
     name: str
@@ -59,65 +59,72 @@ class Gpu:
 
     @property
     def sm(self) -> int | None:
-        """Compute capability as compilers write it: 75 for 7.5."""
+        """Compute capability as an integer: 75 for 7.5."""
         return int(self.compute_capability.replace(".", "")) if self.compute_capability else None
 
 
 @cache
 def known_gpus() -> tuple[Gpu, ...]:
-    """Every GPU of gpus.toml, in its order."""
+    """Return every GPU of gpus.toml, in the order of the file."""
     text = resources.files("deploykit.gpu_catalog").joinpath("gpus.toml").read_text(encoding="utf-8")
     return tuple(_from_table(name, table) for name, table in tomllib.loads(text).items())
 
 
 def look_up_gpu(name: str) -> Gpu | None:
-    """The GPU people mean by `name`, see find_gpu; None where none is called that."""
+    """Return the GPU with this name, see find_gpu, or None."""
     return _by_key().get(normalize_gpu_name(name))
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU people mean by `name`: case, spaces, dashes and brand names make no difference.
+    """Return the GPU with this name. Case, spaces, dashes and brand names are ignored.
 
-    A name that several variants share means the one that lists it as an alias: `A100` is the SXM4 40GB.
+    A name that several variants share means the variant that lists it as an alias: `A100` is the SXM4 40GB.
 
     Raises:
-        DeployError: none is called that.
+        DeployError: No GPU has this name.
     """
     gpu = look_up_gpu(name)
     if gpu is None:
         raise DeployError(
             f"No GPU named {name!r} is known.",
             code="unknown-gpu",
-            fix=f"use one of the nearest: {', '.join(_nearest(name))}; deploykit gpus lists all",
+            fix=f"use one of the nearest names: {', '.join(_nearest(name))}; deploykit gpus lists all GPUs",
         )
     return gpu
 
 
 def normalized_names(gpu: Gpu) -> frozenset[str]:
-    """The keys of all its names, see key_of."""
+    """Return all names of a GPU, normalized, see normalize_gpu_name."""
     return frozenset(map(normalize_gpu_name, (gpu.name, *gpu.aliases)))
 
 
 def normalized_synonyms(name: str) -> frozenset[str]:
-    """The key of `name`, with those of the known GPU that it means, if any."""
+    """Return the normalized name, and those of the known GPU that it means, if any."""
     gpu = look_up_gpu(name)
     return frozenset({normalize_gpu_name(name)}) | (normalized_names(gpu) if gpu is not None else frozenset())
 
 
 def require_facts(gpu: Gpu, *facts: str) -> tuple[float, ...]:
-    """The values of `facts` (attribute names of Gpu), in order.
+    """Return facts of a GPU.
+
+    Args:
+        gpu: The GPU.
+        facts: Attribute names of Gpu.
+
+    Returns:
+        Their values, in order.
 
     Raises:
-        DeployError: a fact is unknown.
+        DeployError: A fact is unknown.
     """
     values = tuple(getattr(gpu, fact) for fact in facts)
     missing = list(dict.fromkeys(fact for fact, value in zip(facts, values, strict=True) if value is None))
     if missing:
         known = ", ".join(_with_facts(facts, like=gpu))
         raise DeployError(
-            f"Too little is known of the {gpu.name} for a prediction: {', '.join(missing)}.",
+            f"A prediction for the {gpu.name} lacks these facts: {', '.join(missing)}.",
             code="gpu-facts-missing",
-            fix=f"give them in a --gpu-file, measure with deploykit bench, or take a known one: {known}",
+            fix=f"add them with --gpu-file, measure with deploykit bench, or use a known GPU: {known}",
         )
     return values
 
@@ -132,7 +139,7 @@ def _by_key() -> dict[str, Gpu]:
 
 
 def normalize_gpu_name(name: str) -> str:
-    """What is alike in the names that people give a GPU: letters and digits of any script, but for brands."""
+    """Return the letters and digits of a GPU's name, in any script, in lower case and without brands."""
     return "".join(filter(str.isalnum, _BRANDS.sub("", name.casefold())))
 
 
@@ -143,7 +150,7 @@ def _nearest(name: str) -> list[str]:
 
 
 def _with_facts(facts: tuple[str, ...], *, like: Gpu) -> list[str]:
-    """Up to three GPUs that have all the facts, those of the same architecture first."""
+    """Return the names of up to three GPUs that have all the facts, preferring the same architecture."""
     complete = [gpu for gpu in known_gpus() if all(getattr(gpu, fact) is not None for fact in facts)]
     complete.sort(key=lambda gpu: gpu.architecture != like.architecture)
     return [gpu.name for gpu in complete[:3]]
