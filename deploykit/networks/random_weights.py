@@ -1,9 +1,8 @@
-"""Weights for when there are none: right for building and timing engines, useless for accuracy."""
+"""Random weights, for building and timing engines without a checkpoint; useless for accuracy."""
 
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.networks.architecture.network import (
     INPUT,
@@ -22,13 +21,14 @@ from deploykit.networks.architecture.network import (
     WeightedSum,
 )
 from deploykit.networks.checkpoints.weights import Weights
+from deploykit.util.array_types import Float32Array
 
 
 def random_weights(network: Network, *, seed: int = 0) -> Weights:
-    """Weights that keep activations in FP16's range: right for latency, useless for accuracy.
+    """Make weights that keep activations in FP16's range: right for latency, useless for accuracy.
 
-    Each weight's variance is the inverse of its fan-in times the mean square of what it reads, so
-    that convolutions make roughly unit variance and the logits stay in the hundreds at any depth.
+    Each weight's variance is the inverse of fan-in times the mean square of the layer's input, so that
+    outputs of convolutions have roughly unit variance and logits stay in the hundreds at any depth.
 
     References:
         He et al., arXiv:1502.01852, section 2.2, with the mean squares followed through the graph.
@@ -52,41 +52,41 @@ def random_weights(network: Network, *, seed: int = 0) -> Weights:
             state[f"{prefix}.weight"] = generator.standard_normal(shape, np.float32) * np.float32(std)
         if isinstance(layer, Convolution) and layer.norm is not None:
             state[f"{layer.norm}.weight"] += 1
-    _set_rare(network, state)
+    _set_score_prior(network, state)
     return Weights(state=state, origin="random")
 
 
 # Mean squares of f(x) for x ~ N(0, 1), by numerical integration; sigmoids stay near one half.
 _ACTIVATION_MEAN_SQUARE = {"silu": 0.356, "sigmoid": 0.25, "relu": 0.5, "relu6": 0.5}
-# Silu's mean square over its input's is a quarter for small ones and a half for large ones: what is added
-# again and again with no norm on the way dies away or explodes. With this factor it does either slowly.
+# SiLU multiplies the mean square by a quarter for small inputs and a half for large ones: a sum that is fed
+# again and again without a norm vanishes or explodes. With this factor it does so slowly.
 _SUM_FACTOR = 1.12
-_QUIET_GAIN = 0.2
-_PREDICTED_GAIN = 0.002  # photographs make a hundred times the activations that noise does
-_PRIOR = 0.01
-_POOLED_MEAN_SQUARE = 0.043  # the square of silu's mean: pooling leaves little else
+_BRANCH_GAIN = 0.2
+_ANCHOR_GAIN = 0.002  # photographs give a hundred times larger activations than noise
+_SCORE_PRIOR = 0.01
+_POOLED_MEAN_SQUARE = 0.043  # the square of SiLU's mean, which dominates after pooling
 
 
 def _gains(network: Network) -> dict[str, float]:
-    """Of layers whose outputs are to be small.
+    """Return the gains of layers whose outputs must be small.
 
-    Residual branches and gates: at full gain, chance deviations compound over fifty blocks. What is
-    predicted of anchors: the sizes of boxes are its exponentials.
+    These are residual branches and gates, since at full gain random deviations compound over fifty blocks,
+    and predictions per anchor, since sizes of boxes are their exponentials.
     """
     gains: dict[str, float] = {}
     makers = {layer.name: layer for layer in network.layers}
     for layer in network.layers:
         if isinstance(layer, Add) and isinstance(branch := makers[layer.inputs[0]], Activation):
-            gains[branch.inputs[0]] = _QUIET_GAIN
+            gains[branch.inputs[0]] = _BRANCH_GAIN
         elif isinstance(layer, Add) or (isinstance(layer, Activation) and layer.kind == "sigmoid"):
-            gains[layer.inputs[0]] = _QUIET_GAIN
+            gains[layer.inputs[0]] = _BRANCH_GAIN
         elif isinstance(layer, PerAnchor):
-            gains[layer.inputs[0]] = _PREDICTED_GAIN
+            gains[layer.inputs[0]] = _ANCHOR_GAIN
     return gains
 
 
-def _set_rare(network: Network, state: dict[str, npt.NDArray[np.float32]]) -> None:
-    """Lets few anchors score, as few show something in an image.
+def _set_score_prior(network: Network, state: dict[str, Float32Array]) -> None:
+    """Bias the scores so that few anchors score high, as in real images.
 
     References:
         Lin et al., arXiv:1708.02002, section 4.1, the prior.
@@ -99,10 +99,13 @@ def _set_rare(network: Network, state: dict[str, npt.NDArray[np.float32]]) -> No
         levels = [makers[name] for name in anchored.inputs] if isinstance(anchored, Concat) else []
         for conv in (makers[each.inputs[0]] for each in levels if isinstance(each, PerAnchor)):
             if isinstance(conv, Convolution) and conv.norm is None:
-                state[f"{conv.prefix}.bias"] = np.full(conv.output[:1], -math.log(1 / _PRIOR - 1), np.float32)
+                state[f"{conv.prefix}.bias"] = np.full(
+                    conv.output[:1], -math.log(1 / _SCORE_PRIOR - 1), np.float32
+                )
 
 
 def _mean_square(layer: Layer, inputs: list[float], gain: float) -> float:
+    """Return the expected mean square of a layer's output."""
     match layer:
         case Activation(kind="silu"):
             return _ACTIVATION_MEAN_SQUARE["silu"] * inputs[0]

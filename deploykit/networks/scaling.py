@@ -1,4 +1,4 @@
-"""Compound scaling: phi -> how deep, how wide and at what resolution.
+"""Compound scaling: from phi to depth, width and resolution.
 
 References:
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
@@ -17,19 +17,19 @@ RULES: tuple[str, ...] = get_args(Rule)
 Axis = Literal["depth", "width", "side"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 
-FORMULA_PHI_RANGE = (-8.0, 12.0)  # 72 px to 1200 px: beyond, no such network has been of use
+FORMULA_PHI_RANGE = (-8.0, 12.0)  # sides of 72 px to 1200 px; networks beyond these have no known use
 SIDE_STEP_PX = 4  # every published side is a multiple of 4
-MIN_SIDE_PX, MAX_SIDE_PX = 32, 4096  # the network halves its input five times; more fits no memory
+MIN_SIDE_PX, MAX_SIDE_PX = 32, 4096  # networks halve their input five times; more exceeds any GPU's memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How far a baseline network is stretched.
+    """How far a baseline network is scaled.
 
     Attributes:
-        depth: multiplies blocks per stage.
-        width: multiplies channels.
-        side_px: input height and width, pixels.
+        depth: Multiplies blocks per stage.
+        width: Multiplies channels.
+        side_px: Input height and width, pixels.
     """
 
     depth: float
@@ -39,7 +39,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coefficients:
-    """What the formula raises to the power of phi; EfficientNet's as its grid search found them at phi = 1.
+    """The bases that the formula raises to the power of phi; by default EfficientNet's, by grid search.
 
     References:
         arXiv:1905.11946, section 5, step 1.
@@ -76,51 +76,56 @@ def scale_for(
     ladder: Sequence[Scale] = PUBLISHED_SCALES,
     coefficients: Coefficients = Coefficients(),  # frozen
 ) -> Scale:
-    """The scale of one member of a family, EfficientNet where nobody says.
+    """Return the scale for a compound coefficient, by default EfficientNet's.
 
     Args:
-        phi: compound coefficient. `published`: 0 to the ladder's last. `formula`: -8 to 12.
+        phi: Compound coefficient: 0 to the ladder's last index under `published`, -8 to 12 under `formula`.
         rule: `published` gives the ladder's members at integers and interpolates log-linearly between them;
-            `formula` is the baseline times depth^phi, width^phi and side^phi.
-        ladder: the published members; the first is the baseline.
+            `formula` multiplies the baseline by depth^phi, width^phi and side^phi.
+        ladder: The published members; the first is the baseline.
+        coefficients: The formula's depth, width and side.
 
     Raises:
-        DeployError: phi is not a number in the rule's range, or a coefficient is not above 0.
+        DeployError: phi is outside the rule's range, or a coefficient is not positive and finite.
     """
     low, high = (0.0, len(ladder) - 1.0) if rule == "published" else FORMULA_PHI_RANGE
     if not low <= phi <= high:  # false for NaN too
-        outside = rule == "published" and FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]
+        formula_allows = rule == "published" and FORMULA_PHI_RANGE[0] <= phi <= FORMULA_PHI_RANGE[1]
         raise DeployError(
             f"phi must be between {low:g} and {high:g} under the {rule} rule, not {phi!r}.",
             code="invalid-phi",
-            fix="add --rule formula for a phi out there"
-            if outside
+            fix="add --rule formula, which allows phi outside this range"
+            if formula_allows
             else f"give --phi from {low:g} to {high:g}",
         )
-    return _published(phi, ladder) if rule == "published" else _formula(phi, ladder[0], coefficients)
+    return (
+        _scale_by_ladder(phi, ladder)
+        if rule == "published"
+        else _scale_by_formula(phi, ladder[0], coefficients)
+    )
 
 
 def stretched_axis(scale: Scale, base: Scale = BASE) -> Axis | None:
-    """The one axis that the baseline was stretched along; None where it was none, or several."""
-    stretched: dict[Axis, bool] = {
+    """Return the axis along which a scale differs from the baseline, if it is exactly one."""
+    differs: dict[Axis, bool] = {
         "depth": scale.depth != base.depth,
         "width": scale.width != base.width,
         "side": scale.side_px != base.side_px,
     }
-    moved = [axis for axis in AXES if stretched[axis]]
-    return moved[0] if len(moved) == 1 else None
+    axes = [axis for axis in AXES if differs[axis]]
+    return axes[0] if len(axes) == 1 else None
 
 
 def format_phi(phi: float) -> str:
-    """phi as people write it: `3`, `2.5`; two that differ have two labels."""
+    """Format phi as people write it, `3` or `2.5`; different values give different texts."""
     return repr(phi + 0.0).removesuffix(".0")  # + 0.0: -0 is 0
 
 
-def _formula(phi: float, base: Scale, coefficients: Coefficients) -> Scale:
+def _scale_by_formula(phi: float, base: Scale, coefficients: Coefficients) -> Scale:
     factors = (coefficients.depth, coefficients.width, coefficients.side)
     if not all(0 < factor < math.inf for factor in factors):
         raise DeployError(
-            f"Coefficients are above 0 and finite, not {factors}.",
+            f"--alpha, --beta and --gamma must be positive and finite, not {factors}.",
             code="invalid-coefficients",
             fix="give --alpha 1.2 --beta 1.1 --gamma 1.15",
         )
@@ -131,7 +136,7 @@ def _formula(phi: float, base: Scale, coefficients: Coefficients) -> Scale:
     )
 
 
-def _published(phi: float, ladder: Sequence[Scale]) -> Scale:
+def _scale_by_ladder(phi: float, ladder: Sequence[Scale]) -> Scale:
     below = ladder[math.floor(phi)]
     above = ladder[math.ceil(phi)]
     fraction = phi - math.floor(phi)

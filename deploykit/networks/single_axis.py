@@ -1,4 +1,4 @@
-"""A baseline stretched along one axis alone, to a given amount of work: compound scaling's rival.
+"""Scaling a baseline along a single axis to a given amount of work, to compare with compound scaling.
 
 References:
     Tan and Le, arXiv:1905.11946, section 3.2 (scaling dimensions) and Table 7 (B0 scaled along one of them).
@@ -17,29 +17,34 @@ _HUNDREDTHS = range(100, 3201)  # of the baseline's depth or width
 
 
 def single_axis_scale(family: Family, axis: Axis, *, macs: int) -> Scale:
-    """The baseline stretched along `axis` alone, with the multiply-accumulates nearest to `macs`.
+    """Return the scale along `axis` alone whose multiply-accumulates are nearest to `macs`.
+
+    Args:
+        family: The family whose baseline is scaled.
+        axis: depth, width or side.
+        macs: Multiply-accumulates for one image.
 
     Raises:
-        DeployError: the baseline itself has more, or the largest such network has fewer.
+        DeployError: The baseline has more, or the largest such network has fewer.
     """
 
-    def macs_of(scale: Scale) -> int:
+    def count_macs(scale: Scale) -> int:
         return family.network(scale).macs
 
-    scales = _scales(family.base, axis)
-    least, most = macs_of(scales[0]), macs_of(scales[-1])
+    scales = _candidate_scales(family.base, axis)
+    least, most = count_macs(scales[0]), count_macs(scales[-1])
     if not least <= macs <= most:
         raise DeployError(
-            f"No {axis} gives {family.title}'s baseline {macs / 1e9:.3g} G multiply-accumulates.",
+            f"Scaling only the {axis} of {family.title} cannot give {macs / 1e9:.3g} G multiply-accumulates.",
             code="axis-budget-unattainable",
-            fix=f"ask for {least / 1e9:.3g} to {most / 1e9:.3g} G",
+            fix=f"use a budget of {least / 1e9:.3g} to {most / 1e9:.3g} G",
         )
-    at = bisect_left(scales, macs, key=macs_of)
-    return min(scales[max(at - 1, 0) : at + 1], key=lambda scale: abs(macs_of(scale) - macs))
+    at = bisect_left(scales, macs, key=count_macs)
+    return min(scales[max(at - 1, 0) : at + 1], key=lambda scale: abs(count_macs(scale) - macs))
 
 
 def single_axis_member(family: Family, axis: Axis, *, macs: int) -> Member:
-    """The same, under a name that says what was stretched.
+    """Return the member at single_axis_scale, named after the axis.
 
     Raises:
         DeployError: see single_axis_scale.
@@ -48,11 +53,12 @@ def single_axis_member(family: Family, axis: Axis, *, macs: int) -> Member:
 
 
 def axis_member(family: Family, scale: Scale, axis: Axis) -> Member:
+    """Return a member that is named after the axis it is scaled along."""
     value = scale.side_px if axis == "side" else getattr(scale, axis)
     return Member(family=family, name=f"{family.name}-{axis}{value:g}", scale=scale)
 
 
-def _scales(base: Scale, axis: Axis) -> Sequence[Scale]:
+def _candidate_scales(base: Scale, axis: Axis) -> Sequence[Scale]:
     if axis == "side":
         return [replace(base, side_px=side) for side in range(base.side_px, MAX_SIDE_PX + 1, SIDE_STEP_PX)]
     if axis == "depth":

@@ -1,4 +1,4 @@
-"""Network -> torch.nn.Module, with timm's parameter names."""
+"""The torch.nn.Module of a Network, with timm's parameter names."""
 
 import math
 from collections import Counter
@@ -38,52 +38,58 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class NetworkModule(nn.Module):
-    """Runs a Network: (batch, 3, side, side) float32 -> (batch, classes) logits, or its outputs by name."""
+    """A Network as a torch module, from (batch, 3, side, side) float32 to (batch, classes) logits.
+
+    A network with several outputs returns them by name.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
         for layer in network.layers:
             if isinstance(layer, Convolution):
-                _place(self, layer.prefix, _conv2d(layer))  # over the same again, where layers share it
+                _add_submodule(
+                    self, layer.prefix, _conv2d(layer)
+                )  # replaces an equal module if layers share it
                 if layer.norm is not None:
                     epsilon = norm_epsilon(layer, network)
-                    _place(self, layer.norm, nn.BatchNorm2d(layer.output[0], eps=epsilon))
+                    _add_submodule(self, layer.norm, nn.BatchNorm2d(layer.output[0], eps=epsilon))
             elif isinstance(layer, Linear):
-                _place(self, layer.name, nn.Linear(layer.in_features, layer.output[0]))
+                _add_submodule(self, layer.name, nn.Linear(layer.in_features, layer.output[0]))
             elif isinstance(layer, WeightedSum) and layer.weights is not None:
                 parent, name = _parent(self, layer.weights)
                 parent.register_parameter(name, nn.Parameter(torch.ones(len(layer.inputs))))
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        made = self.named_outputs(images)
-        return made if len(made) > 1 else next(iter(made.values()))
+        """Return the output, or outputs by name if there are several."""
+        outputs = self.named_outputs(images)
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Every output by name."""
-        wanted = [each.layer for each in self.network.named_outputs]
-        readers = Counter([name for layer in self.network.layers for name in layer.inputs] + wanted)
+        """Return every output by name."""
+        output_layers = [each.layer for each in self.network.named_outputs]
+        readers = Counter([name for layer in self.network.layers for name in layer.inputs] + output_layers)
         values = {INPUT: images}
         for layer in self.network.layers:
             values[layer.name] = self._value(layer, [values[name] for name in layer.inputs])
-            for name in layer.inputs:  # frees what no later layer reads
+            for name in layer.inputs:  # free tensors that no later layer reads
                 readers[name] -= 1
                 if not readers[name]:
                     del values[name]
         return {each.name: values[each.layer] for each in self.network.named_outputs}
 
-    def _value(self, layer: Layer, inputs: list[Tensor]) -> Any:  # torch types no module's call
+    def _value(self, layer: Layer, inputs: list[Tensor]) -> Any:  # torch does not type calls of modules
         x = inputs[0]
         match layer:
             case Convolution():
-                y = self.get_submodule(layer.prefix)(_padded(x, layer.padding, 0.0))
+                y = self.get_submodule(layer.prefix)(_pad(x, layer.padding, 0.0))
                 return y if layer.norm is None else self.get_submodule(layer.norm)(y)
             case Linear():
                 return self.get_submodule(layer.name)(x.flatten(1))
             case Activation():
                 return _ACTIVATIONS[layer.kind](x)
             case MaxPool():
-                return torch.max_pool2d(_padded(x, layer.padding, -math.inf), layer.kernel, layer.stride)
+                return torch.max_pool2d(_pad(x, layer.padding, -math.inf), layer.kernel, layer.stride)
             case GlobalAveragePool():
                 return x.mean((2, 3), keepdim=True)
             case Add():
@@ -102,10 +108,11 @@ class NetworkModule(nn.Module):
             case Concat():
                 return torch.cat(inputs, dim=1)
             case DecodeBoxes():
-                return _decoded(x, layer.anchors)
+                return _decode_boxes(x, layer.anchors)
         raise NotImplementedError(type(layer).__name__)
 
     def _factors(self, layer: WeightedSum) -> list[Any]:
+        """Return the factor of each input of a sum."""
         if layer.weights is None:
             return [1.0] * len(layer.inputs)
         weights = torch.relu(self.get_parameter(layer.weights))
@@ -113,7 +120,7 @@ class NetworkModule(nn.Module):
 
 
 def build_module(network: Network, weights: Weights) -> NetworkModule:
-    """The network with these weights, ready for inference."""
+    """Build the module of a network with these weights, in evaluation mode."""
     with torch.device("meta"):
         module = NetworkModule(network)
     state = {name: torch.from_numpy(array) for name, array in weights.state.items()}
@@ -122,8 +129,8 @@ def build_module(network: Network, weights: Weights) -> NetworkModule:
     return module.eval()
 
 
-def _decoded(codes: Tensor, anchors: Anchors) -> Tensor:
-    """Offsets of centres in sizes of anchors, and logarithms of sizes -> corners.
+def _decode_boxes(codes: Tensor, anchors: Anchors) -> Tensor:
+    """Decode centre offsets, in sizes of anchors, and logarithms of sizes to corners.
 
     References:
         Ren et al., "Faster R-CNN", arXiv:1506.01497, equation 2.
@@ -134,8 +141,8 @@ def _decoded(codes: Tensor, anchors: Anchors) -> Tensor:
     return torch.cat([centres - sizes / 2, centres + sizes / 2], dim=-1)
 
 
-def _padded(x: Tensor, padding: tuple[int, int], value: float) -> Tensor:
-    """With so much before and after each row and column."""
+def _pad(x: Tensor, padding: tuple[int, int], value: float) -> Tensor:
+    """Pad before and after each row and column."""
     return nn.functional.pad(x, 2 * padding, value=value)
 
 
@@ -150,14 +157,14 @@ def _conv2d(layer: Convolution) -> nn.Conv2d:
     )
 
 
-def _place(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Registers module at a dotted path."""
+def _add_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Register a module at a dotted path."""
     parent, name = _parent(root, path)
     parent.add_module(name, module)
 
 
 def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """What holds the last part of a dotted path, plain containers made on the way, and that part."""
+    """Return the container of a dotted path's last part, creating containers on the way, and that part."""
     *parents, name = path.split(".")
     for parent in parents:
         if not hasattr(root, parent):

@@ -1,26 +1,27 @@
-"""Trained tensors as the constants that a graph for inference has."""
+"""Folding trained tensors into the constants of an inference graph."""
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.networks.architecture.network import Convolution, Network, WeightedSum
 from deploykit.networks.checkpoints.weights import StateDict
+from deploykit.util.array_types import Float32Array
 
 FUSION_EPSILON = 1e-4
-"""Of fast normalized fusion; arXiv:1911.09070, section 3.3."""
-
-Array = npt.NDArray[np.float32]
+"""Epsilon of fast normalized fusion; arXiv:1911.09070, section 3.3."""
 
 
 def norm_epsilon(layer: Convolution, network: Network) -> float:
-    """What the convolution's batch norm adds to the variance."""
+    """Return the epsilon of a convolution's batch norm."""
     return network.norm_epsilon if layer.norm_epsilon is None else layer.norm_epsilon
 
 
-def fold_batch_norm(layer: Convolution, state: StateDict, *, epsilon: float) -> tuple[Array, Array | None]:
-    """Weight and bias of the convolution with its batch norm folded in, (out, in, k, k) and (out,).
+def fold_batch_norm(
+    layer: Convolution, state: StateDict, *, epsilon: float
+) -> tuple[Float32Array, Float32Array | None]:
+    """Return weight and bias of a convolution with its batch norm folded in.
 
-    The bias is None where it has none, and no norm.
+    Returns:
+        The weight, (out, in, k, k), and the bias, (out,); None if there is neither bias nor norm.
 
     References:
         Jacob et al., arXiv:1712.05877, section 3.2.
@@ -38,10 +39,10 @@ def fold_batch_norm(layer: Convolution, state: StateDict, *, epsilon: float) -> 
     )
 
 
-def fusion_factors(layer: WeightedSum, state: StateDict) -> Array | None:
-    """What each input of a sum is multiplied by, (inputs,); None for nothing."""
+def fusion_factors(layer: WeightedSum, state: StateDict) -> Float32Array | None:
+    """Return the factor of each input of a weighted sum, (inputs,), or None for a plain sum."""
     if layer.weights is None:
         return None
     weights = np.maximum(state[layer.weights].astype(np.float64), 0)
-    factors: Array = (weights / (weights.sum() + FUSION_EPSILON)).astype(np.float32)
+    factors: Float32Array = (weights / (weights.sum() + FUSION_EPSILON)).astype(np.float32)
     return factors

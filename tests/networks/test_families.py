@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from deploykit.networks.families.registry import FAMILIES, find_family
 from deploykit.networks.member import choose_member
 from deploykit.networks.scaling import Coefficients, Scale
-from deploykit.util.errors import DeployError
 
 # Millions of parameters, G of multiply-accumulates.
 MEMBERS = {
@@ -76,27 +76,27 @@ def test_every_member_is_held_to_something():
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
-def test_every_family_is_whole(family):
+def test_every_family_is_consistent(family):
     assert family.ladder[0] == family.base
     assert len(family.ladder) == 1 or set(family.ladder) <= set(family.members.values())
     least = {"top-1": 0.6, "AP": 0.3}[family.metric]
     assert all(least < found.value < 0.9 and found.source for found in family.accuracy.values())
     assert family.network(family.base).family == family.name
     assert family.network(family.base, num_classes=7).num_classes == 7
-    assert family.network(family.base).num_classes == family.classes
+    assert family.network(family.base).num_classes == family.num_classes
     larger = [family.network(family.scale_for(phi)).macs for phi in family.default_phis]
     assert larger == sorted(set(larger))
 
 
-def test_scale_tells_the_accuracy_by_what_it_is(run):
+def test_scale_names_the_metric_of_the_accuracy(run):
     detectors, classifiers = run("scale", "--family", "efficientdet"), run("scale", "--phi", "0")
     assert detectors.out.splitlines()[0].endswith("AP")
     assert detectors.out.splitlines()[1].endswith("34.6 %")  # google/automl, efficientdet/README.md
     assert classifiers.out.splitlines()[0].endswith("top-1")
 
 
-def test_an_unknown_family_is_refused_with_those_there_are():
-    with pytest.raises(DeployError, match="no family 'lenet'") as caught:
+def test_an_unknown_family_is_refused_with_a_list_of_families():
+    with refuses("unknown-family") as caught:
         find_family("lenet")
     assert "resnet18" in caught.value.fix
 
@@ -104,53 +104,53 @@ def test_an_unknown_family_is_refused_with_those_there_are():
 # ---------------------------------------------------------------- choosing
 
 
-def test_phi_leads_to_the_published_member_where_there_are_several():
+def test_phi_selects_the_published_member_if_there_are_several():
     assert choose_member("efficientnetv2", phi=2).scale == Scale(width=1.1, depth=1.2, side_px=260)
     assert choose_member("efficientnetv2", named="b2") == choose_member("efficientnetv2", phi=2)
 
 
-def test_phi_leads_by_the_formula_where_there_is_one():
+def test_phi_scales_by_the_formula_if_there_is_one_published_member():
     found = choose_member("resnet18", phi=1)
     assert found.scale == Scale(depth=1.2, width=1.1, side_px=256)
     assert (found.rule, found.name) == ("formula", "resnet18-formula-phi1")
 
 
-def test_a_scale_by_hand_has_no_phi_and_is_told_in_the_name():
+def test_a_scale_given_directly_has_no_phi_and_is_in_the_name():
     found = choose_member("resnet18", depth=2, width=0.5)
     assert (found.phi, found.rule) == (None, None)
     assert found.scale == Scale(depth=2, width=0.5, side_px=224)
     assert found.name == "resnet18-depth2-width0.5-side224"
 
 
-def test_another_side_alone_keeps_the_phi():
+def test_overriding_only_the_side_keeps_phi():
     found = choose_member(phi=3, side_px=224)
     assert (found.phi, found.scale.side_px, found.name) == (3, 224, "efficientnet-phi3")
 
 
-def test_coefficients_of_ones_own_are_the_formulas():
+def test_custom_coefficients_select_the_formula():
     found = choose_member(phi=2, coefficients=Coefficients(depth=1.1, width=1.2, side=1.0))
     assert found.scale == Scale(depth=1.1**2, width=1.2**2, side_px=224)
     assert found.phi is None  # phi 2 of the paper's coefficients is another network
 
 
 @pytest.mark.parametrize(
-    ("arguments", "about"),
+    ("arguments", "code"),
     [
-        ({"named": "b9"}, "EfficientNet has no member b9"),
-        ({"named": "b3", "phi": 3}, "both name a network"),
-        ({"phi": 3, "rule": "published", "coefficients": Coefficients()}, "have no --alpha"),
-        ({"phi": 1, "coefficients": Coefficients(depth=0)}, "Coefficients are above 0"),
-        ({"depth": 0}, "A depth of 0 times"),
-        ({"width": -1}, "A width of -1 times"),
-        ({"width": float("nan")}, "A width of nan times"),
-        ({"depth": 1000}, "A depth of 1000 times"),
-        ({"side_px": 31}, "A side of 31 px"),
-        ({"family": "mobilenet-v2", "phi": -9}, "phi must be between -8 and 12"),
-        ({"family": "resnet18", "phi": 1, "rule": "published"}, "phi must be between 0 and 0"),
+        ({"named": "b9"}, "unknown-member"),
+        ({"named": "b3", "phi": 3}, "option-conflict"),
+        ({"phi": 3, "rule": "published", "coefficients": Coefficients()}, "option-conflict"),
+        ({"phi": 1, "coefficients": Coefficients(depth=0)}, "invalid-coefficients"),
+        ({"depth": 0}, "invalid-scale"),
+        ({"width": -1}, "invalid-scale"),
+        ({"width": float("nan")}, "invalid-scale"),
+        ({"depth": 1000}, "invalid-scale"),
+        ({"side_px": 31}, "invalid-side"),
+        ({"family": "mobilenet-v2", "phi": -9}, "invalid-phi"),
+        ({"family": "resnet18", "phi": 1, "rule": "published"}, "invalid-phi"),
     ],
 )
-def test_what_makes_no_network_is_refused(arguments, about):
-    with pytest.raises(DeployError, match=about):
+def test_arguments_that_give_no_network_are_refused(arguments, code):
+    with refuses(code):
         choose_member(**arguments)
 
 
@@ -159,7 +159,7 @@ def test_the_narrowest_network_has_no_empty_layer():
     assert min(min(layer.output) for layer in network.layers) >= 1
 
 
-# ---------------------------------------------------------------- a family of one's own
+# ---------------------------------------------------------------- family files
 
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"
 
@@ -183,17 +183,17 @@ def test_the_documentations_example_is_exported_built_and_fitted(run, tiny):
 
 
 @pytest.mark.parametrize(
-    ("code", "about"),
+    ("content", "code", "about"),
     [
-        (None, "There is no file mine.py"),
-        ("FAMILY = 3", "defines no FAMILY"),
-        ("1 / 0", "mine.py fails: ZeroDivisionError: division by zero"),
-        ("def (", "mine.py fails: SyntaxError"),
+        (None, "file-not-found", "mine.py"),
+        ("FAMILY = 3", "family-file-invalid", "FAMILY"),
+        ("1 / 0", "family-file-invalid", "ZeroDivisionError: division by zero"),
+        ("def (", "family-file-invalid", "SyntaxError"),
     ],
 )
-def test_a_file_without_a_family_is_refused(run, workplace, code, about):
-    if code is not None:
-        (workplace / "mine.py").write_text(code)
+def test_a_file_without_a_family_is_refused(run, workplace, content, code, about):
+    if content is not None:
+        (workplace / "mine.py").write_text(content)
     refused = run("export", "--family", "mine.py", "--phi", "0")
-    assert (refused.status, refused.out) == (2, "")
+    assert (refused.status, refused.out, refused.code) == (2, "", code)
     assert about in refused.err

@@ -151,7 +151,7 @@ def test_a_command_that_fails_is_told_of_and_tried_again(family, run, script, re
         (("--score-command", "a 'b"), "can't be split"),
         (("--score-command", "true", "--jobs", "0"), "score nothing"),
         (("--gpu", "GT9000"), "GT9000"),
-        (("--family", "vgg"), "no family 'vgg'"),
+        (("--family", "vgg"), "unknown-family"),
         (("--gpu", "V100", "--precision", "int4"), "int4"),
     ],
 )

@@ -104,7 +104,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path):
         ({"gpu": "portable"}, "measures on this machine"),
         ({"precisions": ["fp16"]}, "no FP16 arithmetic on CPUs"),
         ({"phis": [8]}, "is studied at phi 0 to 7, not at 8"),
-        ({"family": "lenet"}, "There is no family 'lenet'"),
+        ({"family": "lenet"}, "'lenet' is not a family"),
         ({"batches": [0]}, "A batch of 0 is not between 1 and"),
         ({"threads": 0}, "threads are not a number"),
         ({"seconds": -1}, "no time to measure in"),

@@ -1,1 +1,1 @@
-"""Networks as data: Scale -> Network."""
+"""Networks as data: layers, shapes, and the builder that families use."""

@@ -1,8 +1,8 @@
-"""Anchors: the boxes of fixed places and sizes that a detector tells offsets from.
+"""Anchors: boxes of fixed positions and sizes, relative to which a detector predicts offsets.
 
 References:
-    Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002, section 4: scales an octave.
-    google/automl, efficientdet/keras/anchors.py: the order, and sizes relative to a level's own stride.
+    Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002, section 4: scales per octave.
+    google/automl, efficientdet/keras/anchors.py: their order, and sizes relative to a level's stride.
 """
 
 import math
@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from deploykit.util.array_types import Float64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchors:
-    """Those of a square image.
+    """The anchors of a square image.
 
     Attributes:
-        side_px: the image's.
-        map_sides: of each level's feature map, the finest first.
-        scale: an anchor's side, in strides of its level.
-        octaves: how many sizes there are of each until the next level's.
-        aspects: width and height, times the side.
+        side_px: Side of the image, pixels.
+        map_sides: Side of each level's feature map, finest first.
+        scale: Side of an anchor, in strides of its level.
+        octaves: Number of sizes per level, up to the next level's.
+        aspects: Width and height as multiples of the side.
     """
 
     side_px: int
@@ -33,20 +32,25 @@ class Anchors:
     aspects: tuple[tuple[float, float], ...] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 
     @property
-    def per_place(self) -> int:
+    def per_location(self) -> int:
+        """Number of anchors at each location of a feature map."""
         return self.octaves * len(self.aspects)
 
     @property
     def count(self) -> int:
-        return self.per_place * sum(side * side for side in self.map_sides)
+        """Number of anchors of the image."""
+        return self.per_location * sum(side * side for side in self.map_sides)
 
-    def boxes(self) -> "npt.NDArray[np.float64]":
-        """Centre and size of each, (count, 4: x, y, width, height), pixels; sizes first, then aspects."""
+    def boxes(self) -> "Float64Array":
+        """Return centre and size of each anchor, (count, 4: x, y, width, height), pixels.
+
+        At a location, anchors are ordered by size, then by aspect.
+        """
         import numpy as np
 
         return np.concatenate([self._level(side) for side in self.map_sides])
 
-    def _level(self, map_side: int) -> "npt.NDArray[np.float64]":
+    def _level(self, map_side: int) -> "Float64Array":
         import numpy as np
 
         stride = self.side_px / map_side
@@ -59,9 +63,9 @@ class Anchors:
         ]
         centres = (np.arange(map_side) + 0.5) * stride
         y, x = np.meshgrid(centres, centres, indexing="ij")
-        places = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
-        shape = (len(places), len(sizes), 2)
-        both = np.concatenate(
-            [np.broadcast_to(places, shape), np.broadcast_to(np.array(sizes), shape)], axis=-1
+        locations = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
+        shape = (len(locations), len(sizes), 2)
+        centres_and_sizes = np.concatenate(
+            [np.broadcast_to(locations, shape), np.broadcast_to(np.array(sizes), shape)], axis=-1
         )
-        return both.reshape(-1, 4)
+        return centres_and_sizes.reshape(-1, 4)

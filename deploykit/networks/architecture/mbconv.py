@@ -1,4 +1,4 @@
-"""Networks of inverted residuals: EfficientNet, its Lite and V2, MobileNetV2. With timm's parameter names.
+"""Networks of inverted residuals, with timm's parameter names: EfficientNet, Lite, V2 and MobileNetV2.
 
 References:
     Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381.
@@ -16,14 +16,14 @@ from deploykit.networks.architecture.network import ActivationKind, Network
 from deploykit.networks.scaling import Scale
 
 BlockKind = Literal["inverted", "fused", "plain"]
-_SQUEEZE_RATIO = 0.25  # of a block's input channels; arXiv:1905.11946, section 4, and arXiv:1807.11626
+_SQUEEZE_RATIO = 0.25  # of the block's input channels; arXiv:1905.11946, section 4, and arXiv:1807.11626
 
 
 class Stage(NamedTuple):
-    """Blocks of one resolution; the first of them has the stride.
+    """Blocks of one resolution; the first has the stride.
 
-    kind: `inverted` expands with a 1x1 convolution and goes on depthwise; `fused` does both in one
-    convolution; `plain` is one convolution.
+    kind: `inverted` expands with a 1x1 convolution followed by a depthwise one, `fused` does both in one
+    convolution, and `plain` is a single convolution.
     """
 
     kernel: int
@@ -36,42 +36,48 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """A network before it is stretched.
+    """A network before it is scaled.
 
     Attributes:
-        squeezes: its inverted blocks have squeeze-excite.
-        least_head: channels that the head keeps however narrow the rest.
-        scales_ends: whether stem, head, and the repeats of the first and last stage are stretched too.
-        least_rounded: a rounded number of channels is at least so much of what was asked.
+        stem_channels: Channels of the first convolution.
+        stages: Its stages.
+        head_channels: Channels of the last convolution.
+        activation: The activation function.
+        has_squeeze_excite: Whether its inverted blocks have squeeze-excite.
+        min_head_channels: The head has at least this many channels at any width.
+        scales_stem_and_head: Whether stem, head, and the repeats of the first and last stage are scaled too.
+        min_rounding_ratio: A rounded number of channels is at least this fraction of the unrounded one.
     """
 
-    stem: int
+    stem_channels: int
     stages: tuple[Stage, ...]
-    head: int
+    head_channels: int
     activation: ActivationKind
-    squeezes: bool = True
-    least_head: int = 0
-    scales_ends: bool = True
-    least_rounded: float = 0.9
+    has_squeeze_excite: bool = True
+    min_head_channels: int = 0
+    scales_stem_and_head: bool = True
+    min_rounding_ratio: float = 0.9
 
-    def channels(self, unstretched: int, width: float) -> int:
-        return round_channels(unstretched * width, least=self.least_rounded)
+    def scale_channels(self, channels: int, width: float) -> int:
+        """Return the number of channels of a stage at `width` times the baseline's."""
+        return round_channels(channels * width, min_ratio=self.min_rounding_ratio)
 
-    def ends_channels(self, unstretched: int, width: float) -> int:
-        return self.channels(unstretched, width) if self.scales_ends else unstretched
+    def scale_end_channels(self, channels: int, width: float) -> int:
+        """Return the number of channels of stem or head at `width` times the baseline's."""
+        return self.scale_channels(channels, width) if self.scales_stem_and_head else channels
 
-    def repeats(self, at: int, depth: float) -> int:
-        """Of the stage at that place."""
-        fixed = not self.scales_ends and at in (0, len(self.stages) - 1)
-        return self.stages[at].repeats if fixed else math.ceil(self.stages[at].repeats * depth)
+    def scale_repeats(self, index: int, depth: float) -> int:
+        """Return the number of blocks of a stage at `depth` times the baseline's."""
+        is_fixed = not self.scales_stem_and_head and index in (0, len(self.stages) - 1)
+        return self.stages[index].repeats if is_fixed else math.ceil(self.stages[index].repeats * depth)
 
 
-def mbconv_network(family: str, baseline: Baseline, scale: Scale, num_classes: int) -> Network:
-    """The baseline at `scale`; its input is `scale.side_px` square, RGB."""
+def build_mbconv_network(family: str, baseline: Baseline, scale: Scale, num_classes: int) -> Network:
+    """Build the baseline at `scale`; its input is RGB, `scale.side_px` square."""
     net = NetworkBuilder(scale.side_px)
     add_stages(net, baseline, scale)
     net.block = "head"
-    head = max(baseline.ends_channels(baseline.head, scale.width), baseline.least_head)
+    head = max(baseline.scale_end_channels(baseline.head_channels, scale.width), baseline.min_head_channels)
     net.conv("conv_head", head, norm="bn2")
     net.activation(baseline.activation)
     net.global_average_pool("global_pool")
@@ -80,27 +86,30 @@ def mbconv_network(family: str, baseline: Baseline, scale: Scale, num_classes: i
 
 
 def add_stages(net: NetworkBuilder, baseline: Baseline, scale: Scale, *, prefix: str = "") -> tuple[str, ...]:
-    """Stem and stages; the last layer of each stage.
+    """Append stem and stages, and return the last layer of each stage.
 
     Args:
-        prefix: of every name.
+        net: The network to append to.
+        baseline: The network before scaling.
+        scale: How far to scale it.
+        prefix: Prefix of every name.
     """
     net.block = f"{prefix}stem"
-    stem = baseline.ends_channels(baseline.stem, scale.width)
+    stem = baseline.scale_end_channels(baseline.stem_channels, scale.width)
     net.conv(f"{prefix}conv_stem", stem, kernel=3, stride=2, norm=f"{prefix}bn1")
     net.activation(baseline.activation)
     ends: list[str] = []
-    for at, stage in enumerate(baseline.stages):
-        channels = baseline.channels(stage.channels, scale.width)
-        for repeat in range(baseline.repeats(at, scale.depth)):
-            stretched = stage._replace(channels=channels, stride=stage.stride if repeat == 0 else 1)
-            _add_block(net, f"{prefix}blocks.{at}.{repeat}", stretched, baseline)
+    for index, stage in enumerate(baseline.stages):
+        channels = baseline.scale_channels(stage.channels, scale.width)
+        for repeat in range(baseline.scale_repeats(index, scale.depth)):
+            scaled = stage._replace(channels=channels, stride=stage.stride if repeat == 0 else 1)
+            _add_block(net, f"{prefix}blocks.{index}.{repeat}", scaled, baseline)
         ends.append(net.latest)
     return tuple(ends)
 
 
 def _add_block(net: NetworkBuilder, block: str, stage: Stage, baseline: Baseline) -> None:
-    """Its convolutions, and the residual sum where shapes allow it."""
+    """Append a block, with a residual sum if input and output have the same shape."""
     net.block = block
     shortcut = net.latest
     in_channels = net.channels(shortcut)
@@ -111,7 +120,7 @@ def _add_block(net: NetworkBuilder, block: str, stage: Stage, baseline: Baseline
 
 
 def _add_inverted(net: NetworkBuilder, block: str, stage: Stage, baseline: Baseline) -> str:
-    """Expand, depthwise, squeeze-excite, project without activation."""
+    """Append expansion, depthwise convolution, squeeze-excite, and projection without activation."""
     in_channels = net.channels(net.latest)
     expanded = in_channels * stage.expansion
     norms = iter((f"{block}.bn1", f"{block}.bn2", f"{block}.bn3"))
@@ -127,15 +136,15 @@ def _add_inverted(net: NetworkBuilder, block: str, stage: Stage, baseline: Basel
         norm=next(norms),
     )
     net.activation(baseline.activation)
-    if baseline.squeezes:
+    if baseline.has_squeeze_excite:
         _add_squeeze_excite(net, f"{block}.se", round(in_channels * _SQUEEZE_RATIO), baseline.activation)
-    # timm calls the projection conv_pwl, except where there is no expansion before it.
+    # timm calls the projection conv_pwl, or conv_pw if no expansion precedes it.
     project = f"{block}.conv_pwl" if stage.expansion > 1 else f"{block}.conv_pw"
     return net.conv(project, stage.channels, norm=next(norms))
 
 
 def _add_fused(net: NetworkBuilder, block: str, stage: Stage, baseline: Baseline) -> str:
-    """Expand over a window, project without activation."""
+    """Append an expanding convolution, and projection without activation."""
     net.conv(
         f"{block}.conv_exp",
         net.channels(net.latest) * stage.expansion,
@@ -148,12 +157,13 @@ def _add_fused(net: NetworkBuilder, block: str, stage: Stage, baseline: Baseline
 
 
 def _add_plain(net: NetworkBuilder, block: str, stage: Stage, baseline: Baseline) -> str:
-    """One convolution, with its activation."""
+    """Append one convolution with its activation."""
     net.conv(f"{block}.conv", stage.channels, kernel=stage.kernel, stride=stage.stride, norm=f"{block}.bn1")
     return net.activation(baseline.activation)
 
 
 def _add_squeeze_excite(net: NetworkBuilder, prefix: str, squeezed: int, activation: ActivationKind) -> None:
+    """Append a gate per channel, computed from the channel means."""
     x = net.latest
     net.global_average_pool(f"{prefix}.pool")
     net.conv(f"{prefix}.conv_reduce", squeezed)

@@ -1,7 +1,7 @@
 """A network as data: layers in execution order, each with its shape, parameters and work.
 
-This is the one source of truth for a model's shape. The nn.Module, the ONNX graph and the cost
-model are three readers of it, so anything expressed here can be exported, compiled and predicted.
+This is the single source of truth for a model's shape. The nn.Module, the ONNX graph and the cost
+model all read it, so anything expressed here can be exported, compiled and predicted.
 """
 
 import math
@@ -16,8 +16,8 @@ INPUT = "input"
 LOGITS = "logits"
 
 Shape = tuple[int, int, int]
-"""Channels, height, width of one image's feature map; (features, 1, 1) after pooling, and (anchors,
-values, 1) where anchors have values of their own."""
+"""Channels, height and width of one image's feature map; (features, 1, 1) after pooling, (anchors, values, 1)
+for values per anchor."""
 
 ActivationKind = Literal["silu", "sigmoid", "relu", "relu6"]
 
@@ -27,10 +27,10 @@ class Layer:
     """One operation.
 
     Attributes:
-        name: unique; for a layer with parameters of its own, their prefix in timm's state dict.
-        block: the building block it belongs to, as reports and sensitivity name it.
-        inputs: names of the layers (or INPUT) it reads.
-        output: shape it makes.
+        name: Unique; the prefix of its parameters in timm's state dict, unless they are shared.
+        block: Building block it belongs to, as reports and `sensitivity` name it.
+        inputs: Names of the layers (or INPUT) it reads.
+        output: Shape of its output.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Layer:
 
     @property
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
-        """Trained tensors, by full name, with their shapes."""
+        """Shapes of its trained tensors by full name."""
         return {}
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of convolutions and linear layers, one image."""
+        """Multiply-accumulates for one image; 0 except for convolutions and linear layers."""
         return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution(Layer):
-    """A 2-d convolution of a square map, with zero padding so that only its stride makes that smaller.
+    """A 2-d convolution of a square map, zero-padded so that only its stride reduces the size.
 
     Attributes:
-        norm: prefix of the batch norm that follows it; None where it has a bias instead, or nothing.
-        padding: zeros before and after each row and column.
-        has_bias: whether a bias follows, where no norm does.
-        shared: prefix of parameters that several layers have in common; None for parameters of its own.
-        norm_epsilon: what its norm adds to the variance; None for the network's.
+        norm: Prefix of the batch norm that follows it; None if a bias or nothing follows.
+        padding: Zeros before and after each row and column.
+        has_bias: Whether a bias follows if no norm does.
+        shared: Prefix of parameters that several layers share; None if the layer has its own.
+        norm_epsilon: Epsilon of its batch norm; None for the network's.
     """
 
     in_channels: int
@@ -73,7 +73,7 @@ class Convolution(Layer):
 
     @property
     def prefix(self) -> str:
-        """Of its weight and bias in the state."""
+        """Prefix of its weight and bias in the state dict."""
         return self.shared or self.name
 
     @property
@@ -82,10 +82,12 @@ class Convolution(Layer):
 
     @property
     def is_pointwise(self) -> bool:
+        """Whether it is 1x1 without groups."""
         return self.kernel == 1 and self.groups == 1
 
     @property
     def is_depthwise(self) -> bool:
+        """Whether each channel has a filter of its own."""
         return self.groups > 1 and self.groups == self.in_channels
 
     @property
@@ -123,12 +125,18 @@ class Linear(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation(Layer):
+    """An activation function, element by element."""
+
     kind: ActivationKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxPool(Layer):
-    """Attributes: padding: before and after each row and column, of values below all others."""
+    """Max pooling of a square map.
+
+    Attributes:
+        padding: Values of minus infinity before and after each row and column.
+    """
 
     kernel: int
     stride: int
@@ -147,21 +155,21 @@ class Add(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelScale(Layer):
-    """Multiplies a feature map (first input) by one factor a channel (second input)."""
+    """A feature map (first input) multiplied by one factor per channel (second input)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upsample(Layer):
-    """Every value twice in height and width; an odd output lacks the last row and column of that."""
+    """Nearest-neighbour upsampling by two; an odd output drops the last row and column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedSum(Layer):
-    """Sum of equal shapes, each times its weight: fast normalized fusion.
+    """Weighted sum of inputs of equal shapes: fast normalized fusion.
 
     Attributes:
-        weights: full name of what is trained, a number an input, of which negative ones count as 0; None
-            where all count as 1, and nothing is normalized.
+        weights: Full name of the trained weights, one per input, with negative ones counted as 0; None for
+            a plain sum.
 
     References:
         Tan et al., arXiv:1911.09070, section 3.3.
@@ -176,23 +184,24 @@ class WeightedSum(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerAnchor(Layer):
-    """A map with the values of each place's anchors one after another, as (anchors, values, 1).
+    """A reshape of a map that holds the values of each location's anchors to (anchors, values, 1).
 
-    Anchors are counted along a row first, then down the rows, those of a place together.
+    Anchors are ordered row by row; those of a location stay together.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concat(Layer):
-    """All the anchors of several layers."""
+    """A concatenation of the anchors of several layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeBoxes(Layer):
-    """What was predicted of anchors, (anchors, 4: y, x, height, width), as boxes.
+    """Boxes from predicted offsets.
 
-    These are (anchors, 4: left, top, right, bottom), pixels of the input; in FP32 whatever the rest is in,
-    since FP16's numbers from 1024 on are whole.
+    Offsets are (anchors, 4: y, x, height, width), boxes (anchors, 4: left, top, right, bottom) in pixels.
+    They are computed in FP32 at every precision, because FP16 has only
+    integers from 1024 on.
     """
 
     anchors: Anchors
@@ -200,7 +209,13 @@ class DecodeBoxes(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Attributes: name: what users know it by; layer: the one that makes it; rank: of one image's tensor."""
+    """An output of a network.
+
+    Attributes:
+        name: Its name in ONNX and engines.
+        layer: The layer that computes it.
+        rank: Rank of its tensor for one image.
+    """
 
     name: str
     layer: str
@@ -209,15 +224,15 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A whole model.
+    """A complete network.
 
     Attributes:
         family: `efficientnet`, `resnet`, ...
-        input: shape of one image.
-        layers: in execution order.
-        outputs: what it answers, the scores of the classes last; () for the last layer's logits.
-        norm_epsilon: what batch norms add to the variance; PyTorch's default.
-        same_padding: whether all padding is TensorFlow's SAME; that of the layers is so for this input alone.
+        input: Shape of one image.
+        layers: Layers in execution order.
+        outputs: Outputs, class scores last; () means the last layer's output, as `logits`.
+        norm_epsilon: Epsilon of the batch norms; default PyTorch's.
+        same_padding: Whether padding is TensorFlow's SAME; the layers hold its values for this input.
     """
 
     family: str
@@ -229,25 +244,27 @@ class Network:
 
     @property
     def side_px(self) -> int:
+        """Side of the square input, pixels."""
         return self.input[1]
 
     @property
     def named_outputs(self) -> tuple[Output, ...]:
-        """The outputs, one at least."""
+        """The outputs, at least one."""
         return self.outputs or (Output(name=LOGITS, layer=self.layers[-1].name),)
 
     @property
     def output_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of each output by name, one image's: (classes,), (anchors, 4), ..."""
+        """Shape of each output for one image, by name: (classes,), (anchors, 4), ..."""
         return {each.name: self.shapes[each.layer][: each.rank] for each in self.named_outputs}
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return self.output_shapes[self.named_outputs[-1].name][-1]
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
-        """Shape of every tensor, by the name of the layer that makes it."""
+        """Shape of every layer's output, by the layer's name."""
         return {INPUT: self.input} | {layer.name: layer.output for layer in self.layers}
 
     @property
@@ -256,12 +273,12 @@ class Network:
 
     @property
     def parameters(self) -> Mapping[str, tuple[int, ...]]:
-        """Trained tensors by name; batch-norm statistics are not among them."""
+        """Shapes of trained tensors by name, without batch-norm statistics."""
         return {name: shape for layer in self.layers for name, shape in layer.parameters.items()}
 
     @property
     def state_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Trained tensors and batch-norm statistics by name: what a checkpoint holds."""
+        """Shapes of trained tensors and batch-norm statistics by name, as a checkpoint has them."""
         statistics = {
             f"{conv.norm}.{part}": conv.output[:1]
             for conv in self.convolutions
@@ -272,9 +289,10 @@ class Network:
 
     @property
     def parameter_count(self) -> int:
+        """Number of trained values, without batch-norm statistics."""
         return sum(math.prod(shape) for shape in self.parameters.values())
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of convolutions and linear layers, one image."""
+        """Multiply-accumulates for one image; 0 except for convolutions and linear layers."""
         return sum(layer.macs for layer in self.layers)

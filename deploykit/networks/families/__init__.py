@@ -1,1 +1,1 @@
-"""One file per network family, and the registry that lists them."""
+"""Families: one file per family of networks. Add a new one to registry.py."""

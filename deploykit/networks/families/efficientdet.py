@@ -1,7 +1,7 @@
 """EfficientDet at any scale, with efficientdet-pytorch's parameter names.
 
-An EfficientNet, a pyramid of five levels (P3 to P7) that is fused again and again (BiFPN), and two heads that
-all levels share, each level with batch norms of its own.
+An EfficientNet backbone, a pyramid of five levels (P3 to P7) that repeated BiFPN cells fuse, and two heads
+that all levels share except for their batch norms.
 
 References:
     Tan, Pang and Le, "EfficientDet: Scalable and Efficient Object Detection", CVPR 2020, arXiv:1911.09070.
@@ -24,18 +24,18 @@ from deploykit.networks.scaling import Scale
 from deploykit.util.errors import DeployError
 
 NAME = "efficientdet"
-COCO_CLASSES = 90  # COCO's category ids go from 1 to 90
-_MIN_SIDE_PX = 128  # of which P7 has one place
+COCO_CLASSES = 90  # COCO's category ids are 1 to 90
+_MIN_SIDE_PX = 128  # P7 is 1 x 1
 LEVELS = 5
-_FINEST_STAGES = (2, 4, 6)  # of the backbone, which make P3, P4 and P5
-_NORM_EPSILON = 1e-3  # hparams_config.py, batch_norm_epsilon; also where the backbone's is another
+_FINEST_STAGES = (2, 4, 6)  # the backbone stages that give P3, P4 and P5
+_NORM_EPSILON = 1e-3  # of pyramid and heads; hparams_config.py, batch_norm_epsilon
 _BASE_CHANNELS = 64
 _ACTIVATION = efficientnet.EFFICIENTNET_BASELINE.activation
 _SOURCE = "google/automl, efficientdet"
 
 
 class _Released(NamedTuple):
-    """A member of arXiv:1911.09070, Table 1, as hparams_config.py has it; its backbone in multiples of B0."""
+    """A member as hparams_config.py has it (arXiv:1911.09070, Table 1); the backbone in multiples of B0."""
 
     side_px: int
     fpn_channels: int
@@ -65,27 +65,28 @@ _ANCHOR_SCALES = {_D7: 5.0}  # hparams_config.py, efficientdet-d7
 
 
 class _Sizes(NamedTuple):
-    """What a scale makes of the network.
+    """The dimensions of a network at a scale.
 
-    backbone: in multiples of EfficientNet-B0.
-    weighted: sums of the pyramid are weighted; D6 and D7 were trained without.
+    backbone: In multiples of EfficientNet-B0. channels: Of pyramid and heads. cells: Number of BiFPN cells.
+    head_repeats: Convolutions per head. has_weighted_sums: Whether the pyramid's sums are weighted; D6 and D7
+    were trained without.
     """
 
     backbone: Scale
     channels: int
     cells: int
     head_repeats: int
-    weighted: bool
+    has_weighted_sums: bool
 
 
 def efficientdet(scale: Scale, *, num_classes: int = COCO_CLASSES) -> Network:
-    """The network at `scale`: `boxes` (anchors, 4) in pixels and `scores` (anchors, classes).
+    """Build the network at `scale`: `boxes` (anchors, 4) in pixels and `scores` (anchors, classes).
 
-    Width multiplies the channels of pyramid and heads, depth the blocks of the backbone. The backbone's width
-    and the repeats of pyramid and heads follow from them as in the released members.
+    Width multiplies the channels of pyramid and heads; depth multiplies the blocks of the backbone. The
+    backbone's width and the repeats of pyramid and heads are interpolated between the released members.
 
     Raises:
-        DeployError: the image is too small for its seventh level.
+        DeployError: The input is too small for seven halvings.
     """
     if scale.side_px < _MIN_SIDE_PX:
         raise DeployError(
@@ -113,20 +114,20 @@ def efficientdet(scale: Scale, *, num_classes: int = COCO_CLASSES) -> Network:
 
 def _sizes(scale: Scale) -> _Sizes:
     widths, depths = [each.width for each in _LADDER[:-1]], [each.depth for each in _LADDER[:-1]]
-    backbone_width = _follow(scale.width, widths, [each.backbone_width for each in _RELEASED])
-    cells = _follow(scale.depth, depths, [each.fpn_cells for each in _RELEASED])
-    repeats = _follow(scale.depth, depths, [each.head_repeats for each in _RELEASED])
+    backbone_width = _interpolate(scale.width, widths, [each.backbone_width for each in _RELEASED])
+    cells = _interpolate(scale.depth, depths, [each.fpn_cells for each in _RELEASED])
+    repeats = _interpolate(scale.depth, depths, [each.head_repeats for each in _RELEASED])
     return _Sizes(
         backbone=Scale(width=backbone_width, depth=scale.depth, side_px=scale.side_px),
         channels=round_channels(_BASE_CHANNELS * scale.width),
         cells=math.ceil(round(cells, 6)),
         head_repeats=math.floor(max(round(repeats, 6), 1)),
-        weighted=scale.width < _D6.width,
+        has_weighted_sums=scale.width < _D6.width,
     )
 
 
-def _follow(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """y at x: in proportion below the table, else log-linear in it, and on as between its last two."""
+def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return y at x: proportional below the table, log-linear in it, extrapolated above it."""
     if x <= xs[0]:
         return ys[0] * x / xs[0]
     at = min(bisect_right(xs, x), len(xs) - 1)
@@ -135,7 +136,7 @@ def _follow(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def _pyramid(net: NetworkBuilder, finest: list[str], channels: int) -> tuple[str, ...]:
-    """P3 to P7; the two coarsest are the backbone's last map, made smaller."""
+    """Return P3 to P7; the two coarsest are the backbone's last map, downsampled."""
     net.block = "fpn.resample.3"
     coarse = _same_channels(net, net.block, finest[-1], channels)
     sixth = net.max_pool("fpn.resample.3.downsample", kernel=3, stride=2, x=coarse)
@@ -144,6 +145,7 @@ def _pyramid(net: NetworkBuilder, finest: list[str], channels: int) -> tuple[str
 
 
 def _same_channels(net: NetworkBuilder, prefix: str, x: str, channels: int) -> str:
+    """Append a 1x1 convolution if the number of channels differs."""
     if net.channels(x) == channels:
         return x
     return net.conv(
@@ -152,42 +154,43 @@ def _same_channels(net: NetworkBuilder, prefix: str, x: str, channels: int) -> s
 
 
 def _bifpn(net: NetworkBuilder, cell: str, pyramid: Sequence[str], sizes: _Sizes) -> tuple[str, ...]:
-    """One pass from the coarsest level to the finest, and one back.
+    """Append one BiFPN cell: a pass from the coarsest level to the finest, and one back.
 
     References:
         arXiv:1911.09070, section 3.2 and Figure 3.
     """
     maps = [*pyramid]
-    of_level = [[level] for level in range(LEVELS)]  # places in maps
+    maps_of_level = [[level] for level in range(LEVELS)]  # indices into maps
     down = [(level, level + 1) for level in reversed(range(LEVELS - 1))]
     up = [(level, level - 1) for level in range(1, LEVELS)]
     for at, (level, neighbour) in enumerate([*down, *up]):
-        reads = (*of_level[level], of_level[neighbour][-1])
+        reads = (*maps_of_level[level], maps_of_level[neighbour][-1])
         side = net.map_side(pyramid[level])
-        of_level[level].append(len(maps))
-        maps.append(_fused(net, f"{cell}.fnode.{at}", {place: maps[place] for place in reads}, side, sizes))
-    return tuple(maps[places[-1]] for places in of_level)
+        maps_of_level[level].append(len(maps))
+        maps.append(_fused(net, f"{cell}.fnode.{at}", {index: maps[index] for index in reads}, side, sizes))
+    return tuple(maps[indices[-1]] for indices in maps_of_level)
 
 
 def _fused(net: NetworkBuilder, node: str, reads: Mapping[int, str], side: int, sizes: _Sizes) -> str:
-    """Maps, made of one size, added and convolved.
+    """Append a fusion node: resample its inputs to one size, add and convolve them.
 
     Args:
-        reads: by their place among the cell's.
+        reads: Its inputs by their index among the cell's maps.
     """
     net.block = node
-    alike = tuple(
-        _resampled(net, f"{node}.combine.resample.{place}", x, side, sizes.channels)
-        for place, x in reads.items()
+    resampled = tuple(
+        _resampled(net, f"{node}.combine.resample.{index}", x, side, sizes.channels)
+        for index, x in reads.items()
     )
-    weights = f"{node}.combine.edge_weights" if sizes.weighted else None
-    net.weighted_sum(f"{node}.combine", alike, weights=weights)
+    weights = f"{node}.combine.edge_weights" if sizes.has_weighted_sums else None
+    net.weighted_sum(f"{node}.combine", resampled, weights=weights)
     net.activation(_ACTIVATION)
     after = f"{node}.after_combine.conv"
     return _separable(net, after, after, sizes.channels, norm=f"{after}.bn")
 
 
 def _resampled(net: NetworkBuilder, prefix: str, x: str, side: int, channels: int) -> str:
+    """Append what brings a map to the given channels and side."""
     x = _same_channels(net, prefix, x, channels)
     if net.map_side(x) > side:
         return net.max_pool(f"{prefix}.downsample", kernel=3, stride=2, x=x)
@@ -197,48 +200,52 @@ def _resampled(net: NetworkBuilder, prefix: str, x: str, side: int, channels: in
 def _head(
     net: NetworkBuilder, head: str, pyramid: Sequence[str], sizes: _Sizes, anchors: Anchors, *, values: int
 ) -> str:
-    """So many values of each anchor."""
+    """Append a head that predicts `values` numbers per anchor on every level."""
     levels = []
     for level, x in enumerate(pyramid):
-        net.block = own = f"{head}.{level}"
+        net.block = layer_prefix = f"{head}.{level}"
         latest = x
         for repeat in range(sizes.head_repeats):
             name, norm = f"conv_rep.{repeat}", f"{head}.bn_rep.{repeat}.{level}.bn"
-            _separable(net, f"{own}.{name}", f"{head}.{name}", sizes.channels, x=latest, norm=norm)
+            _separable(net, f"{layer_prefix}.{name}", f"{head}.{name}", sizes.channels, x=latest, norm=norm)
             latest = net.activation(_ACTIVATION)
-        _separable(net, f"{own}.predict", f"{head}.predict", anchors.per_place * values, x=latest)
-        levels.append(net.per_anchor(f"{own}.anchors", values))
+        _separable(net, f"{layer_prefix}.predict", f"{head}.predict", anchors.per_location * values, x=latest)
+        levels.append(net.per_anchor(f"{layer_prefix}.anchors", values))
     net.block = head
     return net.concat(f"{head}.anchors", tuple(levels))
 
 
 def _separable(
     net: NetworkBuilder,
-    own: str,
-    shared: str,
+    layer_prefix: str,
+    parameter_prefix: str,
     channels: int,
     *,
     x: str | None = None,
     norm: str | None = None,
 ) -> str:
-    """Depthwise, then pointwise.
+    """Append a depthwise and a pointwise convolution.
 
     Args:
-        own: what the layers are called.
-        shared: what their parameters are.
+        layer_prefix: Prefix of the layers' names.
+        parameter_prefix: Prefix of their parameters, which may be shared.
     """
     x = x or net.latest
     net.conv(
-        f"{own}.conv_dw",
+        f"{layer_prefix}.conv_dw",
         net.channels(x),
         x=x,
         kernel=3,
         groups=net.channels(x),
         has_bias=False,
-        shared=f"{shared}.conv_dw",
+        shared=f"{parameter_prefix}.conv_dw",
     )
     return net.conv(
-        f"{own}.conv_pw", channels, norm=norm, norm_epsilon=_NORM_EPSILON, shared=f"{shared}.conv_pw"
+        f"{layer_prefix}.conv_pw",
+        channels,
+        norm=norm,
+        norm_epsilon=_NORM_EPSILON,
+        shared=f"{parameter_prefix}.conv_pw",
     )
 
 
@@ -254,5 +261,5 @@ FAMILY = Family(
         {scale: each.ap_percent for scale, each in zip(_LADDER, _RELEASED, strict=True)},
         f"{_SOURCE}/README.md, COCO test-dev2017",
     ),
-    classes=COCO_CLASSES,
+    num_classes=COCO_CLASSES,
 )

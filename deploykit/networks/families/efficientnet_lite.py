@@ -1,21 +1,21 @@
-"""EfficientNet-Lite: without squeeze-excite and swish, and with stem and head of one size, for quantized use.
+"""EfficientNet-Lite, made for quantization: no squeeze-excite, ReLU6 for SiLU, stem and head of fixed size.
 
 References:
     tensorflow/tpu, models/official/efficientnet/lite, efficientnet_lite_builder.py and README.md.
 """
 
-from deploykit.networks.architecture.mbconv import Baseline, mbconv_network
+from deploykit.networks.architecture.mbconv import Baseline, build_mbconv_network
 from deploykit.networks.families import efficientnet
 from deploykit.networks.families.family import Family, published_accuracies
 from deploykit.networks.scaling import Scale
 
 _BASELINE = Baseline(
-    stem=efficientnet.EFFICIENTNET_BASELINE.stem,
+    stem_channels=efficientnet.EFFICIENTNET_BASELINE.stem_channels,
     stages=efficientnet.EFFICIENTNET_BASELINE.stages,
-    head=efficientnet.EFFICIENTNET_BASELINE.head,
+    head_channels=efficientnet.EFFICIENTNET_BASELINE.head_channels,
     activation="relu6",
-    squeezes=False,
-    scales_ends=False,
+    has_squeeze_excite=False,
+    scales_stem_and_head=False,
 )
 _NAME = "efficientnet-lite"
 _SOURCE = "tensorflow/tpu, models/official/efficientnet/lite/README.md"
@@ -33,7 +33,7 @@ _LADDER = tuple(
 FAMILY = Family(
     name=_NAME,
     title="EfficientNet-Lite",
-    build=lambda scale, classes: mbconv_network(_NAME, _BASELINE, scale, classes),
+    build=lambda scale, classes: build_mbconv_network(_NAME, _BASELINE, scale, classes),
     ladder=_LADDER,
     members={f"lite{phi}": scale for phi, scale in enumerate(_LADDER)},
     source=_SOURCE,

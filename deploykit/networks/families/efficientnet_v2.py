@@ -1,28 +1,28 @@
-"""EfficientNetV2: fused blocks where images are large. B0 to B3 are one baseline; S, M and L one each.
+"""EfficientNetV2: fused blocks in the early stages. B0 to B3 share a baseline; S, M and L have one each.
 
 References:
     Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", arXiv:2104.00298, Table 4 (S).
-    google/automl, efficientnetv2/effnetv2_configs.py (all; sides as evaluated), README.md (accuracies).
+    google/automl, efficientnetv2/effnetv2_configs.py (all; evaluation sides), README.md (accuracies).
 """
 
-from deploykit.networks.architecture.mbconv import Baseline, BlockKind, Stage, mbconv_network
+from deploykit.networks.architecture.mbconv import Baseline, BlockKind, Stage, build_mbconv_network
 from deploykit.networks.families.family import Family, published_accuracies
 from deploykit.networks.scaling import Scale
 
 _SOURCE = "google/automl, efficientnetv2"
 
 
-def _baseline(stem: int, *rows: tuple[BlockKind, int, int, int, int]) -> Baseline:
-    """Stages as kind, stride, expansion, channels, repeats; every kernel is 3."""
+def _baseline(stem_channels: int, *rows: tuple[BlockKind, int, int, int, int]) -> Baseline:
+    """Return a baseline from rows of kind, stride, expansion, channels, repeats; every kernel is 3."""
     return Baseline(
-        stem=stem,
+        stem_channels=stem_channels,
         stages=tuple(
             Stage(kernel=3, kind=kind, stride=stride, expansion=expansion, channels=channels, repeats=repeats)
             for kind, stride, expansion, channels, repeats in rows
         ),
-        head=1280,
+        head_channels=1280,
         activation="silu",
-        least_rounded=0.0,
+        min_rounding_ratio=0.0,
     )
 
 
@@ -70,7 +70,7 @@ def _family(name: str, title: str, baseline: Baseline, members: dict[str, tuple[
     return Family(
         name=name,
         title=title,
-        build=lambda scale, classes: mbconv_network(name, baseline, scale, classes),
+        build=lambda scale, classes: build_mbconv_network(name, baseline, scale, classes),
         ladder=tuple(scale for scale, _ in members.values()),
         members={member: scale for member, (scale, _) in members.items()},
         source=_SOURCE,

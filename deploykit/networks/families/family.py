@@ -1,4 +1,4 @@
-"""A family: one baseline, how it is stretched, and what was published of its members."""
+"""A family: one baseline network, how it is scaled, and what was published about its members."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,15 +10,21 @@ from deploykit.util.errors import DeployError
 
 DEFAULT_CLASSES = 1000
 FRACTION_DIGITS = 9
-"""Of a fraction that was a percentage: more than anybody gives, few enough to undo what dividing adds."""
+"""Decimals of a fraction computed from a percentage: more than any source gives, few enough to remove
+the error of the division."""
 
 Metric = Literal["top-1", "AP"]
-"""Of classifiers on ImageNet's validation set; of detectors on COCO, averaged over IoU 0.50 to 0.95."""
+"""top-1: of classifiers on ImageNet's validation set. AP: of detectors on COCO, mean of IoU 0.50 to 0.95."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedAccuracy:
-    """Attributes: value: by the family's metric, as a fraction, in FP32; source: who published it."""
+    """A published accuracy, in FP32.
+
+    Attributes:
+        value: The family's metric as a fraction.
+        source: Where it was published.
+    """
 
     value: float
     source: str
@@ -26,18 +32,18 @@ class PublishedAccuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Family:
-    """Networks that are one baseline, stretched.
+    """A family of networks: one baseline at different scales.
 
     Attributes:
-        name: as --family has it, in file names and in metadata.
-        title: as people write it.
-        build: makes the network at a scale, with so many classes.
-        ladder: the published members that phi = 0, 1, 2, ... lead to; the first is the baseline.
-        members: all published ones, by name.
-        accuracy: what was published of some scales.
-        source: where baseline and members are from.
-        metric: what that accuracy is.
-        classes: how many a network has where nobody says.
+        name: Its name for --family, in file names and in metadata.
+        title: Its name for people.
+        build: Build the network at a scale, with a number of classes.
+        ladder: The published members for phi = 0, 1, 2, ...; the first is the baseline.
+        members: All published members by name.
+        source: Where baseline and members were published.
+        accuracy: Published accuracies by scale.
+        metric: The metric of these accuracies.
+        num_classes: The default number of classes.
     """
 
     name: str
@@ -48,25 +54,26 @@ class Family:
     source: str
     accuracy: Mapping[Scale, PublishedAccuracy]
     metric: Metric = "top-1"
-    classes: int = DEFAULT_CLASSES
+    num_classes: int = DEFAULT_CLASSES
 
     @property
     def base(self) -> Scale:
+        """Scale of the baseline."""
         return self.ladder[0]
 
     @property
     def rule(self) -> Rule:
-        """What phi goes through where nobody says: the published members, where there is more than one."""
+        """The default rule for phi: `published` if several members were published, otherwise `formula`."""
         return "published" if len(self.ladder) > 1 else "formula"
 
     @property
     def phi_range(self) -> tuple[float, float]:
-        """Where to look for a phi: the published members, or as far as EfficientNet's go."""
+        """Range of phi to search: the published members', or EfficientNet's if there is only one."""
         return (0.0, float(len(self.ladder if len(self.ladder) > 1 else PUBLISHED_SCALES) - 1))
 
     @property
     def default_phis(self) -> tuple[float, ...]:
-        """Those of the published members; 0 to 3 where there is but one."""
+        """Values of phi for studies and reports: the published members', or 0 to 3 if there is only one."""
         return tuple(float(phi) for phi in range(len(self.ladder) if len(self.ladder) > 1 else 4))
 
     def scale_for(
@@ -76,29 +83,33 @@ class Family:
         rule: Rule | None = None,
         coefficients: Coefficients = Coefficients(),  # noqa: B008  # frozen
     ) -> Scale:
-        """The scale that phi leads to, see scaling.scale_for."""
+        """Return the scale for a compound coefficient, see scaling.scale_for."""
         return scale_for(phi, rule=rule or self.rule, ladder=self.ladder, coefficients=coefficients)
 
     def member_scale(self, name: str) -> Scale:
-        """The scale of a published member.
+        """Return the scale of a published member.
+
+        Args:
+            name: Its name, in upper or lower case.
 
         Raises:
-            DeployError: none is called that.
+            DeployError: The family has no such member.
         """
         if name.lower() not in self.members:
             raise DeployError(
                 f"{self.title} has no member {name}.",
                 code="unknown-member",
-                fix=f"take one of {', '.join(self.members)}",
+                fix=f"use one of {', '.join(self.members)}",
             )
         return self.members[name.lower()]
 
     def network(self, scale: Scale, *, num_classes: int | None = None) -> Network:
-        return self.build(scale, self.classes if num_classes is None else num_classes)
+        """Build the network at a scale."""
+        return self.build(scale, self.num_classes if num_classes is None else num_classes)
 
 
 def published_accuracies(percents: Mapping[Scale, float], source: str) -> dict[Scale, PublishedAccuracy]:
-    """Accuracies in percent, as one source has them; of 77.1 % the fraction is 0.771, not the float below."""
+    """Convert accuracies in percent from one source to fractions; 77.1 % is 0.771, not the float below it."""
     return {
         scale: PublishedAccuracy(value=round(percent / 100, FRACTION_DIGITS), source=source)
         for scale, percent in percents.items()

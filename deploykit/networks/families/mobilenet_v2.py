@@ -3,18 +3,18 @@
 References:
     Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018,
     arXiv:1801.04381, Table 2 (the baseline), Table 4 (accuracies).
-    Members, and the ones whose ends are fixed: timm, timm/models/efficientnet.py.
+    Members, including those with fixed stem and head: timm, timm/models/efficientnet.py.
 """
 
 from dataclasses import replace
 
-from deploykit.networks.architecture.mbconv import Baseline, Stage, mbconv_network
+from deploykit.networks.architecture.mbconv import Baseline, Stage, build_mbconv_network
 from deploykit.networks.architecture.network import Network
 from deploykit.networks.families.family import DEFAULT_CLASSES, Family, published_accuracies
 from deploykit.networks.scaling import BASE, Scale
 
 _BASELINE = Baseline(  # arXiv:1801.04381, Table 2
-    stem=32,
+    stem_channels=32,
     stages=(
         Stage(kernel=3, stride=1, expansion=1, channels=16, repeats=1),
         Stage(kernel=3, stride=2, expansion=6, channels=24, repeats=2),
@@ -24,19 +24,19 @@ _BASELINE = Baseline(  # arXiv:1801.04381, Table 2
         Stage(kernel=3, stride=2, expansion=6, channels=160, repeats=3),
         Stage(kernel=3, stride=1, expansion=6, channels=320, repeats=1),
     ),
-    head=1280,
-    least_head=1280,  # section 6.1
+    head_channels=1280,
+    min_head_channels=1280,  # section 6.1
     activation="relu6",
-    squeezes=False,
+    has_squeeze_excite=False,
 )
-_FIXED_ENDS = replace(_BASELINE, scales_ends=False)
+_FIXED_STEM_AND_HEAD = replace(_BASELINE, scales_stem_and_head=False)
 _NAME, _FIXED_NAME = "mobilenet-v2", "mobilenet-v2-d"
 _PAPER = "Sandler et al. 2018, arXiv:1801.04381, Table 4"
 
 
 def mobilenet_v2(scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASSES) -> Network:
-    """The network at `scale`; its input is `scale.side_px` square, RGB."""
-    return mbconv_network(_NAME, _BASELINE, scale, num_classes)
+    """Build the network at `scale`; its input is RGB, `scale.side_px` square."""
+    return build_mbconv_network(_NAME, _BASELINE, scale, num_classes)
 
 
 FAMILIES = (
@@ -51,8 +51,8 @@ FAMILIES = (
     ),
     Family(
         name=_FIXED_NAME,
-        title="MobileNetV2 with fixed ends",
-        build=lambda scale, classes: mbconv_network(_FIXED_NAME, _FIXED_ENDS, scale, classes),
+        title="MobileNetV2 with fixed stem and head",
+        build=lambda scale, classes: build_mbconv_network(_FIXED_NAME, _FIXED_STEM_AND_HEAD, scale, classes),
         ladder=(BASE,),
         members={
             "110d": replace(BASE, width=1.1, depth=1.2),

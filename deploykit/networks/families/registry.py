@@ -1,4 +1,7 @@
-"""Every family that --family names."""
+"""All families, by the name that --family takes.
+
+To add one, write its file in this folder and list it here.
+"""
 
 import re
 import runpy
@@ -33,32 +36,36 @@ FAMILIES: Mapping[str, Family] = {
 DEFAULT_FAMILY = efficientnet.FAMILY.name
 
 
-def find_family(name: str) -> Family:
-    """The family of that name, or the FAMILY that a Python file defines.
+def find_family(name: str | Path) -> Family:
+    """Return a family by its name, or the FAMILY that a Python file defines.
+
+    Args:
+        name: A family's name, or the path of a .py file.
 
     Raises:
-        DeployError: there is none, or the file can't be run.
+        DeployError: There is no such family, or the file cannot be used.
     """
+    name = str(name)
     if name.endswith(".py"):
-        return _from_file(Path(name))
+        return _load_family_file(Path(name))
     if name not in FAMILIES:
         raise DeployError(
-            f"There is no family {name!r}.",
+            f"{name!r} is not a family.",
             code="unknown-family",
-            fix=f"take one of {', '.join(FAMILIES)}, or a Python file that defines FAMILY",
+            fix=f"use one of {', '.join(FAMILIES)}, or a Python file that defines FAMILY",
         )
     return FAMILIES[name]
 
 
 def is_builtin(family: Family) -> bool:
-    """Whether its name alone says what it is: a file of one's own may be another network tomorrow."""
+    """Whether deploykit defines it, so that its name identifies it; a family file may change at any time."""
     return FAMILIES.get(family.name) is family
 
 
-def _from_file(path: Path) -> Family:
-    fix = "docs/families.md shows what such a file has"
+def _load_family_file(path: Path) -> Family:
+    fix = "write the file as docs/families.md shows"
     if not path.is_file():
-        raise DeployError(f"There is no file {path}.", code="file-not-found", fix=fix)
+        raise DeployError(f"The family file {path} does not exist.", code="file-not-found", fix=fix)
     try:
         family = runpy.run_path(str(path)).get("FAMILY")
         if isinstance(family, Family):
@@ -67,14 +74,18 @@ def _from_file(path: Path) -> Family:
         raise DeployError(f"{path}: {error.problem}", code="family-file-invalid", fix=error.fix) from error
     except Exception as error:
         raise DeployError(
-            f"{path} fails: {type(error).__name__}: {error}.", code="family-file-invalid", fix=fix
+            f"Running {path} failed: {type(error).__name__}: {error}.", code="family-file-invalid", fix=fix
         ) from error
     if not isinstance(family, Family):
-        raise DeployError(f"{path} defines no FAMILY.", code="family-file-invalid", fix=fix)
+        raise DeployError(
+            f"{path} does not define FAMILY, a deploykit.networks.families.family.Family.",
+            code="family-file-invalid",
+            fix=fix,
+        )
     if not re.fullmatch(FAMILY_NAME, family.name):
         raise DeployError(
-            f"{path} calls its family {family.name!r}.",
+            f"{path} has an invalid family name: {family.name!r}.",
             code="family-file-invalid",
-            fix="take lower-case letters, digits, _ and -",
+            fix="use lower-case letters, digits, _ and -",
         )
     return family

@@ -14,18 +14,21 @@ from deploykit.networks.families.family import Family, published_accuracies
 from deploykit.networks.scaling import BASE, Scale
 
 _STEM_CHANNELS = 32
-_SQUEEZE_RATIO = 0.25  # of a block's input channels; arXiv:2003.13678, section 5
+_SQUEEZE_RATIO = 0.25  # of the block's input channels; arXiv:2003.13678, section 5
 
 
 class RegNetVariant(NamedTuple):
-    """Blocks and channels of each stage, and channels in a group of its 3x3 convolutions."""
+    """A published RegNetY.
+
+    repeats: Blocks per stage. channels: Channels per stage. group: Channels per group of 3x3 convolutions.
+    """
 
     repeats: tuple[int, int, int, int]
     channels: tuple[int, int, int, int]
     group: int
 
 
-REGNET_VARIANTS = {  # by MACs in millions; arXiv:2003.13678, Table 10
+REGNET_VARIANTS = {  # by multiply-accumulates in millions; arXiv:2003.13678, Table 10
     200: RegNetVariant(repeats=(1, 1, 4, 7), channels=(24, 56, 152, 368), group=8),
     400: RegNetVariant(repeats=(1, 3, 6, 6), channels=(48, 104, 208, 440), group=8),
     600: RegNetVariant(repeats=(1, 3, 7, 4), channels=(48, 112, 256, 608), group=16),
@@ -34,14 +37,20 @@ REGNET_VARIANTS = {  # by MACs in millions; arXiv:2003.13678, Table 10
 
 
 def regnety(mega_macs: int, scale: Scale, num_classes: int) -> Network:
-    """The network of so many million multiply-accumulates, stretched."""
+    """Build a RegNetY at `scale`.
+
+    Args:
+        mega_macs: Multiply-accumulates before scaling, in millions: 200, 400, 600 or 800.
+        scale: How far to scale it; its input is RGB, `scale.side_px` square.
+        num_classes: Number of classes.
+    """
     repeats, channels, group = REGNET_VARIANTS[mega_macs]
     net = NetworkBuilder(scale.side_px)
     net.block = "stem"
     net.conv("stem.conv", round_channels(_STEM_CHANNELS * scale.width), kernel=3, stride=2, norm="stem.bn")
     net.activation("relu")
-    for stage, (count, unstretched) in enumerate(zip(repeats, channels, strict=True)):
-        width = round_channels(unstretched * scale.width, divisor=group)
+    for stage, (count, base_channels) in enumerate(zip(repeats, channels, strict=True)):
+        width = round_channels(base_channels * scale.width, divisor=group)
         for repeat in range(math.ceil(count * scale.depth)):
             block = f"s{stage + 1}.b{repeat + 1}"
             _add_block(net, block, width, stride=2 if repeat == 0 else 1, groups=width // group)
@@ -52,7 +61,7 @@ def regnety(mega_macs: int, scale: Scale, num_classes: int) -> Network:
 
 
 def _add_block(net: NetworkBuilder, block: str, channels: int, *, stride: int, groups: int) -> None:
-    """1x1, 3x3 in groups, squeeze-excite, 1x1; the last one's activation follows the sum."""
+    """Append 1x1, grouped 3x3, squeeze-excite and 1x1; the last activation follows the sum."""
     net.block = block
     shortcut = net.latest
     in_channels = net.channels(shortcut)

@@ -1,4 +1,4 @@
-"""ResNet v1.5 at any scale, with timm's parameter names: depth multiplies blocks, width multiplies filters.
+"""ResNet v1.5 at any scale, with timm's parameter names: depth multiplies blocks, width multiplies channels.
 
 References:
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, Table 1.
@@ -17,7 +17,7 @@ from deploykit.util.errors import DeployError
 
 
 class ResNetVariant(NamedTuple):
-    """Residual blocks of one depth: their kind, and how many a stage."""
+    """The residual blocks of a published depth: their kind, and their number per stage."""
 
     bottleneck: bool
     repeats: tuple[int, int, int, int]
@@ -35,18 +35,19 @@ BOTTLENECK_EXPANSION = 4
 
 
 def resnet(layers: int, scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASSES) -> Network:
-    """The network that has so many weighted layers before it is stretched.
+    """Build a ResNet at `scale`; its input is RGB, `scale.side_px` square.
 
     Args:
-        layers: 18, 34, 50, 101 or 152.
-        scale: its input is `scale.side_px` square, RGB.
+        layers: Number of weighted layers before scaling: 18, 34, 50, 101 or 152.
+        scale: How far to scale it.
+        num_classes: Number of classes.
 
     Raises:
-        DeployError: no such depth was published.
+        DeployError: No ResNet of this depth was published.
     """
     if layers not in RESNET_VARIANTS:
         raise DeployError(
-            f"There is no ResNet-{layers}.",
+            f"ResNet-{layers} is not a published ResNet.",
             code="unknown-member",
             fix=f"use a depth of {', '.join(map(str, RESNET_VARIANTS))}",
         )
@@ -60,15 +61,15 @@ def resnet(layers: int, scale: Scale = BASE, *, num_classes: int = DEFAULT_CLASS
     for stage, count in enumerate(repeats):
         for repeat in range(math.ceil(count * scale.depth)):
             stride = 2 if stage > 0 and repeat == 0 else 1
-            _residual(net, f"layer{stage + 1}.{repeat}", stem << stage, stride, bottleneck)
+            _add_block(net, f"layer{stage + 1}.{repeat}", stem << stage, stride, bottleneck)
     net.block = "head"
     net.global_average_pool("global_pool")
     net.linear("fc", num_classes)
     return net.network(f"resnet{layers}")
 
 
-def _residual(net: NetworkBuilder, block: str, channels: int, stride: int, bottleneck: bool) -> None:
-    """conv1..conv2 or conv1..conv3, each with its norm; the last one's activation follows the sum."""
+def _add_block(net: NetworkBuilder, block: str, channels: int, stride: int, bottleneck: bool) -> None:
+    """Append conv1 and conv2, or conv1 to conv3, each with its norm; the last activation follows the sum."""
     net.block = block
     shortcut = net.latest
     out_channels = channels * BOTTLENECK_EXPANSION if bottleneck else channels

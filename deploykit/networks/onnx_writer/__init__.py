@@ -1,1 +1,1 @@
-"""Write a Network and its weights as ONNX, with batch norms folded."""
+"""Writing a Network and its weights as ONNX, with batch norms folded."""

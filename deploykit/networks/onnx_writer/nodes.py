@@ -1,4 +1,4 @@
-"""Writes the ONNX nodes of a layer that takes several."""
+"""Collecting the ONNX nodes of a layer that needs several."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,48 +6,56 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.onnx_tools.model_io import keep_in_fp32
+from deploykit.util.array_types import Array
 
 if TYPE_CHECKING:
     from onnx import NodeProto
-
-Array = npt.NDArray[Any]
 
 
 class LayerNodes:
     """Nodes and constants of one layer, named after it.
 
+    Args:
+        layer: The layer's name.
+        output: Name of the tensor it computes.
+        constants: The model's constants by name; new ones are added here.
+        needs_fp32: Whether the nodes stay in FP32 at every precision.
+
     Attributes:
-        nodes: in execution order.
+        nodes: Nodes in execution order.
     """
 
     def __init__(
-        self, layer: str, output: str, arrays: dict[str, Array], *, needs_fp32: bool = False
+        self, layer: str, output: str, constants: dict[str, Array], *, needs_fp32: bool = False
     ) -> None:
-        self._layer, self._output, self._arrays, self._needs_fp32 = layer, output, arrays, needs_fp32
+        self._layer, self._output, self._constants, self._needs_fp32 = layer, output, constants, needs_fp32
         self.nodes: list[NodeProto] = []
 
-    def step(self, op: str, reads: list[str], part: str | None = None, **attributes: Any) -> str:
-        """Appends a node; returns the tensor it makes.
+    def add_node(self, op: str, inputs: list[str], part: str | None = None, **attributes: Any) -> str:
+        """Append a node and return the name of its output.
 
         Args:
-            part: what it makes of the layer; None for its output.
+            op: ONNX operator.
+            inputs: Names of its inputs.
+            part: Suffix of its name; None if its output is the layer's.
+            attributes: The node's attributes.
         """
         from onnx import helper
 
         name = self._layer if part is None else f"{self._layer}.{part}"
-        made = self._output if part is None else name
-        node = helper.make_node(op, reads, [made], name=name, **attributes)
+        output = self._output if part is None else name
+        node = helper.make_node(op, inputs, [output], name=name, **attributes)
         self.nodes.append(keep_in_fp32(node) if self._needs_fp32 else node)
-        return made
+        return output
 
-    def constant(self, part: str, value: npt.ArrayLike, kind: type[np.generic] = np.float32) -> str:
-        """Adds a constant; returns its name."""
+    def add_constant(self, part: str, value: npt.ArrayLike, kind: type[np.generic] = np.float32) -> str:
+        """Add a constant and return its name."""
         name = f"{self._layer}.{part}"
-        self._arrays[name] = np.asarray(value, kind)
+        self._constants[name] = np.asarray(value, kind)
         return name
 
     def in_fp32(self) -> "LayerNodes":
-        """The same, whose nodes stay in FP32 whatever the rest of the model becomes."""
-        same = LayerNodes(self._layer, self._output, self._arrays, needs_fp32=True)
-        same.nodes = self.nodes
-        return same
+        """Return a view that appends nodes which stay in FP32 at every precision."""
+        view = LayerNodes(self._layer, self._output, self._constants, needs_fp32=True)
+        view.nodes = self.nodes
+        return view

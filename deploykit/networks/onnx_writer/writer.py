@@ -1,7 +1,7 @@
-"""Network + weights -> ONNX, batch norms folded.
+"""Writing a Network and its weights as ONNX, with batch norms folded.
 
-Written straight from the Network rather than traced from torch: nodes keep the network's layer
-names, equal weights give equal bytes, and nothing of the machine gets into the file.
+The graph is written from the Network rather than traced from torch: nodes keep the layers' names, equal
+weights give equal bytes, and the file contains nothing about the machine.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,22 +22,29 @@ from deploykit.networks.architecture.network import (
 )
 from deploykit.networks.checkpoints.weights import StateDict, Weights
 from deploykit.networks.model_info import ModelInfo, set_model_info
-from deploykit.networks.onnx_writer.nodes import Array, LayerNodes
+from deploykit.networks.onnx_writer.nodes import LayerNodes
 from deploykit.networks.onnx_writer.pyramid import add_pyramid_nodes
 from deploykit.networks.weight_folding import fold_batch_norm, norm_epsilon
 from deploykit.onnx_tools.model_io import BATCH_NAME, INPUT_NAME
+from deploykit.util.array_types import Array
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 OPSET = 20
-IR_VERSION = 10  # the oldest that has opset 20's types; newer ones shut out older runtimes
+IR_VERSION = 10  # the oldest with opset 20's types; newer ones exclude older runtimes
 
 
 def build_onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "ModelProto":
-    """The network as ONNX: `input` (batch, 3, side, side) float32 -> `logits` (batch, classes), or others.
+    """Build the ONNX model, from `input`, (batch, 3, side, side) float32, to `logits`, (batch, classes).
 
-    Layers that share a weight share its tensor, unless each has a batch norm of its own folded into it.
+    A detector has its own outputs instead of logits.
+    Layers that share a weight share its tensor, unless different batch norms are folded into it.
+
+    Args:
+        network: The network.
+        weights: Its parameters.
+        info: The description to store as metadata.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -60,19 +67,19 @@ def build_onnx_model(network: Network, weights: Weights, info: ModelInfo) -> "Mo
 
 
 def _padding(layer: Convolution | MaxPool, network: Network) -> dict[str, Any]:
-    """In numbers; TensorFlow's by its name, which stays right at other sides."""
+    """Return the padding as numbers, or TensorFlow's by name, which is right for other sides too."""
     if network.same_padding and layer.kernel > 1:
         return {"auto_pad": "SAME_UPPER"}
     return {"pads": [layer.padding[0]] * 2 + [layer.padding[1]] * 2}
 
 
 def _nodes(layer: Layer, network: Network, state: StateDict, arrays: dict[str, Array]) -> list["NodeProto"]:
-    """The nodes of one layer, named after it; its constants go into arrays."""
+    """Return the nodes of one layer, named after it, and add its constants to arrays."""
     from onnx import helper
 
-    renamed = {each.layer: each.name for each in network.named_outputs} | {INPUT: INPUT_NAME}
-    output = renamed.get(layer.name, layer.name)
-    inputs = [renamed.get(name, name) for name in layer.inputs]
+    tensor_names = {each.layer: each.name for each in network.named_outputs} | {INPUT: INPUT_NAME}
+    output = tensor_names.get(layer.name, layer.name)
+    inputs = [tensor_names.get(name, name) for name in layer.inputs]
     weight_name, bias_name = f"{layer.name}.weight", f"{layer.name}.bias"
 
     def node(op: str, reads: list[str], **attributes: Any) -> "NodeProto":
@@ -128,6 +135,6 @@ def _nodes(layer: Layer, network: Network, state: StateDict, arrays: dict[str, A
             return [node("Add", inputs)]
         case ChannelScale():
             return [node("Mul", inputs)]
-    written = LayerNodes(layer.name, output, arrays)
-    add_pyramid_nodes(layer, inputs, network, state, written)
-    return written.nodes
+    layer_nodes = LayerNodes(layer.name, output, arrays)
+    add_pyramid_nodes(layer, inputs, network, state, layer_nodes)
+    return layer_nodes.nodes
