@@ -36,7 +36,8 @@ from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.runtime import Engine
-from deploykit.serving.repository.write import Options, write_repository
+from deploykit.serving.repository.options import ModelOptions
+from deploykit.serving.repository.write import write_repository
 from deploykit.stats.latency_percentiles import percentile
 from deploykit.util.errors import DeployError
 
@@ -56,10 +57,10 @@ def main() -> None:
         folder = Path(name)
         engines = {side_px: _engine(side_px, folder) for side_px in SIDES_PX}
         for side_px, path in engines.items():
-            _write(folder / "models", path, Options(name=f"alone-{side_px}", batching=False))
+            _write(folder / "models", path, ModelOptions(name=f"alone-{side_px}", batching=False))
         smallest = engines[SIDES_PX[0]]
-        _write(folder / "models", smallest, Options(name="batched"))
-        _write(folder / "models", smallest, Options(name="bounded", max_queue=QUEUE))
+        _write(folder / "models", smallest, ModelOptions(name="batched"))
+        _write(folder / "models", smallest, ModelOptions(name="bounded", max_queue=QUEUE))
         with _served(folder / "models", python) as found:
             _print_single_stream(engines, found)
             bound_ms = float(sys.argv[2]) if len(sys.argv) > 2 else MAX_LATENCY_MS
@@ -67,7 +68,7 @@ def main() -> None:
             _print_stalls(SIDES_PX[0], found)
 
 
-def _write(models: Path, engine: Path, options: Options) -> None:
+def _write(models: Path, engine: Path, options: ModelOptions) -> None:
     write_repository(models, [engine], replace(options, backend="python", images=False))
 
 

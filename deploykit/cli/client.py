@@ -5,48 +5,56 @@ from pathlib import Path
 import click
 
 from deploykit.cli.output import json_option, print_json, print_table, progress_bar
-from deploykit.serving.client import DEFAULT_URL, Answer, Client
+from deploykit.serving.client import DEFAULT_URL, Client, ImageResult
 
 
 @click.command(name="client")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="Or grpc://HOST:8001.")
-@click.option("--model", help="Default: the one there that takes images.")
-@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Classes an image.")
+@click.option(
+    "--url", default=DEFAULT_URL, show_default=True, help="URL of the server, also grpc://HOST:8001."
+)
+@click.option("--model", help="Model to ask; default: the only one that takes images.")
+@click.option(
+    "--top",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Number of classes to print for each image.",
+)
 @json_option
 def command(images: tuple[Path, ...], url: str, model: str | None, top: int, as_json: bool) -> None:
-    """Send IMAGES, as they are, to a server that deploykit serve started, and print labels and times.
+    """Send IMAGES to a server that deploykit serve started, and print labels and times.
 
     \b
     Example:
       deploykit client photo.jpg --url http://127.0.0.1:8000
     """
-    answers: list[Answer] = []
+    results: list[ImageResult] = []
     try:
         with progress_bar("asking", "images") as progress, Client(url) as client:
-            for answer in client.classify(images, model, top=top):
-                answers.append(answer)
-                progress(len(answers), len(images))
-    finally:  # what was answered before some image was refused is shown all the same
-        if as_json and answers:
-            print_json({"answers": [dataclasses.asdict(each) for each in answers]})
-        elif answers:
-            _print(answers)
+            for result in client.classify(images, model, top=top):
+                results.append(result)
+                progress(len(results), len(images))
+    finally:  # shows the results before an error too
+        if as_json and results:
+            print_json({"answers": [dataclasses.asdict(each) for each in results]})
+        elif results:
+            _print(results)
 
 
-def _print(answers: list[Answer]) -> None:
-    print_table(("image", "answer", "time"), [row for each in answers for row in _rows(each)])
-    times = [each.ms for each in answers]
+def _print(results: list[ImageResult]) -> None:
+    print_table(("image", "answer", "time"), [row for each in results for row in _rows(each)])
+    times = [each.ms for each in results]
     print(
-        f"{answers[0].model}, version {answers[0].version}: median {statistics.median(times):.2f} ms "
-        f"of {len(times)}, one after another"
+        f"{results[0].model}, version {results[0].version}: median {statistics.median(times):.2f} ms "
+        f"of {len(times)} requests, one after another"
     )
 
 
-def _rows(answer: Answer) -> list[tuple[str, str, str]]:
-    if not answer.odds:
-        shapes = ", ".join(f"{name} {shape}" for name, shape in answer.shapes.items())
-        return [(str(answer.path), shapes, f"{answer.ms:.2f} ms")]
-    texts = [f"{100 * each.probability:.2f} % {each.label}" for each in answer.odds]
-    first = (str(answer.path), texts[0], f"{answer.ms:.2f} ms")
+def _rows(result: ImageResult) -> list[tuple[str, str, str]]:
+    if not result.odds:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in result.shapes.items())
+        return [(str(result.path), shapes, f"{result.ms:.2f} ms")]
+    texts = [f"{100 * each.probability:.2f} % {each.label}" for each in result.odds]
+    first = (str(result.path), texts[0], f"{result.ms:.2f} ms")
     return [first, *(("", text, "") for text in texts[1:])]

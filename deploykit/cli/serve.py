@@ -10,27 +10,28 @@ from click.core import ParameterSource
 from deploykit.cli.output import json_option, note, phases, print_json, print_table
 from deploykit.cli.units import duration_ms, size_bytes
 from deploykit.serving.repository.check import CheckedRepository, check_repository
-from deploykit.serving.repository.config import BACKENDS, Backend
-from deploykit.serving.repository.write import Options, Written, write_repository
+from deploykit.serving.repository.options import BACKENDS, Backend, ModelOptions
+from deploykit.serving.repository.write import WrittenModel, write_repository
 from deploykit.serving.serve import serve
-from deploykit.serving.triton.process import LOOPBACK, Ports, Server, ServerOptions
+from deploykit.serving.triton.options import LOOPBACK, Ports, ServerOptions
+from deploykit.serving.triton.server import Server
 from deploykit.util.errors import DeployError
 
 DISAGREES = 3
 _DAY_S = 86_400
-_OF_MODELS = ("name", "backend", "max_latency", "batching", "instances", "threads", "max_queue", "images")
-_OF_SERVERS = (
+_MODEL_OPTIONS = ("name", "backend", "max_latency", "batching", "instances", "threads", "max_queue", "images")
+_SERVER_OPTIONS = (
     *("host", "http_port", "grpc_port", "metrics_port", "max_body", "connections"),
-    *("drain", "ready", "poll", "python", "verbose"),
+    *("shutdown_timeout", "startup_timeout", "poll", "python", "verbose"),
 )
 
 
 def _folder(_context: click.Context, option: click.Parameter, text: str | None) -> Path | None:
-    if text == "":  # as of a variable that isn't set; Path would take it for the current folder
+    if text == "":  # usually an unset variable; Path would take it for the current folder
         raise DeployError(
-            f"--{option.name} names no folder.",
+            f"--{option.name} needs a folder, and its value is empty.",
             code="option-incomplete",
-            fix=f"give one: --{option.name} models",
+            fix=f"give a folder: --{option.name} models",
         )
     return None if text is None else Path(text)
 
@@ -41,61 +42,104 @@ def _folder(_context: click.Context, option: click.Parameter, text: str | None) 
     "--triton",
     callback=_folder,
     metavar="DIR",
-    help="Write a model repository, and start nothing.",
+    help="Write a model repository into DIR instead of starting a server.",
 )
 @click.option(
     "--check",
     callback=_folder,
     metavar="DIR",
-    help="Compare a model repository with its engines.",
+    help="Check that the model repository DIR agrees with its engines.",
 )
-@click.option("--name", help="Of the model; default: its family and scale.")
+@click.option("--name", help="Name of the model; default: its family and scale.")
 @click.option(
-    "--backend", type=click.Choice(BACKENDS), help="Triton's; default: the engine's own, with --triton."
+    "--backend",
+    type=click.Choice(BACKENDS),
+    help="Triton backend that runs the engines; default: their own, or python for the bundled Triton.",
 )
 @click.option(
-    "--max-latency", metavar="10ms", help="To hold from arrival to answer, while waiting for others."
+    "--max-latency",
+    metavar="10ms",
+    help="Latency to hold, from arrival to answer, when requests wait for others to form a batch.",
 )
-@click.option("--batching/--no-batching", default=True, show_default=True, help="Put requests together.")
 @click.option(
-    "--instances", type=click.IntRange(1, 64), default=1, show_default=True, help="At the same time, a GPU."
+    "--batching/--no-batching",
+    default=True,
+    show_default=True,
+    help="Combine concurrent requests into batches.",
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Copies of each engine that run at the same time on each GPU.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
-    help="Of an instance on the CPU; default: its share of the cores.",
+    help="Threads of each instance on the CPU; default: an equal share of the cores.",
 )
-@click.option("--max-queue", type=int, help="Requests that may wait for a model; default: any number.")
+@click.option("--max-queue", type=int, help="Most requests that may wait for a model; default: no limit.")
 @click.option(
-    "--images/--no-images", default=True, show_default=True, help="Take JPEG, PNG and the like too."
+    "--images/--no-images",
+    default=True,
+    show_default=True,
+    help="Accept encoded images too, such as JPEG and PNG.",
 )
-@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--http-port", type=int, default=8000, show_default=True, help="0 for any.")
-@click.option("--grpc-port", type=int, default=8001, show_default=True, help="0 for any.")
-@click.option("--metrics-port", type=int, default=8002, show_default=True, help="0 for any.")
 @click.option(
-    "--max-body", metavar="64MB", help="Of a request or message; default: what the largest batch takes."
+    "--host",
+    default=LOOPBACK,
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 for all interfaces.",
+)
+@click.option(
+    "--http-port", type=int, default=8000, show_default=True, help="Port for HTTP; 0 picks a free one."
+)
+@click.option(
+    "--grpc-port", type=int, default=8001, show_default=True, help="Port for gRPC; 0 picks a free one."
+)
+@click.option(
+    "--metrics-port", type=int, default=8002, show_default=True, help="Port for metrics; 0 picks a free one."
+)
+@click.option(
+    "--max-body",
+    metavar="64MB",
+    help="Largest HTTP body or gRPC message; default: the size of the largest batch.",
 )
 @click.option(
     "--connections",
     type=click.IntRange(1, 65536),
     default=512,
     show_default=True,
-    help="HTTP, and gRPC, each at most.",
+    help="Most connections at the same time, for HTTP and for gRPC each.",
 )
 @click.option(
-    "--drain", metavar="30s", default="30s", show_default=True, help="For requests under way, when stopped."
+    "--shutdown-timeout",
+    metavar="30s",
+    default="30s",
+    show_default=True,
+    help="Time that running requests have to finish when the server stops.",
 )
 @click.option(
-    "--ready", metavar="300s", default="300s", show_default=True, help="For models to load and warm up."
+    "--startup-timeout",
+    metavar="300s",
+    default="300s",
+    show_default=True,
+    help="Time that models have to load and warm up.",
 )
 @click.option(
-    "--poll", metavar="5s", default="5s", show_default=True, help="Look at a served DIR for new versions."
+    "--poll",
+    metavar="5s",
+    default="5s",
+    show_default=True,
+    help="Interval between checks of a served repository for new versions.",
 )
 @click.option(
-    "--python", type=click.Path(path_type=Path), help="What runs models in Triton; default: this one."
+    "--python",
+    type=click.Path(path_type=Path),
+    help="Python that runs models in Triton; default: the one that runs deploykit.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Print what Triton says.")
+@click.option("-v", "--verbose", is_flag=True, help="Print Triton's log.")
 @json_option
 def command(
     engines: tuple[Path, ...],
@@ -115,14 +159,14 @@ def command(
     metrics_port: int,
     max_body: str | None,
     connections: int,
-    drain: str,
-    ready: str,
+    shutdown_timeout: str,
+    startup_timeout: str,
     poll: str,
     python: Path | None,
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Serve ENGINES, or a model repository DIR, with Triton here; or write one for a Triton elsewhere.
+    """Serve ENGINES, or the model repository DIR, with Triton; or write a repository for another Triton.
 
     \b
     Example:
@@ -132,9 +176,9 @@ def command(
     """
     if check is not None:
         _require_alone(check, engines, triton)
-        _require_unused((*_OF_MODELS, *_OF_SERVERS), why="--check writes and serves nothing")
+        _require_unused((*_MODEL_OPTIONS, *_SERVER_OPTIONS), reason="--check only reads a repository")
         sys.exit(_check(check, as_json=as_json))
-    options = Options(
+    options = ModelOptions(
         name=name,
         backend=backend,
         max_latency_ms=duration_ms(max_latency),
@@ -145,22 +189,22 @@ def command(
         images=images,
     )
     if triton is not None:
-        _require_unused(_OF_SERVERS, why="--triton starts no server")
+        _require_unused(_SERVER_OPTIONS, reason="--triton starts no server")
         with phases("writing"):
             written = write_repository(triton, engines, options, note=note)
         _print_written(written, as_json=as_json)
         return
     if any(each.is_dir() for each in engines):
-        _require_unused(_OF_MODELS, why="a repository's own configurations say that")
+        _require_unused(_MODEL_OPTIONS, reason="a repository has its own configurations")
     else:
-        _require_unused(("poll",), why="an engine gets no new versions; a repository does")
+        _require_unused(("poll",), reason="only a repository gets new versions")
     server = ServerOptions(
         host=host,
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
         body_bytes=None if max_body is None else size_bytes(max_body, option="--max-body", example="64MB"),
         connections=connections,
-        drain_s=_seconds(drain, "--drain", least=0),
-        ready_s=_seconds(ready, "--ready", least=1),
+        shutdown_timeout_s=_seconds(shutdown_timeout, "--shutdown-timeout", least=0),
+        startup_timeout_s=_seconds(startup_timeout, "--startup-timeout", least=1),
         poll_s=_seconds(poll, "--poll", least=1),
     )
     log = _print_line if verbose else lambda line: None
@@ -176,7 +220,8 @@ def command(
         except KeyboardInterrupt:
             if running is None:
                 raise
-            print(f"stopping: answering what was asked, for up to {server.drain_s:g} s", file=sys.stderr)
+            timeout = f"{server.shutdown_timeout_s:g} s"
+            print(f"stopping: finishing running requests, for up to {timeout}", file=sys.stderr)
     print(f"stopped after {running.requests} requests", file=sys.stderr)
 
 
@@ -193,27 +238,27 @@ def _announce(server: Server, *, as_json: bool) -> None:
     else:
         print(f"ready: {server.url}, {grpc}, {metrics}")
         print(f"models: {', '.join(server.models)}")
-        if not _is_here_alone(server.host):
-            note(f"Whoever reaches {server.host} can ask: nothing checks who it is.")
+        if not _is_loopback(server.host):
+            note("There is no authentication: put an authenticating proxy in front.")
     sys.stdout.flush()
 
 
-def _is_here_alone(host: str) -> bool:
-    """Whether none but this machine reaches it."""
+def _is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-def _print_written(written: Sequence[Written], *, as_json: bool) -> None:
+def _print_written(written: Sequence[WrittenModel], *, as_json: bool) -> None:
     if as_json:
         print_json({"models": written})
         return
     for each in written:
-        takes = f", and {each.image_model} for images" if each.image_model else ""
+        images = f", with {each.image_model} for images" if each.image_model else ""
         print(
-            f"{each.path}: version {each.version} of {each.name}, by Triton's {each.backend} backend{takes}"
+            f"{each.path}: version {each.version} of {each.name}, for Triton's {each.backend} backend{images}"
         )
 
 
@@ -244,26 +289,33 @@ def _print_check(folder: Path, found: CheckedRepository) -> None:
     for each in found.findings:
         print(f"{each.model}: {each.problem}")
         print(f"  fix: {each.fix}")
-    print(f"{folder}: {f'{len(found.findings)} wrong' if found.findings else 'agrees with its engines'}")
+    problems = f"{len(found.findings)} problem{'s' if len(found.findings) > 1 else ''}"
+    print(f"{folder}: {problems if found.findings else 'agrees with its engines'}")
 
 
 def _require_alone(check: Path, engines: Sequence[Path], triton: Path | None) -> None:
     if engines or triton is not None:
         raise DeployError(
-            "--check writes and serves nothing.",
+            "--check can't be combined with ENGINES or --triton.",
             code="option-conflict",
             fix=f"deploykit serve --check {check}",
         )
 
 
-def _require_unused(options: Sequence[str], *, why: str) -> None:
-    """Raises: DeployError: one of the options was given."""
+def _require_unused(options: Sequence[str], *, reason: str) -> None:
+    """Check that none of these options was given.
+
+    Raises:
+        DeployError: One was.
+    """
     context = click.get_current_context()
     for each in context.command.params:
         if each.name in options and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE:
             given = each.secondary_opts if context.params[each.name] is False else each.opts
             raise DeployError(
-                f"{given[-1]} would do nothing: {why}.", code="option-not-applicable", fix="leave it out"
+                f"{given[-1]} would have no effect: {reason}.",
+                code="option-not-applicable",
+                fix=f"leave out {given[-1]}",
             )
 
 
@@ -272,12 +324,12 @@ def _seconds(text: str, option: str, *, least: float) -> float:
         seconds = (duration_ms(text) or 0.0) / 1000
     except DeployError as error:
         raise DeployError(
-            f"{text!r} is no time for {option}.", code="invalid-duration", fix=f"write {option} 30s"
+            f"{option} needs a duration, not {text!r}.", code="invalid-duration", fix=f"{option} 30s"
         ) from error
     if not least <= seconds <= _DAY_S:
         raise DeployError(
-            f"{option} is {least:g} s to a day, not {text}.",
+            f"{option} must be between {least:g} s and a day, not {text}.",
             code="invalid-duration",
-            fix=f"write {option} 30s",
+            fix=f"{option} 30s",
         )
     return seconds

@@ -1,6 +1,6 @@
-"""Engines in inference servers.
+"""Serve engines with Triton.
 
-- `repository/` writes and checks what Triton reads: models, their configurations, new versions.
-- `triton/` finds a Triton, runs it, and stands between it and its clients.
-- `python_model` and `decode_model` are what runs inside of it; `live` puts all together; `client` asks.
+- `repository/` writes and checks Triton model repositories: models, configurations and versions.
+- `triton/` finds a Triton installation and runs it; `proxy/` stands between it and its clients.
+- `python_model` and `decode_model` run inside Triton; `serve` combines everything; `client` sends requests.
 """

@@ -1,7 +1,7 @@
-"""What Triton's Python backend runs for an engine: deploykit.runtime, a process an instance.
+"""Runs an engine inside Triton's Python backend, with one process per instance.
 
-A repository's model.py imports TritonPythonModel from here. It takes the engine of its folder that runs on
-the machine.
+The model.py of a repository imports TritonPythonModel from here. It loads the engine in its folder that runs
+on this machine.
 """
 
 import json
@@ -11,43 +11,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.engine.manifest import manifest_path
 from deploykit.engine.shapes import round_up_batch
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
-from deploykit.serving.repository.tensors import answers_of
+from deploykit.serving.repository.tensors import output_arrays
+from deploykit.util.array_types import Array
 from deploykit.util.errors import DeployError
-
-Array = npt.NDArray[Any]
 
 
 class TritonPythonModel:
-    """The methods and their arguments are Triton's."""
+    """An engine's model; Triton defines the methods and their arguments."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         if args["model_instance_kind"] == "GPU":
-            _see_alone(args["model_instance_device_id"])
+            _select_gpu(args["model_instance_device_id"])
         folder = Path(args["model_repository"], args["model_version"])
-        self._engine = Engine.load(engine_in(folder), threads=threads_of(config))
+        self._engine = Engine.load(find_engine(folder), threads=thread_count(config))
         manifest = self._engine.manifest
-        self._takes = manifest.input.name
-        self._gives = [each.name for each in manifest.outputs]
+        self._input_name = manifest.input.name
+        self._output_names = [each.name for each in manifest.outputs]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """All requests as one batch, and each one's part of the answers."""
+        """Run all requests as one batch, and split its outputs among them."""
         import triton_python_backend_utils as triton
 
-        images = [triton.get_input_tensor_by_name(each, self._takes).as_numpy() for each in requests]
+        images = [triton.get_input_tensor_by_name(each, self._input_name).as_numpy() for each in requests]
         responses = []
-        for answer in answers_to(self._engine, images):
-            if isinstance(answer, DeployError):
-                refusal = triton.TritonError(str(answer), triton.TritonError.INVALID_ARG)
-                responses.append(triton.InferenceResponse(error=refusal))
+        for outputs in infer_requests(self._engine, images):
+            if isinstance(outputs, DeployError):
+                error = triton.TritonError(str(outputs), triton.TritonError.INVALID_ARG)
+                responses.append(triton.InferenceResponse(error=error))
             else:
-                tensors = map(triton.Tensor, self._gives, answer)
+                tensors = map(triton.Tensor, self._output_names, outputs)
                 responses.append(triton.InferenceResponse(list(tensors)))
         return responses
 
@@ -55,23 +53,25 @@ class TritonPythonModel:
         self._engine.close()
 
 
-def threads_of(config: dict[str, Any]) -> int:
-    """Of an instance on the CPU: as the configuration says, else the cores are shared among the instances."""
-    asked = config.get("parameters", {}).get("threads", {}).get("string_value")
+def thread_count(config: dict[str, Any]) -> int:
+    """Return the threads of an instance on the CPU: as configured, or an equal share of the cores."""
+    configured = config.get("parameters", {}).get("threads", {}).get("string_value")
     instances = sum(int(each["count"]) for each in config["instance_group"])
-    return int(asked) if asked else max(1, len(os.sched_getaffinity(0)) // instances)
+    return int(configured) if configured else max(1, len(os.sched_getaffinity(0)) // instances)
 
 
-def engine_in(folder: Path) -> Path:
-    """The engine of a version's folder that runs on this machine.
+def find_engine(folder: Path) -> Path:
+    """Return the engine in a version's folder that runs on this machine.
 
     Raises:
-        DeployError: none is there, or none runs.
+        DeployError: The folder holds no engine, or none that runs here.
     """
     engines = [each for each in sorted(folder.iterdir()) if manifest_path(each).is_file()]
     if not engines:
         raise DeployError(
-            f"There is no engine in {folder}.", code="engine-not-found", fix="write the repository again"
+            f"{folder} holds no engine.",
+            code="engine-not-found",
+            fix="write the model again: deploykit serve --triton DIR ENGINE",
         )
     checked = [preflight(each) for each in engines]
     for each in checked:
@@ -81,45 +81,48 @@ def engine_in(folder: Path) -> Path:
     raise AssertionError  # require raised
 
 
-def answers_to(engine: Engine, images: Sequence[Array]) -> list[list[Array] | DeployError]:
-    """Of each request's images each output, or why there are none.
+def infer_requests(engine: Engine, images: Sequence[Array]) -> list[list[Array] | DeployError]:
+    """Return the outputs for each request's images, or the error of that request.
 
-    Triton puts requests together before anybody has looked at them: one that can't be run fails alone.
+    Triton combines requests before anything has checked them, so a request that can't be run fails alone.
     """
     try:
-        return list(run_together(engine, images))
+        return list(infer_batch(engine, images))
     except DeployError as error:
         if len(images) == 1:
             return [error]
-    return [answer for each in images for answer in answers_to(engine, [each])]
+    return [outputs for each in images for outputs in infer_requests(engine, [each])]
 
 
-def run_together(engine: Engine, images: Sequence[Array]) -> list[list[Array]]:
-    """What an engine makes of several requests' images: of each request, each output.
+def infer_batch(engine: Engine, images: Sequence[Array]) -> list[list[Array]]:
+    """Run the images of several requests as one batch, and return each request's outputs.
 
-    A batch that no profile of the engine holds is filled up with its last image.
+    A batch that no profile of the engine covers is padded with its last image.
+
+    Args:
+        images: One array for each request, of shape (images, *input shape).
 
     Raises:
-        DeployError: the engine can't run them, or they are of different shapes, or one has no images.
+        DeployError: The engine can't run them, their shapes differ, or a request has no images.
     """
     shapes = {each.shape[1:] for each in images}
     if len(shapes) > 1 or not all(each.ndim and each.size for each in images):
         raise DeployError(
-            f"Images of shapes {', '.join(str(each.shape) for each in images)} make no batch.",
+            f"Images of shapes {', '.join(str(each.shape) for each in images)} can't form a batch.",
             code="input-shape-mismatch",
-            fix="send one image or more, of the shape that the model's configuration says",
+            fix="send one or more images of the shape in the model's configuration",
         )
     counts = [len(each) for each in images]
     batch = images[0] if len(images) == 1 else np.concatenate(images)
     missing = round_up_batch(engine.manifest.batches, len(batch)) - len(batch)
     if missing > 0:
         batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-    answers = answers_of(engine(batch))
+    outputs = output_arrays(engine(batch))
     ends = np.cumsum(counts)
-    return [[array[end - count : end] for array in answers] for count, end in zip(counts, ends, strict=True)]
+    return [[array[end - count : end] for array in outputs] for count, end in zip(counts, ends, strict=True)]
 
 
-def _see_alone(device: str) -> None:
-    """Engines run on the first GPU of a process: this instance's shall be that one."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[int(device)] if seen else device
+def _select_gpu(device: str) -> None:
+    """Make this instance's GPU the only visible one: engines run on the first GPU that a process sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(device)] if visible else device

@@ -1,4 +1,4 @@
-"""Serves engines, or a model repository, with the Triton of this machine."""
+"""Serve engines, or a model repository, with the Triton of this machine."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -7,63 +7,65 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploykit.serving.repository.check import check_repository
-from deploykit.serving.repository.folders import repository_at
+from deploykit.serving.repository.folders import repository_path
+from deploykit.serving.repository.options import ModelOptions
 from deploykit.serving.repository.server_requirements import require_backends
-from deploykit.serving.repository.write import Options, by_model, write_repository
+from deploykit.serving.repository.write import group_by_model, write_repository
 from deploykit.serving.triton.installation import find_triton
-from deploykit.serving.triton.process import Log, Server, ServerOptions, serving
+from deploykit.serving.triton.options import ServerOptions
+from deploykit.serving.triton.server import Server, run_server
 from deploykit.util.errors import DeployError
 
-DEFAULTS, SERVER_DEFAULTS = Options(), ServerOptions()
+_MODEL_DEFAULTS, _SERVER_DEFAULTS = ModelOptions(), ServerOptions()
 
 
 @contextmanager
 def serve(
     engines: Sequence[str | Path],
-    options: Options = DEFAULTS,
-    server: ServerOptions = SERVER_DEFAULTS,
+    options: ModelOptions = _MODEL_DEFAULTS,
+    server: ServerOptions = _SERVER_DEFAULTS,
     *,
     python: str | Path | None = None,
     note: Callable[[str], None] = lambda sentence: None,
-    log: Log = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Server]:
-    """A server that is ready; when the block ends it answers what was asked, and stops.
+    """Yield a server that is ready; when the block ends, it answers running requests and stops.
 
     with deploykit.serve(["model.int8.cpu.onnx"]) as server:
         server.wait()
 
     Args:
-        engines: files of engines, or the folder of one model repository, which is looked at for new versions.
-        python: what runs models in Triton; default the one that runs this.
-        note: told what the user should know.
-        log: told what Triton says, a line each.
+        engines: Engine files, or the folder of one model repository, which is polled for new versions.
+        options: How to serve engine files; a repository has its own configurations.
+        server: How to run the server.
+        python: The Python that runs models in Triton; the current one by default.
+        note: Receives a sentence for each thing that the user should know.
+        log: Receives each line of Triton's log.
 
     Raises:
-        DeployError: there is no Triton, an engine or a repository is not as it should be, a port is taken.
+        DeployError: Triton is not installed, an engine or the repository is invalid, or a port is in use.
     """
-    paths = [repository_at(each) for each in engines]
+    paths = [repository_path(each) for each in engines]
     if folders := [each for each in paths if each.is_dir() and len(paths) > 1]:
         raise DeployError(
-            f"{folders[0]} is a folder, and not alone.",
+            f"{folders[0]} is a folder; a repository can't be served together with anything else.",
             code="option-conflict",
             fix=f"deploykit serve {folders[0]}, or deploykit serve --triton {folders[0]} ENGINE",
         )
-    served = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
-    if served is None:
-        by_model(paths, options)
+    repository = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
+    if repository is None:
+        group_by_model(paths, options)
     else:
-        for wrong in check_repository(served).findings:
-            raise DeployError(wrong.problem, code=wrong.code, fix=wrong.fix)
-    found = find_triton(python)  # last: whoever lacks it hears of a mistake in what was named all the same
+        for finding in check_repository(repository).findings:
+            raise DeployError(finding.problem, code=finding.code, fix=finding.fix)
+    triton = find_triton(python)  # after the checks above, which help without Triton as well
     with ExitStack() as stack:
-        if served is not None:
-            repository = served
-        else:
+        if repository is None:
             repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-models-")))
-            if found.is_bundled and options.backend is None:
+            if triton.is_bundled and options.backend is None:
                 options = replace(options, backend="python")
             write_repository(repository, paths, options, note=note)
             server = replace(server, poll_s=None)
-        if found.is_bundled:
+        if triton.is_bundled:
             require_backends(repository)
-        yield stack.enter_context(serving(repository, found, server, note=note, log=log))
+        yield stack.enter_context(run_server(repository, triton, server, note=note, log=log))

@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
 from deploykit import DeployError, Engine
-from deploykit.serving.decode_model import MAX_PIXELS, prepare
+from deploykit.serving.decode_model import MAX_PIXELS, preprocess_images
 
 MAX_BYTES = 20_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # few bytes may be many
@@ -48,7 +48,7 @@ async def classify(request: Request) -> dict[str, float]:
     normalizes = manifest.input.dtype != "uint8"
     try:
         images = await run_in_threadpool(
-            prepare, [encoded], manifest.model.preprocessing, normalizes=normalizes
+            preprocess_images, [encoded], manifest.model.preprocessing, normalizes=normalizes
         )
     except DeployError as error:
         raise HTTPException(400, error.problem) from error

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from deploykit import DeployError, Engine
-from deploykit.serving.decode_model import MAX_PIXELS, prepare
+from deploykit.serving.decode_model import MAX_PIXELS, preprocess_images
 
 MAX_BYTES = 20_000_000
 
@@ -42,7 +42,7 @@ class Classifier:
                 return JSONResponse({"error": f"more than {MAX_BYTES} bytes"}, status_code=413)
         try:
             image = await asyncio.to_thread(
-                prepare, [encoded], self.model.preprocessing, normalizes=self.normalizes
+                preprocess_images, [encoded], self.model.preprocessing, normalizes=self.normalizes
             )
         except DeployError as error:
             return JSONResponse({"error": error.problem}, status_code=400)

@@ -13,8 +13,8 @@ from solid_colours import SIDE_PX
 from deploykit.engine.manifest import read_engine_manifest, write_engine
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.serving.triton.installation import Triton, find_triton
-from deploykit.serving.triton.process import Ports, ServerOptions
+from deploykit.serving.triton.installation import TritonInstallation, find_triton
+from deploykit.serving.triton.options import Ports, ServerOptions
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 
@@ -25,7 +25,7 @@ ANY_PORTS = Ports(http=0, grpc=0, metrics=0)
 
 def options(**others) -> ServerOptions:
     return ServerOptions(
-        **{"ports": ANY_PORTS, "body_bytes": 64 * 2**20, "drain_s": 20, "poll_s": None, **others}
+        **{"ports": ANY_PORTS, "body_bytes": 64 * 2**20, "shutdown_timeout_s": 20, "poll_s": None, **others}
     )
 
 
@@ -34,7 +34,7 @@ def python() -> Path | None:
     return APART if APART.is_file() else None
 
 
-def triton() -> Triton:
+def triton() -> TritonInstallation:
     try:
         return find_triton(python())
     except DeployError as error:

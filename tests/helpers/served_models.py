@@ -13,8 +13,9 @@ from served import colours, flat_images, options, triton
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import export_onnx
-from deploykit.serving.repository.write import Options, write_repository
-from deploykit.serving.triton.process import Server, serving
+from deploykit.serving.repository.options import ModelOptions
+from deploykit.serving.repository.write import write_repository
+from deploykit.serving.triton.server import Server, run_server
 
 MAX_BODY = 2**20
 B0, COLOURS, BATCHED = "efficientnet-phi0", "colours", "batched"
@@ -51,11 +52,11 @@ def served_models(folder: Path) -> Iterator[Served]:
     ).path
     small = colours(folder)
     found, repository = triton(), folder / "models"
-    alone = Options(backend="python", batching=False)
+    alone = ModelOptions(backend="python", batching=False)
     write_repository(repository, [b0], alone)
-    write_repository(repository, [small], Options(backend="python", name=COLOURS, batching=False))
-    write_repository(repository, [small], Options(backend="python", name=BATCHED, images=False))
-    with serving(repository, found, options(body_bytes=MAX_BODY)) as server:
+    write_repository(repository, [small], ModelOptions(backend="python", name=COLOURS, batching=False))
+    write_repository(repository, [small], ModelOptions(backend="python", name=BATCHED, images=False))
+    with run_server(repository, found, options(body_bytes=MAX_BODY)) as server:
         yield Served(server, b0, small)
 
 

@@ -1,4 +1,4 @@
-"""Connections through the gate, to a server that does as a test says, without Triton."""
+"""Connections through the proxy, to a server that does as a test says, without Triton."""
 
 import http.client
 import json
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from before_server import (
+from refusals import refuses
+from upstream_server import (
     BEGIN,
     BINARY,
     CUT,
@@ -21,22 +22,21 @@ from before_server import (
     MUCH_BYTES,
     SLOW,
     ask,
-    gate_before,
     held,
     is_asked,
+    open_proxy,
     raw,
-    server_behind,
+    run_upstream,
 )
-from refusals import refuses
 from waiting import PATIENCE_S, wait_for
 
-from deploykit.serving.proxy.http_relay import Limits
-from deploykit.serving.proxy.proxy import Gate
+from deploykit.serving.proxy.proxy import Proxy
+from deploykit.serving.proxy.relay import Limits
 
 
 @pytest.fixture(scope="module")
 def behind() -> Iterator[int]:
-    with server_behind() as port:
+    with run_upstream() as port:
         yield port
 
 
@@ -47,75 +47,75 @@ def slow(behind) -> Iterator[threading.Event]:
 
 
 @pytest.fixture
-def gate(behind) -> Iterator[Gate]:
-    with gate_before(behind, last_request_s=PATIENCE_S) as opened:
+def proxy(behind) -> Iterator[Proxy]:
+    with open_proxy(behind, last_request_s=PATIENCE_S) as opened:
         yield opened
 
 
-def test_requests_and_answers_pass_as_they_are(gate):
-    assert ask(gate, bytes(range(256))) == (200, bytes(range(256)))
+def test_requests_and_answers_pass_as_they_are(proxy):
+    assert ask(proxy, bytes(range(256))) == (200, bytes(range(256)))
 
 
-def test_many_follow_each_other_on_one_connection(gate):
-    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+def test_many_follow_each_other_on_one_connection(proxy):
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
     for number in range(50):
         connection.request("POST", ECHO, str(number), BINARY)
         assert connection.getresponse().read() == str(number).encode()
     connection.close()
-    assert gate.requests == 50
+    assert proxy.requests == 50
 
 
-def test_a_client_that_waits_for_leave_to_send_gets_it_or_the_refusal(gate):
+def test_a_client_that_waits_for_leave_to_send_gets_it_or_the_refusal(proxy):
     for length, expected in ((5, b"HTTP/1.1 100 "), (5000, b"HTTP/1.1 413 ")):
-        with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
             head = f"POST {ECHO} HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n"
             client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
             assert client.recv(2**12).startswith(expected)
 
 
-def test_a_server_behind_that_goes_is_the_protocols_error(gate):
-    status, text = ask(gate, path=GONE)
-    assert (status, json.loads(text)) == (503, {"error": "the server behind gives no answer"})
-    assert ask(gate)[0] == 200
+def test_a_server_behind_that_goes_is_the_protocols_error(proxy):
+    status, text = ask(proxy, path=GONE)
+    assert (status, json.loads(text)) == (503, {"error": "the upstream server does not answer"})
+    assert ask(proxy)[0] == 200
 
 
-def test_a_server_behind_that_breaks_off_is_no_mistake_of_the_clients(gate):
-    status, text = ask(gate, path=CUT)
-    assert (status, json.loads(text)) == (503, {"error": "the server behind gives no answer"})
+def test_a_server_behind_that_breaks_off_is_no_mistake_of_the_clients(proxy):
+    status, text = ask(proxy, path=CUT)
+    assert (status, json.loads(text)) == (503, {"error": "the upstream server does not answer"})
 
 
-def test_a_connection_that_the_server_behind_has_ended_is_made_again(gate):
-    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=PATIENCE_S)
+def test_a_connection_that_the_server_behind_has_ended_is_made_again(proxy):
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
     for path in (LAST, LAST, ECHO):
         connection.request("POST", path, b"hello", BINARY)
         assert connection.getresponse().read() == b"hello"
     connection.close()
 
 
-def test_a_client_of_http_1_0_is_answered_without_a_host(gate):
-    answer = raw(gate, b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
+def test_a_client_of_http_1_0_is_answered_without_a_host(proxy):
+    answer = raw(proxy, b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\ngot")
 
 
 def test_clients_that_do_not_read_are_not_kept_forever(behind):
-    with gate_before(behind, connections=2, idle_s=0.2) as gate:
-        deaf = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(2)]
+    with open_proxy(behind, connections=2, idle_s=0.2) as proxy:
+        deaf = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(2)]
         for each in deaf:
             each.sendall(BEGIN.replace(b"echo", b"much") + b"Host: here\r\nContent-Length: 2\r\n\r\n{}")
-        wait_for(lambda: ask(gate)[0] == 200)
+        wait_for(lambda: ask(proxy)[0] == 200)
         for each in deaf:
             each.close()
 
 
-def test_whoever_reads_late_gets_all_of_an_answer_though_the_gate_closes(gate):
-    with socket.create_connection(("127.0.0.1", gate.port), timeout=PATIENCE_S) as client:
+def test_whoever_reads_late_gets_all_of_an_answer_though_the_proxy_closes(proxy):
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE_S) as client:
         begin = BEGIN.replace(b"echo", b"much") + b"Connection: close\r\n"
         client.sendall(begin + b"Host: here\r\nContent-Length: 2\r\n\r\n{}")
         wait_for(lambda: is_asked(MUCH))
-        closing = threading.Thread(target=gate.close, args=(PATIENCE_S,))
+        closing = threading.Thread(target=proxy.close, args=(PATIENCE_S,))
         closing.start()
-        wait_for(lambda: gate.is_closing)
+        wait_for(lambda: proxy.is_closing)
         answer = b""
         while read := client.recv(2**20):
             answer += read
@@ -124,13 +124,13 @@ def test_whoever_reads_late_gets_all_of_an_answer_though_the_gate_closes(gate):
 
 
 def test_a_connection_whose_answer_had_begun_is_not_waited_for_once_it_has_ended(behind, slow):
-    with gate_before(behind, last_request_s=0.1) as gate:
-        connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=PATIENCE_S)
+    with open_proxy(behind, last_request_s=0.1) as proxy:
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
         connection.request("POST", HALF, b"hello", BINARY)
         answer = connection.getresponse()  # of its head
-        closing = threading.Thread(target=gate.close, args=(3 * PATIENCE_S,))  # longer than this waits
+        closing = threading.Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than this waits
         closing.start()
-        wait_for(lambda: gate.is_closing)
+        wait_for(lambda: proxy.is_closing)
         closing.join(0.5)  # until what looks for idle connections has looked
         assert closing.is_alive()
         slow.set()
@@ -141,62 +141,62 @@ def test_a_connection_whose_answer_had_begun_is_not_waited_for_once_it_has_ended
 
 
 def test_a_server_behind_that_is_silent_is_not_waited_for_forever(behind, slow):
-    gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, answer_s=0.2))
-    gate.open("127.0.0.1", 0)
-    assert ask(gate, path=SLOW) == (503, b'{"error": "the server behind gives no answer"}')
-    gate.close(1)
+    proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, answer_s=0.2))
+    proxy.open("127.0.0.1", 0)
+    assert ask(proxy, path=SLOW) == (503, b'{"error": "the upstream server does not answer"}')
+    proxy.close(1)
 
 
 def test_a_server_behind_that_is_not_there_is_too():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    gate = Gate(upstream_port=port, limits=Limits(body_bytes=100))
-    gate.open("127.0.0.1", 0)
-    assert ask(gate) == (503, b'{"error": "the server behind can\'t be reached"}')
-    gate.close(1)
+    proxy = Proxy(upstream_port=port, limits=Limits(body_bytes=100))
+    proxy.open("127.0.0.1", 0)
+    assert ask(proxy) == (503, b'{"error": "the upstream server can\'t be reached"}')
+    proxy.close(1)
 
 
 def test_a_silent_client_is_not_waited_for_forever(behind):
-    gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, idle_s=0.2))
-    gate.open("127.0.0.1", 0)
-    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
+    proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, idle_s=0.2))
+    proxy.open("127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
         client.sendall(BEGIN)
         assert client.recv(100) == b""
-    gate.close(1)
+    proxy.close(1)
 
 
 def test_connections_beyond_the_limit_are_refused_and_then_taken_again(behind):
-    gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8))
-    gate.open("127.0.0.1", 0)
-    held = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(8)]
-    wait_for(lambda: len(gate._connections) == 8)
+    proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8))
+    proxy.open("127.0.0.1", 0)
+    held = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(8)]
+    wait_for(lambda: len(proxy._connections) == 8)
     for sent in (0, 1000):  # what is left unread when a connection is closed would drop the answer
-        with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as ninth:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as ninth:
             ninth.sendall(BEGIN + b"Content-Length: 1000\r\n\r\n" + bytes(sent))
             assert ninth.recv(2**12).startswith(b"HTTP/1.1 503 ")
     for each in held:
         each.close()
-    wait_for(lambda: not gate._connections)
-    assert ask(gate)[0] == 200
-    gate.close(1)
+    wait_for(lambda: not proxy._connections)
+    assert ask(proxy)[0] == 200
+    proxy.close(1)
 
 
-def test_closing_answers_what_was_asked_and_takes_nothing_new(gate, slow):
+def test_closing_answers_what_was_asked_and_takes_nothing_new(proxy, slow):
     answers: list[tuple[int, bytes]] = []
-    asking = threading.Thread(target=lambda: answers.append(ask(gate, path=SLOW)))
+    asking = threading.Thread(target=lambda: answers.append(ask(proxy, path=SLOW)))
     asking.start()
-    idle = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+    idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
     idle.request("POST", ECHO, "before", BINARY)
     assert idle.getresponse().read() == b"before"
     wait_for(lambda: is_asked(SLOW))
-    closing = threading.Thread(target=gate.close, args=(PATIENCE_S,))
+    closing = threading.Thread(target=proxy.close, args=(PATIENCE_S,))
     closing.start()
-    wait_for(lambda: gate.is_closing)
+    wait_for(lambda: proxy.is_closing)
     idle.request("POST", ECHO, "meanwhile", BINARY)  # on a connection that was there
     last = idle.getresponse()
     assert (last.read(), last.headers["connection"]) == (b"meanwhile", "close")
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", gate.port))
+        socket.create_connection(("127.0.0.1", proxy.port))
     assert answers == []
     slow.set()
     asking.join()
@@ -221,27 +221,27 @@ def test_connections_that_are_being_taken_when_it_closes_are_answered(behind):
                     found["lost"] += 1
 
     for _ in range(10):
-        gate = Gate(upstream_port=behind, limits=Limits(body_bytes=1000))
-        gate.open("127.0.0.1", 0)
+        proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000))
+        proxy.open("127.0.0.1", 0)
         with ThreadPoolExecutor(8) as pool:
-            asking = [pool.submit(work, gate.port) for _ in range(8)]
-            enough = gate.requests + 20
-            wait_for(lambda: gate.requests > enough, every_s=0.001)  # noqa: B023  # waited for at once
-            gate.close(20)
+            asking = [pool.submit(work, proxy.port) for _ in range(8)]
+            enough = proxy.requests + 20
+            wait_for(lambda: proxy.requests > enough, every_s=0.001)  # noqa: B023  # waited for at once
+            proxy.close(20)
         assert all(each.done() for each in asking)
     assert found["answered"] > 200
     assert found["lost"] <= 1  # that the system queued in the moment between the last look and the close
 
 
-def test_what_takes_longer_than_it_may_is_ended_without_a_word(gate, slow, caplog):
-    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as client:
+def test_what_takes_longer_than_it_may_is_ended_without_a_word(proxy, slow, caplog):
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
         client.sendall(BEGIN.replace(b"echo", b"slow") + b"Host: here\r\nContent-Length: 2\r\n\r\n{}")
         wait_for(lambda: is_asked(SLOW))
-        gate.close(0.1)  # returns, though there is no answer yet
+        proxy.close(0.1)  # returns, though there is no answer yet
         assert client.recv(100) == b""
     assert caplog.records == []
 
 
-def test_a_taken_port_is_named(gate, behind):
+def test_a_taken_port_is_named(proxy, behind):
     with refuses("address-unavailable"):
-        Gate(upstream_port=behind, limits=Limits(body_bytes=1)).open("127.0.0.1", gate.port)
+        Proxy(upstream_port=behind, limits=Limits(body_bytes=1)).open("127.0.0.1", proxy.port)

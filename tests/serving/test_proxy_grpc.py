@@ -1,4 +1,4 @@
-"""The gate before gRPC, between a client and a server that send each other the frames a test says."""
+"""The proxy before gRPC, between a client and a server that send each other the frames a test says."""
 
 import socket
 import struct
@@ -27,8 +27,8 @@ from deploykit.serving.proxy.grpc_relay import (
     encoded_frame,
     encoded_header,
 )
-from deploykit.serving.proxy.http_relay import Limits
-from deploykit.serving.proxy.proxy import Gate
+from deploykit.serving.proxy.proxy import Proxy
+from deploykit.serving.proxy.relay import Limits
 
 MOST_BYTES = 1000
 HEAD_BYTES = 9
@@ -63,7 +63,7 @@ class End:
 
     def frames_before_mark(self) -> list[Frame]:
         frames = []
-        while (frame := self.frame()).whole != MARK:
+        while (frame := self.frame()).encoded != MARK:
             frames.append(frame)
         return frames
 
@@ -81,9 +81,9 @@ def behind() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def gate(behind) -> Iterator[Gate]:
+def proxy(behind) -> Iterator[Proxy]:
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=PATIENCE_S)
-    opened = Gate(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    opened = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
     opened.open("127.0.0.1", 0)
     yield opened
     if not opened.is_closing:
@@ -91,15 +91,15 @@ def gate(behind) -> Iterator[Gate]:
 
 
 @contextmanager
-def connected(gate: Gate) -> Iterator[End]:
-    with socket.create_connection(("127.0.0.1", gate.port), timeout=PATIENCE_S) as connection:
+def connected(proxy: Proxy) -> Iterator[End]:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE_S) as connection:
         yield End(connection)
 
 
 @pytest.fixture
-def ends(behind, gate) -> Iterator[tuple[End, End]]:
-    """The client's and the server's, each with a gate in between."""
-    with connected(gate) as client:
+def ends(behind, proxy) -> Iterator[tuple[End, End]]:
+    """The client's and the server's, each with a proxy in between."""
+    with connected(proxy) as client:
         client.send(PREFACE)
         accepted, _ = behind.accept()
         with accepted:
@@ -147,9 +147,9 @@ def test_all_that_is_within_the_limits_passes_as_it_is_both_ways(ends):
         begun_call("ModelInfer", 1),
         encoded_frame(DATA, 1, message(MOST_BYTES), flags=END_STREAM),
     ]
-    assert [each.whole for each in sent(client, server, *asked)] == asked
+    assert [each.encoded for each in sent(client, server, *asked)] == asked
     answer = [ANSWER, encoded_frame(DATA, 1, message(2 * MOST_BYTES)), encoded_frame(RST_STREAM, 1, bytes(4))]
-    assert [each.whole for each in sent(server, client, *answer)] == answer
+    assert [each.encoded for each in sent(server, client, *answer)] == answer
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 6, 7, 100])
@@ -168,7 +168,7 @@ def test_messages_that_frames_cut_anywhere_are_measured_right(ends, size):
 @pytest.mark.parametrize(
     ("frame", "status", "problem"),
     [
-        (TOO_LONG, RESOURCE_EXHAUSTED, "a message of 1001 bytes is more than the 1000 that are taken"),
+        (TOO_LONG, RESOURCE_EXHAUSTED, "a message of 1001 bytes exceeds the limit of 1000"),
         (
             encoded_frame(DATA, 1, message(5) + message(0, told=2**32 - 1)),
             RESOURCE_EXHAUSTED,
@@ -177,12 +177,12 @@ def test_messages_that_frames_cut_anywhere_are_measured_right(ends, size):
         (
             encoded_frame(DATA, 1, message(5, is_compressed=True)),
             UNIMPLEMENTED,
-            "compressed messages are not taken",
+            "compressed messages are refused",
         ),
         (
             encoded_frame(DATA, 1, b"\1" + message(5) + b"\0", flags=PADDED),
             UNIMPLEMENTED,
-            "padded messages are not taken",
+            "padded messages are refused",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_of_a_refused_call_nothing_more_is_passed_on_and_others_go_on(ends):
     (window,) = sent(server, client)
     assert (window.kind, code(window)) == (WINDOW_UPDATE, 77)
     other = [begun_call("ModelInfer", 3), encoded_frame(DATA, 3, message(9), flags=END_STREAM)]
-    assert [each.whole for each in sent(client, server, *other)] == other
+    assert [each.encoded for each in sent(client, server, *other)] == other
 
 
 @pytest.mark.parametrize(
@@ -230,41 +230,41 @@ def test_of_a_refused_call_nothing_more_is_passed_on_and_others_go_on(ends):
 def test_what_comes_after_a_calls_answer_is_not_passed_on(ends, end):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1))
-    assert [each.whole for each in sent(server, client, end)] == [end]
+    assert [each.encoded for each in sent(server, client, end)] == [end]
     assert sent(client, server, TOO_LONG) == []
     (window,) = sent(server, client)
     assert window.kind == WINDOW_UPDATE
 
 
-def test_closing_answers_the_calls_there_are_and_takes_no_others(ends, gate):
+def test_closing_answers_the_calls_there_are_and_takes_no_others(ends, proxy):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1), begun_call("ModelInfer", 3))
-    assert gate.requests == 2
-    closing = Thread(target=gate.close, args=(3 * PATIENCE_S,))  # longer than this waits
+    assert proxy.requests == 2
+    closing = Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than this waits
     closing.start()
     goaway = client.frame()
     assert (goaway.kind, goaway.stream) == (GOAWAY, 0)
     assert struct.unpack(">II", goaway.payload) == (3, NO_ERROR)
     of_calls = [encoded_frame(DATA, each, message(9), flags=END_STREAM) for each in (1, 3, 5)]
-    assert [each.whole for each in sent(client, server, begun_call("ModelInfer", 5), *of_calls)] == of_calls[
-        :2
-    ]
-    assert gate.requests == 2
+    assert [
+        each.encoded for each in sent(client, server, begun_call("ModelInfer", 5), *of_calls)
+    ] == of_calls[:2]
+    assert proxy.requests == 2
     ends_of_calls = [encoded_frame(RST_STREAM, each, bytes(4)) for each in (1, 3)]
     seen = sent(server, client, ends_of_calls[0])
-    assert ends_of_calls[0] in [each.whole for each in seen]
+    assert ends_of_calls[0] in [each.encoded for each in seen]
     assert closing.is_alive()
-    assert [each.whole for each in sent(server, client, ends_of_calls[1])] == [ends_of_calls[1]]
+    assert [each.encoded for each in sent(server, client, ends_of_calls[1])] == [ends_of_calls[1]]
     assert client.is_ended()
     closing.join(PATIENCE_S)
     assert not closing.is_alive()
 
 
 @pytest.mark.parametrize("last", [encoded_frame(RST_STREAM, 1, bytes(4)), TOO_LONG])
-def test_closing_waits_for_no_call_that_was_cancelled_or_refused(ends, gate, last):
+def test_closing_waits_for_no_call_that_was_cancelled_or_refused(ends, proxy, last):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1))
-    closing = Thread(target=gate.close, args=(3 * PATIENCE_S,))  # longer than this waits
+    closing = Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than this waits
     closing.start()
     assert client.frame().kind == GOAWAY
     sent(client, server, last)
@@ -274,17 +274,17 @@ def test_closing_waits_for_no_call_that_was_cancelled_or_refused(ends, gate, las
 
 def test_a_client_that_does_not_read_is_not_kept_forever(behind):
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.2)
-    gate = Gate(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
-    gate.open("127.0.0.1", 0)
-    with connected(gate) as client:
+    proxy = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    proxy.open("127.0.0.1", 0)
+    with connected(proxy) as client:
         client.send(PREFACE)
         accepted, _ = behind.accept()
         with accepted, suppress(OSError):
             accepted.settimeout(PATIENCE_S)
-            while True:  # until the gate ends it
+            while True:  # until the proxy ends it
                 accepted.sendall(encoded_frame(DATA, 1, bytes(2**14)))
-        wait_for(lambda: not gate._connections)
-    gate.close(1)
+        wait_for(lambda: not proxy._connections)
+    proxy.close(1)
 
 
 @pytest.mark.parametrize(
@@ -296,29 +296,29 @@ def test_a_client_that_does_not_read_is_not_kept_forever(behind):
         b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
     ],
 )
-def test_what_no_client_of_grpcs_sends_ends_its_connection_alone(ends, gate, text):
+def test_what_no_client_of_grpcs_sends_ends_its_connection_alone(ends, proxy, text):
     client, server = ends
-    with connected(gate) as other:
+    with connected(proxy) as other:
         other.send(text)
         assert other.is_ended()
     whole = begun_call("ModelInfer", 1)
-    assert [each.whole for each in sent(client, server, whole)] == [whole]
+    assert [each.encoded for each in sent(client, server, whole)] == [whole]
 
 
 def test_whoever_does_not_say_what_it_is_is_not_waited_for(behind):
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.1)
-    gate = Gate(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
-    gate.open("127.0.0.1", 0)
-    with connected(gate) as silent:
+    proxy = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    proxy.open("127.0.0.1", 0)
+    with connected(proxy) as silent:
         silent.send(PREFACE[:5])
         assert silent.is_ended()
-    gate.close(1)
+    proxy.close(1)
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
-def test_an_end_that_goes_takes_the_other_with_it(ends, gate, who):
+def test_an_end_that_goes_takes_the_other_with_it(ends, proxy, who):
     client, server = ends
     gone, other = (client, server) if who == "client" else (server, client)
     gone.connection.shutdown(socket.SHUT_RDWR)
     assert other.is_ended()
-    wait_for(lambda: not gate._connections)
+    wait_for(lambda: not proxy._connections)

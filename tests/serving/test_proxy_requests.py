@@ -1,4 +1,4 @@
-"""What of requests the gate passes on, and what it refuses."""
+"""What of requests the proxy passes on, and what it refuses."""
 
 import json
 import socket
@@ -6,53 +6,53 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from before_server import BEGIN, Behind, ask, gate_before, raw, server_behind
+from upstream_server import BEGIN, Behind, ask, open_proxy, raw, run_upstream
 from waiting import wait_for
 
-from deploykit.serving.proxy.proxy import Gate
-from deploykit.serving.proxy.request_json import rewritten
+from deploykit.serving.proxy.proxy import Proxy
+from deploykit.serving.proxy.request_json import sanitize_request_json
 
 
 @pytest.fixture(scope="module")
 def behind() -> Iterator[int]:
-    with server_behind() as port:
+    with run_upstream() as port:
         yield port
 
 
 @pytest.fixture
-def gate(behind) -> Iterator[Gate]:
-    with gate_before(behind) as opened:
+def proxy(behind) -> Iterator[Proxy]:
+    with open_proxy(behind) as opened:
         yield opened
 
 
-def test_the_limit_is_of_the_body_to_the_byte(gate):
-    assert ask(gate, bytes(1000))[0] == 200
-    status, text = ask(gate, bytes(1001))
+def test_the_limit_is_of_the_body_to_the_byte(proxy):
+    assert ask(proxy, bytes(1000))[0] == 200
+    status, text = ask(proxy, bytes(1001))
     assert status == 413
-    assert json.loads(text) == {"error": "a body of 1001 bytes is more than the 1000 that are taken"}
+    assert json.loads(text) == {"error": "a body of 1001 bytes exceeds the limit of 1000"}
 
 
 JSON = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[0.1,2e3]}],"id":"7"}'
 
 
-def test_json_passes_with_its_data_as_they_are(gate):
-    status, text = ask(gate, JSON, headers={})
+def test_json_passes_with_its_data_as_they_are(proxy):
+    status, text = ask(proxy, JSON, headers={})
     assert status == 200
     assert json.loads(text) == json.loads(JSON)
     assert b"[0.1,2e3]" in text
 
 
-def test_data_after_the_json_pass_and_its_length_is_that_of_what_is_passed_on(gate):
+def test_data_after_the_json_pass_and_its_length_is_that_of_what_is_passed_on(proxy):
     spaced = JSON.replace(b":", b" : ")
     status, text = ask(
-        gate, spaced + bytes(100), headers={"Inference-Header-Content-Length": str(len(spaced))}
+        proxy, spaced + bytes(100), headers={"Inference-Header-Content-Length": str(len(spaced))}
     )
     assert (status, text) == (200, JSON + bytes(100))
 
 
-def test_of_a_key_that_is_there_twice_one_is_passed_on(gate):
+def test_of_a_key_that_is_there_twice_one_is_passed_on(proxy):
     twice = b'{"inputs":[{"shape":[99999],"shape":[1]}],"inputs":[{"shape":[2],"shape":[3]}]}'
-    assert ask(gate, twice, headers={}) == (200, b'{"inputs":[{"shape":[3]}]}')
+    assert ask(proxy, twice, headers={}) == (200, b'{"inputs":[{"shape":[3]}]}')
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_is_no_data_takes_no_memory_to_speak_of(text):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"at most|more than"):
-            rewritten(text, request_bytes=len(text))
+            sanitize_request_json(text, request_bytes=len(text))
         assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
     finally:
         tracemalloc.stop()
@@ -88,8 +88,8 @@ def test_what_is_no_data_takes_no_memory_to_speak_of(text):
 def test_what_is_no_data_is_bounded_in_all_and_not_each(text):
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="more than 4194304 bytes of the request are no data"):
-            rewritten(text, request_bytes=len(text))
+        with pytest.raises(ValueError, match="more than 4194304 bytes besides tensor data"):
+            sanitize_request_json(text, request_bytes=len(text))
         assert tracemalloc.get_traced_memory()[1] < 25 * 4_194_304
     finally:
         tracemalloc.stop()
@@ -97,7 +97,7 @@ def test_what_is_no_data_is_bounded_in_all_and_not_each(text):
 
 def test_data_may_take_all_of_the_request():
     text = b'{"inputs":[{"shape":[4000000],"data":[' + b"1," * 3_999_999 + b"1]}]}"
-    assert rewritten(text, request_bytes=len(text)) == text
+    assert sanitize_request_json(text, request_bytes=len(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_data_may_take_all_of_the_request():
         (b'{"a":"\xff"}', "failed to parse a"),
     ],
 )
-def test_json_that_would_end_the_server_behind_is_refused(gate, text, problem):
+def test_json_that_would_end_the_server_behind_is_refused(proxy, text, problem):
     before = len(Behind.seen)
-    status, answer = ask(gate, text, headers={})
+    status, answer = ask(proxy, text, headers={})
     if problem is None:  # deep, and no deeper than is safe
         assert (status, json.loads(answer)) == (200, json.loads(text))
         return
@@ -129,8 +129,8 @@ def test_json_that_would_end_the_server_behind_is_refused(gate, text, problem):
 @pytest.mark.parametrize("depth", [1_000, 50_000, 1_000_000])
 def test_json_that_nests_too_deep_is_refused(behind, depth):
     text = b'{"inputs":[{"name":"x","shape":[1],"data":' + b"[" * depth + b"]" * depth + b"}]}"
-    with gate_before(behind, body_bytes=2**22) as gate:
-        status, answer = ask(gate, text, headers={})
+    with open_proxy(behind, body_bytes=2**22) as proxy:
+        status, answer = ask(proxy, text, headers={})
     assert (status, "recursion" in json.loads(answer)["error"]) == (400, True)
 
 
@@ -147,34 +147,34 @@ def test_json_that_nests_too_deep_is_refused(behind, depth):
         "/v2//models/x/infer",
     ],
 )
-def test_what_is_all_json_to_the_server_behind_is_read_as_that(gate, path):
+def test_what_is_all_json_to_the_server_behind_is_read_as_that(proxy, path):
     """Which ends it where arrays nest too deep."""
     before = len(Behind.seen)
-    status, text = ask(gate, b"hello", path=path)
+    status, text = ask(proxy, b"hello", path=path)
     assert status == 400
-    assert json.loads(text)["error"] == "Inference-Header-Content-Length is for /v2/models/MODEL/infer alone"
-    status, text = ask(gate, b'{"a":' + b"[" * 300, path=path, headers={})
+    assert json.loads(text)["error"] == "Inference-Header-Content-Length is only for /v2/models/MODEL/infer"
+    status, text = ask(proxy, b'{"a":' + b"[" * 300, path=path, headers={})
     assert (status, "failed to parse" in json.loads(text)["error"]) == (400, True)
     assert len(Behind.seen) == before
 
 
 def test_json_that_waits_to_be_read_takes_no_more_than_a_few_bodies_in_all(behind):
     long = json.dumps({"inputs": [{"shape": [1], "data": "x" * 900}]}).encode()
-    with gate_before(behind) as gate:
+    with open_proxy(behind) as proxy:
         begun = BEGIN + b"Host: here\r\nContent-Length: 1000\r\n\r\n" + bytes(950)
-        waiting = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(4)]
+        waiting = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(4)]
         for each in waiting:
             each.sendall(begun)
-        wait_for(lambda: gate._held_bytes == 4 * 950)
-        status, text = ask(gate, long, headers={})
-        assert (status, "too much JSON is being read" in text.decode()) == (503, True)
-        assert ask(gate, bytes(1000))[0] == 200  # of which none is JSON
+        wait_for(lambda: proxy.state.buffered_bytes == 4 * 950)
+        status, text = ask(proxy, long, headers={})
+        assert (status, "too much JSON is waiting to be parsed" in text.decode()) == (503, True)
+        assert ask(proxy, bytes(1000))[0] == 200  # of which none is JSON
         waiting.pop().close()
-        wait_for(lambda: gate._held_bytes == 3 * 950)
-        assert ask(gate, long, headers={})[0] == 200
+        wait_for(lambda: proxy.state.buffered_bytes == 3 * 950)
+        assert ask(proxy, long, headers={})[0] == 200
         for each in waiting:
             each.close()
-        wait_for(lambda: gate._held_bytes == 0)
+        wait_for(lambda: proxy.state.buffered_bytes == 0)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_json_that_waits_to_be_read_takes_no_more_than_a_few_bodies_in_all(behin
         (b"X: " + b"a" * 200_000, 431),
     ],
 )
-def test_what_two_readers_could_take_differently_is_refused(gate, head, status):
+def test_what_two_readers_could_take_differently_is_refused(proxy, head, status):
     before = len(Behind.seen)
-    answer = raw(gate, BEGIN + b"Host: here\r\n" + head + b"\r\n\r\nhello")
+    answer = raw(proxy, BEGIN + b"Host: here\r\n" + head + b"\r\n\r\nhello")
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
     assert "error" in json.loads(answer.partition(b"\r\n\r\n")[2])
     assert len(Behind.seen) == before

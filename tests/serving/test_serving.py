@@ -153,8 +153,8 @@ def test_the_client_command_prints_labels_and_times(served, run, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     half = run("client", "red.png", "bad.png", *there, f"{COLOURS}-image")
     assert (half.status, "57.61 % 0" in half.out, "is not a readable image" in half.err) == (2, True, True)
-    assert "There is no image nothing.png" in run("client", "nothing.png", *there, f"{COLOURS}-image").err
-    assert f"{COLOURS} takes no encoded images" in run("client", "red.png", *there, COLOURS).err
+    assert run("client", "nothing.png", *there, f"{COLOURS}-image").code == "file-not-found"
+    assert run("client", "red.png", *there, COLOURS).code == "served-model-wrong-input"
     assert "unknown model: 'roses'" in run("client", "red.png", *there, "roses").err
 
 
@@ -164,8 +164,8 @@ def test_the_client_tells_that_the_port_is_the_other_protocols(served):
         f"grpc://127.0.0.1:{served.server.ports.http}",
     ):
         with pytest.raises(DeployError) as caught:
-            Client(url).image_model()
-        assert "--url http://HOST:8000, or grpc://HOST:8001" in caught.value.fix
+            Client(url).find_image_model()
+        assert "--url http://HOST:8000, or --url grpc://HOST:8001" in caught.value.fix
 
 
 def test_a_client_that_has_to_guess_the_model_says_which_there_are(served):

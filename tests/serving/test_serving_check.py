@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 from served import colours, contents
 
 from deploykit.serving.repository.check import check_repository
-from deploykit.serving.repository.write import Options, write_repository
+from deploykit.serving.repository.options import ModelOptions
+from deploykit.serving.repository.write import write_repository
 from deploykit.util.errors import DeployError
 
-OPTIONS = Options(name="colours", backend="python")
+OPTIONS = ModelOptions(name="colours", backend="python")
 LABELS = ("red", "green", "blue")
 
 
@@ -44,19 +46,29 @@ PLANS = 'backend: "python" platform: "tensorrt_plan"'
         ("colours", "dims: 8", "dims: 9", "takes input FP32 (3, 8, 8); its"),
         ("colours", "TYPE_FP32", "TYPE_FP16", "FP16 (3, 8, 8)"),
         ("colours", "max_batch_size: 32", "max_batch_size: 64", "batches of up to 32"),
-        ("colours", "preferred_batch_size: 8", "preferred_batch_size: 48", "batches of 48"),
-        ("colours", 'name: "colours"', 'name: "roses"', "is for 'roses'"),
-        ("colours", "max_batch_size", "max_batch_sise", "no configuration of Triton's"),
+        ("colours", "preferred_batch_size: 8", "preferred_batch_size: 48", "a preferred batch size of 48"),
+        ("colours", 'name: "colours"', 'name: "roses"', "names the model 'roses'"),
+        ("colours", "max_batch_size", "max_batch_sise", "not a valid Triton model configuration"),
         ("colours", 'backend: "python"', NAMED.format("../x"), "outside"),
-        ("colours", 'backend: "python"', NAMED.format("x"), "is not there"),
-        ("colours", 'backend: "python"', NAMED.format("model.cpu.engine"), "is loaded through model.py; its"),
+        ("colours", 'backend: "python"', NAMED.format("x"), "is missing"),
+        (
+            "colours",
+            'backend: "python"',
+            NAMED.format("model.cpu.engine"),
+            "the model file model.py; its",
+        ),
         (
             "colours",
             'backend: "python"',
             'backend: "nope"',
             "onnxruntime or python; its configuration says nope",
         ),
-        ("colours", 'backend: "python"', 'backend: "onnxruntime"', "loaded through model.cpu.engine; its"),
+        (
+            "colours",
+            'backend: "python"',
+            'backend: "onnxruntime"',
+            "the model file model.cpu.engine; its",
+        ),
         ("colours", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
         (
             "colours",
@@ -65,10 +77,10 @@ PLANS = 'backend: "python" platform: "tensorrt_plan"'
             "batches of up to 32; its configuration says 0",
         ),
         ("colours-decode", 'backend: "python"', PLANS, "its configuration says python and tensorrt"),
-        ("colours-decode", 'backend: "python"', NAMED.format("../x"), "is loaded through model.py; its"),
+        ("colours-decode", 'backend: "python"', NAMED.format("../x"), "the model file model.py; its"),
         ("colours-decode", "max_batch_size: 32", "max_batch_size: 0", "its configuration says 0"),
-        ("colours-image", '"colours-decode"', '"roses"', "needs roses, which is not there"),
-        ("colours-image", 'key: "input"', 'key: "x"', "needs x of colours"),
+        ("colours-image", '"colours-decode"', '"roses"', "needs the model roses, which is missing"),
+        ("colours-image", 'key: "input"', 'key: "x"', "needs the tensor x of colours"),
     ],
 )
 def test_a_repository_that_disagrees_is_found_out(models, model, before, after, problem):
@@ -89,32 +101,32 @@ def edit(change: str, path: Path) -> None:
 
 
 BROKEN = [
-    ("colours/labels.txt", "red -> rose", "is not what deploykit writes for its engine"),
-    ("colours/labels.txt", "lengthen", "is not what deploykit writes for its engine"),
-    ("colours/labels.txt", "delete", "which config.pbtxt names, is not there"),
-    ("colours-image/labels.txt", "red -> rose", "is not what deploykit writes for its engine"),
-    ("colours-image/labels.txt", "lengthen", "is not what deploykit writes for its engine"),
-    ("colours-image/labels.txt", "delete", "which config.pbtxt names, is not there"),
-    ("colours-decode/1/preprocessing.json", "8 -> 12", "is not what deploykit writes for its engine"),
-    ("colours-decode/1/preprocessing.json", "delete", "is not there"),
-    ("colours/1/model.py", "import -> imprt", "is not what deploykit writes for its engine"),
-    ("colours/1/model.py", "delete", "which config.pbtxt names, is not there"),
-    ("colours-decode/1/model.py", "lengthen", "is not what deploykit writes for its engine"),
-    ("colours-decode/1/model.py", "delete", "which config.pbtxt names, is not there"),
+    ("colours/labels.txt", "red -> rose", "differs from what deploykit writes for its engine"),
+    ("colours/labels.txt", "lengthen", "differs from what deploykit writes for its engine"),
+    ("colours/labels.txt", "delete", "which config.pbtxt names, is missing"),
+    ("colours-image/labels.txt", "red -> rose", "differs from what deploykit writes for its engine"),
+    ("colours-image/labels.txt", "lengthen", "differs from what deploykit writes for its engine"),
+    ("colours-image/labels.txt", "delete", "which config.pbtxt names, is missing"),
+    ("colours-decode/1/preprocessing.json", "8 -> 12", "differs from what deploykit writes for its engine"),
+    ("colours-decode/1/preprocessing.json", "delete", "is missing"),
+    ("colours/1/model.py", "import -> imprt", "differs from what deploykit writes for its engine"),
+    ("colours/1/model.py", "delete", "which config.pbtxt names, is missing"),
+    ("colours-decode/1/model.py", "lengthen", "differs from what deploykit writes for its engine"),
+    ("colours-decode/1/model.py", "delete", "which config.pbtxt names, is missing"),
     ("colours/1/model.cpu.engine.json", "delete", "has no manifest"),
     ("colours/1/model.cpu.engine", "delete", "There is no engine"),
-    ("colours-image", "delete", "leads from colours-decode to colours, is not there"),
-    ("colours-decode", "delete", "colours-image needs colours-decode, which is not there"),
-    ("colours/config.pbtxt", "delete", "There is no"),
+    ("colours-image", "delete", "the ensemble of colours-decode and colours, is missing"),
+    ("colours-decode", "delete", "colours-image needs the model colours-decode, which is missing"),
+    ("colours/config.pbtxt", "delete", "config.pbtxt does not exist"),
     ("colours/config.pbtxt", "empty", "its configuration says nothing."),
     ("colours/config.pbtxt", "dims: 8 -> dims: 9", "takes input FP32 (3, 8, 8); its"),
     ("colours/config.pbtxt", "max_batch_size: 32 -> max_batch_size: 640", "takes batches of up to 32; its"),
-    ("colours-decode/config.pbtxt", "delete", "There is no"),
-    ("colours-decode/config.pbtxt", "empty", "is run by python; its configuration says nothing"),
-    ("colours-decode/config.pbtxt", "dims: 8 -> dims: 9", "gives prepared FP32 (3, 8, 8); its"),
-    ("colours-image/config.pbtxt", "delete", "There is no"),
-    ("colours-image/config.pbtxt", "empty", "is run by ensemble; its configuration says nothing"),
-    ("colours-image/config.pbtxt", "dims: 3 -> dims: 4", "gives logits FP32 (3); its"),
+    ("colours-decode/config.pbtxt", "delete", "config.pbtxt does not exist"),
+    ("colours-decode/config.pbtxt", "empty", "needs backend python; its configuration says nothing"),
+    ("colours-decode/config.pbtxt", "dims: 8 -> dims: 9", "returns prepared FP32 (3, 8, 8); its"),
+    ("colours-image/config.pbtxt", "delete", "config.pbtxt does not exist"),
+    ("colours-image/config.pbtxt", "empty", "needs backend ensemble; its configuration says nothing"),
+    ("colours-image/config.pbtxt", "dims: 3 -> dims: 4", "returns logits FP32 (3); its"),
 ]
 
 
@@ -130,7 +142,7 @@ def follow(engine):
             r"deploykit serve --triton (\S+) ENGINE --name (\S+)( --backend python)?", fix
         ):
             backend = "python" if command[3] else None
-            write_repository(command[1], [engine], Options(name=command[2], backend=backend))
+            write_repository(command[1], [engine], ModelOptions(name=command[2], backend=backend))
         assert folder or command, fix
 
     return do
@@ -155,14 +167,14 @@ def test_whatever_is_broken_is_found_out_and_written_anew_as_the_fix_says(
 @pytest.mark.parametrize(
     ("path", "change", "problem"),
     [
-        ("colours/config.pbtxt", "delete", "There is no"),
+        ("colours/config.pbtxt", "delete", "config.pbtxt does not exist"),
         ("colours/config.pbtxt", "empty", "its configuration says nothing."),
         ("colours/config.pbtxt", "dims: 8 -> dims: 9", "its configuration says"),
         ("colours/config.pbtxt", "max_batch_size: 32 -> max_batch_size: 640", "its configuration says 640"),
-        ("colours/labels.txt", "delete", "is not there"),
-        ("colours-image/config.pbtxt", "delete", "There is no"),
-        ("colours-image/config.pbtxt", "empty", "takes nothing, and the new engine"),
-        ("colours-decode/1/preprocessing.json", "8 -> 12", "says something else"),
+        ("colours/labels.txt", "delete", "is missing"),
+        ("colours-image/config.pbtxt", "delete", "config.pbtxt does not exist"),
+        ("colours-image/config.pbtxt", "empty", "takes nothing, but the new engine takes image"),
+        ("colours-decode/1/preprocessing.json", "8 -> 12", "disagrees with the new engine's manifest"),
     ],
 )
 def test_a_broken_model_gets_no_other_version_until_it_is_written_anew_as_the_fix_says(
@@ -183,10 +195,8 @@ def test_what_leads_to_a_model_that_was_tuned_to_smaller_batches_is_written_for_
     rewrite(tuned, "max_batch_size: 32", "max_batch_size: 8")
     before = tuned.read_text()
     (finding,) = check_repository(models).findings
-    assert f"colours-image takes more images at once than {model}" in finding.problem
-    with pytest.raises(
-        DeployError, match="takes batches of up to 32, and the new ensemble of up to 8"
-    ) as caught:
+    assert f"colours-image takes larger batches than its step {model}" in finding.problem
+    with refuses("repository-version-mismatch") as caught:
         follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
     assert caught.value.fix == finding.fix
     follow(finding.fix)
@@ -232,7 +242,7 @@ def test_the_writer_says_all_that_has_to_be_moved(models, follow):
 def test_what_is_around_an_engine_that_is_gone_is_found_out(models, follow):
     shutil.rmtree(models / "colours")
     (finding,) = check_repository(models).findings
-    assert "colours-image needs colours, which is not there" in finding.problem
+    assert "colours-image needs the model colours, which is missing" in finding.problem
     follow(finding.fix)
     assert check_repository(models).findings == ()
 
@@ -271,14 +281,14 @@ def test_a_configuration_may_be_tuned(models, path, change):
         ('platform: "onnxruntime_onnx"', "", []),
         ('default_model_filename: "model.onnx"', "", []),
         ('backend: "onnxruntime"', 'backend: "python"', ["python and onnxruntime"]),
-        ('"model.onnx"', '"model.onnx.json"', ["has no manifest", "loaded through model.onnx; its"]),
+        ('"model.onnx"', '"model.onnx.json"', ["has no manifest", "needs the model file model.onnx; its"]),
     ],
 )
 def test_what_loads_an_engine_may_be_said_in_tritons_other_ways_and_in_no_wrong_one(
     engine, tmp_path, before, after, problems
 ):
     models = tmp_path / "models"
-    write_repository(models, [engine], Options(name="colours"))
+    write_repository(models, [engine], ModelOptions(name="colours"))
     rewrite(models / "colours" / "config.pbtxt", before, after)
     findings = check_repository(models).findings
     assert len(findings) == len(problems)
@@ -287,7 +297,7 @@ def test_what_loads_an_engine_may_be_said_in_tritons_other_ways_and_in_no_wrong_
 
 def test_an_engine_without_its_manifest_is_found_out_for_tritons_own_backend_too(engine, tmp_path):
     models = tmp_path / "models"
-    write_repository(models, [engine], Options(name="colours"))
+    write_repository(models, [engine], ModelOptions(name="colours"))
     (models / "colours" / "1" / "model.onnx.json").unlink()
     (finding,) = check_repository(models).findings
     assert "has no manifest model.onnx.json" in finding.problem
@@ -315,7 +325,7 @@ def test_models_of_others_are_left_alone(models):
 def test_a_folder_that_is_no_model_is_found_out_for_triton_would_not_start(models, follow, name):
     (models / name).mkdir()
     (finding,) = check_repository(models).findings
-    assert "is no model, and Triton starts with none" in finding.problem
+    assert finding.code == "repository-folder-invalid"
     follow(finding.fix)
     assert check_repository(models).findings == ()
 
@@ -323,32 +333,32 @@ def test_a_folder_that_is_no_model_is_found_out_for_triton_would_not_start(model
 def test_an_altered_manifest_is_found_out(models):
     rewrite(models / "colours" / "1" / "model.cpu.engine.json", "build_seconds", "build_second")
     (finding,) = check_repository(models).findings
-    assert "is no manifest" in finding.problem
+    assert finding.code == "manifest-damaged"
 
 
 def test_links_that_leave_a_model_are_found_out(models, tmp_path):
     (models / "colours" / "1" / "secret").symlink_to(tmp_path)
     (finding,) = check_repository(models).findings
-    assert "is a link that leaves" in finding.problem
-    assert finding.fix == "copy there what it leads to"
+    assert finding.code == "repository-path-escapes"
+    assert str(models / "colours" / "1" / "secret") in finding.problem
 
 
 def test_a_folder_that_can_be_no_models_name_is_to_be_renamed(models):
     (models / "colours").rename(models / "my colours")
-    fix = f"rename {models / 'my colours'}, in its config.pbtxt and wherever another model names it too"
+    fix = f"rename {models / 'my colours'}, in its config.pbtxt and in ensembles that use it too"
     found = [each for each in check_repository(models).findings if each.model == "my colours"]
-    assert [each.problem for each in found] == ["'my colours' can't be a model's name."]
+    assert [each.code for each in found] == ["invalid-model-name"]
     assert found[0].fix.startswith(fix)
 
 
 @pytest.mark.parametrize(
-    ("make", "problem"), [(None, "no folder"), ("empty", "no models"), ("other", "no model")]
+    ("make", "code"), [(None, "file-not-found"), ("empty", "repository-empty"), ("other", "repository-empty")]
 )
-def test_what_is_no_repository_is_refused(tmp_path, make, problem):
+def test_what_is_no_repository_is_refused(tmp_path, make, code):
     folder = tmp_path / "models"
     if make:
         folder.mkdir()
     if make == "other":
         (folder / "photos").mkdir()
-    with pytest.raises(DeployError, match=problem):
+    with refuses(code):
         check_repository(folder)

@@ -15,8 +15,9 @@ import pytest
 
 from deploykit.cli.serve import _announce
 from deploykit.serving import client
-from deploykit.serving.repository.names import versions_in
-from deploykit.serving.triton.process import Server, _is_ready
+from deploykit.serving.repository.names import version_numbers
+from deploykit.serving.triton.process import is_ready
+from deploykit.serving.triton.server import Server
 
 
 @contextmanager
@@ -49,20 +50,20 @@ def answering(status: int, body: bytes) -> Iterator[int]:
 def test_a_proxy_does_not_stand_between_a_server_and_whether_it_is_ready(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with answering(200, b"") as port:
-        assert _is_ready(port)
+        assert is_ready(port)
     with answering(503, b"") as port:
-        assert not _is_ready(port)
-    assert not _is_ready(port)
+        assert not is_ready(port)
+    assert not is_ready(port)
 
 
-def refused(run, tmp_path, *arguments: str) -> tuple[str, str]:
-    """The one sentence that the client ends with, and the way out."""
+def refused(run, tmp_path, *arguments: str):
+    """The client's outcome: an error of one sentence, and a fix."""
     (tmp_path / "a.png").write_bytes(b"no image")
     done = run("client", "a.png", *arguments)
     assert done.status == 2
-    error, fix = done.err.splitlines()
+    _, fix = done.err.splitlines()
     assert fix.startswith("  fix: ")
-    return error, fix
+    return done
 
 
 @pytest.mark.parametrize(
@@ -73,17 +74,18 @@ def refused(run, tmp_path, *arguments: str) -> tuple[str, str]:
     ],
 )
 def test_what_is_no_address_is_said(run, tmp_path, url):
-    error, fix = refused(run, tmp_path, "--url", url)
-    assert f"'{url}' is no address of a server" in error
-    assert "http://HOST:8000" in fix
+    done = refused(run, tmp_path, "--url", url)
+    assert done.code == "invalid-url"
+    assert f"'{url}'" in done.err
+    assert "http://HOST:8000" in done.err
 
 
 @pytest.mark.parametrize("model", [(), ("--model", "flowers-image")])
 @pytest.mark.parametrize("body", [b"<html></html>", b"{}", b"[1]", b'{"inputs": 3}', b"null", b"\xff"])
 def test_what_speaks_another_protocol_is_said(run, tmp_path, body, model):
     with answering(200, body) as port:
-        error, _ = refused(run, tmp_path, "--url", f"http://127.0.0.1:{port}", *model)
-    assert "does not speak the KServe protocol" in error
+        done = refused(run, tmp_path, "--url", f"http://127.0.0.1:{port}", *model)
+    assert done.code == "server-protocol-mismatch"
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -91,8 +93,9 @@ def test_a_server_that_never_answers_is_not_waited_for_without_end(run, tmp_path
     monkeypatch.setattr(client, "_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
-        error, _ = refused(run, tmp_path, "--url", url)
-    assert f"Nobody answers at {url} (timed out)" in error
+        done = refused(run, tmp_path, "--url", url)
+    assert done.code == "server-unreachable"
+    assert f"{url} (timed out)" in done.err
 
 
 def test_stopped_while_it_waits_it_ends_without_a_stack(tmp_path):
@@ -112,10 +115,10 @@ def test_stopped_while_it_waits_it_ends_without_a_stack(tmp_path):
 @pytest.mark.parametrize(
     ("status", "problem", "way_out"),
     [
-        (413, "a body of 9 bytes is more than the 8 that are taken", "a larger --max-body"),
+        (413, "a body of 9 bytes exceeds the limit of 8", "a larger --max-body"),
         (400, "in ensemble 'a-image', The image is not a readable image (cut off)", "give JPEG, PNG"),
-        (400, "Request for unknown model", "see what it serves"),
-        (503, "the server behind gives no answer", "see what it serves"),
+        (400, "Request for unknown model", "check the names of the models"),
+        (503, "the upstream server does not answer", "check the names of the models"),
     ],
 )
 def test_the_way_out_is_that_of_the_refusal(tmp_path, status, problem, way_out):
@@ -123,7 +126,7 @@ def test_the_way_out_is_that_of_the_refusal(tmp_path, status, problem, way_out):
     with answering(status, body) as port:
         asked = client.Client(f"http://127.0.0.1:{port}")
         with pytest.raises(client.DeployError) as caught:
-            asked._one(_file(tmp_path), "a-image", {"logits": [-1, 3]}, 5)
+            asked._classify_one(_file(tmp_path), "a-image", {"logits": [-1, 3]}, 5)
     assert problem in caught.value.problem
     assert way_out in caught.value.fix
 
@@ -145,8 +148,8 @@ def _file(folder):
     ],
 )
 def test_what_is_announced_can_be_given_to_the_client(capsys, host, shown, is_open):
-    gates = [SimpleNamespace(port=port) for port in (8000, 8001, 8002)]
-    server = Server(SimpleNamespace(pid=1), gates, host, ("flowers",))
+    proxies = [SimpleNamespace(port=port) for port in (8000, 8001, 8002)]
+    server = Server(SimpleNamespace(pid=1), proxies, host, ("flowers",))
     _announce(server, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["http"] == f"http://{shown}:8000"
@@ -157,10 +160,10 @@ def test_what_is_announced_can_be_given_to_the_client(capsys, host, shown, is_op
     _announce(server, as_json=False)
     printed = capsys.readouterr()
     assert f"ready: {found['http']}, {found['grpc']}, {found['metrics']}\n" in printed.out
-    assert ("Whoever reaches" in printed.err) == is_open
+    assert ("There is no authentication" in printed.err) == is_open
 
 
 def test_a_file_is_no_version(tmp_path):
     (tmp_path / "7").write_text("")
     (tmp_path / "2").mkdir()
-    assert versions_in(tmp_path) == (2,)
+    assert version_numbers(tmp_path) == (2,)

@@ -11,9 +11,10 @@ from served import colours
 from deploykit.engine.manifest import EngineManifest, read_engine_manifest, write_engine
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target
-from deploykit.serving.repository.batching import batching_of
-from deploykit.serving.repository.config import read_config, schema
-from deploykit.serving.repository.write import Options, write_repository
+from deploykit.serving.repository.batching import choose_batching
+from deploykit.serving.repository.config import config_schema, read_config
+from deploykit.serving.repository.options import ModelOptions
+from deploykit.serving.repository.write import write_repository
 from deploykit.util.errors import DeployError
 
 T4 = Target(name="T4", compiler="tensorrt", sm=75)
@@ -43,7 +44,7 @@ def engine(manifest, tmp_path):
 
 def written(tmp_path: Path, *engines: Path, **options):
     """The folder of the model, and its configuration as Triton reads it."""
-    write_repository(tmp_path / "models", engines, Options(**{"name": "flowers", **options}))
+    write_repository(tmp_path / "models", engines, ModelOptions(**{"name": "flowers", **options}))
     folder = tmp_path / "models" / "flowers"
     return folder, read_config(folder / "config.pbtxt")
 
@@ -96,8 +97,12 @@ def test_names_types_and_dims_are_the_manifests(engine, manifest, tmp_path):
     )
     _, config = written(tmp_path, engine(RTX_T4, input=odd.input, output=odd.output))
     (taken,), (given,) = config.input, config.output
-    assert (taken.name, taken.data_type, list(taken.dims)) == ("picture", schema().TYPE_UINT8, [8, 8, 3])
-    assert (given.name, given.data_type, list(given.dims)) == ("heat", schema().TYPE_FP32, [2, 5, 7])
+    assert (taken.name, taken.data_type, list(taken.dims)) == (
+        "picture",
+        config_schema().TYPE_UINT8,
+        [8, 8, 3],
+    )
+    assert (given.name, given.data_type, list(given.dims)) == ("heat", config_schema().TYPE_FP32, [2, 5, 7])
 
 
 def test_a_side_of_many_is_free(engine, tmp_path):
@@ -117,7 +122,7 @@ def test_the_ensemble_leads_from_encoded_images_to_the_engine(engine, tmp_path):
     ensemble = read_config(tmp_path / "models" / "flowers-image" / "config.pbtxt")
     assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["flowers-decode", "flowers"]
     decode = read_config(tmp_path / "models" / "flowers-decode" / "config.pbtxt")
-    assert decode.input[0].data_type == schema().TYPE_STRING
+    assert decode.input[0].data_type == config_schema().TYPE_STRING
     assert list(decode.output[0].dims) == [3, 8, 8]
 
 
@@ -143,7 +148,7 @@ def test_another_compilers_backend_is_refused(engine, tmp_path):
 def batching(manifest: EngineManifest, took: dict[int, float] | None, target_ms: float | None, **more):
     batches = tuple(BatchRange(min=1, opt=size, max=16) for size in (1, 4, 16))
     manifest = replace(manifest, batches=batches)
-    return batching_of(
+    return choose_batching(
         manifest, max_latency_ms=target_ms, batch_ms=None if took is None else took.__getitem__, **more
     )
 
@@ -195,7 +200,7 @@ def test_a_latency_or_a_queue_that_cannot_be_is_refused(manifest, wrong):
 def test_what_puts_requests_together_is_refused_where_none_are(manifest, option, batches, dynamic, way):
     alone = replace(manifest, batches=parse_profiles(batches))
     with refuses("option-not-applicable") as caught:
-        batching_of(alone, dynamic=dynamic, **{option: 5})
+        choose_batching(alone, dynamic=dynamic, **{option: 5})
     assert caught.value.problem.startswith(f"--{option.removesuffix('_ms').replace('_', '-')} ")
     assert way in caught.value.fix
 
@@ -208,9 +213,9 @@ def test_threads_of_an_engine_for_a_gpu_are_refused(engine, tmp_path):
 @pytest.mark.parametrize(("latency_ms", "count"), [(1e-6, 1), (1e6, 0)])
 def test_a_latency_that_one_image_alone_exceeds_here_is_said(tmp_path, latency_ms, count):
     notes: list[str] = []
-    options = Options(name="flowers", max_latency_ms=latency_ms)
+    options = ModelOptions(name="flowers", max_latency_ms=latency_ms)
     write_repository(tmp_path / "models", [colours(tmp_path)], options, note=notes.append)
-    assert [each.endswith("a latency of 1e-06 ms can't be held.") for each in notes] == [True] * count
+    assert [each.endswith("so it can't meet a latency of 1e-06 ms.") for each in notes] == [True] * count
 
 
 def test_the_longest_queue_and_latency_are_what_the_schema_holds(engine, tmp_path):

@@ -13,8 +13,8 @@ from small_models import PREPROCESSING, colour_blocks
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import parse_profiles
 from deploykit.runtime import Engine
-from deploykit.serving.decode_model import prepare
-from deploykit.serving.python_model import answers_to, engine_in, run_together, threads_of
+from deploykit.serving.decode_model import preprocess_images
+from deploykit.serving.python_model import find_engine, infer_batch, infer_requests, thread_count
 from deploykit.util.errors import DeployError
 
 
@@ -33,7 +33,7 @@ def test_requests_run_together_get_each_their_own_answers(engine, counts):
     images = flat_images(sum(counts))
     parts = np.split(images, np.cumsum(counts)[:-1])
     with Engine.load(engine) as loaded:
-        answers = run_together(loaded, parts)
+        answers = infer_batch(loaded, parts)
     assert [len(answer) for (answer,) in answers] == list(counts)
     np.testing.assert_allclose(
         np.concatenate([answer for (answer,) in answers]), images[:, :, 0, 0], rtol=1e-6
@@ -42,7 +42,7 @@ def test_requests_run_together_get_each_their_own_answers(engine, counts):
 
 def test_more_than_the_largest_batch_is_refused(engine):
     with Engine.load(engine) as loaded, pytest.raises(DeployError, match="not 9"):
-        run_together(loaded, [flat_images(9)])
+        infer_batch(loaded, [flat_images(9)])
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (0, 3, 8, 8), (1, 3, 8, 9), (9, 3, 8, 8), (3,), ()])
@@ -51,7 +51,7 @@ def test_a_request_that_cannot_be_run_fails_alone(engine, shape, at):
     """Triton lets some of them through: a batch of no images with the bytes of one."""
     good = [flat_images(1, seed=1), flat_images(2, seed=2)]
     with Engine.load(engine) as loaded:
-        answers = answers_to(loaded, [*good[:at], np.zeros(shape, np.float32), *good[at:]])
+        answers = infer_requests(loaded, [*good[:at], np.zeros(shape, np.float32), *good[at:]])
     assert isinstance(answers.pop(at), DeployError)
     for (answer,), images in zip(answers, good, strict=True):
         np.testing.assert_allclose(answer, images[:, :, 0, 0], rtol=1e-6)
@@ -60,22 +60,22 @@ def test_a_request_that_cannot_be_run_fails_alone(engine, shape, at):
 def test_the_engine_that_runs_here_is_taken(engine, tmp_path):
     (tmp_path / "model.py").touch()
     with refuses("engine-not-found"):
-        engine_in(tmp_path)
+        find_engine(tmp_path)
     shutil.copy(engine, tmp_path / "model.cpu.engine")
     shutil.copy(f"{engine}.json", tmp_path / "model.cpu.engine.json")
-    assert engine_in(tmp_path) == tmp_path / "model.cpu.engine"
+    assert find_engine(tmp_path) == tmp_path / "model.cpu.engine"
 
 
 def test_instances_share_the_cores_unless_told_otherwise():
     cores = len(os.sched_getaffinity(0))
-    assert threads_of({"instance_group": [{"count": 1}]}) == cores
-    assert threads_of({"instance_group": [{"count": 2 * cores}]}) == 1
+    assert thread_count({"instance_group": [{"count": 1}]}) == cores
+    assert thread_count({"instance_group": [{"count": 2 * cores}]}) == 1
     told = {"parameters": {"threads": {"string_value": "3"}}, "instance_group": [{"count": 2}]}
-    assert threads_of(told) == 3
+    assert thread_count(told) == 3
 
 
 def test_formats_that_start_other_programs_are_not_read():
     """Pillow gives PostScript to Ghostscript."""
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-    with pytest.raises(DeployError, match="unknown format"):
-        prepare([script], PREPROCESSING, normalizes=True)
+    with refuses("image-unreadable"):
+        preprocess_images([script], PREPROCESSING, normalizes=True)

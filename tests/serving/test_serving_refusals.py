@@ -106,7 +106,7 @@ def test_a_bad_image_spoils_no_other_request(served):
         if path is None:
             assert_answers(served)
             return True
-        with refuses("image-unreadable"):
+        with refuses("server-refused"):
             list(with_client.classify([path], f"{COLOURS}-image"))
         return True
 
@@ -144,7 +144,7 @@ def test_a_body_of_2_gb_is_refused_before_it_is_read(served):
         client.sendall(f"Content-Length: {length}\r\n\r\n".encode() + bytes(2**22))
         answer = client.recv(2**16)
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert f"more than the {MAX_BODY} that are taken" in answer.decode()
+    assert f"exceeds the limit of {MAX_BODY}" in answer.decode()
     assert_answers(served)
     assert memory_kb(served) - before < 50_000
 
@@ -176,7 +176,7 @@ def test_a_message_whose_length_padding_hides_is_refused_over_grpc_and_its_conne
                 answer += read
 
         client.sendall(PREFACE + encoded_frame(SETTINGS, 0, b"") + begun_call("ModelInfer", 1) + padded)
-        wait_until(b"padded messages are not taken")
+        wait_until(b"padded messages are refused")
         client.sendall(begun_call("ServerLive", 3) + empty)
         wait_until(live)
 
@@ -190,7 +190,7 @@ def test_a_call_that_is_none_of_a_clients_hides_no_other(served):
         client.sendall(PREFACE + encoded_frame(SETTINGS, 0, b"") + calls + endless)
         with contextlib.suppress(ConnectionResetError):
             while client.recv(2**12):
-                pass  # until the gate ends it
+                pass  # until the proxy ends it
     assert_answers(served)
     assert memory_kb(served) - before < 10_000
 
@@ -207,10 +207,10 @@ def test_a_frame_longer_than_triton_takes_is_not_waited_for(served):
 def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):
     images = flat_images(1)
     by_grpc = tritonclient.grpc.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
-    with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED\] compressed messages are not taken"):
+    with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED\] compressed messages are refused"):
         served.grpc().infer(COLOURS, [by_grpc], compression_algorithm="gzip")
     by_http = tritonclient.http.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
-    with pytest.raises(InferenceServerException, match="compressed requests are not taken"):
+    with pytest.raises(InferenceServerException, match="compressed requests are refused"):
         served.client().infer(COLOURS, [by_http], request_compression_algorithm="gzip")
 
 

@@ -14,12 +14,12 @@ from small_models import two_convolutions
 
 from deploykit.engine.pipeline import build_engine
 from deploykit.serving.repository.check import check_repository
-from deploykit.serving.repository.names import require_name, stays_inside
-from deploykit.serving.repository.write import Options, write_repository
+from deploykit.serving.repository.names import is_inside, require_model_name
+from deploykit.serving.repository.options import ModelOptions
+from deploykit.serving.repository.write import write_repository
 from deploykit.serving.serve import serve
-from deploykit.util.errors import DeployError
 
-OPTIONS = Options(name="colours", backend="python")
+OPTIONS = ModelOptions(name="colours", backend="python")
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,15 @@ def test_the_engine_that_is_there_is_not_written_again(models, engine):
     before = contents(models)
     notes: list[str] = []
     (written,) = write_repository(models, [engine], OPTIONS, note=notes.append)
-    assert (written.version, notes) == (1, ["colours has this as version 1: nothing was written."])
+    assert (written.version, notes) == (1, ["colours already has this engine as version 1; wrote nothing."])
     assert contents(models) == before
 
 
 @pytest.mark.parametrize(
     ("deleted", "written"),
     [
-        (["colours-decode"], "only colours-decode was written"),
-        (["colours-decode", "colours-image"], "only colours-decode and colours-image were written"),
+        (["colours-decode"], "wrote only colours-decode"),
+        (["colours-decode", "colours-image"], "wrote only colours-decode and colours-image"),
     ],
 )
 def test_what_was_deleted_around_an_engine_is_written_again_and_said(models, engine, deleted, written):
@@ -75,7 +75,7 @@ def test_what_was_deleted_around_an_engine_is_written_again_and_said(models, eng
         shutil.rmtree(models / each)
     notes: list[str] = []
     write_repository(models, [engine], OPTIONS, note=notes.append)
-    assert notes == [f"colours has this as version 1: {written}."]
+    assert notes == [f"colours already has this engine as version 1; {written}."]
     assert contents(models) == before
 
 
@@ -160,15 +160,16 @@ def test_an_engine_that_answers_nan_changes_nothing(models, tmp_path, monkeypatc
     monkeypatch.setattr(
         Engine, "__call__", lambda self, images: np.full((len(images), 3), np.nan, np.float32)
     )
-    with pytest.raises(DeployError, match="NaN or Inf"):
+    with refuses("outputs-not-finite"):
         write_repository(models, [colours(tmp_path)], OPTIONS)
     assert contents(models) == before
 
 
 def test_a_version_that_takes_less_than_clients_were_promised_is_refused(models, tmp_path):
     before = contents(models)
-    with pytest.raises(DeployError, match="batches of up to 32, and the new engine of up to 16") as caught:
+    with refuses("repository-version-mismatch") as caught:
         write_repository(models, [colours(tmp_path, max_batch=16)], OPTIONS)
+    assert "batches of up to 32, but the new engine only up to 16" in caught.value.problem
     assert "--name" in caught.value.fix
     assert contents(models) == before
 
@@ -179,11 +180,11 @@ def test_a_disk_without_room_is_told_by_where_it_is(models, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:
-        with pytest.raises(DeployError) as caught:
+        with refuses("repository-unwritable") as caught:
             write_repository(models, [engine], OPTIONS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert caught.value.problem == f"{models / 'colours' / '2'} can't be written: File too large."
+    assert f"{models / 'colours' / '2'}: File too large" in caught.value.problem
     assert contents(models) == before
 
 
@@ -194,22 +195,24 @@ def test_an_engine_that_goes_meanwhile_is_named(tmp_path, monkeypatch):
         folder.mkdir()
         engine.unlink()
 
-    monkeypatch.setattr("deploykit.serving.repository.write.make_repository", meanwhile)
-    with pytest.raises(DeployError) as caught:
+    monkeypatch.setattr("deploykit.serving.repository.write.create_repository", meanwhile)
+    with refuses("file-unreadable") as caught:
         write_repository(models, [engine], OPTIONS)
-    assert caught.value.problem == f"{engine} can't be read: No such file or directory."
+    assert f"{engine}: No such file or directory" in caught.value.problem
     assert list(models.iterdir()) == []
 
 
 def test_another_model_under_the_same_name_is_refused(models, random_b0, tmp_path):
     other = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "other.onnx").path
-    with pytest.raises(DeployError, match=r"takes input FP32 \(3, 8, 8\), and the new engine"):
+    with refuses("repository-version-mismatch") as caught:
         write_repository(models, [other], OPTIONS)
+    assert "takes input FP32 (3, 8, 8), but the new engine takes" in caught.value.problem
 
 
 def test_another_backend_under_the_same_name_is_refused(models, engine):
-    with pytest.raises(DeployError, match="is run by python, and the new engine onnxruntime"):
-        write_repository(models, [engine], Options(name="colours"))
+    with refuses("repository-version-mismatch") as caught:
+        write_repository(models, [engine], ModelOptions(name="colours"))
+    assert "is run by python, but the new engine is run by onnxruntime" in caught.value.problem
 
 
 @pytest.mark.parametrize(
@@ -217,14 +220,14 @@ def test_another_backend_under_the_same_name_is_refused(models, engine):
 )
 def test_a_name_that_leads_elsewhere_is_refused(engine, tmp_path, name):
     with refuses("invalid-model-name"):
-        write_repository(tmp_path / "models", [engine], Options(name=name))
+        write_repository(tmp_path / "models", [engine], ModelOptions(name=name))
     assert not (tmp_path / "models").exists()
     assert [each.name for each in tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("name", ["flowers", "b0.int8_v2", "7", "a..b"])
 def test_a_plain_name_is_taken(name):
-    assert require_name(name) == name
+    assert require_model_name(name) == name
 
 
 def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path):
@@ -237,7 +240,7 @@ def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path)
     assert str(engines) not in caught.value.fix
     with refuses("repository-folder-invalid") as caught:
         write_repository(engines, [engine], OPTIONS)
-    assert caught.value.fix.startswith("take a folder for models alone")
+    assert caught.value.fix.startswith("use a folder that holds only models")
     assert contents(engines) == before
 
 
@@ -269,7 +272,7 @@ def test_a_link_in_the_place_of_a_model_is_not_followed(engine, tmp_path):
     ("name", "inside"), [("a.plan", True), ("../a", False), ("/etc/passwd", False), ("b/../../a", False)]
 )
 def test_what_a_configuration_names_stays_in_its_folder(tmp_path, name, inside):
-    assert stays_inside(tmp_path, name) is inside
+    assert is_inside(tmp_path, name) is inside
 
 
 def test_a_model_that_is_no_engine_is_refused(tmp_path):

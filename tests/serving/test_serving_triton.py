@@ -11,8 +11,7 @@ from served import python, triton
 
 from deploykit.serving.serve import serve
 from deploykit.serving.triton.installation import find_triton
-from deploykit.serving.triton.log import News, why_not_ready
-from deploykit.util.errors import DeployError
+from deploykit.serving.triton.log import ModelEvents, startup_error
 from deploykit.util.install_hint import install_hint
 
 
@@ -78,15 +77,16 @@ def test_a_python_that_fits_is_taken(a_python, tmp_path):
 @pytest.mark.parametrize(
     ("facts", "problem", "fix"),
     [
-        ({"numpy": "2.4.6"}, "gets nothing but zeros from NumPy 2.4.6", "--python"),
-        ({"version": [3, 14, 0]}, "nothing to run models with Python 3.14", "3.11 to 3.13"),
-        ({"libraries": ["/lib/libpython3.11.a"]}, "has no shared library of its own", "--enable-shared"),
-        ({"libraries": ["/nowhere/libpython3.11.so.1.0"]}, "has no shared library", "--enable-shared"),
+        ({"numpy": "2.4.6"}, "NumPy 2.4.6", "--python"),
+        ({"version": [3, 14, 0]}, "Python 3.14", "3.11, 3.12 or 3.13"),
+        ({"libraries": ["/lib/libpython3.11.a"]}, "no shared libpython", "--enable-shared"),
+        ({"libraries": ["/nowhere/libpython3.11.so.1.0"]}, "no shared libpython", "--enable-shared"),
     ],
 )
 def test_a_python_that_does_not_fit_is_refused_with_the_reason(a_python, facts, problem, fix):
-    with pytest.raises(DeployError, match=problem) as caught:
+    with refuses("triton-python-unusable") as caught:
         find_triton(a_python(**facts))
+    assert problem in caught.value.problem
     assert fix in caught.value.fix
 
 
@@ -98,22 +98,22 @@ def test_where_there_is_no_triton_the_extra_is_named(a_python, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("named", "problem"),
+    ("named", "code"),
     [
-        ([], "No engine was named"),
-        (["nothing"], "There is no engine nothing"),
-        (["model.onnx"], "has no manifest"),
-        (["folder"], "holds no models"),
+        ([], "engine-missing"),
+        (["nothing"], "engine-not-found"),
+        (["model.onnx"], "manifest-not-found"),
+        (["folder"], "repository-empty"),
     ],
 )
 def test_a_mistake_in_what_is_named_is_told_before_a_missing_triton(
-    a_python, workplace, monkeypatch, named, problem
+    a_python, workplace, monkeypatch, named, code
 ):
     monkeypatch.setenv("PATH", "/nowhere")
     (workplace / "model.onnx").touch()
     (workplace / "folder").mkdir()
     which = a_python(pytriton=None)
-    with pytest.raises(DeployError, match=problem), serve(named, python=which):
+    with refuses(code), serve(named, python=which):
         pass
 
 
@@ -132,8 +132,8 @@ def test_what_a_triton_can_be_told_is_read_from_its_help(a_python, tmp_path, mon
     server.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     found = find_triton(a_python(pytriton=None))
-    assert found.knows("--http-max-input-size")
-    assert not found.knows("--http-max-output-size")
+    assert found.supports_option("--http-max-input-size")
+    assert not found.supports_option("--http-max-output-size")
 
 
 def test_nothing_of_the_current_folder_is_run_to_ask_a_python(workplace, monkeypatch):
@@ -172,29 +172,34 @@ LINE = 'E1122 23:14:15.490867 8803 model_lifecycle.cc:642] "{}"'
         (
             LINE.format("failed to load 'b0' version 1: Invalid argument: unable to find backend library"),
             "Triton can't load b0, version 1: unable to find backend library.",
-            "deploykit serve --check DIR compares the repository with its engines",
+            "compare the repository with its engines: deploykit serve --check DIR",
         ),
         (
             "stub: error while loading shared libraries: libx.so: cannot open shared object file",
             "Triton's Python backend can't start: libx.so: cannot open shared object file.",
-            "name another with --python",
+            "name another Python with --python",
         ),
-        ("nothing of note", "Triton did not start: it said nothing of it.", "see all it says with --verbose"),
+        (
+            "nothing of note",
+            "Triton did not start: its log gives no reason.",
+            "see Triton's log with --verbose",
+        ),
     ],
 )
 def test_what_triton_says_becomes_a_sentence(said, problem, fix):
-    error = why_not_ready(
+    error = startup_error(
         ["I1122 started", said, "error: creating server: Internal - failed to load all models"]
     )
     if "nothing" not in said:
         assert (error.problem, error.fix) == (problem, fix)
     else:
         assert "failed to load all models" in error.problem
-        assert why_not_ready([said]).problem == problem
+        assert startup_error([said]).problem == problem
+        assert fix in startup_error([said]).fix
 
 
-def test_news_are_told_once():
-    news = News()
+def test_each_event_is_reported_once():
+    events = ModelEvents()
     failed = LINE.format("failed to load 'b0' version 3: Internal: no engine")
     said = [
         'I1 model_lifecycle.cc:472] "loading: b0:2"',
@@ -206,10 +211,10 @@ def test_news_are_told_once():
         failed,
         "I1 nothing of note",
     ]
-    assert [sentence for line in said if (sentence := news.in_line(line)) is not None] == [
+    assert [sentence for line in said if (sentence := events.parse(line)) is not None] == [
         "Triton has loaded b0, version 2.",
         "Triton has loaded b0-image.",
-        "Triton can't load b0, version 3: no engine. What was served before goes on.",
+        "Triton can't load b0, version 3: no engine. The version before stays in service.",
         "Triton has loaded b0, version 4.",
-        "Triton can't load b0, version 3: no engine. What was served before goes on.",
+        "Triton can't load b0, version 3: no engine. The version before stays in service.",
     ]

@@ -1,7 +1,7 @@
-"""The JSON of a request: read strictly, and written anew, so that Triton meets nothing that ends it.
+"""Parse a request's JSON strictly and write it again, so that Triton never sees JSON that kills it.
 
-Triton 2.51 makes room for what a shape says before it looks for the data, recurses as deep as arrays nest,
-and of a key that is there twice takes the first, where other readers take the last.
+Triton 2.51 allocates what a shape asks for before it looks for the data, and recurses as deep as arrays nest.
+Of a repeated key it takes the first value, where other parsers take the last.
 
 References:
     KServe's Open Inference Protocol, "Inference Request JSON Object", and Triton's binary tensor extension.
@@ -12,35 +12,36 @@ from typing import Any
 
 import msgspec
 
-# Read, a byte of text may take twenty of memory: what is no data is bounded by these.
+# Parsed, a byte of text may take twenty bytes of memory. These bound all text that is not tensor data.
 _MOST_NAMES, _MOST_BYTES = 100_000, 4 * 2**20
 _OBJECT = dict[str, msgspec.Raw]
-_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)
+_PARSE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeError)
 
 
-def rewritten(text: bytes, *, request_bytes: int) -> bytes:
-    """A JSON object with every key once, whose tensors can be no larger than the request.
+def sanitize_request_json(text: bytes, *, request_bytes: int) -> bytes:
+    """Return a JSON object with every key once, whose tensors are no larger than the request.
 
     Args:
-        request_bytes: length of the request, in which every element of a tensor has at least one byte.
+        text: The JSON of a request.
+        request_bytes: Length of the request. Every element of a tensor takes at least one byte of it.
 
     Raises:
-        ValueError: it is none, nests too deep, says too much that is no data, or a tensor says that it is
-            larger; in words for the client.
+        ValueError: It is not a JSON object, nests too deep, holds too much besides tensor data, or a tensor's
+            shape is larger than the request. The message is for the client.
     """
     if max(text.count(b":"), text.count(b"{")) > _MOST_NAMES:
-        raise ValueError(f"a request has at most {_MOST_NAMES} names and objects")
+        raise ValueError(f"a request may have at most {_MOST_NAMES} names and objects")
     reader = _Reader(request_bytes)
-    # Data are arrays of numbers, by the megabyte: skipped, not read.
-    found = {
+    # Tensor data are megabytes of numbers: they are copied, not parsed.
+    parsed = {
         name: reader.tensors(value) if name == "inputs" else reader.read(value, Any, name)
         for name, value in _decoded(text, _OBJECT, "the request").items()
     }
-    return msgspec.json.encode(found)
+    return msgspec.json.encode(parsed)
 
 
 class _Reader:
-    """Of one request, of which it reads so much and no more."""
+    """Parses the parts of one request, up to a limit on their length in all."""
 
     def __init__(self, request_bytes: int) -> None:
         self._request_bytes, self._left_bytes = request_bytes, _MOST_BYTES
@@ -48,21 +49,21 @@ class _Reader:
     def read(self, text: msgspec.Raw, kind: Any, what: str) -> Any:
         self._left_bytes -= len(memoryview(text))
         if self._left_bytes < 0:
-            raise ValueError(f"more than {_MOST_BYTES} bytes of the request are no data, with {what}")
+            raise ValueError(f"more than {_MOST_BYTES} bytes besides tensor data, with {what}")
         return _decoded(text, kind, what)
 
     def tensors(self, text: msgspec.Raw) -> Any:
-        """Each with its shape looked at, where they are tensors, as in what `infer` takes."""
+        """Parse the tensors of an `infer` request, and check their shapes; parse anything else as JSON."""
         try:
             tensors = msgspec.json.decode(text, type=list[_OBJECT])
-        except _UNREADABLE:  # of `generate`, say, whose keys are the model's own
+        except _PARSE_ERRORS:  # of `generate`, for example, whose keys are the model's
             return self.read(text, Any, "inputs")
         return [
-            {key: value if key == "data" else self._sound(key, value) for key, value in tensor.items()}
+            {key: value if key == "data" else self._checked(key, value) for key, value in tensor.items()}
             for tensor in tensors
         ]
 
-    def _sound(self, key: str, text: msgspec.Raw) -> Any:
+    def _checked(self, key: str, text: msgspec.Raw) -> Any:
         if key != "shape":
             return self.read(text, Any, key)
         shape = self.read(text, list[int], key)
@@ -74,5 +75,5 @@ class _Reader:
 def _decoded(text: Any, kind: Any, what: str) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
-    except _UNREADABLE as error:
+    except _PARSE_ERRORS as error:
         raise ValueError(f"failed to parse {what}: {error}") from error

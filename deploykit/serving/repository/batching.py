@@ -1,4 +1,4 @@
-"""How a server puts requests together: from the engine's profiles, and from a latency to hold."""
+"""How a server combines requests into batches, from an engine's profiles and a latency target."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import tightest_profile
 from deploykit.util.errors import DeployError
 
-# Of a latency that is to be held, where nobody knows what a batch takes.
+# Share of the latency target that an image may wait where batches can't be timed.
 _UNMEASURED_SHARE = 0.25
-# model_config.proto's max_queue_size is a uint32, and its max_queue_delay_microseconds a uint64.
-_LONGEST_QUEUE, _LONGEST_MS = 2**32 - 1, 2**64 / 1000
+# model_config.proto: max_queue_size is a uint32, max_queue_delay_microseconds a uint64.
+_MAX_QUEUE, _MAX_LATENCY_MS = 2**32 - 1, 2**64 / 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
-    """What requests wait for.
+    """Batching settings of a model.
 
     Attributes:
-        max_batch: images at once, at most.
-        preferred: batches the engine is tuned for, ascending; run as soon as they are full.
-        delay_us: how long an image waits for others; 0 to take what is there.
-        max_queue: requests that may wait, further ones are refused; None for any number.
-        dynamic: whether requests are put together at all.
+        max_batch: Most images in a batch.
+        preferred: Batch sizes the engine is tuned for, ascending; a batch of one of them runs at once.
+        delay_us: How long an image may wait for others; 0 to take what has arrived.
+        max_queue: Most requests that may wait, further ones are refused; None for any number.
+        dynamic: Whether requests are combined at all.
     """
 
     max_batch: int
@@ -32,7 +32,7 @@ class Batching:
     dynamic: bool = True
 
 
-def batching_of(
+def choose_batching(
     manifest: EngineManifest,
     *,
     max_latency_ms: float | None = None,
@@ -40,44 +40,27 @@ def batching_of(
     max_queue: int | None = None,
     dynamic: bool = True,
 ) -> Batching:
-    """What an engine's profiles and a latency to hold make of it.
+    """Choose batching settings from an engine's profiles and a latency target.
 
-    An image waits for the batch before its own, then its own runs: what two batches leave of the latency
-    it may wait for others, but no longer than a batch takes, in which a busy server gathers the next one
-    anyway. Batches of which two take longer than the latency are not waited for.
+    An image waits for the batch before its own, and then its own batch runs. What two batches leave of the
+    latency may go into waiting for more images, but no longer than one batch takes: a busy server gathers the
+    next batch during that time anyway. Batch sizes of which two take longer than the target are not
+    preferred.
 
     Args:
-        max_latency_ms: from arrival to answer; None to wait for nobody.
-        batch_ms: what a batch of a size takes; None where the engine can't be timed here.
+        max_latency_ms: Target from arrival to answer; None to never wait for other requests.
+        batch_ms: Returns the latency of a batch of a given size; None where the engine can't be timed here.
+        max_queue: Most requests that may wait; None for any number.
+        dynamic: Whether to combine requests.
 
     Raises:
-        DeployError: a latency or a queue that can't be, or that is for requests which are never put together.
+        DeployError: The latency or the queue is out of range, or given though requests are never combined.
     """
-    if max_latency_ms is not None and not 0 < max_latency_ms < _LONGEST_MS:
-        raise DeployError(
-            f"A latency of {max_latency_ms:g} ms can't be held.",
-            code="invalid-latency-target",
-            fix="give --max-latency 10ms, say",
-        )
-    if max_queue is not None and not 1 <= max_queue <= _LONGEST_QUEUE:
-        raise DeployError(
-            f"A queue of {max_queue} requests is not between 1 and {_LONGEST_QUEUE}.",
-            code="invalid-queue-size",
-            fix="give --max-queue 1024, say",
-        )
+    _require_in_range(max_latency_ms, max_queue)
     max_batch = max(each.max for each in manifest.batches)
     is_dynamic = dynamic and max_batch > 1
-    if not is_dynamic and (max_latency_ms, max_queue) != (None, None):
-        option = "--max-queue" if max_latency_ms is None else "--max-latency"
-        if dynamic:
-            why, way = "the engine takes one image at once", "build the engine with --batch 1,8,64"
-        else:
-            why, way = "requests are not put together", "leave out --no-batching"
-        raise DeployError(
-            f"{option} would do nothing: {why}.",
-            code="option-not-applicable",
-            fix=f"leave out {option}, or {way}",
-        )
+    if not is_dynamic:
+        _require_no_batching_options(max_latency_ms, max_queue, dynamic=dynamic)
     tuned = sorted({each.opt for each in manifest.batches if each.opt > 1})
     delay_ms = 0.0
     if max_latency_ms is not None and batch_ms is None:
@@ -95,7 +78,39 @@ def batching_of(
     )
 
 
-def missing_batch(manifest: EngineManifest, max_batch: int) -> int | None:
-    """The smallest batch up to max_batch that no profile holds; None where all are."""
+def _require_in_range(max_latency_ms: float | None, max_queue: int | None) -> None:
+    if max_latency_ms is not None and not 0 < max_latency_ms < _MAX_LATENCY_MS:
+        raise DeployError(
+            f"A latency target of {max_latency_ms:g} ms is out of range.",
+            code="invalid-latency-target",
+            fix="give a positive latency, for example --max-latency 10ms",
+        )
+    if max_queue is not None and not 1 <= max_queue <= _MAX_QUEUE:
+        raise DeployError(
+            f"--max-queue is {max_queue}, but must be between 1 and {_MAX_QUEUE}.",
+            code="invalid-queue-size",
+            fix="give a number in that range, for example --max-queue 1024",
+        )
+
+
+def _require_no_batching_options(
+    max_latency_ms: float | None, max_queue: int | None, *, dynamic: bool
+) -> None:
+    if (max_latency_ms, max_queue) == (None, None):
+        return
+    option = "--max-queue" if max_latency_ms is None else "--max-latency"
+    if dynamic:
+        reason, alternative = "the engine takes one image at a time", "build the engine with --batch 1,8,64"
+    else:
+        reason, alternative = "requests are not combined into batches", "leave out --no-batching"
+    raise DeployError(
+        f"{option} would have no effect: {reason}.",
+        code="option-not-applicable",
+        fix=f"leave out {option}, or {alternative}",
+    )
+
+
+def first_unsupported_batch(manifest: EngineManifest, max_batch: int) -> int | None:
+    """Return the smallest batch size up to max_batch that no profile covers; None if all are covered."""
     sizes = range(1, max_batch + 1)
     return next((size for size in sizes if tightest_profile(manifest.batches, size) is None), None)

@@ -1,4 +1,4 @@
-"""Names that become folders and paths of requests: checked, so that none leads elsewhere."""
+"""Names of models, versions and files, checked because they become folders and parts of URLs."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -7,49 +7,49 @@ from deploykit.util.errors import DeployError
 
 CONFIG_FILE = "config.pbtxt"
 DECODER_SUFFIX, IMAGE_SUFFIX = "-decode", "-image"
-"""What the models around an engine's are called besides its name."""
+"""Appended to an engine's model name: the decoder, and the ensemble that takes encoded images."""
 ENGINE_SUFFIX = ".engine"
 
-NAMES = "up to 100 letters, digits, _, - and dots, a letter or digit first"
+NAME_RULES = "up to 100 letters, digits, '_', '-' and '.', starting with a letter or digit"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")  # Triton's is an int64
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")  # Triton's versions are int64
 
 
-def is_name(name: str) -> bool:
-    """Whether it is fit for a folder and for a URL."""
+def is_model_name(name: str) -> bool:
+    """Return whether a name may be a folder and part of a URL."""
     return _NAME.fullmatch(name) is not None
 
 
-def require_name(name: str) -> str:
-    """The name, which is fit for a folder and for a URL.
+def require_model_name(name: str) -> str:
+    """Return the name, if it may be a folder and part of a URL.
 
     Raises:
-        DeployError: it is not.
+        DeployError: It may not.
     """
-    if not is_name(name):
+    if not is_model_name(name):
         raise DeployError(
-            f"{name!r} can't be a model's name.",
+            f"{name!r} is not a valid model name.",
             code="invalid-model-name",
-            fix=f"use {NAMES}: --name flowers",
+            fix=f"use {NAME_RULES}, for example --name flowers",
         )
     return name
 
 
-def is_version(name: str) -> bool:
-    """Whether Triton takes a folder of that name for a version; all others it passes over."""
+def is_version_name(name: str) -> bool:
+    """Return whether Triton takes a folder of this name for a version; it ignores all others."""
     return _VERSION.fullmatch(name) is not None
 
 
-def versions_in(model: Path) -> tuple[int, ...]:
-    """The versions of a model that are there, ascending."""
+def version_numbers(model: Path) -> tuple[int, ...]:
+    """Return the versions in a model's folder, ascending."""
     return tuple(
-        sorted(int(each.name) for each in model.iterdir() if is_version(each.name) and each.is_dir())
+        sorted(int(each.name) for each in model.iterdir() if is_version_name(each.name) and each.is_dir())
     )
 
 
-def stays_inside(folder: Path, name: str) -> bool:
-    """Whether what a configuration calls by a name lies in its folder, links followed."""
+def is_inside(folder: Path, name: str) -> bool:
+    """Return whether a file name in a configuration stays in its folder once links are followed."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         return False

@@ -1,4 +1,4 @@
-"""How what was altered in a repository is written again: fixes that work when they are followed."""
+"""Commands that repair a repository: fixes that work when a user follows them."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -10,64 +10,67 @@ from deploykit.serving.repository.names import (
     DECODER_SUFFIX,
     ENGINE_SUFFIX,
     IMAGE_SUFFIX,
-    versions_in,
+    version_numbers,
 )
 from deploykit.util.errors import DeployError
 
-# As text: what else is in a configuration may be what is wrong with it.
-_BY_PYTHON = re.compile(r"""^\s*backend\s*:\s*["']python["']""", re.MULTILINE)
+# Searched as text, because the configuration may be what is invalid.
+_PYTHON_BACKEND = re.compile(r"""^\s*backend\s*:\s*["']python["']""", re.MULTILINE)
 
 
-def write_missing(model: Path, backend: str | None = None) -> str:
-    """The command that puts a model into its repository, which leaves alone what is there.
+def write_command(model: Path, backend: str | None = None) -> str:
+    """Return the command that writes a model into its repository, and leaves existing files alone.
 
     Args:
-        backend: to have it run by; None for what runs it there.
+        model: The model's folder.
+        backend: Triton backend to write it for; None for the one that runs it now.
     """
-    name = _engine_name(model)
-    is_pythons = _is_pythons(model.parent / name) if backend is None else backend == "python"
-    backend = " --backend python" if is_pythons else ""
+    name = _engine_model_name(model)
+    is_python = _runs_on_python(model.parent / name) if backend is None else backend == "python"
+    backend = " --backend python" if is_python else ""
     return f"deploykit serve --triton {model.parent} ENGINE --name {name}{backend}"
 
 
-def write_anew(model: Path) -> str:
-    """For whatever is wrong in a model's folder; what is in it is kept, for there may be no other."""
-    return _moving([model]) + write_missing(model)
+def rewrite_steps(model: Path) -> str:
+    """Return how to write a model again: its folder is moved, not removed, as it may hold the only copy."""
+    return _move_step([model]) + write_command(model)
 
 
-def do_without(version: Path) -> str:
-    """For what is wrong in one version's folder."""
-    others = set(versions_in(version.parent)) - {int(version.name)}
-    return f"remove {version}" if others else write_anew(version.parent)
+def version_repair(version: Path) -> str:
+    """Return how to repair one version: remove it, or rewrite the model if it has no other version."""
+    others = set(version_numbers(version.parent)) - {int(version.name)}
+    return f"remove {version}" if others else rewrite_steps(version.parent)
 
 
-def mended_together(
-    wrong: Sequence[tuple[Path, DeployError]], backend: str | None = None
+def combine_repairs(
+    problems: Sequence[tuple[Path, DeployError]], backend: str | None = None
 ) -> list[DeployError]:
-    """What is wrong with models of a repository, each fix of which moves all that is in the way of it.
+    """Return the problems, each with a fix that moves every folder that is in its way.
 
-    While one of the models of an engine is not as it should be, none is written.
+    deploykit writes none of an engine's models while one of them is invalid, so they move together.
 
     Args:
-        wrong: each with the model's folder.
-        backend: as of write_missing.
+        problems: Each with its model's folder.
+        backend: As for write_command.
     """
-    moved: dict[str, dict[Path, None]] = {}
-    for path, error in wrong:
-        if error.fix.endswith(write_anew(path)):
-            moved.setdefault(write_missing(path), {})[path] = None
+    to_move: dict[str, dict[Path, None]] = {}
+    for path, error in problems:
+        if error.fix.endswith(rewrite_steps(path)):
+            to_move.setdefault(write_command(path), {})[path] = None
 
-    def mended(path: Path, fix: str) -> str:
-        command = write_missing(path)
+    def combined(path: Path, fix: str) -> str:
+        command = write_command(path)
         if not fix.endswith(command):
             return fix
-        otherwise = fix.removesuffix(command).removesuffix(_moving([path]))
-        return otherwise + _moving(moved.get(command, {})) + write_missing(path, backend)
+        before = fix.removesuffix(command).removesuffix(_move_step([path]))
+        return before + _move_step(to_move.get(command, {})) + write_command(path, backend)
 
-    return [DeployError(error.problem, code=error.code, fix=mended(path, error.fix)) for path, error in wrong]
+    return [
+        DeployError(error.problem, code=error.code, fix=combined(path, error.fix)) for path, error in problems
+    ]
 
 
-def _moving(models: Collection[Path]) -> str:
+def _move_step(models: Collection[Path]) -> str:
     if not models:
         return ""
     *others, last = map(str, models)
@@ -75,19 +78,19 @@ def _moving(models: Collection[Path]) -> str:
     return f"move {named} out of {Path(last).parent}, then "
 
 
-def _is_pythons(model: Path) -> bool:
-    """By the engines that are there, whatever the configuration says; without any by that."""
+def _runs_on_python(model: Path) -> bool:
+    """Judge by the engines in a model's folder, or by its configuration if there are none."""
     engines = [each for each in model.glob("*/*") if _is_engine(each) or ENGINE_SUFFIX in each.name]
     if engines:
         return any(ENGINE_SUFFIX in each.name for each in engines)
     try:
-        return _BY_PYTHON.search((model / CONFIG_FILE).read_text(errors="replace")) is not None
+        return _PYTHON_BACKEND.search((model / CONFIG_FILE).read_text(errors="replace")) is not None
     except OSError:
         return False
 
 
-def _engine_name(model: Path) -> str:
-    """Of the model that another one is around, or its own."""
+def _engine_model_name(model: Path) -> str:
+    """Return the name of the engine's model, for a decoder or an ensemble as well."""
     for suffix in (DECODER_SUFFIX, IMAGE_SUFFIX):
         if model.name.endswith(suffix) and not any(map(_is_engine, model.glob("*/*"))):
             return model.name.removesuffix(suffix)

@@ -1,13 +1,12 @@
-"""What an engine takes and gives, in Triton's words."""
+"""An engine's inputs and outputs in Triton's terms."""
 
 from typing import Any
 
-import numpy.typing as npt
-
 from deploykit.engine.manifest import EngineManifest
+from deploykit.util.array_types import Array
 from deploykit.util.errors import DeployError
 
-# Of model_config.proto's DataType.
+# Values of DataType in Triton's model_config.proto.
 _TYPES = {
     "float32": "TYPE_FP32",
     "float16": "TYPE_FP16",
@@ -19,32 +18,32 @@ _TYPES = {
 }
 
 
-def answers_of(result: Any) -> tuple[npt.NDArray[Any], ...]:
-    """What a call of the engine gave, in the order of its manifest's outputs."""
+def output_arrays(result: Any) -> tuple[Array, ...]:
+    """Return the arrays that a call of an engine returned, in the order of its manifest's outputs."""
     return tuple(result.values()) if isinstance(result, dict) else (result,)
 
 
 def triton_type(dtype: str) -> str:
-    """`TYPE_FP32` for `float32`.
+    """Return Triton's name of a NumPy type: TYPE_FP32 for float32.
 
     Raises:
         DeployError: Triton has no such type.
     """
     if dtype not in _TYPES:
         raise DeployError(
-            f"Triton has no type for {dtype}.",
+            f"Triton does not support tensors of type {dtype}.",
             code="triton-type-missing",
-            fix=f"give an engine of {', '.join(_TYPES)}",
+            fix=f"export a model whose inputs and outputs are one of {', '.join(_TYPES)}",
         )
     return _TYPES[dtype]
 
 
 def input_dims(manifest: EngineManifest) -> tuple[int, ...]:
-    """Without the batch; -1 for a side that is free."""
+    """Return the input's dimensions without the batch; -1 for a side of any length."""
     side_px = manifest.side_px if manifest.side else None
     return tuple(-1 if size == side_px else size for size in manifest.input.shape)
 
 
 def is_classifier(manifest: EngineManifest) -> bool:
-    """Whether its one output is a score a class."""
+    """Return whether the engine's only output is one score for each class."""
     return [len(each.shape) for each in manifest.outputs] == [1]

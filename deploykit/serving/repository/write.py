@@ -1,4 +1,4 @@
-"""Writes engines into a Triton model repository: a model appears whole, and so does a new version of one."""
+"""Write engines into a Triton model repository, as new models or as new versions of existing ones."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -12,26 +12,36 @@ from deploykit.engine.manifest import EngineManifest, is_bundle, read_engine_man
 from deploykit.networks.artifact_paths import model_name
 from deploykit.runtime import Engine
 from deploykit.runtime.preflight import preflight
-from deploykit.serving.repository.batching import batching_of
-from deploykit.serving.repository.config import Backend
-from deploykit.serving.repository.folders import folders_in, repository_at, require_model
-from deploykit.serving.repository.layout import ModelFolder, backend_for, engine_folder, image_folders
-from deploykit.serving.repository.names import require_name
-from deploykit.serving.repository.placing import make_repository, put_models
-from deploykit.serving.repository.tensors import answers_of
-from deploykit.serving.repository.version_fit import fitted
+from deploykit.serving.repository.atomic_install import create_repository, install_models
+from deploykit.serving.repository.batching import choose_batching
+from deploykit.serving.repository.folders import repository_path, require_model_folder, subfolders
+from deploykit.serving.repository.model_folder import (
+    ModelFolder,
+    choose_backend,
+    engine_model_folder,
+    image_model_folders,
+)
+from deploykit.serving.repository.names import require_model_name
+from deploykit.serving.repository.options import Backend, ModelOptions
+from deploykit.serving.repository.tensors import output_arrays
+from deploykit.serving.repository.version_compatibility import match_existing_models
 from deploykit.util.atomic_files import lock_folder
 from deploykit.util.errors import DeployError
 
 _TIMED_SECONDS, _TIMED_CALLS = 0.2, 5
+_DEFAULTS = ModelOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """A version that was put into a repository.
+class WrittenModel:
+    """A version that was written into a repository.
 
     Attributes:
-        image_model: what takes encoded images for it; None where nothing does.
+        name: Name of the model.
+        version: Its version.
+        path: The version's folder.
+        backend: Triton backend that runs it.
+        image_model: Name of the model that takes encoded images for it; None if there is none.
     """
 
     name: str
@@ -41,75 +51,57 @@ class Written:
     image_model: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How models are to be served.
-
-    Attributes:
-        name: of the model; None for one by its family and scale.
-        backend: None for the engine's own.
-        max_latency_ms: to hold from arrival to answer; None to wait for no other requests.
-        max_queue: requests that may wait for a model; None for any number.
-        batching: whether requests are put together.
-        instances: how many of an engine run at the same time, a GPU.
-        threads: of an instance on the CPU.
-        images: whether encoded images are taken too, by a decoder and an ensemble around the engine.
-    """
-
-    name: str | None = None
-    backend: Backend | None = None
-    max_latency_ms: float | None = None
-    max_queue: int | None = None
-    batching: bool = True
-    instances: int = 1
-    threads: int | None = None
-    images: bool = True
-
-
 def write_repository(
     folder: str | Path,
     engines: Sequence[str | Path],
-    options: Options = Options(),
+    options: ModelOptions = _DEFAULTS,
     *,
     note: Callable[[str], None] = lambda sentence: None,
-) -> tuple[Written, ...]:
-    """Puts engines into a Triton model repository, which may be served meanwhile.
+) -> tuple[WrittenModel, ...]:
+    """Write engines into a Triton model repository, which may be in service meanwhile.
 
-    A model that is there gets a new version. Engines of one model for several GPUs become one version. An
-    engine that runs here is run first.
+    An existing model gets a new version. Engines of one model for several GPUs become one version. Engines
+    that run on this machine are tested first. Nothing is written if any of them is refused.
 
     Args:
-        note: told what the user should know.
+        folder: The repository, created if it does not exist.
+        engines: Engine files or bundles.
+        options: How to serve them.
+        note: Receives a sentence for each thing that the user should know.
 
     Raises:
-        DeployError: an engine is damaged, fails, or doesn't fit the model there; the folder holds others than
-            models. Nothing changes then.
+        DeployError: An engine is damaged, fails, or is not compatible with the existing model; or the folder
+            holds something other than models.
     """
-    folder = repository_at(folder)
-    groups = by_model([Path(each) for each in engines], options)
-    staged = [_planned(folder, name, group, options, note) for name, group in groups.items()]
-    make_repository(folder)
+    folder = repository_path(folder)
+    groups = group_by_model([Path(each) for each in engines], options)
+    staged = [_stage_model(folder, name, group, options, note) for name, group in groups.items()]
+    create_repository(folder)
     with lock_folder(folder):
         names = {model.name for _, models in staged for model in models}
-        for each in folders_in(folder):
+        for each in subfolders(folder):
             if each.name not in names:
-                require_model(each)
-        fitting = [fitted(folder, models) for _, models in staged]
-        versions = [put_models(folder, models, note) for models in fitting]
+                require_model_folder(each)
+        matched = [match_existing_models(folder, models) for _, models in staged]
+        versions = [install_models(folder, models, note) for models in matched]
     return tuple(
         replace(written, version=version, path=written.path / str(version))
         for version, (written, _) in zip(versions, staged, strict=True)
     )
 
 
-def _planned(
-    folder: Path, name: str, group: dict[Path, EngineManifest], options: Options, note: Callable[[str], None]
-) -> tuple[Written, list[ModelFolder]]:
-    """What a model's engines become, once those that run here have answered."""
-    first, *_ = group.values()
-    timed = [_proven(path, note) for path in group]
-    batch_ms = next((each for each in timed if each is not None), None)
-    batching = batching_of(
+def _stage_model(
+    folder: Path,
+    name: str,
+    engines: dict[Path, EngineManifest],
+    options: ModelOptions,
+    note: Callable[[str], None],
+) -> tuple[WrittenModel, list[ModelFolder]]:
+    """Test a model's engines, and return the folders to write for them."""
+    first, *_ = engines.values()
+    timers = [_tested_timer(path, note) for path in engines]
+    batch_ms = next((each for each in timers if each is not None), None)
+    batching = choose_batching(
         first,
         max_latency_ms=options.max_latency_ms,
         batch_ms=batch_ms,
@@ -118,28 +110,28 @@ def _planned(
     )
     if options.max_latency_ms is not None:
         _note_latency(name, first, options.max_latency_ms, batch_ms, note)
-    backend = backend_for(list(group.values()), options.backend)
-    engine = engine_folder(
+    backend = choose_backend(list(engines.values()), options.backend)
+    engine = engine_model_folder(
         name,
-        group,
+        engines,
         backend=backend,
         batching=batching,
         instances=options.instances,
         threads=options.threads,
     )
-    around: tuple[ModelFolder, ...] = ()
+    image_models: tuple[ModelFolder, ...] = ()
     if options.images and first.side:
-        note(f"{name} takes images of {first.side}: send them prepared, as its manifest says.")
+        note(f"{name} takes images of {first.side}, so it gets no decoder: send preprocessed images.")
     elif options.images:
-        around = image_folders(name, first, max_batch=batching.max_batch)
-    written = Written(
+        image_models = image_model_folders(name, first, max_batch=batching.max_batch)
+    written = WrittenModel(
         name=name,
         version=0,
         path=folder / name,
         backend=backend,
-        image_model=around[-1].name if around else None,
+        image_model=image_models[-1].name if image_models else None,
     )
-    return written, [engine, *around]
+    return written, [engine, *image_models]
 
 
 def _note_latency(
@@ -150,23 +142,26 @@ def _note_latency(
     note: Callable[[str], None],
 ) -> None:
     if batch_ms is None:
-        note(f"{name} can't be timed here: images wait for others a quarter of --max-latency.")
+        note(f"{name} can't be timed here, so images wait up to a quarter of --max-latency for others.")
         return
-    least = min(each.min for each in manifest.batches)
-    if (took_ms := batch_ms(least)) > max_latency_ms:
-        took = f"{name} takes {took_ms:.3g} ms here for a batch of {least}"
-        note(f"{took}: a latency of {max_latency_ms:g} ms can't be held.")
+    smallest = min(each.min for each in manifest.batches)
+    if (took_ms := batch_ms(smallest)) > max_latency_ms:
+        took = f"A batch of {smallest} takes {name} {took_ms:.3g} ms here"
+        note(f"{took}, so it can't meet a latency of {max_latency_ms:g} ms.")
 
 
-def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, EngineManifest]]:
-    """Engines by the name of their model.
+def group_by_model(engines: Sequence[Path], options: ModelOptions) -> dict[str, dict[Path, EngineManifest]]:
+    """Return engines, with their manifests, by the name of their model.
 
     Raises:
-        DeployError: none is named; one is missing, damaged, without its manifest, or of another model.
+        DeployError: No engine is given; one is missing, damaged or without a manifest; or engines of
+            different models would share a name.
     """
     if not engines:
         raise DeployError(
-            "No engine was named.", code="engine-missing", fix="deploykit serve ENGINE, or with --triton DIR"
+            "No engine was given.",
+            code="engine-missing",
+            fix="deploykit serve ENGINE, or deploykit serve --triton DIR ENGINE",
         )
     groups: dict[str, dict[Path, EngineManifest]] = {}
     for given in engines:
@@ -179,22 +174,23 @@ def by_model(engines: Sequence[Path], options: Options) -> dict[str, dict[Path, 
         info = manifest.model
         own_name = model_name(info.family, info.phi, info.rule, info.scale)
         name = own_name if options.name is None else options.name
-        groups.setdefault(require_name(name), {})[path] = manifest
+        groups.setdefault(require_model_name(name), {})[path] = manifest
     for name, group in groups.items():
         first, *others = group.values()
         for other in others:
-            if _identity(other) != _identity(first):
+            if _model_identity(other) != _model_identity(first):
                 raise DeployError(
-                    f"Two engines would be {name}, and are not of one model, compiler and size: "
+                    f"These engines would all be named {name}, but differ in model, compiler or size: "
                     f"{', '.join(map(str, group))}.",
                     code="model-name-conflict",
-                    fix="for each, deploykit serve --triton DIR ENGINE --name NAME, then deploykit serve DIR",
+                    fix="write each with deploykit serve --triton DIR ENGINE --name NAME, "
+                    "then deploykit serve DIR",
                 )
     return groups
 
 
-def _identity(manifest: EngineManifest) -> tuple[object, ...]:
-    """What engines have in common that are one model for several GPUs."""
+def _model_identity(manifest: EngineManifest) -> tuple[object, ...]:
+    """Return what engines of one model for several GPUs have in common."""
     return (
         manifest.model.onnx_sha256,
         manifest.target.compiler,
@@ -207,25 +203,25 @@ def _identity(manifest: EngineManifest) -> tuple[object, ...]:
     )
 
 
-def _proven(path: Path, note: Callable[[str], None]) -> Callable[[int], float] | None:
-    """What times batches of an engine, once it has answered one; None where it does not run here.
+def _tested_timer(path: Path, note: Callable[[str], None]) -> Callable[[int], float] | None:
+    """Run an engine once, and return a function that times its batches; None if it does not run here.
 
     Raises:
-        DeployError: it fails.
+        DeployError: It fails.
     """
     checked = preflight(path)
     if not checked.runs:
-        note(f"{path} does not run here, so it was checked by its digest alone.")
+        note(f"{path} does not run on this machine, so only its checksum was verified.")
         return None
     manifest = checked.manifest
     size = min(each.min for each in manifest.batches)
     with Engine.load(path) as engine:
-        answer = engine(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
-    if not all(np.isfinite(each).all() for each in answers_of(answer)):
+        outputs = engine(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
+    if not all(np.isfinite(each).all() for each in output_arrays(outputs)):
         raise DeployError(
-            f"{path} answers with NaN or Inf.",
+            f"{path} returns NaN or Inf for an image of zeros.",
             code="outputs-not-finite",
-            fix="build it again from sound weights",
+            fix="check the weights, then build the engine again",
         )
 
     def batch_ms(batch: int) -> float:

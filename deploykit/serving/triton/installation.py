@@ -1,9 +1,9 @@
-"""Finds Triton, and what its Python backend needs to run the Python that it is to run.
+"""Find Triton, and set up its Python backend for the Python that runs the models.
 
-nvidia-pytriton's wheel carries the server, its Python backend, and a helper for each Python from 3.8 on. A
-helper takes whichever libpython of its version the system's loader finds first, which may be another build
-than the Python whose packages are to be imported: it then fails at some import. So the Python is asked where
-its own library is, and the loader is told.
+nvidia-pytriton's wheel includes the server, its Python backend, and a stub for each Python from 3.8 on. The
+stub uses the first libpython of its version that the system's loader finds. If that is another build than the
+Python whose packages it imports, some import fails. So the Python is asked where its own library is, and the
+loader is pointed there.
 """
 
 import json
@@ -21,11 +21,11 @@ import deploykit
 from deploykit.util.errors import DeployError
 from deploykit.util.install_hint import install_hint
 
-_CONTAINERS_OWN = Path("/opt/tritonserver/bin/tritonserver")
+_CONTAINER_EXECUTABLE = Path("/opt/tritonserver/bin/tritonserver")
 _INSTALL = f"{install_hint('serve')}, or name a Python that has it with --python"
-_ASK = """
+_QUERY = """
 import sys
-sys.path[:] = [each for each in sys.path if each]  # not whatever lies in the current folder
+sys.path[:] = [each for each in sys.path if each]  # ignore the current folder
 import importlib.metadata, importlib.util, json, os, sysconfig
 def found(name):
     spec = importlib.util.find_spec(name)
@@ -46,13 +46,14 @@ print(json.dumps({
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Triton:
+class TritonInstallation:
     """A Triton server on this machine.
 
     Attributes:
-        backends: the folder of its backends; None for the server's own.
-        stub: the Python backend's helper, where the server's folder doesn't have it.
-        variables: of the environment it needs.
+        executable: The server.
+        backends: Folder of its backends; None to use the server's default.
+        stub: The Python backend's stub, if it is not in that folder.
+        variables: Environment variables that the server needs.
     """
 
     executable: Path
@@ -62,15 +63,15 @@ class Triton:
 
     @property
     def is_bundled(self) -> bool:
-        """Whether it is nvidia-pytriton's, which has the Python backend alone."""
+        """Whether it comes with nvidia-pytriton, which only has the Python backend."""
         return self.backends is not None
 
-    def knows(self, option: str) -> bool:
-        """Whether its help names an option; later versions have more than the one that is bundled."""
+    def supports_option(self, option: str) -> bool:
+        """Return whether the server's help lists an option; newer servers have more than the bundled one."""
         if self.is_bundled:
             return False
         try:
-            shown = subprocess.run(  # noqa: S603  # the server found
+            shown = subprocess.run(  # noqa: S603  # the executable was located here
                 [self.executable, "--help"],
                 env={**os.environ, **self.variables},
                 capture_output=True,
@@ -83,49 +84,53 @@ class Triton:
         return option in shown.stdout + shown.stderr
 
     def backend_folder(self, folder: Path) -> Path | None:
-        """A folder of backends in which the helper is where the server looks for it, with this package.
+        """Arrange backends so that the server finds the stub and this package; None if it finds its own.
 
         Args:
-            folder: an empty one, to make it in.
+            folder: A folder to create.
         """
         if self.backends is None or self.stub is None:
             return None
         python = folder / "python"
         python.mkdir(parents=True)
-        package = Path(deploykit.__file__).parent  # the folder is where the helper imports from, last of all
+        package = Path(deploykit.__file__).parent  # the stub imports from that folder last
         for each in [*(self.backends / "python").iterdir(), self.stub, package]:
             (python / each.name).symlink_to(each)
         return folder
 
 
-def find_triton(python: str | Path | None = None) -> Triton:
-    """nvidia-pytriton's server, or one that is installed by itself, as in NVIDIA's container.
+def find_triton(python: str | Path | None = None) -> TritonInstallation:
+    """Find nvidia-pytriton's server, or a separate installation, as in NVIDIA's container.
 
     Args:
-        python: what runs the Python backend's models; default the one that runs this.
+        python: The Python that runs the models; the current one by default.
 
     Raises:
-        DeployError: there is none, or that Python doesn't work with it.
+        DeployError: Triton is not installed, or does not work with that Python.
     """
     named = python or sys.executable
-    asked = Path(shutil.which(named) or named)
-    facts = _ask(asked)
-    first_on_path = f"{asked.absolute().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    requested = Path(shutil.which(named) or named)
+    facts = _query(requested)
+    first_on_path = f"{requested.absolute().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     if facts["pytriton"] is not None:
-        return _bundled(asked, facts, first_on_path)
-    own = shutil.which("tritonserver") or (_CONTAINERS_OWN if _CONTAINERS_OWN.is_file() else None)
-    if own is None:
-        raise DeployError("There is no Triton here.", code="triton-not-found", fix=_INSTALL)
+        return _bundled(requested, facts, first_on_path)
+    standalone = shutil.which("tritonserver") or (
+        _CONTAINER_EXECUTABLE if _CONTAINER_EXECUTABLE.is_file() else None
+    )
+    if standalone is None:
+        raise DeployError("Triton is not installed.", code="triton-not-found", fix=_INSTALL)
     if facts["deploykit"] is None:
         raise DeployError(
-            f"{asked} has no deploykit, which Triton's Python backend imports.",
+            f"deploykit is not installed in {requested}, where Triton's Python backend imports it.",
             code="triton-python-incomplete",
-            fix=install_hint(python=str(asked)),
+            fix=install_hint(python=str(requested)),
         )
-    return Triton(executable=Path(own), backends=None, stub=None, variables={"PATH": first_on_path})
+    return TritonInstallation(
+        executable=Path(standalone), backends=None, stub=None, variables={"PATH": first_on_path}
+    )
 
 
-def _bundled(python: Path, facts: Mapping[str, Any], first_on_path: str) -> Triton:
+def _bundled(python: Path, facts: Mapping[str, Any], first_on_path: str) -> TritonInstallation:
     root = Path(facts["pytriton"])
     server = root / "tritonserver"
     major, minor, _ = facts["version"]
@@ -133,28 +138,28 @@ def _bundled(python: Path, facts: Mapping[str, Any], first_on_path: str) -> Trit
     title = f"nvidia-pytriton {facts['pytriton_version']}"
     if not stub.is_file():
         raise DeployError(
-            f"{title} has nothing to run models with Python {major}.{minor} on {platform.machine()}.",
+            f"{title} does not support Python {major}.{minor} on {platform.machine()}.",
             code="triton-python-unusable",
-            fix="name a Python of 3.11 to 3.13 with --python",
+            fix="name a Python 3.11, 3.12 or 3.13 with --python",
         )
     libraries_there = [Path(each) for each in facts["libraries"] if ".so" in each and Path(each).is_file()]
     if not libraries_there:
         raise DeployError(
-            f"{python} has no shared library of its own, which {title} needs to run models with it.",
+            f"{python} has no shared libpython, which {title} needs.",
             code="triton-python-unusable",
-            fix="name another with --python: Debian's, conda's, uv's, or one built with --enable-shared",
+            fix="name another with --python: one from Debian, conda or uv, or built with --enable-shared",
         )
     if facts["old_numpy_alone"] and int((facts["numpy"] or "0").partition(".")[0]) > 1:
         raise DeployError(
-            f"{title} gets nothing but zeros from NumPy {facts['numpy']}, which {python} has.",
+            f"{title} reads only zeros from NumPy {facts['numpy']}, which is installed in {python}.",
             code="triton-python-unusable",
-            fix="name a Python that has NumPy 1 with --python: python3 -m venv triton, then "
+            fix="name a Python with NumPy 1 with --python: python3 -m venv triton, then "
             f"{install_hint('cpu', 'serve', python='triton/bin/python')}",
         )
     libraries = [str(libraries_there[0].parent), str(root.parent / "nvidia_pytriton.libs")]
     if before := os.environ.get("LD_LIBRARY_PATH"):
         libraries.append(before)
-    return Triton(
+    return TritonInstallation(
         executable=server / "bin" / "tritonserver",
         backends=server / "backends",
         stub=stub,
@@ -162,17 +167,21 @@ def _bundled(python: Path, facts: Mapping[str, Any], first_on_path: str) -> Trit
     )
 
 
-def _ask(python: Path) -> dict[str, Any]:
-    """Raises: DeployError: it is no Python."""
+def _query(python: Path) -> dict[str, Any]:
+    """Ask a Python about itself and its packages.
+
+    Raises:
+        DeployError: It is not a Python that can be run.
+    """
     try:
         answer = subprocess.run(  # noqa: S603  # the user's own interpreter
-            [python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=True
+            [python, "-c", _QUERY], capture_output=True, text=True, timeout=60, check=True
         )
         facts: dict[str, Any] = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise DeployError(
-            f"{python} is no Python that can be run.",
+            f"{python} is not a Python interpreter that can be run.",
             code="triton-python-unusable",
-            fix="name one with --python, say .venv/bin/python",
+            fix="name one with --python, for example --python .venv/bin/python",
         ) from error
     return facts

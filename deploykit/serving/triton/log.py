@@ -1,4 +1,4 @@
-"""What Triton's log says, in sentences: why it did not start, and what becomes of models later."""
+"""Turn Triton's log into sentences: why it did not start, and which models load or fail later."""
 
 import re
 from collections.abc import Sequence
@@ -11,72 +11,72 @@ _LOADED = re.compile(r"successfully loaded '(?P<model>[^']+)'")
 _LIBRARY = re.compile(r"error while loading shared libraries: (?P<reason>.*)")
 _ERROR = re.compile(r"^(?:error: |E\d{4} .*\] ?\"?)(?P<reason>.*)")
 _NO_GPU = "has kind KIND_GPU but no GPUs are available"
-_GPU_FIX = "run it where that GPU is; deploykit build-engine --gpu cpu makes one for here"
+_GPU_FIX = "run it on a machine with that GPU, or build one for the CPU: deploykit build-engine --gpu cpu"
 _STATUS = re.compile(r"^(?:(?:Internal|Invalid argument|Unavailable|Not found): )?(?:\w+Error: )?")
 
 
-def why_not_ready(said: Sequence[str]) -> DeployError:
-    """The error for what Triton said last."""
-    for line in said:
+def startup_error(lines: Sequence[str]) -> DeployError:
+    """Return the error that the last lines of Triton's log explain."""
+    for line in lines:
         if match := _FAILED.search(line):
-            return _not_loaded(match)
-    for line in said:
+            return _load_error(match)
+    for line in lines:
         if match := _LIBRARY.search(line):
             return DeployError(
                 f"Triton's Python backend can't start: {match['reason']}.",
                 code="triton-start-failed",
-                fix="name another with --python",
+                fix="name another Python with --python",
             )
-    last = next((match["reason"] for line in reversed(said) if (match := _ERROR.search(line))), "")
+    last = next((match["reason"] for line in reversed(lines) if (match := _ERROR.search(line))), "")
     return DeployError(
-        f"Triton did not start: {last.strip(chr(34)) or 'it said nothing of it'}.",
+        f"Triton did not start: {last.strip(chr(34)) or 'its log gives no reason'}.",
         code="triton-start-failed",
-        fix="see all it says with --verbose",
+        fix="see Triton's log with --verbose",
     )
 
 
-class News:
-    """What becomes of models while Triton serves.
+class ModelEvents:
+    """Reports which models load, or fail to, while Triton serves.
 
-    Of a version that it can't load it says so at every look at the repository, and loads again whatever
-    leads to it: all that is news once.
+    At each look at the repository, Triton logs the same failed version again and reloads the ensembles that
+    use it. Each event is reported once.
     """
 
     def __init__(self) -> None:
         self._versions: dict[str, str] = {}
-        self._said: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
 
-    def in_line(self, line: str) -> str | None:
-        """In a sentence; None where the line says nothing of it, or nothing new."""
+    def parse(self, line: str) -> str | None:
+        """Return a sentence for a line of the log; None if it holds no event, or a known one."""
         if match := _LOADING.search(line):
             self._versions[match["model"]] = match["version"]
         if match := _FAILED.search(line):
-            sentence = f"{_not_loaded(match).problem} What was served before goes on."
+            sentence = f"{_load_error(match).problem} The version before stays in service."
         elif match := _LOADED.search(line):
             version = self._versions.get(match["model"])
             which = match["model"] if version is None else f"{match['model']}, version {version}"
             sentence = f"Triton has loaded {which}."
         else:
             return None
-        if self._said.get(match["model"]) == sentence:
+        if self._reported.get(match["model"]) == sentence:
             return None
-        self._said[match["model"]] = sentence
+        self._reported[match["model"]] = sentence
         return sentence
 
 
-def _not_loaded(match: re.Match[str]) -> DeployError:
-    problem, fix = _sentences(match["reason"])
+def _load_error(match: re.Match[str]) -> DeployError:
+    problem, fix = _problem_and_fix(match["reason"])
     return DeployError(
         f"Triton can't load {match['model']}, version {match['version']}: {problem}",
         code="triton-load-failed",
-        fix=fix or "deploykit serve --check DIR compares the repository with its engines",
+        fix=fix or "compare the repository with its engines: deploykit serve --check DIR",
     )
 
 
-def _sentences(reason: str) -> tuple[str, str | None]:
-    """The problem and its fix, of an error that may be one of ours."""
+def _problem_and_fix(reason: str) -> tuple[str, str | None]:
+    """Split an error into problem and fix; the fix is None unless the error is one of deploykit's."""
     if _NO_GPU in reason:
-        return "it is for an NVIDIA GPU, and there is none here.", _GPU_FIX
+        return "it is for an NVIDIA GPU, and this machine has none.", _GPU_FIX
     first = re.split(r"\\n\\n?At:|\\n", reason)[0]
     plain = _STATUS.sub("", first.removesuffix('"')).strip()
     problem, mark, fix = plain.partition(" Fix: ")

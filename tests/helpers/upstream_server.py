@@ -1,4 +1,4 @@
-"""A gate before a server that does as its path says, without Triton."""
+"""A proxy before a server that does as its path says, without Triton."""
 
 import http.client
 import http.server
@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from waiting import PATIENCE_S
 
-from deploykit.serving.proxy.http_relay import Limits
-from deploykit.serving.proxy.proxy import Gate
+from deploykit.serving.proxy.proxy import Proxy
+from deploykit.serving.proxy.relay import Limits
 
 ECHO, SLOW, HALF, GONE, CUT, LAST, MUCH = (
     f"/v2/models/{name}/infer" for name in ("echo", "slow", "half", "gone", "cut", "last", "much")
@@ -37,7 +37,7 @@ class Behind(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         if self.headers.get("transfer-encoding"):
-            raise AssertionError("passed on what the gate refuses")
+            raise AssertionError("passed on what the proxy refuses")
         body = self.rfile.read(int(self.headers["content-length"]))
         self.seen.append(self.requestline)
         if self.path == SLOW:
@@ -70,11 +70,11 @@ class Behind(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """The gate ends connections in the midst of what is sent, as tests want it to."""
+        """The proxy ends connections in the midst of what is sent, as tests want it to."""
 
 
 @contextmanager
-def server_behind() -> Iterator[int]:
+def run_upstream() -> Iterator[int]:
     """Gives its port."""
     server = Server(("127.0.0.1", 0), Behind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -100,8 +100,8 @@ def is_asked(path: str) -> bool:
 
 
 @contextmanager
-def gate_before(port: int, **limits: float) -> Iterator[Gate]:
-    opened = Gate(upstream_port=port, limits=Limits(**{"body_bytes": 1000, "connections": 8, **limits}))
+def open_proxy(port: int, **limits: float) -> Iterator[Proxy]:
+    opened = Proxy(upstream_port=port, limits=Limits(**{"body_bytes": 1000, "connections": 8, **limits}))
     opened.open("127.0.0.1", 0)
     try:
         yield opened
@@ -111,9 +111,9 @@ def gate_before(port: int, **limits: float) -> Iterator[Gate]:
 
 
 def ask(
-    gate: Gate, body: bytes = b"hello", path: str = ECHO, headers: dict[str, str] = BINARY
+    proxy: Proxy, body: bytes = b"hello", path: str = ECHO, headers: dict[str, str] = BINARY
 ) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
     connection.request("POST", path, body, headers)
     answer = connection.getresponse()
     text = answer.read()
@@ -121,8 +121,8 @@ def ask(
     return answer.status, text
 
 
-def raw(gate: Gate, text: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", gate.port), timeout=PATIENCE_S) as client:
+def raw(proxy: Proxy, text: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE_S) as client:
         client.sendall(text)
         client.shutdown(socket.SHUT_WR)
         answer = b""
