@@ -1,4 +1,4 @@
-"""What a model is and where it came from: the metadata of ONNX files and engine manifests."""
+"""Model descriptions: what a model is and how it was made, in ONNX metadata and engine manifests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,22 +25,23 @@ _Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What a model is and where it came from; carried in ONNX metadata and in engine manifests.
+    """What a model is and how it was made, as stored in ONNX metadata and engine manifests.
 
     Attributes:
-        family: `efficientnet`; `unknown` for a model this package did not export. Part of file names.
-        phi: compound coefficient, where the model has one.
-        rule: scaling rule that phi went through.
-        depth, width: multiples of the baseline's, see scaling.Scale; None where nobody said.
-        precision: arithmetic the graph itself spells out.
-        preprocessing: what the network expects to have been done to its images.
-        input_type: `uint8` where the graph does the last of that itself, see pixels.
-        nms: where the graph suppresses overlapping boxes itself.
-        labels: what the classes are called, in the order of the outputs; () where nobody said.
+        family: `efficientnet`, ...; `unknown` for a model that deploykit did not export. Part of file names.
+        phi: Compound coefficient, if the model has one.
+        rule: Scaling rule that phi went through.
+        precision: Arithmetic that the graph itself specifies.
+        preprocessing: How images are prepared for the network.
         weights: `random`, `trained`, or `unknown`.
-        weights_sha256: digest of the arrays the model was exported from.
-        onnx_sha256: digest of the FP32 model this one was derived from; None for that one itself.
-        ranges_sha256: digest of the activation ranges an INT8 model was quantized with.
+        input_type: `uint8` if the graph normalizes its images itself, see onnx_tools.uint8_input.
+        nms: Settings of non-maximum suppression, if the graph does it.
+        depth: Blocks as a multiple of the baseline's; None if unknown.
+        width: Channels as a multiple of the baseline's; None if unknown.
+        labels: Class names in the order of the outputs; () if unknown.
+        weights_sha256: Digest of the arrays the model was exported from.
+        onnx_sha256: Digest of the FP32 model this one was derived from; None for the FP32 model itself.
+        ranges_sha256: Digest of the activation ranges that an INT8 model was quantized with.
     """
 
     family: Annotated[str, Meta(pattern=FAMILY_NAME)]
@@ -60,7 +61,7 @@ class ModelInfo:
 
     @property
     def scale(self) -> Scale | None:
-        """How far its baseline is stretched; None where that is not known."""
+        """How far the baseline was scaled; None if unknown."""
         if self.depth is None or self.width is None:
             return None
         return Scale(depth=self.depth, width=self.width, side_px=self.preprocessing.side_px)
@@ -68,9 +69,11 @@ class ModelInfo:
     def derive(
         self, *, precision: Precision, onnx_sha256: str, ranges_sha256: str | None = None
     ) -> "ModelInfo":
+        """Return the description of a model derived from this one, at another precision."""
         return replace(self, precision=precision, onnx_sha256=onnx_sha256, ranges_sha256=ranges_sha256)
 
     def to_metadata(self) -> dict[str, str]:
+        """Return the description as ONNX metadata."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["preprocessing"] = to_json(self.preprocessing, indent=0)
         values["nms"] = to_json(self.nms, indent=0) if self.nms else None
@@ -79,17 +82,17 @@ class ModelInfo:
 
 
 def set_model_info(model: "ModelProto", info: ModelInfo) -> None:
-    """Replaces the model's metadata with info."""
+    """Replace the model's metadata with a description."""
     from onnx import helper
 
     helper.set_model_props(model, info.to_metadata())
 
 
 def read_model_info(model: "ModelProto") -> ModelInfo:
-    """What the model says of itself; for one exported elsewhere, what its graph shows.
+    """Read a model's description from its metadata, or infer it from the graph of a model exported elsewhere.
 
     Raises:
-        DeployError: it is no image classifier, or its metadata were altered.
+        DeployError: Its input is not a batch of square RGB images, or its metadata were altered.
     """
     side_px = input_side_px(without_pixels(model))
     texts: dict[str, object] = {
@@ -114,10 +117,10 @@ def read_model_info(model: "ModelProto") -> ModelInfo:
             texts["labels"] = from_json(str(texts["labels"]), list[str])
         info = from_strings({"phi": None, "rule": None, **texts}, ModelInfo)
         if info.preprocessing.side_px != side_px:
-            raise ValueError("another side than the graph's")
+            raise ValueError("its side is not the graph's")
     except (ValueError, KeyError) as error:
         raise DeployError(
-            f"The model's deploykit metadata make no sense ({error}).",
+            f"The model's deploykit metadata is invalid: {error}.",
             code="model-metadata-invalid",
             fix="export the model again",
         ) from error
@@ -125,56 +128,61 @@ def read_model_info(model: "ModelProto") -> ModelInfo:
 
 
 def class_count(model: "ModelProto") -> int | None:
-    """How many outputs an image has; None where the graph doesn't say."""
+    """Return the number of classes, or None if the graph does not fix it."""
     dims = model.graph.output[0].type.tensor_type.shape.dim
     return dims[1].dim_value or None if len(dims) == 2 else None
 
 
-def require_classifier(path: Path, model: "ModelProto", *, fix: str) -> None:
-    """Fails where a model has more outputs than one, of logits.
+def require_classifier(path: str | Path, model: "ModelProto", *, fix: str) -> None:
+    """Check that a model has a single output, logits.
+
+    Args:
+        path: Its path, for the message.
+        model: The model.
+        fix: The fix to suggest.
 
     Raises:
-        DeployError: it has; with that fix.
+        DeployError: It has several outputs.
     """
     names = [value.name for value in model.graph.output]
     if len(names) > 1:
         raise not_a_classifier(path, names, fix=fix)
 
 
-def not_a_classifier(path: Path, outputs: Sequence[str], *, fix: str) -> DeployError:
-    """What is said of a model that answers with something else than logits."""
+def not_a_classifier(path: str | Path, outputs: Sequence[str], *, fix: str) -> DeployError:
+    """Return the error for a model whose outputs are not logits."""
     return DeployError(
-        f"{path} answers with {' and '.join(outputs)}, of which there is no top-1.",
+        f"{path} is not a classifier: its outputs are {' and '.join(outputs)}, which have no top-1.",
         code="not-a-classifier",
         fix=fix,
     )
 
 
-def require_fp32(path: Path, info: ModelInfo) -> None:
-    """Fails where the model has been given another precision already.
+def require_fp32(path: str | Path, info: ModelInfo) -> None:
+    """Check that a model is still in FP32.
 
     Raises:
-        DeployError: it has.
+        DeployError: It was converted to another precision.
     """
     if info.precision != "fp32":
         raise DeployError(
             f"{path} is already {info.precision.upper()}.",
             code="model-not-fp32",
-            fix="give the FP32 model it came from",
+            fix="give the FP32 model it was made from",
         )
 
 
 def input_side_px(model: "ModelProto") -> int:
-    """Side of the square images the model takes.
+    """Return the side of the square images that a model takes, pixels.
 
     Raises:
-        DeployError: its input is not a batch, of any size, of square RGB images in FP32.
+        DeployError: Its input is not a batch, of any size, of square RGB images in FP32.
     """
     from onnx import TensorProto
 
     match [value.type.tensor_type for value in model.graph.input]:
         case [tensor]:
-            shape = [dim.dim_value for dim in tensor.shape.dim]  # 0 where it is dynamic
+            shape = [dim.dim_value for dim in tensor.shape.dim]  # 0 if dynamic
             if (
                 tensor.elem_type == TensorProto.FLOAT
                 and shape[:2] == [0, 3]
@@ -187,9 +195,9 @@ def input_side_px(model: "ModelProto") -> int:
         for value in model.graph.input
     ]
     raise DeployError(
-        f"The model takes {', '.join(' '.join(each) for each in shown) or 'nothing'}, not square RGB images.",
+        f"The model's input must be square RGB images, not {', '.join(map(' '.join, shown)) or 'nothing'}.",
         code="model-input-unsupported",
-        fix="give a model with one FLOAT input of (batch, 3, side, side), batch dynamic and side fixed",
+        fix="give a model with one FLOAT input, (batch, 3, side, side), with dynamic batch and fixed side",
     )
 
 

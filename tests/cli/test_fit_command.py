@@ -279,7 +279,8 @@ def test_another_model_is_not_replaced(run, tmp_path, there):
     before = model.read_bytes()
     result = run(*SMALLEST)
     assert result.status == 2
-    assert f"{model.relative_to(tmp_path)} is another model than the one to export" in result.err
+    assert result.code == "model-would-be-replaced"
+    assert str(model.relative_to(tmp_path)) in result.err
     assert "largest phi that fits: 0" in result.out  # the answer is not lost either
     assert "nearest_miss_phi" in json.loads(run(*SMALLEST, "--json").out)
     assert model.read_bytes() == before

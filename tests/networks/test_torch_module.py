@@ -9,7 +9,6 @@ from deploykit.networks.architecture.builder import NetworkBuilder
 from deploykit.networks.architecture.network import Layer, Network
 from deploykit.networks.checkpoints.load import load_weights
 from deploykit.networks.checkpoints.weights import Weights
-from deploykit.networks.export import difference_from_torch
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.families.mobilenet_v2 import mobilenet_v2
 from deploykit.networks.families.resnet import resnet
@@ -17,6 +16,7 @@ from deploykit.networks.model_info import ModelInfo
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.networks.random_weights import random_weights
 from deploykit.networks.scaling import BASE, Scale, scale_for
+from deploykit.networks.torch_check import difference_from_torch
 from deploykit.networks.torch_module import NetworkModule, build_module
 from deploykit.onnx_tools.model_io import to_bytes
 

@@ -173,7 +173,7 @@ DETECTOR = ("--family", "efficientdet", "--phi", "0")
 @pytest.mark.parametrize(
     ("arguments", "about"),
     [
-        (("--phi", "0", "--nms"), "answers with logits: there are no boxes to suppress"),
+        (("--phi", "0", "--nms"), "nms-not-applicable"),
         ((*DETECTOR, "--max-detections", "9"), "--max-detections is for --nms"),
         ((*DETECTOR, "--nms", "--max-detections", "0"), "0 detections are not"),
         ((*DETECTOR, "--nms", "--iou-threshold", "0"), "are not both parts of 1"),
