@@ -20,8 +20,9 @@ from deploykit.data.images.open import MAX_IMAGES, open_images
 from deploykit.data.images.selection import Images, OnSkipped
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.engine.shapes import round_up_batch
-from deploykit.stats.accuracy_metrics import Logits, Scores, is_within_chance, score
+from deploykit.stats.accuracy_metrics import Logits, Scores, score
 from deploykit.stats.estimate import CONFIDENCE
+from deploykit.stats.proportion import is_within_chance
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import to_json

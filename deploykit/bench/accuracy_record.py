@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from deploykit import __version__
-from deploykit.stats.accuracy_metrics import Proportion
+from deploykit.stats.proportion import Proportion
 from deploykit.util.types import Precision
 
 

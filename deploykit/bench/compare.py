@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploykit.bench.record import Record, comparison_key
+from deploykit.stats.bootstrap import estimate_ratio
 from deploykit.stats.estimate import Estimate
-from deploykit.stats.latency_percentiles import estimate_ratio, required_samples, row_percentile
+from deploykit.stats.latency_percentiles import required_samples, row_percentile
 from deploykit.util.errors import DeployError
 
 IGNORABLE_FIELDS = (

@@ -15,14 +15,10 @@ from deploykit.bench.scenarios import Scenario
 from deploykit.bench.server_scenario import SEARCH_TOLERANCE, Trial
 from deploykit.engine.manifest import EngineManifest
 from deploykit.networks.scaling import Rule, Scale
+from deploykit.stats.bootstrap import estimate_mean
 from deploykit.stats.estimate import Estimate
-from deploykit.stats.latency_percentiles import (
-    detect_drift,
-    detect_modes,
-    estimate_mean,
-    estimate_percentile,
-    required_samples,
-)
+from deploykit.stats.latency_percentiles import estimate_percentile, required_samples
+from deploykit.stats.stability import detect_drift, detect_modes
 from deploykit.util.array_types import Float64Array
 from deploykit.util.types import Precision
 

@@ -8,7 +8,7 @@ from deploykit.accuracy.model_loader import ARITHMETICS
 from deploykit.bench.record_file import require_record_folder, write_record
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
-from deploykit.stats.accuracy_metrics import Proportion
+from deploykit.stats.proportion import Proportion
 from deploykit.util.errors import DeployError
 
 _AUTO = "auto"

@@ -13,7 +13,8 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.sensitivity import measure_block_sensitivity
-from deploykit.stats.accuracy_metrics import is_within_chance, topk_hits, wilson_interval
+from deploykit.stats.accuracy_metrics import topk_hits
+from deploykit.stats.proportion import is_within_chance, wilson_interval
 from deploykit.util.array_types import Labels
 from deploykit.util.errors import DeployError
 

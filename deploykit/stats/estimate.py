@@ -1,17 +1,20 @@
-"""Numbers with the interval they lie in, and what can be said of two."""
+"""Estimates with confidence intervals, and comparisons of two."""
 
 import math
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-"""Probability that an interval of this package holds the true value."""
+"""Probability with which the intervals of this package contain the true value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number and the interval it lies in with 95 % confidence.
+    """A number with its 95 % confidence interval.
 
-    Attributes: low, high: None for an end that is open: so few samples say nothing of how far it goes.
+    Attributes:
+        value: The estimate.
+        low: Lower end; None if the interval is open there, because there are too few samples to bound it.
+        high: Upper end; None likewise.
     """
 
     value: float
@@ -20,10 +23,11 @@ class Estimate:
 
     @property
     def interval(self) -> str:
-        return self.ends()
+        """The interval as text, with four digits, see format_interval."""
+        return self.format_interval()
 
-    def ends(self, digits: int = 4) -> str:
-        """`4.83 to 4.89`, `4.83 or more`, or nothing where both ends are open."""
+    def format_interval(self, digits: int = 4) -> str:
+        """Return `4.83 to 4.89`, `4.83 or more`, or nothing if both ends are open."""
         match self.low, self.high:
             case None, None:
                 return ""
@@ -39,27 +43,27 @@ class Estimate:
         return f"{self.value:.4g} ({self.interval})" if self.interval else f"{self.value:.4g}"
 
     def scaled(self, factor: float) -> "Estimate":
-        """In another unit."""
+        """Return the estimate times a positive factor, for example in another unit."""
         low, high = (None if end is None else end * factor for end in (self.low, self.high))
         return Estimate(value=self.value * factor, low=low, high=high)
 
     def contains(self, value: float) -> bool:
-        """Whether the interval leaves that possible."""
+        """Whether the interval contains the value."""
         return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
 
 
 def are_disjoint(one: Estimate, other: Estimate) -> bool:
-    """Whether their intervals have nothing in common."""
+    """Whether the intervals of two estimates do not overlap."""
     below, above = sorted((one, other), key=lambda each: each.value)
     return below.high is not None and above.low is not None and below.high < above.low
 
 
 def ratio_between(first: Estimate, second: Estimate) -> Estimate:
-    """The second over the first, of which neither says anything of the other; as open as they are.
+    """Return the second of two independent estimates over the first; ends are open where theirs are.
 
     References:
-        Zou and Donner 2008, "Construction of confidence limits about effect measures", Stat. Med. 27:1693, of
-        a difference; here of logarithms.
+        Zou and Donner 2008, "Construction of confidence limits about effect measures", Stat. Med. 27:1693,
+        for a difference; here applied to logarithms.
     """
 
     def distance(one: float | None, other: float | None) -> float | None:

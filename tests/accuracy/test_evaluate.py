@@ -26,7 +26,8 @@ from deploykit.data.preprocessing import Overrides
 from deploykit.engine.shapes import BatchRange
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.runtime import Engine
-from deploykit.stats.accuracy_metrics import sqnr_db, tango_interval, wilson_interval
+from deploykit.stats.accuracy_metrics import sqnr_db
+from deploykit.stats.proportion import tango_interval, wilson_interval
 from deploykit.util.errors import DeployError
 
 

@@ -13,7 +13,7 @@ from deploykit.bench.record import Record
 from deploykit.bench.record_file import read_any_record, read_record, read_record_folder, write_record
 from deploykit.engine.pipeline import build_engine
 from deploykit.engine.shapes import BatchRange
-from deploykit.stats.accuracy_metrics import Proportion
+from deploykit.stats.proportion import Proportion
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import to_json, to_sealed_json
 

@@ -53,7 +53,7 @@ def save_archive(path: Path, values: list[int], **others: object) -> Path:
     return path
 
 
-def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path):
+def test_a_folders_images_are_sorted_by_name(tmp_path):
     for value in (30, 10, 20):
         save(tmp_path / f"{value}.png", value)
     images = open_small(tmp_path)
@@ -62,7 +62,7 @@ def test_a_folder_gives_its_images_in_the_order_of_their_names(tmp_path):
     assert levels(images) == [10, 20, 30]
 
 
-def test_a_limit_takes_as_many_of_every_class_folder(tmp_path):
+def test_a_limit_draws_equally_from_every_class_folder(tmp_path):
     for kind in range(5):
         for index in range(7):
             save(tmp_path / f"class{kind}" / f"{index}.png", kind)
@@ -71,12 +71,12 @@ def test_a_limit_takes_as_many_of_every_class_folder(tmp_path):
     assert images.labels.tolist() == levels(images)
 
 
-def test_a_limit_takes_as_many_of_every_part_of_an_archive(tmp_path):
+def test_a_limit_draws_evenly_from_an_archive(tmp_path):
     path = save_archive(tmp_path / "sorted.npz", [kind for kind in range(5) for _ in range(7)])
     assert Counter(levels(open_small(path, limit=10))) == dict.fromkeys(range(5), 2)
 
 
-def test_a_class_of_one_image_among_many_others_is_drawn(tmp_path):
+def test_a_rare_class_is_drawn(tmp_path):
     path = save_archive(tmp_path / "rare.npz", [*[10] * 40, 20, *[30] * 40], labels=[*[0] * 40, 1, *[2] * 40])
     assert sorted(set(levels(open_small(path, limit=3)))) == [10, 20, 30]
 
@@ -93,12 +93,12 @@ def test_no_image_is_drawn_twice(tmp_path, limit):
         assert images.available == 4
 
 
-def test_without_a_limit_512_are_drawn():
+def test_the_default_is_512_images():
     images = open_small("generated", limit=None)
     assert (images.count, images.requested) == (512, 512)
 
 
-def test_a_seed_draws_others_and_the_same_ones_each_time(tmp_path):
+def test_a_seed_determines_the_random_draw(tmp_path):
     path = save_archive(tmp_path / "all.npz", list(range(40)))
     first, again, other = (
         levels(open_images(path, PREPROCESSING, limit=10, seed=seed)) for seed in (1, 1, 2)
@@ -109,7 +109,7 @@ def test_a_seed_draws_others_and_the_same_ones_each_time(tmp_path):
     assert len(set(first)) == len(set(other)) == 10
 
 
-def test_batches_are_normalized_and_the_last_one_is_shorter(tmp_path):
+def test_batches_are_normalized_and_the_last_one_may_be_smaller(tmp_path):
     for value in range(5):
         save(tmp_path / f"{value}.png", 255)
     batches = list(open_images(tmp_path, Preprocessing(side_px=SIDE_PX), limit=9).batches(2))
@@ -124,7 +124,7 @@ def test_batches_are_normalized_and_the_last_one_is_shorter(tmp_path):
     assert batches[0].inputs[0, :, 0, 0] == pytest.approx([2.2489, 2.4286, 2.64], abs=1e-4)
 
 
-def test_what_the_user_sets_goes_into_the_inputs_and_is_recorded(tmp_path):
+def test_overrides_change_the_inputs_and_are_recorded(tmp_path):
     save(tmp_path / "white.png", 255)
     images = open_images(
         tmp_path, PREPROCESSING, limit=1, overrides=Overrides(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1))
@@ -142,12 +142,12 @@ def test_batches_can_begin_in_the_middle(tmp_path):
     assert levels(open_small(path), start=10) == []
 
 
-def test_photographs_of_any_size_become_the_networks_squares(shared):
+def test_photographs_of_any_size_become_network_inputs(shared):
     (batch,) = open_small(shared / "photos", limit=6).batches(6)
     assert batch.inputs.shape == (6, 3, SIDE_PX, SIDE_PX)
 
 
-def test_an_archive_of_the_networks_size_is_left_as_it_is(shared):
+def test_an_archive_of_the_networks_size_is_unchanged(shared):
     archive = np.load(shared / "cifar10_calib.npz")
     preprocessing = Preprocessing(side_px=64)
     images = open_images(shared / "cifar10_calib.npz", preprocessing, limit=512)
@@ -157,7 +157,7 @@ def test_an_archive_of_the_networks_size_is_left_as_it_is(shared):
     assert images.classes == tuple(archive["classes"])
 
 
-def test_a_broken_file_stops_the_batches_with_its_name_and_the_way_past_it(tmp_path, prefetch_threads):
+def test_a_broken_file_stops_the_batches_and_the_fix_names_skip_bad(tmp_path, prefetch_threads):
     save(tmp_path / "a.png", 1)
     break_file(tmp_path / "b.png")
     with refuses("image-unreadable") as caught:
@@ -166,7 +166,7 @@ def test_a_broken_file_stops_the_batches_with_its_name_and_the_way_past_it(tmp_p
     assert prefetch_threads() == []
 
 
-def test_broken_files_are_left_out_and_told_of_where_that_is_wanted(tmp_path):
+def test_broken_files_are_skipped_and_reported_on_request(tmp_path):
     for value in range(9):
         save(tmp_path / f"class{value % 2}" / f"{value}.png", value)
     break_file(tmp_path / "class0" / "4.png")
@@ -182,7 +182,7 @@ def test_broken_files_are_left_out_and_told_of_where_that_is_wanted(tmp_path):
     assert levels(images, on_skipped=skipped.append) == [0, 2, 6, 8, 3, 5, 7]
 
 
-def test_where_every_image_is_broken_leaving_them_out_is_no_way_on(tmp_path):
+def test_skipping_every_image_is_an_error(tmp_path):
     for name in "abc":
         break_file(tmp_path / f"{name}.png")
     skipped: list[DeployError] = []
@@ -191,7 +191,7 @@ def test_where_every_image_is_broken_leaving_them_out_is_no_way_on(tmp_path):
     assert len(skipped) == 3
 
 
-def test_a_subset_is_a_supply_of_its_own(tmp_path):
+def test_a_subset_has_its_own_indices_labels_and_digest(tmp_path):
     path = save_archive(tmp_path / "all.npz", list(range(10)), labels=np.arange(10) + 100)
     images = open_small(path)
     part = images.subset([8, 1, 5])
@@ -207,12 +207,12 @@ def test_a_subset_is_a_supply_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("indices", [[-1], [0, 4]])
-def test_a_subset_of_images_that_are_not_there_is_a_mistake(tmp_path, indices):
+def test_a_subset_outside_the_images_is_an_error(tmp_path, indices):
     with pytest.raises(IndexError):
         open_small(save_archive(tmp_path / "all.npz", [1, 2, 3, 4])).subset(indices)
 
 
-def test_the_digest_says_which_images_were_drawn(tmp_path):
+def test_the_digest_identifies_the_drawn_images(tmp_path):
     for value in range(4):
         save(tmp_path / "folder" / f"{value}.png", value)
     save_archive(tmp_path / "all.npz", [1, 2, 3, 4])
@@ -222,7 +222,7 @@ def test_the_digest_says_which_images_were_drawn(tmp_path):
         assert len(all_four) == 64
 
 
-def test_threads_end_when_the_batches_are_left_early(tmp_path, prefetch_threads):
+def test_threads_end_when_the_batches_are_closed_early(tmp_path, prefetch_threads):
     batches = open_small("generated", limit=1000).batches(2)
     next(batches)
     assert prefetch_threads()
@@ -230,7 +230,7 @@ def test_threads_end_when_the_batches_are_left_early(tmp_path, prefetch_threads)
     assert prefetch_threads() == []
 
 
-def test_threads_end_when_the_one_who_took_the_batches_fails(prefetch_threads):
+def test_threads_end_when_the_consumer_fails(prefetch_threads):
     def take() -> None:
         for _ in open_small("generated", limit=1000).batches(2):
             raise RuntimeError("no more")
@@ -274,7 +274,7 @@ for batch in open_images("generated", Preprocessing(side_px=600), limit=100_000)
         ("n" * 300, "file-unreadable"),
     ],
 )
-def test_what_holds_no_images_is_refused_by_name(tmp_path, name, code):
+def test_a_source_without_images_is_refused_by_name(tmp_path, name, code):
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     (tmp_path / "labels.csv").write_text("a,b\n")
     with refuses(code) as caught:
@@ -282,13 +282,13 @@ def test_what_holds_no_images_is_refused_by_name(tmp_path, name, code):
     assert name in caught.value.problem
 
 
-def test_no_name_at_all_is_refused():
+def test_an_empty_name_is_refused():
     with refuses("data-missing"):
         open_small("")
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10**9])
-def test_a_limit_that_makes_no_sense_is_refused(limit):
+def test_a_limit_out_of_range_is_refused(limit):
     with refuses("invalid-image-count"):
         open_small("generated", limit=limit)
 

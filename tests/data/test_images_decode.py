@@ -40,7 +40,7 @@ def noise_file(path: Path, **options: object) -> Path:
         ("warning.png", png_claiming(10_000, 10_000), "10000 x 10000 pixels"),
     ],
 )
-def test_a_broken_image_is_named_with_the_reason(tmp_path, name, content, reason):
+def test_the_error_about_a_broken_image_names_it_and_the_reason(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.warns() if name == "warning.png" else warnings.catch_warnings():  # noqa: SIM117
         with refuses("image-unreadable") as caught:
@@ -51,7 +51,7 @@ def test_a_broken_image_is_named_with_the_reason(tmp_path, name, content, reason
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "gif", "bmp", "ppm"])
-def test_an_image_cut_short_is_named_and_a_whole_one_read(tmp_path, suffix):
+def test_a_truncated_image_is_refused(tmp_path, suffix):
     path = noise_file(tmp_path / f"photo.{suffix}")
     assert decode(path, PREPROCESSING).shape == (32, 32, 3)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -59,12 +59,12 @@ def test_an_image_cut_short_is_named_and_a_whole_one_read(tmp_path, suffix):
         decode(path, PREPROCESSING)
 
 
-def test_a_file_that_is_gone_is_named(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with refuses("image-unreadable"):
         decode(tmp_path / "gone.png", PREPROCESSING)
 
 
-def test_the_limit_on_pixels_is_the_one_from_which_pillow_warns(tmp_path, monkeypatch):
+def test_the_pixel_limit_is_the_one_from_which_pillow_warns(tmp_path, monkeypatch):
     path = tmp_path / "photo.png"
     Image.new("L", (100, 100)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100 * 100)
@@ -79,20 +79,20 @@ def test_the_limit_on_pixels_is_the_one_from_which_pillow_warns(tmp_path, monkey
     assert decode(path, PREPROCESSING).shape == (32, 32, 3)
 
 
-def test_numbers_without_a_scale_are_named_as_the_reason(tmp_path):
+def test_floating_point_pixels_are_unreadable(tmp_path):
     Image.new("F", (32, 32), 0.5).save(tmp_path / "depth.tif")
     with refuses("image-unreadable"):
         decode(tmp_path / "depth.tif", PREPROCESSING)
 
 
-def test_the_first_image_of_a_moving_one_is_taken(tmp_path):
+def test_the_first_frame_of_an_animation_is_used(tmp_path):
     frames = [Image.new("L", (32, 32), value) for value in (10, 200)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert int(decode(tmp_path / "moving.gif", PREPROCESSING)[0, 0, 0]) == 10
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_damage_anywhere_gives_an_image_or_a_sentence(tmp_path, seed):
+def test_damage_anywhere_gives_an_image_or_an_error(tmp_path, seed):
     generator = np.random.default_rng(seed)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -28,7 +28,7 @@ def test_images_are_found_at_any_depth_and_sorted_by_folder_then_name(tmp_path):
     )
 
 
-def test_what_is_hidden_or_no_image_by_its_name_is_passed_over(tmp_path):
+def test_hidden_and_other_files_are_ignored(tmp_path):
     save(tmp_path / "photo.PNG")
     save(tmp_path / "._photo.png")
     save(tmp_path / ".thumbnails" / "photo.png")
@@ -38,7 +38,7 @@ def test_what_is_hidden_or_no_image_by_its_name_is_passed_over(tmp_path):
     assert open_image_folder(tmp_path).names == ("photo.PNG",)
 
 
-def test_links_are_followed_and_loops_of_them_end(tmp_path):
+def test_links_are_followed_without_endless_loops(tmp_path):
     save(tmp_path / "elsewhere" / "cats" / "1.png")
     data = tmp_path / "data"
     data.mkdir()
@@ -47,7 +47,7 @@ def test_links_are_followed_and_loops_of_them_end(tmp_path):
     assert open_image_folder(data).names == ("cat/1.png",)
 
 
-def test_a_folder_a_class_gives_labels_in_the_order_of_the_names(tmp_path):
+def test_one_folder_per_class_gives_labels_in_the_order_of_the_names(tmp_path):
     for name in ("dog/1.png", "cat/1.png", "cat/2.png", "owl/1.png"):
         save(tmp_path / name)
     labels, classes = class_labels(open_image_folder(tmp_path))
@@ -56,7 +56,7 @@ def test_a_folder_a_class_gives_labels_in_the_order_of_the_names(tmp_path):
     assert labels.tolist() == [0, 0, 1, 2]
 
 
-def test_a_class_without_images_keeps_its_place(tmp_path):
+def test_a_class_without_images_keeps_its_index(tmp_path):
     for name in ("dog/1.png", "cat/1.png"):
         save(tmp_path / name)
     (tmp_path / "cow").mkdir()
@@ -76,13 +76,13 @@ def test_a_class_without_images_keeps_its_place(tmp_path):
         ("images/1.png", "images/2.png"),  # one folder is no choice of classes
     ],
 )
-def test_folders_of_another_make_have_no_labels(tmp_path, names):
+def test_other_folder_structures_have_no_labels(tmp_path, names):
     for name in names:
         save(tmp_path / name)
     assert class_labels(open_image_folder(tmp_path)) == (None, None)
 
 
-def test_the_digest_is_of_what_sha256sum_prints(tmp_path):
+def test_the_digest_is_the_sha256_of_sha256sums_output(tmp_path):
     for value, name in enumerate(("b.png", "a/c.png", "a b.png")):
         save(tmp_path / name, value)
     folder = open_image_folder(tmp_path)
@@ -100,7 +100,7 @@ def test_the_digest_changes_with_a_name_and_with_a_pixel(tmp_path):
     assert len({first, second, open_image_folder(tmp_path).digest()}) == 3
 
 
-def test_a_file_that_went_away_does_not_stop_the_digest(tmp_path):
+def test_a_file_that_disappears_does_not_stop_the_digest(tmp_path):
     save(tmp_path / "a.png")
     path = save(tmp_path / "b.png")
     folder = open_image_folder(tmp_path)
@@ -109,12 +109,12 @@ def test_a_file_that_went_away_does_not_stop_the_digest(tmp_path):
     assert folder.digest() != whole
 
 
-def test_names_that_are_not_utf8_are_names(tmp_path):
+def test_names_that_are_not_utf8_are_supported(tmp_path):
     save(tmp_path / "a.png").rename(tmp_path / "\udcff.png")
     assert len(open_image_folder(tmp_path).digest()) == 64
 
 
-def test_a_folder_without_images_is_refused_with_what_would_be_one(tmp_path):
+def test_the_fix_for_a_folder_without_images_lists_the_suffixes(tmp_path):
     with refuses("images-missing") as caught:
         open_image_folder(tmp_path)
     assert ".jpeg" in caught.value.fix

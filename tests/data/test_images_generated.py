@@ -8,7 +8,7 @@ from deploykit.data.images.generated import draw_dead_leaves
 from deploykit.data.preprocessing import Preprocessing
 
 
-def test_generated_images_are_the_same_each_time_and_differ_from_each_other():
+def test_generated_images_are_reproducible_and_distinct():
     first, second = (np.stack([draw_dead_leaves(32, index) for index in range(4)]) for _ in range(2))
     assert first.shape == (4, 32, 32, 3)
     assert first.dtype == np.uint8
@@ -16,19 +16,19 @@ def test_generated_images_are_the_same_each_time_and_differ_from_each_other():
     assert len({image.tobytes() for image in first}) == 4
 
 
-def test_pixels_are_those_that_digests_of_this_version_stand_for():
+def test_generated_pixels_match_the_digests_of_this_version():
     """Whoever changes what is drawn changes _VERSION, and the manifests that name it."""
     pixels = np.stack([draw_dead_leaves(32, index) for index in range(4)])
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     assert digest == "d0a08236d8b04a5cb1c91f12704596e84b9831018782e6cc4cdf06c3f88920dd"
 
 
-def test_another_seed_is_another_series():
+def test_another_seed_gives_another_series():
     series = [draw_dead_leaves(32, index, seed).tobytes() for seed in (None, 0, 1) for index in (0, 1)]
     assert len(set(series)) == 6
 
 
-def test_more_generated_images_begin_with_the_same_ones():
+def test_a_longer_series_starts_with_the_same_images():
     few, many = (
         np.concatenate(
             [
@@ -41,7 +41,7 @@ def test_more_generated_images_begin_with_the_same_ones():
     np.testing.assert_array_equal(few, many[:2])
 
 
-def test_the_digest_is_of_the_series_and_not_of_the_size():
+def test_the_digest_does_not_depend_on_the_image_size():
     digests = [
         open_images("generated", Preprocessing(side_px=side_px), limit=limit, seed=seed).sha256
         for side_px, limit, seed in ((32, 8, None), (64, 8, None), (32, 9, None), (32, 8, 0))
@@ -50,7 +50,7 @@ def test_the_digest_is_of_the_series_and_not_of_the_size():
     assert len(set(digests)) == 3
 
 
-def test_a_disc_covers_what_lies_within_its_radius_of_its_centre(monkeypatch):
+def test_a_disc_covers_the_pixels_within_its_radius(monkeypatch):
     from deploykit.data.images import generated
 
     image = np.zeros((40, 40, 3), np.uint8)
@@ -62,7 +62,7 @@ def test_a_disc_covers_what_lies_within_its_radius_of_its_centre(monkeypatch):
 
 
 @pytest.mark.parametrize("side_px", [1, 2, 7, 33])
-def test_any_side_can_be_generated(side_px):
+def test_images_of_any_size_are_generated(side_px):
     assert draw_dead_leaves(side_px, 0).shape == (side_px, side_px, 3)
 
 
@@ -91,7 +91,7 @@ def test_generated_images_have_the_spectrum_of_photographs():
     assert correlation(gray, 64) < 0.3
 
 
-def test_that_is_the_spectrum_of_photographs(shared):
+def test_photographs_have_the_reference_spectrum(shared):
     images = open_images(shared / "photos", Preprocessing(side_px=128), limit=48)
     gray = np.concatenate([batch.inputs.mean(axis=1) for batch in images.batches(8)])
     assert spectral_slope(gray) == pytest.approx(OF_PHOTOGRAPHS, abs=0.05)

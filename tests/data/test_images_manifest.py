@@ -32,7 +32,7 @@ def reopen(path: Path, *, limit: int | None = None, **options) -> Images:
 
 @pytest.mark.parametrize("seed", [None, 0, 7])
 @pytest.mark.parametrize("kind", ["folder", "archive", "generated"])
-def test_what_is_written_down_is_drawn_again(tmp_path, kind, seed):
+def test_a_manifest_draws_the_same_images_again(tmp_path, kind, seed):
     save_folder(tmp_path / "photos")
     np.savez(
         tmp_path / "all.npz",
@@ -50,7 +50,7 @@ def test_what_is_written_down_is_drawn_again(tmp_path, kind, seed):
     assert again.labels is None if first.labels is None else again.labels.tolist() == first.labels.tolist()
 
 
-def test_a_manifest_refers_to_its_images_from_where_it_lies(tmp_path, monkeypatch):
+def test_a_manifests_source_is_relative_to_its_folder(tmp_path, monkeypatch):
     save_folder(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     write_image_manifest(Path("calibration/mine.toml"), open_images("photos", PREPROCESSING, limit=3))
@@ -68,21 +68,21 @@ def test_a_manifest_refers_to_its_images_from_where_it_lies(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["generated", 'quo"ted', "back\\slash", "tab\tand\x7f", "größe"])
-def test_folders_of_any_name_are_found_again(tmp_path, name):
+def test_folders_with_special_names_are_found_again(tmp_path, name):
     save_folder(tmp_path / name)
     write_image_manifest(tmp_path / "mine.toml", open_images(tmp_path / name, PREPROCESSING, limit=6))
     assert reopen(tmp_path / "mine.toml").available == 6
     assert drawn(reopen(tmp_path / "mine.toml")) == [0, 2, 4, 1, 3, 5]
 
 
-def test_a_name_that_toml_has_no_letters_for_is_refused(tmp_path):
+def test_a_path_that_is_not_utf8_is_refused(tmp_path):
     save_folder(tmp_path / "\udcff")
     with refuses("invalid-file-name"):
         write_image_manifest(tmp_path / "mine.toml", open_images(tmp_path / "\udcff", PREPROCESSING, limit=6))
     assert not (tmp_path / "mine.toml").exists()
 
 
-def test_preprocessing_is_the_models_then_the_manifests_then_the_users(tmp_path):
+def test_preprocessing_of_user_overrides_manifest_overrides_model(tmp_path):
     images = open_images("generated", PREPROCESSING, limit=2)
     write_image_manifest(
         tmp_path / "mine.toml", images, overrides=Overrides(mean=(0.5, 0.25, 0), interpolation="lanczos")
@@ -96,7 +96,7 @@ def test_preprocessing_is_the_models_then_the_manifests_then_the_users(tmp_path)
     )
 
 
-def test_fewer_images_than_a_manifest_has_can_be_asked_for(tmp_path):
+def test_a_limit_draws_fewer_images_than_the_manifest(tmp_path):
     save_folder(tmp_path / "photos")
     write_image_manifest(tmp_path / "mine.toml", open_images(tmp_path / "photos", PREPROCESSING, limit=6))
     few = reopen(tmp_path / "mine.toml", limit=2)
@@ -106,7 +106,7 @@ def test_fewer_images_than_a_manifest_has_can_be_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["more", "other pixels", "other name"])
-def test_images_that_changed_are_refused_with_how_many_there_are_now(tmp_path, change):
+def test_changed_images_are_refused_with_the_new_digest(tmp_path, change):
     folder = save_folder(tmp_path / "photos")
     write_image_manifest(tmp_path / "mine.toml", open_images(folder, PREPROCESSING, limit=5))
     if change == "more":
@@ -125,7 +125,7 @@ def test_images_that_changed_are_refused_with_how_many_there_are_now(tmp_path, c
     assert reopen(tmp_path / "mine.toml").count == 5
 
 
-def test_images_that_are_missing_are_counted(tmp_path):
+def test_missing_images_are_refused(tmp_path):
     folder = save_folder(tmp_path / "photos")
     write_image_manifest(tmp_path / "mine.toml", open_images(folder, PREPROCESSING, limit=6))
     (folder / "class0" / "0.png").unlink()
@@ -162,7 +162,7 @@ def test_images_that_are_missing_are_counted(tmp_path):
         ("a = " + "[" * 5000, "is not a manifest"),
     ],
 )
-def test_what_is_no_manifest_is_refused_with_the_place(tmp_path, text, problem):
+def test_an_invalid_manifest_is_refused_with_the_location(tmp_path, text, problem):
     path = tmp_path / "wrong.toml"
     for source in ("a", "generated"):
         text = text.replace(source.upper() + "[", f"source = '{source}'\ncount = 1\nsha256 = 'X'\n[")
@@ -172,13 +172,13 @@ def test_what_is_no_manifest_is_refused_with_the_place(tmp_path, text, problem):
     assert "\n" not in caught.value.problem
 
 
-def test_a_seed_beside_a_manifest_is_refused(tmp_path):
+def test_a_seed_with_a_manifest_is_refused(tmp_path):
     write_image_manifest(tmp_path / "mine.toml", open_images("generated", PREPROCESSING, limit=2))
     with refuses("option-conflict"):
         reopen(tmp_path / "mine.toml", seed=1)
 
 
-def test_what_a_manifest_could_not_draw_again_is_not_written_down(tmp_path):
+def test_a_manifest_of_images_that_it_could_not_draw_again_is_refused(tmp_path):
     images = open_images("generated", PREPROCESSING, limit=4)
     write_image_manifest(tmp_path / "whole.toml", images)
     for part in (images.subset([0, 1]), reopen(tmp_path / "whole.toml")):
@@ -190,7 +190,7 @@ def test_what_a_manifest_could_not_draw_again_is_not_written_down(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["whole.toml"]
 
 
-def test_a_folder_called_like_a_manifest_is_a_folder(tmp_path):
+def test_a_folder_with_a_manifests_suffix_is_a_folder(tmp_path):
     assert reopen(save_folder(tmp_path / "photos.toml")).count == 6
 
 
@@ -201,7 +201,7 @@ def test_the_committed_manifests_can_be_drawn(path):
     assert drawn(images.subset([0]))
 
 
-def test_the_committed_manifest_of_generated_images_is_there():
+def test_the_committed_manifest_of_generated_images_exists():
     images = reopen(ROOT / "calibration" / "generated.toml")
     assert images.count == 512
     assert drawn(images.subset(range(3))) == drawn(open_images("generated", PREPROCESSING, limit=3))

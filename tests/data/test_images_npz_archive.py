@@ -27,14 +27,14 @@ def pixels(images: Images, **options) -> np.ndarray:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_rows_come_out_as_numpy_saved_them(tmp_path, save):
+def test_rows_equal_what_numpy_saved(tmp_path, save):
     save(tmp_path / "noise.npz", images=NOISE)
     np.testing.assert_array_equal(pixels(open_small(tmp_path / "noise.npz")), NOISE)
     some = open_small(tmp_path / "noise.npz").subset([3, 4, 11, 19])
     np.testing.assert_array_equal(pixels(some), NOISE[[3, 4, 11, 19]])
 
 
-def test_labels_and_classes_come_with_the_images_that_are_drawn(tmp_path):
+def test_drawn_images_keep_their_labels_and_classes(tmp_path):
     np.savez(
         tmp_path / "two.npz",
         images=NOISE,
@@ -50,7 +50,7 @@ def test_labels_and_classes_come_with_the_images_that_are_drawn(tmp_path):
     assert open_small(tmp_path / "two.npz").labels.tolist() == [0, 1] * 10
 
 
-def test_without_labels_there_are_none(tmp_path):
+def test_labels_are_optional(tmp_path):
     np.savez(tmp_path / "bare.npz", images=NOISE)
     images = open_small(tmp_path / "bare.npz")
     assert images.labels is None
@@ -76,7 +76,7 @@ def test_without_labels_there_are_none(tmp_path):
         ({"classes": np.array("cat")}, "archive-invalid", r"classes.* <U3.*\(\)"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, code, named):
+def test_invalid_labels_are_refused(tmp_path, arrays, code, named):
     np.savez(tmp_path / "wrong.npz", images=ZEROS, **arrays)
     with refuses(code) as caught:
         open_small(tmp_path / "wrong.npz")
@@ -95,14 +95,14 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, code, named):
     ],
     ids=lambda images: f"{images.dtype}{images.shape}",
 )
-def test_an_array_of_another_kind_is_refused_with_what_it_is(tmp_path, images):
+def test_images_of_another_shape_or_type_are_refused(tmp_path, images):
     np.savez(tmp_path / "wrong.npz", images=images)
     with refuses("archive-invalid") as caught:
         open_small(tmp_path / "wrong.npz")
     assert "(n, height, width, 3)" in caught.value.fix
 
 
-def test_an_array_whose_images_are_interleaved_is_refused_with_the_way_out(tmp_path):
+def test_images_in_fortran_order_are_refused_with_the_fix(tmp_path):
     np.savez(tmp_path / "fortran.npz", images=np.asfortranarray(NOISE))
     with refuses("archive-invalid") as caught:
         open_small(tmp_path / "fortran.npz")
@@ -127,7 +127,7 @@ def test_a_single_array_named_npz_is_refused(tmp_path):
         open_small(tmp_path / "array.npz")
 
 
-def test_an_archive_cut_short_is_refused_at_once(tmp_path):
+def test_a_truncated_archive_is_refused_at_once(tmp_path):
     path = tmp_path / "damaged.npz"
     np.savez_compressed(path, images=NOISE)
     whole = path.read_bytes()
@@ -139,7 +139,7 @@ def test_an_archive_cut_short_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("limit", [2, 400])
-def test_damage_inside_is_found_even_where_it_is_not_drawn(tmp_path, save, limit):
+def test_damage_is_found_even_in_images_that_are_not_drawn(tmp_path, save, limit):
     path = tmp_path / "damaged.npz"
     save(path, images=np.tile(NOISE, (20, 1, 1, 1)))
     content = bytearray(path.read_bytes())
@@ -149,7 +149,7 @@ def test_damage_inside_is_found_even_where_it_is_not_drawn(tmp_path, save, limit
         pixels(open_images(path, PREPROCESSING, limit=limit))
 
 
-def test_damage_is_not_passed_over_as_one_bad_image(tmp_path):
+def test_a_damaged_archive_is_not_skipped_as_one_bad_image(tmp_path):
     path = tmp_path / "damaged.npz"
     np.savez(path, images=NOISE)
     content = bytearray(path.read_bytes())
@@ -176,14 +176,14 @@ def npy(header: str) -> bytes:
         npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4611686018427387904, 4, 4, 3)}"),
     ],
 )
-def test_a_member_that_is_not_what_its_header_says_is_refused(tmp_path, member):
+def test_a_member_that_contradicts_its_header_is_refused(tmp_path, member):
     with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
         archive.writestr("images.npy", member)
     with refuses("archive-invalid"):
         open_small(tmp_path / "odd.npz")
 
 
-def test_images_too_large_to_be_any_are_refused_before_they_are_read(tmp_path):
+def test_huge_images_are_refused_before_they_are_read(tmp_path):
     header = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 100000, 100000, 3)}")
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("images.npy", header)
@@ -192,7 +192,7 @@ def test_images_too_large_to_be_any_are_refused_before_they_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["labels", "classes"])
-def test_the_array_that_is_damaged_is_named(tmp_path, damage):
+def test_the_error_names_the_damaged_array(tmp_path, damage):
     np.savez(tmp_path / "whole.npz", images=ZEROS, labels=np.zeros(2, int), classes=np.array(["a", "b"]))
     with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "odd.npz", "w") as odd:
         for name in whole.namelist():
@@ -202,7 +202,7 @@ def test_the_array_that_is_damaged_is_named(tmp_path, damage):
         open_small(tmp_path / "odd.npz")
 
 
-def test_an_archive_replaced_while_it_is_used_is_noticed(tmp_path):
+def test_an_archive_that_is_replaced_during_use_is_noticed(tmp_path):
     np.savez(tmp_path / "a.npz", images=NOISE)
     images = open_small(tmp_path / "a.npz")
     for others in (ZEROS, NOISE.reshape(20, 16, 4, 3)):
@@ -215,7 +215,7 @@ def test_an_archive_replaced_while_it_is_used_is_noticed(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_archive_that_may_not_be_read_says_so(tmp_path):
+def test_an_unreadable_archive_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", images=ZEROS)
     (tmp_path / "a.npz").chmod(0)
     with refuses("file-unreadable"):

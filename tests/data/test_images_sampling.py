@@ -16,11 +16,11 @@ NAMES = [f"{number:03}.jpg" for number in range(200)]
         (0, 5, []),
     ],
 )
-def test_an_even_draw_is_spread_over_all(count, limit, drawn):
+def test_an_even_draw_covers_all_images(count, limit, drawn):
     assert sample_evenly(count, limit).tolist() == drawn
 
 
-def test_an_even_draw_leaves_no_class_out_that_there_is_room_for():
+def test_an_even_draw_includes_every_class_if_possible():
     labels = np.array([0] * 50 + [1] + [2] * 49 + [3])
     drawn = sample_evenly(len(labels), 5, labels)
     assert set(labels[drawn]) == {0, 1, 2, 3}
@@ -29,17 +29,17 @@ def test_an_even_draw_leaves_no_class_out_that_there_is_room_for():
     assert {50, 100} <= set(drawn.tolist())
 
 
-def test_with_room_for_fewer_images_than_classes_the_draw_is_even():
+def test_a_draw_smaller_than_the_classes_is_even():
     labels = np.array([0] * 50 + [1] + [2] * 49 + [3])
     assert sample_evenly(len(labels), 3, labels).tolist() == sample_evenly(len(labels), 3).tolist()
 
 
-def test_where_every_class_is_met_already_labels_change_nothing():
+def test_labels_do_not_matter_if_every_class_is_drawn_anyway():
     labels = np.arange(100) % 10
     assert sample_evenly(100, 37, labels).tolist() == sample_evenly(100, 37).tolist()
 
 
-def test_a_random_draw_ascends_and_has_each_once():
+def test_a_random_draw_is_ascending_without_duplicates():
     drawn = sample_randomly(NAMES, 50, seed=3).tolist()
     assert len(set(drawn)) == 50
     assert drawn == sorted(drawn)
@@ -47,19 +47,19 @@ def test_a_random_draw_ascends_and_has_each_once():
     assert sample_randomly(NAMES, 500, seed=3).tolist() == list(range(200))
 
 
-def test_a_random_draw_is_the_same_with_any_version_of_anything():
+def test_a_random_draw_does_not_depend_on_any_version():
     # printf '7/%s' a.jpg | sha256sum, and so on: 4642..., ab9f..., 0e3d..., c8e4...
     assert sample_randomly(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], 2, seed=7).tolist() == [0, 2]
 
 
-def test_one_more_file_changes_one_image_of_a_random_draw_at_most():
+def test_one_more_file_changes_at_most_one_image_of_a_random_draw():
     before = {NAMES[index] for index in sample_randomly(NAMES, 50, seed=0)}
     more = sorted([*NAMES, "100b.jpg"])
     after = {more[index] for index in sample_randomly(more, 50, seed=0)}
     assert len(before - after) <= 1
 
 
-def test_a_random_draw_is_from_all_over():
+def test_a_random_draw_covers_all_images():
     drawn = sample_randomly(NAMES, 100, seed=0)
     # Half of them at random: 50 of either half of the names, give or take four standard deviations of 3.5.
     assert 36 <= np.count_nonzero(drawn < 100) <= 64

@@ -24,13 +24,13 @@ def ramp(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_the_defaults_are_imagenets_statistics_and_the_reference_padding():
+def test_defaults_are_imagenets_statistics_and_the_reference_padding():
     assert AT_32_PX.mean == (0.485, 0.456, 0.406)
     assert AT_32_PX.std == (0.229, 0.224, 0.225)
     assert AT_32_PX.crop_padding_px == 32
 
 
-def test_an_image_of_the_networks_size_is_not_touched():
+def test_an_image_of_the_networks_size_is_unchanged():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     np.testing.assert_array_equal(AT_32_PX.crop(Image.fromarray(pixels)), pixels)
 
@@ -80,26 +80,26 @@ def test_the_shorter_side_becomes_the_crop_and_its_padding(width, height, column
         ("lanczos", [103, 94, 90, 121, 179, 210, 206, 197]),
     ],
 )
-def test_resizing_is_by_the_kernel_that_is_named(interpolation, values):
+def test_resizing_uses_the_named_filter(interpolation, values):
     pixels = np.full((32, 33, 3), 100, np.uint8)
     pixels[:, 16:] = 200
     crop = Preprocessing(side_px=32, interpolation=interpolation).crop(Image.fromarray(pixels))
     assert crop[16, 11:19, 0].tolist() == values
 
 
-def test_resizing_is_bicubic_unless_another_kernel_is_named():
+def test_resizing_is_bicubic_by_default():
     assert AT_32_PX.interpolation == "bicubic"
     assert set(INTERPOLATIONS) == {"nearest", "bilinear", "bicubic", "lanczos"}
 
 
-def test_without_padding_the_whole_of_a_square_is_seen():
+def test_without_padding_a_square_image_is_not_cropped():
     crop = Preprocessing(side_px=32, crop_padding_px=0).crop(ramp(128, 128)).astype(float)
     # Four columns to one: 1.5, 5.5, ...; at the edges bicubic has one side only.
     np.testing.assert_allclose(crop[0, 2:-2, 0], (1.5 + 4 * np.arange(32))[2:-2], atol=0.6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (33, 31), (31, 33)])
-def test_any_size_makes_a_square(size):
+def test_images_of_any_size_become_squares(size):
     assert AT_32_PX.crop(Image.new("RGB", size)).shape == (32, 32, 3)
 
 
@@ -119,14 +119,14 @@ def test_any_size_makes_a_square(size):
     ],
 )
 @pytest.mark.parametrize("side_px", [32, 80])
-def test_every_mode_of_image_becomes_rgb(mode, colour, rgb, side_px):
+def test_every_image_mode_becomes_rgb(mode, colour, rgb, side_px):
     crop = AT_32_PX.crop(Image.new(mode, (side_px, side_px), colour))
     assert crop.dtype == np.uint8
     np.testing.assert_array_equal(crop, np.broadcast_to(rgb, (32, 32, 3)))
 
 
 @pytest.mark.parametrize("side_px", [32, 80])
-def test_a_palette_is_looked_up_before_anything_is_resized(side_px):
+def test_palettes_are_resolved_before_resizing(side_px):
     image = Image.new("P", (side_px, side_px), 7)
     image.putpalette([*([0] * 21), *RED])
     np.testing.assert_array_equal(AT_32_PX.crop(image), np.broadcast_to(RED, (32, 32, 3)))
@@ -149,14 +149,14 @@ def with_alpha(colour: tuple[int, int, int], alpha: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("alpha", [0, 128, 255])
-def test_alpha_is_dropped_and_the_colour_under_it_kept(alpha):
+def test_alpha_is_dropped_without_changing_colours(alpha):
     np.testing.assert_array_equal(
         crop_of(saved(with_alpha(RED, alpha), "PNG")), np.broadcast_to(RED, (32, 32, 3))
     )
 
 
 @pytest.mark.parametrize(("kind", "transparency"), [("PNG", b"\x00\x80"), ("PNG", 0), ("GIF", 0)])
-def test_transparent_palettes_are_looked_up_as_pillow_does_and_without_its_warning(kind, transparency):
+def test_transparent_palettes_are_resolved_without_pillows_warning(kind, transparency):
     image = Image.new("P", (32, 32), 0)
     image.putpalette([*RED, *BLUE])
     image.paste(1, (16, 0, 32, 32))
@@ -166,30 +166,30 @@ def test_transparent_palettes_are_looked_up_as_pillow_does_and_without_its_warni
 
 
 @pytest.mark.parametrize("transparency", [90, 7])
-def test_a_transparent_gray_is_gray(transparency):
+def test_a_transparent_gray_image_is_gray(transparency):
     crop = crop_of(saved(Image.new("L", (32, 32), 90), "PNG", transparency=transparency))
     np.testing.assert_array_equal(crop, np.broadcast_to(GRAY, (32, 32, 3)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_a_pixel_become_eight(kind):
+def test_sixteen_bit_pixels_become_eight_bit(kind):
     values = (np.arange(32, dtype=np.uint16) * 2048)[None].repeat(32, 0)
     crop = crop_of(saved(Image.fromarray(values), kind))
     # 2048 is 8 of 256.
     np.testing.assert_array_equal(crop[..., 1], (np.arange(32) * 8)[None].repeat(32, 0))
 
 
-def test_a_dark_image_of_sixteen_bits_stays_dark():
+def test_a_dark_sixteen_bit_image_stays_dark():
     crop = crop_of(saved(Image.fromarray(np.full((32, 32), 200, np.uint16)), "PNG"))
     assert crop.max() == 0
 
 
-def test_a_printed_jpeg_of_four_inks_is_shown_in_its_colours():
+def test_a_cmyk_jpeg_keeps_its_colours():
     crop = crop_of(saved(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG"))
     np.testing.assert_allclose(crop, np.broadcast_to(RED, (32, 32, 3)), atol=4)
 
 
-def test_numbers_without_a_scale_are_refused():
+def test_floating_point_pixels_are_refused():
     with pytest.raises(ValueError, match="floating-point"):
         crop_of(saved(Image.new("F", (32, 32), 0.5), "TIFF"))
 
@@ -209,7 +209,7 @@ def test_numbers_without_a_scale_are_refused():
         (8, "bottom left", "top left"),
     ],
 )
-def test_a_photograph_is_turned_as_its_camera_was_held(orientation, red, blue):
+def test_exif_orientation_is_applied(orientation, red, blue):
     image = Image.new("RGB", (32, 32))
     image.putpixel((0, 0), RED)
     image.putpixel((31, 0), BLUE)
@@ -229,7 +229,7 @@ def test_a_photograph_is_turned_as_its_camera_was_held(orientation, red, blue):
     assert tuple(corners[blue]) == BLUE
 
 
-def test_a_turned_photograph_is_cropped_as_it_is_shown():
+def test_the_crop_follows_the_exif_orientation():
     # Stored 64 x 100, shown 100 x 64: columns 34 to 65 of the shown one, which are stored rows 65 to 34.
     exif = Image.Exif()
     exif[0x0112] = 8  # shown turned to the left: stored rows are shown columns
@@ -241,7 +241,7 @@ def test_a_turned_photograph_is_cropped_as_it_is_shown():
     np.testing.assert_array_equal(crop[:, 0, 0], 47 - np.arange(32))
 
 
-def test_a_tiff_that_pillow_turns_itself_is_turned_once():
+def test_a_tiff_that_pillow_rotates_is_rotated_once():
     image = Image.new("RGB", (32, 32))
     image.putpixel((0, 0), RED)
     crop = crop_of(saved(image, "TIFF", tiffinfo={0x0112: 6}))
@@ -249,7 +249,7 @@ def test_a_tiff_that_pillow_turns_itself_is_turned_once():
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"\0"])
-def test_damaged_exif_turns_nothing(exif):
+def test_damaged_exif_is_ignored(exif):
     image = ramp(32, 32)
     with Image.open(saved(image, "PNG", exif=exif)) as stored:
         np.testing.assert_array_equal(AT_32_PX.crop(stored), np.asarray(image))
@@ -268,14 +268,14 @@ def test_a_grayscale_photograph_has_three_equal_channels(shared):
     np.testing.assert_array_equal(crop, crop[..., :1].repeat(3, axis=-1))
 
 
-def test_numbers_are_normalized_channel_by_channel():
+def test_values_are_normalized_per_channel():
     pixels = np.array([[[255, 0, 128]]], np.uint8)[None]
     values = Preprocessing(side_px=1).normalize(pixels)
     # (1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225
     np.testing.assert_allclose(values, [[[[2.248908]], [[-2.035714]], [[0.426492]]]], atol=1e-6)
 
 
-def test_a_batch_comes_out_channels_first_contiguous_and_float32():
+def test_a_batch_is_channels_first_contiguous_and_float32():
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     values = Preprocessing(side_px=4, mean=(0, 0, 0), std=(1, 1, 1)).normalize(pixels)
     assert values.dtype == np.float32
@@ -285,21 +285,21 @@ def test_a_batch_comes_out_channels_first_contiguous_and_float32():
     assert values[1, 1, 2, 3] == pytest.approx(82 / 255)
 
 
-def test_json_and_back_is_the_same():
+def test_json_round_trip_keeps_preprocessing():
     preprocessing = Preprocessing(side_px=300, crop_padding_px=0, mean=(0.5, 0.25, 0), std=(1, 2, 3))
     back = from_json(to_json(preprocessing), Preprocessing)
     assert back == preprocessing
     assert hash(back) == hash(preprocessing)
 
 
-def test_what_was_recorded_before_interpolations_were_is_bicubic():
+def test_records_without_an_interpolation_are_bicubic():
     text = '{"side_px": 64, "crop_padding_px": 0, "mean": [0, 0, 0], "std": [1, 1, 1]}'
     assert from_json(text, Preprocessing) == Preprocessing(
         side_px=64, crop_padding_px=0, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic"
     )
 
 
-def test_what_the_user_sets_replaces_what_the_model_says_and_nothing_else():
+def test_overrides_replace_only_what_they_set():
     changed = AT_32_PX.override(Overrides(std=(0.5, 0.25, 1), interpolation="bilinear"))
     assert repr(changed.std) == "(0.5, 0.25, 1.0)"  # as a file gives them back
     assert changed == Preprocessing(side_px=32, std=(0.5, 0.25, 1), interpolation="bilinear")
@@ -323,13 +323,13 @@ def test_what_the_user_sets_replaces_what_the_model_says_and_nothing_else():
         (Overrides(interpolation="area"), "'area'"),
     ],
 )
-def test_what_no_training_used_is_refused(overrides, named):
+def test_unusable_preprocessing_is_refused(overrides, named):
     with refuses("invalid-preprocessing") as caught:
         AT_32_PX.override(overrides)
     assert named in caught.value.problem
 
 
-def test_a_long_thin_image_takes_no_more_memory_than_the_square_that_is_kept(tmp_path):
+def test_a_long_thin_image_needs_little_memory(tmp_path):
     # Resized whole, to 64 by 3.2 million pixels, it would take 800 MB.
     program = """
 import re

@@ -34,7 +34,7 @@ def written(path: Path, **changes) -> Path:
     return path
 
 
-def test_a_gpu_of_ones_own_is_predicted_for(tmp_path, run):
+def test_a_described_gpu_gets_predictions(tmp_path, run):
     written(tmp_path / "my.toml")
     result = run("fit", "--gpu", "mine,L4", "--gpu-file", "my.toml", "--max-latency", "10ms")
     assert result.status == 0
@@ -45,7 +45,7 @@ def test_a_gpu_of_ones_own_is_predicted_for(tmp_path, run):
     assert theirs.expected_ms < ours.expected_ms < 1.2 * theirs.expected_ms  # slightly less of every resource
 
 
-def test_an_engine_is_built_for_a_gpu_of_ones_own(tmp_path, run):
+def test_an_engine_is_built_for_a_described_gpu(tmp_path, run):
     written(tmp_path / "my.toml")
     options = ("--gpu", "mine", "--gpu-file", "my.toml", "--max-latency", "2ms", "--export", "--json")
     result = run("fit", *options)
@@ -59,7 +59,7 @@ def test_an_engine_is_built_for_a_gpu_of_ones_own(tmp_path, run):
     ("capability", "expected"),
     [(None, "unknown compute capability"), ('"9.0"', "can't compile for Mine (SM90)")],
 )
-def test_a_gpu_of_ones_own_that_nobody_builds_for_is_refused_at_once(tmp_path, run, capability, expected):
+def test_export_for_a_gpu_without_a_compiler_is_refused_at_once(tmp_path, run, capability, expected):
     written(tmp_path / "my.toml", compute_capability=capability)
     options = ("--gpu", "mine", "--gpu-file", "my.toml", "--max-latency", "10ms")
     assert run("fit", *options).status == 0
@@ -78,14 +78,14 @@ def test_a_gpu_of_ones_own_that_nobody_builds_for_is_refused_at_once(tmp_path, r
         ({"fp16_tensor_tflops": 120_000}, "fp16_tensor_tflops of Mine is 120000"),  # GFLOPS
     ],
 )
-def test_a_unit_that_is_off_by_a_thousand_is_doubted(tmp_path, changes, expected):
+def test_a_wrong_unit_gets_a_note(tmp_path, changes, expected):
     _, doubts = read_gpu_file(written(tmp_path / "my.toml", **changes))
     assert len(doubts) == 1
     assert expected in doubts[0]
     assert doubts[0].startswith("Check the unit:")
 
 
-def test_a_fact_that_is_known_of_one_value_alone_is_no_range(tmp_path):
+def test_a_fact_with_a_single_known_value_shows_that_value(tmp_path):
     """The clock under load is known only for a T4 among the GPUs of gpus.toml."""
     _, (doubt,) = read_gpu_file(written(tmp_path / "my.toml", sustained_mhz=2))
     assert "known GPUs have 900." in doubt
@@ -118,25 +118,25 @@ def times(factor, *facts):
         (times(1000, "fp16_tensor_tflops"), "fp16_tensor_tflops of Mine is 2e+03 times its fp32_tflops"),
     ],
 )
-def test_a_small_gpus_facts_are_doubted_that_a_large_one_could_have(tmp_path, facts, expected):
+def test_a_wrong_unit_is_noticed_even_if_a_larger_gpu_has_such_a_value(tmp_path, facts, expected):
     _, doubts = read_gpu_file(written(tmp_path / "my.toml", **facts))
     assert len(doubts) == 1
     assert expected in doubts[0]
 
 
 @pytest.mark.parametrize("gpu", known_gpus(), ids=lambda gpu: gpu.name)
-def test_the_facts_of_known_gpus_are_not_doubted(tmp_path, gpu):
+def test_the_facts_of_known_gpus_get_no_notes(tmp_path, gpu):
     facts = {name: getattr(gpu, name) for name in (*FACTS, "int8_tensor_tops", "int8_dp4a_tops")}
     facts["compute_capability"] = f'"{gpu.compute_capability}"'
     assert read_gpu_file(written(tmp_path / "my.toml", **facts))[1] == ()
 
 
-def test_the_facts_of_a_gpu_smaller_than_those_known_are_not_doubted(tmp_path):
+def test_a_gpu_smaller_than_the_known_ones_gets_no_notes(tmp_path):
     assert read_gpu_file(written(tmp_path / "my.toml", **NANO))[1] == ()
 
 
 @pytest.mark.parametrize("end", [1e-6, 1e9])
-def test_facts_at_the_ends_of_what_is_allowed_give_finite_predictions(tmp_path, end):
+def test_facts_at_the_limits_give_finite_predictions(tmp_path, end):
     numbers = {**dict.fromkeys(FACTS, end), "sm_count": max(1, int(end)), "compute_capability": '"8.9"'}
     for facts in (numbers, *({fact: value} for fact, value in numbers.items())):
         (mine,), _ = read_gpu_file(written(tmp_path / "my.toml", **facts))
@@ -163,14 +163,14 @@ def test_facts_at_the_ends_of_what_is_allowed_give_finite_predictions(tmp_path, 
         ({"aliases": '"m"'}, "$.aliases"),
     ],
 )
-def test_what_is_no_fact_is_refused(tmp_path, changes, expected):
+def test_an_invalid_fact_is_refused(tmp_path, changes, expected):
     with refuses("gpu-file-invalid") as caught:
         read_gpu_file(written(tmp_path / "my.toml", **changes))
     assert expected in caught.value.problem
 
 
 @pytest.mark.parametrize(("name", "known"), [("T4", "T4"), ("tesla t4", "T4"), ("A100", "A100 SXM4 40GB")])
-def test_a_description_that_hides_a_known_gpu_is_said_to(tmp_path, name, known):
+def test_a_description_that_overrides_a_known_gpu_gets_a_note(tmp_path, name, known):
     path = written(tmp_path / "my.toml")
     path.write_text(path.read_text().replace("Mine", name))
     _, notes = read_gpu_file(path)
@@ -178,7 +178,7 @@ def test_a_description_that_hides_a_known_gpu_is_said_to(tmp_path, name, known):
     assert f"of the {known} as {name};" in note
 
 
-def test_a_known_gpu_takes_from_a_file_what_is_not_known_of_it(tmp_path, run):
+def test_a_file_completes_the_facts_of_a_known_gpu(tmp_path, run):
     """An A10's power is not in gpus.toml; 150 W are in its datasheet."""
     (tmp_path / "my.toml").write_text('["A10"]\ntdp_w = 150\n')
     options = ("fit", "--gpu", "A10", "--max-latency", "10ms")
@@ -190,7 +190,7 @@ def test_a_known_gpu_takes_from_a_file_what_is_not_known_of_it(tmp_path, run):
     assert gpu == replace(find_gpu("A10"), tdp_w=150.0, source=str(tmp_path / "my.toml"), aliases=())
 
 
-def test_what_a_file_says_outdates_what_was_known_to_follow_from_it(tmp_path):
+def test_a_fact_in_a_file_invalidates_known_facts_that_depend_on_it(tmp_path):
     """A T4's clock under load was seen at 70 W; a V100's INT8 is without tensor cores."""
     path = tmp_path / "my.toml"
     path.write_text('["T4"]\ntdp_w = 35\n["V100"]\nint8_tensor_tops = 250\n')
@@ -199,14 +199,14 @@ def test_what_a_file_says_outdates_what_was_known_to_follow_from_it(tmp_path):
     assert (v100.int8_tensor_tops, v100.int8_dp4a_tops) == (250, None)
 
 
-def test_an_alias_that_hides_a_known_gpu_is_said_to(tmp_path):
+def test_an_alias_that_hides_a_known_gpu_gets_a_note(tmp_path):
     path = written(tmp_path / "my.toml", aliases='["mine", "tesla t4"]')
     _, notes = read_gpu_file(path)
     assert notes == (f"tesla t4 means the Mine of {path}, not the built-in T4.",)
 
 
 @pytest.mark.parametrize(("name", "aliases"), [("mine", "[]"), ("NVIDIA Mi-ne", "[]"), ("Yours", '["MINE"]')])
-def test_two_gpus_that_answer_to_one_name_are_refused(tmp_path, name, aliases):
+def test_two_gpus_with_the_same_name_are_refused(tmp_path, name, aliases):
     path = written(tmp_path / "my.toml")
     path.write_text(f'{path.read_text()}\n["{name}"]\naliases = {aliases}\n')
     with refuses("gpu-file-invalid"):
@@ -218,7 +218,7 @@ def named(path: Path, name: str, **changes) -> Path:
     return path
 
 
-def test_names_are_told_apart_in_any_script(tmp_path, run):
+def test_names_in_any_script_are_distinguished(tmp_path, run):
     named(tmp_path / "my.toml", "\u65e5\u672c")
     options = ("--gpu-file", "my.toml", "--max-latency", "10ms")
     assert "on \u65e5\u672c" in run("fit", "--gpu", "\u65e5\u672c", *options).out
@@ -236,7 +236,7 @@ def test_names_are_told_apart_in_any_script(tmp_path, run):
         ("T4, mine", "'T4, mine', but commas separate GPUs"),
     ],
 )
-def test_a_name_by_which_nobody_can_ask_for_it_is_refused(tmp_path, name, expected):
+def test_a_name_that_gpu_options_cannot_use_is_refused(tmp_path, name, expected):
     for path in (
         named(tmp_path / "a.toml", name),
         written(tmp_path / "b.toml", aliases=f'["Own", "{name}"]'),
@@ -270,14 +270,14 @@ def test_a_file_without_gpus_is_refused(tmp_path, text, expected):
         read_gpu_file(path)
 
 
-def test_a_file_of_facts_alone_is_told_where_the_name_goes(tmp_path):
+def test_the_fix_for_facts_without_a_gpu_shows_where_the_name_goes(tmp_path):
     (tmp_path / "my.toml").write_text('compute_capability = "8.9"\n')
     with refuses("gpu-file-invalid") as caught:
         read_gpu_file(tmp_path / "my.toml")
     assert '["My GPU"]' in caught.value.fix
 
 
-def test_too_few_facts_are_listed(tmp_path):
+def test_missing_facts_are_listed(tmp_path):
     (mine,), _ = read_gpu_file(written(tmp_path / "my.toml", tdp_w=None, fp16_tensor_tflops=None))
     with refuses("gpu-facts-missing") as caught:
         fit_phi(mine, max_latency_ms=10)

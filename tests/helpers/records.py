@@ -11,7 +11,7 @@ from deploykit.bench.machine import Machine, MachineState
 from deploykit.bench.record import MeasuredEngine, Method, Record
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.scaling import Scale, scale_for
-from deploykit.stats.accuracy_metrics import Proportion
+from deploykit.stats.proportion import Proportion
 
 # arXiv:1905.11946, Table 7: 79.0, 78.9 and 79.1 %.
 STRETCHED = (

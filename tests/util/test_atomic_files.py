@@ -16,7 +16,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_content_replaces_the_old_and_leaves_no_other_file(tmp_path):
+def test_new_content_replaces_the_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "model.onnx"
     write_atomically(path, b"old")
     write_atomically(path, b"new")
@@ -29,24 +29,24 @@ def test_text_is_written_as_utf_8(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == b"3 \xc2\xb5s"
 
 
-def test_missing_folders_are_made(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     write_atomically(tmp_path / "engines" / "b0" / "model.onnx", b"x")
     assert (tmp_path / "engines" / "b0" / "model.onnx").read_bytes() == b"x"
 
 
-def test_others_may_read_what_is_written(tmp_path):
+def test_written_files_are_readable_by_others(tmp_path):
     write_atomically(tmp_path / "model.onnx", b"x")
     assert (tmp_path / "model.onnx").stat().st_mode & 0o777 == 0o644
 
 
-def test_files_that_belong_together_are_all_written(tmp_path):
+def test_several_files_are_written_together(tmp_path):
     write_all_atomically({tmp_path / "new" / "engine": b"plan", tmp_path / "new" / "engine.json": "{}"})
     assert names_in(tmp_path / "new") == ["engine", "engine.json"]
     assert (tmp_path / "new" / "engine").read_bytes() == b"plan"
     assert (tmp_path / "new" / "engine.json").read_text() == "{}"
 
 
-def test_someone_reading_the_old_file_goes_on_reading_it(tmp_path):
+def test_an_open_reader_keeps_reading_the_old_content(tmp_path):
     path = tmp_path / "model.onnx"
     write_atomically(path, b"old")
     with path.open("rb") as reader:
@@ -109,7 +109,7 @@ threading.Event().wait(30)
     assert names_in(tmp_path) == ["model.onnx"]
 
 
-def test_a_folder_in_the_way_is_an_error_and_stays(tmp_path):
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     path = tmp_path / "model.onnx"
     path.mkdir()
     with pytest.raises(DeployError, match="can't be written: Is a directory"):
@@ -117,7 +117,7 @@ def test_a_folder_in_the_way_is_an_error_and_stays(tmp_path):
     assert names_in(tmp_path) == ["model.onnx"]
 
 
-def test_a_folder_in_the_way_of_one_leaves_the_others_as_they_were(tmp_path):
+def test_a_failure_for_one_file_leaves_the_others_unchanged(tmp_path):
     (tmp_path / "engine").write_bytes(b"old")
     (tmp_path / "engine.json").mkdir()
     with pytest.raises(DeployError, match="can't be written: Is a directory"):
@@ -126,7 +126,7 @@ def test_a_folder_in_the_way_of_one_leaves_the_others_as_they_were(tmp_path):
     assert (tmp_path / "engine").read_bytes() == b"old"
 
 
-def test_a_file_for_a_folder_is_an_error(tmp_path):
+def test_a_file_in_place_of_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DeployError, match="can't be written"):
         write_atomically(tmp_path / "file" / "model.onnx", b"x")
@@ -134,26 +134,26 @@ def test_a_file_for_a_folder_is_an_error(tmp_path):
         require_writable(tmp_path / "file" / "deeper" / "model.onnx")
 
 
-def test_a_name_too_long_is_an_error_that_leaves_nothing(tmp_path):
+def test_a_name_that_is_too_long_leaves_nothing_behind(tmp_path):
     with pytest.raises(DeployError, match="File name too long"):
         write_atomically(tmp_path / "made" / ("x" * 300), b"x")
     assert names_in(tmp_path) == []
 
 
-def test_a_place_that_can_be_written_is_let_through_and_left_alone(tmp_path):
+def test_a_writable_path_is_accepted_and_not_created(tmp_path):
     require_writable(tmp_path / "engines" / "b0" / "model.onnx")
     assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("place", ["folder", "/dev/null"])
-def test_what_is_no_file_is_not_to_be_replaced(tmp_path, place):
+def test_only_regular_files_may_be_replaced(tmp_path, place):
     (tmp_path / "folder").mkdir()
     with refuses("output-not-a-file") as caught:
         require_writable(tmp_path / place)
     assert "-o" in caught.value.fix
 
 
-def test_what_something_is_made_from_is_not_to_be_replaced_by_it(tmp_path):
+def test_an_output_must_not_replace_an_input(tmp_path):
     model = tmp_path / "model.onnx"
     model.touch()
     (tmp_path / "link").symlink_to(tmp_path)
@@ -175,7 +175,7 @@ def test_digests_are_sha_256(tmp_path):
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
+def test_concurrent_writers_do_not_mix_their_files(tmp_path):
     """Without a lock a third of them are mixed."""
     begin = threading.Barrier(2)
 
@@ -189,7 +189,7 @@ def test_of_two_that_write_the_same_files_at_once_one_pair_is_left(tmp_path):
             assert len({path.read_text() for path in tmp_path.iterdir()}) == 1
 
 
-def test_what_can_not_be_written_says_so_whatever_its_option_is_called():
+def test_the_fix_for_an_unwritable_file_does_not_assume_an_option():
     with refuses("output-unwritable") as caught:
         write_atomically(Path("/proc/nowhere/fit.svg"), b"x")
     assert "-o" not in caught.value.fix

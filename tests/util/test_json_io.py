@@ -17,7 +17,7 @@ class Point:
     tags: tuple[int, ...] = ()
 
 
-def test_what_is_written_is_read_back():
+def test_a_dataclass_survives_the_round_trip():
     point = Point(x=1.5, kind="b", tags=(1, 2))
     assert from_json(to_json(point), Point) == point
     assert from_json(to_json(point, indent=0), Point) == point
@@ -39,22 +39,22 @@ def test_what_is_written_is_read_back():
         "[" * 10**5,
     ],
 )
-def test_what_is_not_declared_is_refused(text):
+def test_undeclared_values_are_refused(text):
     with pytest.raises(ValueError, match=r"."):
         from_json(text, Point)
 
 
-def test_texts_become_the_declared_types():
+def test_strings_become_the_declared_types():
     assert from_strings({"x": "2.5", "kind": "b"}, Point) == Point(x=2.5, kind="b")
 
 
 @pytest.mark.parametrize("fields", [{}, {"x": "much"}, {"x": "-1"}, {"x": "1", "kind": "c"}])
-def test_texts_that_are_no_such_value_are_refused(fields):
+def test_strings_of_other_types_are_refused(fields):
     with pytest.raises(ValueError, match=r"."):
         from_strings(fields, Point)
 
 
-def test_no_number_is_not_a_number_in_json():
+def test_json_never_contains_nan():
     assert "nan" not in to_json({"x": math.nan}).lower()
 
 
@@ -64,7 +64,7 @@ class Sealed:
     sizes: tuple[float, ...] = (1.0, 0.1)
 
 
-def test_what_was_sealed_is_read_back_and_what_was_altered_is_not():
+def test_a_sealed_file_is_read_back_unless_it_was_edited():
     text = to_sealed_json(Sealed(name="é"))
     assert from_sealed_json(text, Sealed) == Sealed(name="é")
     assert '"name": "é"' in text

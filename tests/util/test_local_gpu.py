@@ -18,13 +18,13 @@ def _fresh(monkeypatch):
     local_gpu.cache_clear()
 
 
-def test_without_a_driver_a_missing_gpu_is_nothing_to_speak_of(monkeypatch, tmp_path, caplog):
+def test_without_a_driver_a_missing_gpu_is_not_logged(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(module, "_DRIVER", tmp_path / "none")
     assert local_gpu() is None
     assert not caplog.records
 
 
-def test_a_driver_whose_gpu_cannot_be_reached_is_warned_of_once(monkeypatch, tmp_path, caplog):
+def test_an_unreachable_gpu_is_logged_once(monkeypatch, tmp_path, caplog):
     driver = tmp_path / "version"
     driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module")
     monkeypatch.setattr(module, "_DRIVER", driver)

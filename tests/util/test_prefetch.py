@@ -15,14 +15,14 @@ def slow(value: int, seconds: float) -> Callable[[], int]:
     return job
 
 
-def test_results_come_in_the_order_of_the_jobs_whichever_is_done_first(prefetch_threads):
+def test_results_are_in_the_order_of_the_jobs(prefetch_threads):
     jobs = (slow(number, 0.02 if number % 2 == 0 else 0) for number in range(12))
     assert [future.result() for future in prefetch(jobs, window=5)] == list(range(12))
     assert prefetch_threads() == []
 
 
 @pytest.mark.parametrize("window", [1, 3, 100])
-def test_no_more_than_the_window_is_asked_for_before_it_is_taken(window):
+def test_at_most_a_window_of_jobs_is_requested_ahead(window):
     asked, taken, most = 0, 0, 0
 
     def jobs():
@@ -39,7 +39,7 @@ def test_no_more_than_the_window_is_asked_for_before_it_is_taken(window):
     assert taken == 30
 
 
-def test_work_goes_on_while_nothing_is_asked_for():
+def test_jobs_run_while_no_result_is_requested():
     done = [threading.Event() for _ in range(4)]
     results = prefetch((event.set for event in done), window=4)
     next(results)
@@ -53,7 +53,7 @@ def test_several_jobs_run_at_once():
     assert sorted(future.result() for future in prefetch(jobs, window=2, threads=2)) == [0, 1]
 
 
-def test_a_job_that_fails_does_so_in_its_place():
+def test_a_failing_job_fails_at_its_position():
     def fail() -> int:
         raise ValueError("the third")
 
@@ -66,7 +66,7 @@ def test_a_job_that_fails_does_so_in_its_place():
     results.close()
 
 
-def test_what_fails_in_asking_for_jobs_reaches_the_one_who_asks_for_results(prefetch_threads):
+def test_an_exception_from_the_jobs_iterator_reaches_the_caller(prefetch_threads):
     def jobs():
         yield slow(0, 0)
         raise ValueError("no more jobs")
@@ -76,7 +76,7 @@ def test_what_fails_in_asking_for_jobs_reaches_the_one_who_asks_for_results(pref
     assert prefetch_threads() == []
 
 
-def test_closing_drops_what_has_not_begun_and_ends_the_threads(prefetch_threads):
+def test_closing_cancels_pending_jobs_and_ends_the_threads(prefetch_threads):
     ran = []
     jobs = [slow(0, 0), *[lambda: (time.sleep(0.05), ran.append(1)) for _ in range(100)]]
     results = prefetch(jobs, window=101)

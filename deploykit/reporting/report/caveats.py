@@ -29,7 +29,7 @@ def cautions(runs: Iterable[Record | LayerProfile]) -> str:
 
 def in_brackets(estimate: Estimate) -> str:
     """` (1.08 to 1.11)`, or nothing where that is not known."""
-    ends = estimate.ends(3)
+    ends = estimate.format_interval(3)
     return f" ({ends})" if ends else ""
 
 
