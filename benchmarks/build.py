@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.networks.export import export_onnx
 from deploykit.util.types import Precision
 
@@ -44,7 +44,7 @@ def _row(phi: float, model: Path, gpu: str, precision: Precision) -> str:
         str(len(audit.layers)),
         str(sum(layer.is_fused for layer in audit.layers)),
         str(sum(layer.is_reformat for layer in audit.layers)),
-        f"{100 * audit.share('int8'):.1f} %",
+        f"{100 * audit.macs_share('int8'):.1f} %",
     )
     return f"| {' | '.join(cells)} |"
 

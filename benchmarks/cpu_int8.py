@@ -80,7 +80,7 @@ def _accuracy(folder: Path, scratch: Path) -> None:
         data = model.SerializeToString()
         fused, unfused = (_logits(data, images, fuse_int8=each) for each in (True, False))
         emulated = _without_vnni(data, images[:EMULATED_IMAGES], scratch)
-        integers = audit_kernels(model).products("int8")
+        integers = audit_kernels(model).product_count("int8")
         print(
             f"{name:36} {integers:8} {100 * top1(fused, archive['labels']):6.2f} % "
             f"{100 * agreement(fused, reference):8.2f} % {sqnr_db(fused, reference):5.1f} dB "

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.networks.export import prepare_export
 from deploykit.networks.families.registry import FAMILIES
 from deploykit.networks.member import Member, choose_member
@@ -51,7 +51,7 @@ def _built(model: Path, precision: Precision) -> list[str]:
     built = build_engine(onnx=model, precision=precision, gpu=GPU)
     took_s = time.perf_counter() - started
     cells = [f"{built.path.stat().st_size / 1e6:.1f} MB", f"{took_s:.1f} s"]
-    return [*cells, f"{built.manifest.audit.share('int8'):.1%}"] if precision == "int8" else cells
+    return [*cells, f"{built.manifest.audit.macs_share('int8'):.1%}"] if precision == "int8" else cells
 
 
 if __name__ == "__main__":

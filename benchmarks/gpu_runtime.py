@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from deploykit.engine.manifest import EngineManifest
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model

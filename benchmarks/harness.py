@@ -19,7 +19,7 @@ import numpy as np
 
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.scenarios import run_single_stream
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes

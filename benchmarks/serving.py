@@ -30,7 +30,7 @@ import numpy as np
 
 from deploykit.bench.scenarios import run_single_stream
 from deploykit.bench.server_scenario import run_server
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from deploykit.bench.compare import compare_records
     from deploykit.bench.record_file import read_record, write_record
     from deploykit.engine.manifest import read_engine_manifest
-    from deploykit.engine.pipeline import build_engine, quantize_model
+    from deploykit.engine.build import build_engine
+    from deploykit.engine.quantize_model import quantize_model
     from deploykit.engine.shapes import BatchRange, SideRange
     from deploykit.gpu_catalog.gpus import known_gpus
     from deploykit.networks.checkpoints.load import load_weights
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from deploykit.networks.scaling import scale_for
     from deploykit.planning.fit.fit import fit_phi
     from deploykit.planning.search.search import search_scaling
-    from deploykit.quantize.calibrate import calibrate_to_file
-    from deploykit.quantize.plan import Int8Options
+    from deploykit.quantize.calibration_files import calibrate_to_file
+    from deploykit.quantize.int8_options import Int8Options
     from deploykit.quantize.sensitivity import measure_sensitivity
     from deploykit.reporting.report.page import write_report
     from deploykit.reporting.study.study import run_study
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "measure_sensitivity": "deploykit.quantize.sensitivity",
-    "quantize_model": "deploykit.engine.pipeline",
+    "quantize_model": "deploykit.engine.quantize_model",
     "evaluate_model": "deploykit.accuracy.evaluate",
-    "Int8Options": "deploykit.quantize.plan",
+    "Int8Options": "deploykit.quantize.int8_options",
     "BatchRange": "deploykit.engine.shapes",
     "Bundle": "deploykit.runtime.bundle.bundle",
     "Client": "deploykit.serving.client",
@@ -56,8 +57,8 @@ _HOMES = {
     "DeployError": "deploykit.util.errors",
     "Engine": "deploykit.runtime",
     "benchmark": "deploykit.bench.benchmark",
-    "build_engine": "deploykit.engine.pipeline",
-    "calibrate_to_file": "deploykit.quantize.calibrate",
+    "build_engine": "deploykit.engine.build",
+    "calibrate_to_file": "deploykit.quantize.calibration_files",
     "check_repository": "deploykit.serving.repository.check",
     "choose_member": "deploykit.networks.member",
     "compare_records": "deploykit.bench.compare",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.record import Record
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import prepare_export
 from deploykit.networks.member import Member

@@ -111,7 +111,7 @@ class MeasuredEngine:
             macs=sum(layer.macs for layer in manifest.audit.profiles[0].layers),
             compiler=f"{target.compiler_title} {manifest.compiler_version}",
             target=target.title,
-            classes=manifest.classes,
+            classes=manifest.num_classes,
         )
 
 

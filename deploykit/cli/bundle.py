@@ -59,7 +59,7 @@ def command(
         manifest = plan.manifest
         print(
             f"  {manifest.precision.upper()} for {manifest.target.title}, "
-            f"{manifest.target.compiler_title} {manifest.compiler_version}, takes {manifest.takes}"
+            f"{manifest.target.compiler_title} {manifest.compiler_version}, takes {manifest.input_summary}"
         )
 
 

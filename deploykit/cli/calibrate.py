@@ -4,7 +4,8 @@ import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, stages
-from deploykit.quantize.calibrate import AUTO, calibrate_to_file, merge_ranges_files
+from deploykit.quantize.calibrate import AUTO
+from deploykit.quantize.calibration_files import calibrate_to_file, merge_ranges_files
 from deploykit.quantize.calibration.methods import DEFAULT_PERCENT, METHOD_NAMES
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.util.errors import DeployError
@@ -112,7 +113,7 @@ def _refuse(files: tuple[Path, ...], *others: object) -> None:
 
 
 def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
-    intervals = {name: ranges.interval(name) for name in ranges.statistics}
+    intervals = {name: ranges.tensor_range(name) for name in ranges.statistics}
     scores = ranges.choice.scores if ranges.choice else ()
     errors = {str(score.method): score.error.mean for score in scores}
     if as_json:
@@ -122,7 +123,7 @@ def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
                 "images": ranges.images,
                 "method": str(ranges.method),
                 "errors": errors,
-                "clipped": ranges.clipped(),
+                "clipped": ranges.clipped_fractions(),
                 "ranges": intervals,
             }
         )
@@ -134,7 +135,7 @@ def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
         chosen = f", chosen among {len(scores)} by the output error on {which}"
     print(f"{path}: ranges of {len(intervals)} tensors from {ranges.images} images")
     print(f"method: {ranges.method}{chosen}")
-    clipped = ranges.clipped()
+    clipped = ranges.clipped_fractions()
     if clipped:
         most = min(clipped, key=clipped.__getitem__)
         print(

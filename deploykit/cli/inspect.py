@@ -88,7 +88,7 @@ def _facts(engine: Path, manifest: EngineManifest) -> list[tuple[str, str]]:
         ("engine", f"{manifest.precision.upper()} for {manifest.target.title}, {size:.1f} MB"),
         ("compiler", f"{compiler}, in {manifest.build_seconds:.1f} s"),
         ("model", f"{model.family}{phi}, {model.weights} weights"),
-        ("input", f"{manifest.input.name}, {manifest.takes}"),
+        ("input", f"{manifest.input.name}, {manifest.input_summary}"),
         ("preparation", _preparation(model)),
         (
             "output",

@@ -10,7 +10,7 @@ import click
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.quantize.float_fallback import DEFAULT_FLOAT_BUDGET
 from deploykit.quantize.placement import POLICIES
-from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options
+from deploykit.quantize.int8_options import DEFAULT_MAX_DROP, Int8Options
 
 R = TypeVar("R")
 
@@ -73,7 +73,7 @@ def int8_options(command: Callable[..., R]) -> Callable[..., R]:
             policy=next((policy for policy in POLICIES if policy == int8_policy), None),
             include=int8_include,
             exclude=int8_exclude,
-            spare=int8_spare / 100,
+            float_budget=int8_spare / 100,
             eval_data=eval_data,
             max_drop=max_drop,
         )

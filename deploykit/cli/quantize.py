@@ -4,8 +4,8 @@ import click
 
 from deploykit.cli.int8_options import int8_options
 from deploykit.cli.output import json_option, note, phases, print_json
-from deploykit.engine.pipeline import quantize_model
-from deploykit.quantize.plan import Int8Options
+from deploykit.engine.quantize_model import quantize_model
+from deploykit.quantize.int8_options import Int8Options
 
 
 @click.command(name="quantize")

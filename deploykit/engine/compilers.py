@@ -1,4 +1,4 @@
-"""What compiles engines, and what sets TensorRT's two flavours apart."""
+"""The compilers, and what distinguishes them."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ Compiler = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompilerFacts:
-    """What is known of a compiler.
+    """Properties of a compiler.
 
     Attributes:
-        title: as messages have it.
-        module: what it imports as.
-        install: what to do where it is missing.
-        ahead_of_time: it compiles for GPUs that are not here; the others for the one of this machine.
-        int8_policy: what it makes fast.
-        option_names: of BuildOptions, that it has.
-        timing_cache: what it times of kernels is worth keeping for the next build.
-        portable_versions: what it writes runs with other versions of it.
-        specializes_shapes: it compiles kernels for a shape when it runs it first, which has to be allowed for
-            where executions are captured in CUDA graphs.
-        suppresses: it has kernels for ONNX's NonMaxSuppression.
+        title: Its name in messages.
+        module: The Python module to import.
+        install: How to install it.
+        ahead_of_time: Whether it compiles for GPUs that are not in this machine.
+        int8_policy: The placement that is fastest with it.
+        option_names: The fields of BuildOptions that it supports.
+        timing_cache: Whether saving its kernel timings speeds up the next build.
+        portable_versions: Whether other versions of it run its engines.
+        specializes_shapes: Whether it compiles kernels when it first runs a shape. The build has to allow
+            for that if executions are captured in CUDA graphs.
+        has_nms: Whether it has kernels for ONNX's NonMaxSuppression.
     """
 
     title: str
@@ -38,10 +38,10 @@ class CompilerFacts:
     timing_cache: bool = False
     portable_versions: bool = False
     specializes_shapes: bool = False
-    suppresses: bool = True
+    has_nms: bool = True
 
 
-_LARGEST_WORKSPACE_MB = 2**20
+_MAX_WORKSPACE_MB = 2**20
 _FLAGS = {
     "optimization_level": "--optimization-level",
     "workspace_mb": "--workspace",
@@ -49,30 +49,30 @@ _FLAGS = {
     "hardware_compatible": "--hardware-compatible",
     "strip": "--strip",
 }
-_KNOBS = frozenset({"optimization_level", "workspace_mb"})
+_COMMON_OPTIONS = frozenset({"optimization_level", "workspace_mb"})
 
 COMPILERS: dict[Compiler, CompilerFacts] = {
     "tensorrt": CompilerFacts(
         title="TensorRT",
         module="tensorrt",
-        install="install NVIDIA's tensorrt (version 10 or 11) from its own package index",
+        install="install NVIDIA's tensorrt (version 10 or 11) from NVIDIA's package index",
         ahead_of_time=False,
         int8_policy="bandwidth",
-        option_names=_KNOBS | {"version_compatible", "hardware_compatible", "strip"},
+        option_names=_COMMON_OPTIONS | {"version_compatible", "hardware_compatible", "strip"},
         timing_cache=True,
     ),
-    # Its engines run with the release that built them alone; its timing cache has no effect and asks for a
-    # GPU (release notes of 1.1); stripping a plan asks for one too, seen with 1.7. So was that it reads
-    # NonMaxSuppression, and then finds no kernel for it.
+    # Its engines run only with the release that built them. Its timing cache has no effect and requires a
+    # GPU (release notes of 1.1). Observed with 1.7: stripping a plan requires a GPU as well, and the parser
+    # accepts NonMaxSuppression but the builder has no kernel for it.
     "tensorrt-rtx": CompilerFacts(
         title="TensorRT-RTX",
         module="tensorrt_rtx",
         install=f"{install_hint('cpu')}; on a machine with a GPU, {install_hint('gpu')}",
         ahead_of_time=True,
         int8_policy="dense",
-        option_names=_KNOBS,
+        option_names=_COMMON_OPTIONS,
         specializes_shapes=True,
-        suppresses=False,
+        has_nms=False,
     ),
     "onnxruntime": CompilerFacts(
         title="ONNX Runtime",
@@ -87,14 +87,15 @@ COMPILERS: dict[Compiler, CompilerFacts] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """What a user may ask of a compiler beyond precision and batch.
+    """Compiler options besides precision and shapes.
 
     Attributes:
-        optimization_level: 0 builds fastest, 5 searches longest; None for the compiler's own.
-        workspace_mb: device memory that kernels may work in at most, MiB; None for all there is.
-        version_compatible: later versions of the compiler's runtime run the engine too.
-        hardware_compatible: other GPUs run it too: of SM80 and later, or of the same compute capability.
-        strip: leave the weights out of the plan, to be refitted.
+        optimization_level: 0 (fastest build) to 5 (longest search); None for the compiler's default.
+        workspace_mb: Limit on the device memory that kernels may use as workspace, MiB; None for no limit.
+        version_compatible: Later versions of the compiler's runtime run the engine as well.
+        hardware_compatible: Other GPUs run the engine as well: those of SM80 and later, or of the same
+            compute capability.
+        strip: Leave the weights out of the plan, to be refitted later.
     """
 
     optimization_level: int | None = None
@@ -106,49 +107,50 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise DeployError(
-                f"There is no optimization level {self.optimization_level}.",
+                f"Optimization level {self.optimization_level} is outside the range from 0 to 5.",
                 code="invalid-optimization-level",
-                fix="give one from 0 to 5",
+                fix="give, for example, --optimization-level 3",
             )
-        if self.workspace_mb is not None and not 1 <= self.workspace_mb <= _LARGEST_WORKSPACE_MB:
+        if self.workspace_mb is not None and not 1 <= self.workspace_mb <= _MAX_WORKSPACE_MB:
             raise DeployError(
-                f"A workspace of {self.workspace_mb} MiB is none: there are 1 to {_LARGEST_WORKSPACE_MB}.",
+                f"A workspace of {self.workspace_mb} MiB is outside the range from 1 to {_MAX_WORKSPACE_MB}.",
                 code="invalid-workspace",
-                fix="give --workspace 1024, say",
+                fix="give, for example, --workspace 1024",
             )
 
-    def require_for(self, compiler: Compiler) -> None:
-        """Fails where a compiler lacks an option that is asked for.
+    def require_supported_by(self, compiler: Compiler) -> None:
+        """Check that a compiler supports every option that differs from its default.
 
         Raises:
-            DeployError: it does.
+            DeployError: It does not.
         """
-        plain = BuildOptions()
+        defaults = BuildOptions()
         for name in self.__dataclass_fields__:
-            if getattr(self, name) != getattr(plain, name) and name not in COMPILERS[compiler].option_names:
-                have = [each.title for each in COMPILERS.values() if name in each.option_names]
+            is_set = getattr(self, name) != getattr(defaults, name)
+            if is_set and name not in COMPILERS[compiler].option_names:
+                supporting = [each.title for each in COMPILERS.values() if name in each.option_names]
                 raise DeployError(
-                    f"{COMPILERS[compiler].title} engines can't be built with {_FLAGS[name]}.",
+                    f"{COMPILERS[compiler].title} does not support {_FLAGS[name]}.",
                     code="option-not-applicable",
-                    fix=f"leave it out, or build with {' or '.join(have)} where the GPU is",
+                    fix=f"remove it, or build with {' or '.join(supporting)} on the machine with the GPU",
                 )
 
 
 def require_installed(compiler: Compiler) -> None:
-    """Fails now rather than after a calibration, where a compiler is missing.
+    """Check that a compiler is installed, before anything slow such as calibration.
 
     Raises:
-        DeployError: it is.
+        DeployError: It is not.
     """
     if not is_installed(compiler):
         facts = COMPILERS[compiler]
         raise DeployError(
-            f"{facts.title} is needed for this and is not installed.",
+            f"{facts.title} is required and is not installed.",
             code="dependency-missing",
             fix=facts.install,
         )
 
 
 def is_installed(compiler: Compiler) -> bool:
-    """Whether its module can be found; nothing is imported."""
+    """Return whether the compiler's module can be found, without importing it."""
     return importlib.util.find_spec(COMPILERS[compiler].module) is not None

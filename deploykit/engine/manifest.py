@@ -1,4 +1,4 @@
-"""The JSON beside every engine: what it is, what it was made from, where it runs."""
+"""The JSON file beside every engine: what the engine is, what it was made from, and where it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from deploykit.engine.shapes import BatchRange, SideRange, format_batches, tight
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo
 from deploykit.quantize.summary import Int8Summary
-from deploykit.util.atomic_files import file_sha256, require_writable, write_all_atomically
+from deploykit.util.atomic_files import require_writable, file_sha256, write_all_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_sealed_json, to_sealed_json
 from deploykit.util.types import Precision
@@ -20,7 +20,7 @@ from deploykit.util.types import Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """An input or output; shape without the batch."""
+    """An input or output of an engine; shape without the batch dimension."""
 
     name: str
     dtype: str
@@ -29,21 +29,21 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineManifest:
-    """What is known of an engine, in the file beside it.
+    """Everything known about an engine, stored in a file beside it.
 
     Attributes:
-        engine_sha256: digest of the engine file.
-        precision: what was asked for, and the audit confirmed.
-        compiler_version: engines run on exactly the version that built them.
-        batches: what batches it takes, an optimization profile each.
-        side: what sides it takes, where that is not the input's own alone.
-        output: what it answers; of several, the first.
-        more_outputs: the others, the scores of the classes last.
-        model: the model it was compiled from; its onnx_sha256 is the exported FP32 file's.
-        build_seconds: wall-clock, compiling alone.
-        options: what was asked of the compiler besides.
-        timing_cache_sha256: of the kernels' timings that the build started from; None for none.
-        int8: what of the model is in INT8; None with other precisions.
+        engine_sha256: Digest of the engine file.
+        precision: As requested, and confirmed by the audit.
+        compiler_version: An engine runs only with the version that built it.
+        batches: Accepted batch sizes, one optimization profile each.
+        side: Accepted image sides; None for only the input's own.
+        output: The output, or the first of several.
+        more_outputs: The other outputs; class scores come last.
+        model: The model that was compiled. Its onnx_sha256 is the digest of the exported FP32 file.
+        build_seconds: Wall-clock time of the compiler alone.
+        options: Further compiler options.
+        timing_cache_sha256: Digest of the timing cache that the build started from; None without one.
+        int8: Which part of the model is in INT8; None for other precisions.
     """
 
     engine_sha256: str
@@ -66,21 +66,21 @@ class EngineManifest:
 
     def __post_init__(self) -> None:
         if len(self.input.shape) != 3 or not all(each.shape for each in self.outputs):
-            raise ValueError("images have three dimensions, and answers one")
+            raise ValueError("an input needs three dimensions, and an output at least one")
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """All of them, in the engine's order."""
+        """All outputs, in the engine's order."""
         return (self.output, *self.more_outputs)
 
     @property
-    def classes(self) -> int | None:
-        """None where detections name them, and nothing says how many there are."""
+    def num_classes(self) -> int | None:
+        """The number of classes; None if NMS outputs class indices, which do not tell their number."""
         return self.outputs[-1].shape[-1] if self.model.nms is None else None
 
     @property
-    def takes(self) -> str:
-        """In words: `float32 (n, 3, side, side), n of 1 to 64, side of 224 to 380 px`."""
+    def input_summary(self) -> str:
+        """The accepted input: `float32 (n, 3, side, side), n of 1 to 64, side of 224 to 380 px`."""
         shape = ("n", *self.input.shape)
         if self.side:
             shape = tuple("side" if size == self.side_px else size for size in shape)
@@ -88,34 +88,42 @@ class EngineManifest:
         return f"{self.input.dtype} ({', '.join(map(str, shape))}), {sizes}"
 
     def profile_for(self, shape: tuple[int, ...], dtype: str = "float32") -> int:
-        """Which profile a batch of this shape and type runs by: the tightest that holds it.
+        """Return the index of the tightest optimization profile that accepts a batch.
+
+        Args:
+            shape: Of the batch, including the batch dimension.
+            dtype: Of the batch.
 
         Raises:
-            DeployError: none does.
+            DeployError: No profile accepts it.
         """
-        if dtype != self.input.dtype or not self._has_shape(shape):
+        if dtype != self.input.dtype or not self._accepts_shape(shape):
             raise DeployError(
-                f"The engine takes {self.takes}, not {dtype} {shape}.",
+                f"The engine accepts {self.input_summary}, not {dtype} {shape}.",
                 code="input-shape-mismatch",
                 fix="prepare the images with the manifest's preprocessing"
                 if dtype != "uint8"
-                else "prepare them with the manifest's preprocessing, or export the model with --preprocess",
+                else "prepare the images with the manifest's preprocessing, or export the model with "
+                "--preprocess",
             )
         profile = tightest_profile(self.batches, shape[0])
         if profile is None:
             raise DeployError(
-                f"The engine takes batches of {format_batches(self.batches)} images, not {shape[0]}.",
+                f"The engine accepts batches of {format_batches(self.batches)} images, not {shape[0]}.",
                 code="batch-out-of-range",
-                fix="give such a --batch, or build with another one",
+                fix="use an accepted batch size, or build with another --batch",
             )
         return profile
 
     @property
     def side_px(self) -> int:
-        """The side it is tuned for; (3, side, side) and (side, side, 3) both have it in their middle."""
+        """The side that the engine is tuned for, pixels.
+
+        It is in the middle of both layouts, (3, side, side) and (side, side, 3).
+        """
         return self.input.shape[1]
 
-    def _has_shape(self, shape: tuple[int, ...]) -> bool:
+    def _accepts_shape(self, shape: tuple[int, ...]) -> bool:
         if self.side is None or len(shape) != 1 + len(self.input.shape):
             return shape[1:] == self.input.shape
         given = shape[2]
@@ -124,7 +132,10 @@ class EngineManifest:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a file is named as one, or is a ZIP archive, which engines and ONNX models are not."""
+    """Return whether a file is named like a bundle or is a ZIP archive.
+
+    Engines and ONNX models are not ZIP archives.
+    """
     if path.suffix == ".dkb" or not path.is_file():
         return path.suffix == ".dkb"
     with path.open("rb") as file:
@@ -132,82 +143,83 @@ def is_bundle(path: Path) -> bool:
 
 
 def manifest_path(engine: Path) -> Path:
+    """Return where the manifest of an engine file is."""
     return engine.with_name(engine.name + ".json")
 
 
 def require_engine_writable(engine: Path, *, inputs: tuple[Path, ...] = ()) -> None:
-    """Fails now rather than after a build, where engine and manifest can't be written or shouldn't be.
+    """Check before a build that the engine and its manifest can be written.
 
     Args:
-        inputs: files that the build reads, and must not replace.
+        inputs: Files that the build reads and must not overwrite.
 
     Raises:
-        DeployError: naming what is in the way.
+        DeployError: One of them can't be written, or a file that is in the way must not be replaced.
     """
     manifest = manifest_path(engine)
     for path in (engine, manifest):
         require_writable(path, inputs=inputs)
     if manifest.exists() and not engine.exists():
         raise DeployError(
-            f"{manifest}, where the manifest goes, is there, and no engine {engine} it could belong to.",
+            f"The manifest would replace {manifest}, which does not belong to an engine.",
             code="manifest-would-be-replaced",
             fix="give another name with -o",
         )
 
 
 def write_engine(path: Path, plan: bytes, manifest: EngineManifest) -> None:
-    """Writes engine and manifest, both or neither; a mixed pair would show by its digest."""
+    """Write an engine and its manifest, both or neither; the digest would reveal a mixed pair."""
     write_all_atomically({path: plan, manifest_path(path): to_sealed_json(manifest)})
 
 
 def read_engine_manifest(engine: str | Path) -> EngineManifest:
-    """The manifest of an engine, which must be the one it was written with.
+    """Return the manifest of an engine file, after checking that the two belong together.
 
     Raises:
-        DeployError: engine or manifest is missing, was altered or damaged, or is of another build.
+        DeployError: The engine or its manifest is missing, or was modified, damaged or swapped.
     """
     engine = Path(engine)
     if not engine.is_file():
         raise DeployError(
-            f"There is no engine {engine}.",
+            f"Engine {engine} does not exist.",
             code="engine-not-found",
-            fix="deploykit build-engine makes one and names it",
+            fix="deploykit build-engine",
         )
     path = manifest_path(engine)
     if not path.is_file() and engine.is_symlink():
         path = manifest_path(engine.resolve())
     if is_bundle(engine):
         raise DeployError(
-            f"{engine} is a bundle of several engines.",
+            f"{engine} is a bundle of several engines, not an engine.",
             code="bundle-not-an-engine",
-            fix=f"deploykit check {engine} lists them; Engine.load takes the one that runs",
+            fix=f"deploykit check {engine} lists its engines; Engine.load picks the one that runs here",
         )
     if not path.is_file():
         raise DeployError(
             f"{engine} has no manifest {path.name} beside it.",
             code="manifest-not-found",
-            fix="give an engine made by deploykit build-engine",
+            fix="give an engine that deploykit build-engine wrote, and keep its manifest beside it",
         )
     try:
         manifest = from_sealed_json(path.read_bytes(), EngineManifest)
-        manifest.audit.require(manifest.precision, on_cpu=manifest.target.on_cpu)
+        manifest.audit.require_precision(manifest.precision, on_cpu=manifest.target.on_cpu)
         sha256 = file_sha256(engine)
     except OSError as error:
         raise DeployError(
             f"{error.filename} can't be read: {error.strerror}.",
             code="file-unreadable",
-            fix="see its permissions",
+            fix="check its permissions",
         ) from error
     except (ValueError, DeployError) as error:
         raise DeployError(
-            f"{path} is no manifest, or was damaged or altered.",
+            f"{path} is not an engine manifest, or was damaged or modified.",
             code="manifest-damaged",
-            fix="copy engine and manifest again, or build the engine again",
+            fix="copy the engine and its manifest again, or build the engine again",
         ) from error
     if sha256 != manifest.engine_sha256:
         raise DeployError(
-            f"{engine} is not the file its manifest describes: it was altered or cut short.",
+            f"{engine} does not match its manifest: the file was modified or is incomplete.",
             code="engine-damaged",
-            fix="copy both again, or build the engine again",
+            fix="copy the engine and its manifest again, or build the engine again",
         )
     return manifest

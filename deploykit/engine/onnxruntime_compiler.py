@@ -1,4 +1,4 @@
-"""ONNX -> an ONNX Runtime artifact: the model with its precision spelled out, proved to load."""
+"""ONNX -> an ONNX Runtime artifact: a model with explicit precision that ONNX Runtime has loaded."""
 
 import re
 import tempfile
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit.audit import Audit, CompiledLayer
 from deploykit.engine.audit.work import nearest_product, work_of
-from deploykit.engine.compiled import CompiledEngine
+from deploykit.engine.compiled_engine import CompiledEngine
 from deploykit.engine.lowering.dynamic_side import with_dynamic_side
 from deploykit.engine.shapes import SideRange
 from deploykit.onnx_tools.model_io import to_bytes
@@ -21,7 +21,7 @@ from deploykit.util.types import Precision
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# ONNX Runtime's matrix kernels by the name of their operators, in optimized graphs of version 1.31.
+# Operators of ONNX Runtime's matrix kernels, as optimized graphs of version 1.31 name them.
 _INT8_OPS = frozenset(
     {
         "ConvInteger",
@@ -34,11 +34,11 @@ _INT8_OPS = frozenset(
     }
 )
 _FLOAT_OPS = frozenset({"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
-# What it adds to the name of a node that it changes.
-_DECORATIONS = re.compile("^fused |^InsertedPrecisionFreeCast_|_nchwc$")
+# What ONNX Runtime adds to the name of a node that it rewrites.
+_NAME_AFFIXES = re.compile("^fused |^InsertedPrecisionFreeCast_|_nchwc$")
 
 SessionFactory = Callable[..., Any]
-"""sessions.cpu_session or cuda_session."""
+"""ort_session.cpu_session or cuda_session."""
 
 _REFORMATS = frozenset(
     {"Cast", "MemcpyFromHost", "MemcpyToHost", "ReorderInput", "ReorderOutput", "Transpose"}
@@ -48,14 +48,15 @@ _REFORMATS = frozenset(
 def prepare_artifact(
     model: "ModelProto", *, side: SideRange | None = None, open_session: SessionFactory = cpu_session
 ) -> CompiledEngine:
-    """The artifact of `--compiler onnxruntime`.
+    """Return the artifact of `--compiler onnxruntime`.
 
     Args:
-        model: its nodes are named.
-        side: None for the model's own alone.
+        model: With named nodes.
+        side: Image sides that the artifact accepts; None for only the model's own.
+        open_session: Opens the session in which the model is tried and audited.
 
     Raises:
-        DeployError: ONNX Runtime is missing or refuses the model.
+        DeployError: ONNX Runtime is missing, or refuses the model.
     """
     data = to_bytes(with_dynamic_side(model) if side else model)
     start = time.perf_counter()
@@ -69,15 +70,17 @@ def prepare_artifact(
 
 
 def audit_kernels(model: "ModelProto", open_session: SessionFactory = cpu_session) -> Audit:
-    """The kernels ONNX Runtime chooses on this machine, which what a model asks for doesn't tell.
+    """Return the kernels that ONNX Runtime selects on this machine.
+
+    The Q/DQ pairs of a model only say what is wanted; the optimized graph says what is computed.
 
     Args:
-        model: its nodes are named.
+        model: With named nodes.
     """
     from onnx import TensorProto
 
     work, nodes = work_of(model), {node.name: node for node in model.graph.node}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     optimized = _optimized(to_bytes(model), open_session)
     halves = {each.name for each in optimized.graph.initializer if each.data_type == TensorProto.FLOAT16}
 
@@ -87,9 +90,9 @@ def audit_kernels(model: "ModelProto", open_session: SessionFactory = cpu_sessio
         return "fp16" if halves.intersection(kernel.input) else "fp32"
 
     def layer(kernel: "NodeProto") -> CompiledLayer:
-        last = nodes.get(_DECORATIONS.sub("", kernel.name))  # of those that are joined in the kernel
+        last = nodes.get(_NAME_AFFIXES.sub("", kernel.name))  # the last of the nodes fused into the kernel
         multiplies = kernel.op_type in _INT8_OPS | _FLOAT_OPS
-        product = nearest_product(last, makers) if multiplies and last is not None else None
+        product = nearest_product(last, producers) if multiplies and last is not None else None
         known = [last.name] if last is not None else []
         if product is None or product not in work:
             is_reformat = kernel.op_type in _REFORMATS
@@ -121,7 +124,7 @@ def _optimized(model: bytes, open_session: SessionFactory) -> "ModelProto":
             return onnx.load(path)
         except (DeployError, OSError, DecodeError) as error:
             raise DeployError(
-                f"ONNX Runtime could not write its optimized graph into {folder}.",
+                f"ONNX Runtime could not write its optimized graph to {folder}.",
                 code="output-unwritable",
-                fix="make room there, or name another folder in TMPDIR",
+                fix="free disk space there, or set TMPDIR to another folder",
             ) from error

@@ -1,4 +1,4 @@
-"""Batch sizes and sides an engine takes: each range of batches is an optimization profile of its own."""
+"""Batch sizes and image sides that an engine accepts. Each batch range is one optimization profile."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Self
 
 from deploykit.util.errors import DeployError
 
-MAX_BATCH = 65536  # far beyond what has ever paid, and within every compiler's integers
-SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 32, 4096
+MAX_BATCH = 65536  # far beyond any useful batch, and within every compiler's integers
+MIN_SIDE_PX, MAX_SIDE_PX = 32, 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRange:
-    """Batch sizes an engine takes, and the one it is tuned for."""
+    """Batch sizes that an engine accepts, and the one that it is tuned for."""
 
     min: int = 1
     opt: int = 1
@@ -21,10 +21,10 @@ class BatchRange:
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max <= MAX_BATCH:
             raise DeployError(
-                f"A batch of {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in rising order from 1 "
-                f"to {MAX_BATCH}.",
+                f"Batch range {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in increasing order "
+                f"between 1 and {MAX_BATCH}.",
                 code="invalid-batch",
-                fix="give, say, --batch 1,8,64",
+                fix="give, for example, --batch 1,8,64",
             )
 
     def __str__(self) -> str:
@@ -35,31 +35,31 @@ class BatchRange:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`1,8,64`, or `8` for that size alone."""
-        if (range_ := _parsed(text)) is None:
+        """Return the range that a text such as `1,8,64` denotes; `8` is that size only."""
+        if (sizes := _parse_sizes(text)) is None:
             raise DeployError(
-                f"{text!r} is no batch range.",
+                f"{text!r} is not a batch range.",
                 code="invalid-batch",
-                fix="give one size, or MIN,OPT,MAX as in 1,8,64",
+                fix="give one size, or MIN,OPT,MAX such as 1,8,64",
             )
-        return cls(min=range_[0], opt=range_[1], max=range_[2])
+        return cls(min=sizes[0], opt=sizes[1], max=sizes[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideRange:
-    """Sides of the square images an engine takes, and the one it is tuned for, pixels."""
+    """Sides of the square images that an engine accepts, and the one that it is tuned for, pixels."""
 
     min: int
     opt: int
     max: int
 
     def __post_init__(self) -> None:
-        if not SMALLEST_SIDE_PX <= self.min <= self.opt <= self.max <= LARGEST_SIDE_PX:
+        if not MIN_SIDE_PX <= self.min <= self.opt <= self.max <= MAX_SIDE_PX:
             raise DeployError(
-                f"A side of {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in rising order from "
-                f"{SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX} px.",
+                f"Side range {self.min},{self.opt},{self.max} is not MIN,OPT,MAX in increasing order "
+                f"between {MIN_SIDE_PX} and {MAX_SIDE_PX} px.",
                 code="invalid-side",
-                fix="give, say, --side 224,300,380",
+                fix="give, for example, --side 224,300,380",
             )
 
     def __str__(self) -> str:
@@ -70,48 +70,50 @@ class SideRange:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`224,300,380`."""
-        if (range_ := _parsed(text)) is None:
+        """Return the range that a text such as `224,300,380` denotes."""
+        if (sizes := _parse_sizes(text)) is None:
             raise DeployError(
-                f"{text!r} is no range of sides.",
+                f"{text!r} is not a side range.",
                 code="invalid-side",
-                fix="give MIN,OPT,MAX as in 224,300,380",
+                fix="give MIN,OPT,MAX such as 224,300,380",
             )
-        return cls(min=range_[0], opt=range_[1], max=range_[2])
+        return cls(min=sizes[0], opt=sizes[1], max=sizes[2])
 
 
 def parse_profiles(text: str) -> tuple[BatchRange, ...]:
-    """`1;8;64`, a profile each: one size, or MIN,OPT,MAX."""
+    """Return the batch ranges that a text such as `1;8;1,16,64` denotes, one profile each."""
     ranges = tuple(BatchRange.parse(part) for part in text.split(";"))
     if len(set(ranges)) < len(ranges):
         raise DeployError(
-            f"Two profiles of {text!r} are the same.",
+            f"{text!r} names the same profile twice.",
             code="profile-repeated",
-            fix="name each once, as in '1;8;64'",
+            fix="name each profile once, for example --profiles '1;8;64'",
         )
     return ranges
 
 
 def tightest_profile(batches: Sequence[BatchRange], size: int) -> int | None:
-    """Which of the ranges that hold a batch is the narrowest; None where none does."""
-    holding = [at for at, each in enumerate(batches) if size in each]
-    return min(holding, key=lambda at: (batches[at].max - batches[at].min, at), default=None)
+    """Return the index of the narrowest range that includes a batch size; None if none does."""
+    matching = [index for index, each in enumerate(batches) if size in each]
+    return min(
+        matching, key=lambda index: (batches[index].max - batches[index].min, index), default=None
+    )
 
 
 def round_up_batch(batches: Sequence[BatchRange], size: int) -> int:
-    """The smallest batch that some range holds, of this size or more; the largest of all where none is."""
+    """Return the smallest accepted batch of at least this size, or the largest accepted batch of all."""
     if tightest_profile(batches, size) is not None:
         return size
     return min((each.min for each in batches if each.min > size), default=max(each.max for each in batches))
 
 
 def format_batches(batches: Sequence[BatchRange]) -> str:
-    """`1 to 64`, or `1, 8 or 64`."""
+    """Return the ranges as text: `1 to 64`, or `1, 8 or 64`."""
     *firsts, last = map(str, batches)
     return f"{', '.join(firsts)} or {last}" if firsts else last
 
 
-def _parsed(text: str) -> tuple[int, int, int] | None:
+def _parse_sizes(text: str) -> tuple[int, int, int] | None:
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit.audit import Audit
 from deploykit.engine.audit.layer_log import LAYER_LINE, audit_builder_log, audit_engine_inspector
-from deploykit.engine.compiled import CompiledEngine
+from deploykit.engine.compiled_engine import CompiledEngine
 from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.lowering.dynamic_side import with_dynamic_side
 from deploykit.engine.shapes import BatchRange, SideRange

@@ -1,4 +1,4 @@
-"""The accuracy gate: blocks go back to float, the costliest first, until top-1 is within the bound."""
+"""The accuracy gate: move the costliest blocks back to float until top-1 is within the bound."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from deploykit.stats.accuracy_metrics import topk_hits
 from deploykit.stats.proportion import is_within_chance, wilson_interval
 from deploykit.util.array_types import Labels
 from deploykit.util.errors import DeployError
+from deploykit.util.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 GATE_MIN_INT8_SHARE = 0.25
-"""With less than this part of the work in INT8 it is no INT8 model any more: the bound can't be met."""
+"""With a smaller fraction of the work in INT8 the model is no longer an INT8 model: the gate fails."""
 _SENSITIVITY_IMAGES = 256
 
-Progress = Callable[[str, int, int], None]
 OpenSession = Callable[["ModelProto"], Any]
-"""Opens an ONNX Runtime session that computes what will be built of a model with Q/DQ."""
+"""Opens an ONNX Runtime session that computes a Q/DQ model the way the built artifact will."""
 
 
 def open_like_tensorrt(model: "ModelProto") -> Any:
-    """INT8 where the graph rounds, float between: the arithmetic TensorRT does."""
+    """Open a session with TensorRT's arithmetic: INT8 where the graph quantizes, float in between."""
     return cpu_session(model.SerializeToString(), fuse_int8=False)
 
 
@@ -40,18 +40,18 @@ class GateResult:
     """A placement that keeps top-1 within the bound.
 
     Attributes:
-        drop: top-1 lost against FP32, in points, on the gate's images.
-        first_drop: with nothing excluded.
-        images: how many they are.
-        excluded: blocks left in float for it, the costliest first.
-        macs_share: what they are of the model's multiply-accumulates that would have been in INT8.
+        top1_drop: Top-1 lost against FP32 on the gate's images, points.
+        initial_top1_drop: The same before any block was moved to float.
+        images: How many images the gate measured on.
+        float_blocks: Blocks that were moved to float, the costliest first.
+        macs_share: Fraction of the model's multiply-accumulates that this moved from INT8 to float.
     """
 
     placement: Placement
-    drop: float
-    first_drop: float
+    top1_drop: float
+    initial_top1_drop: float
     images: int
-    excluded: tuple[str, ...]
+    float_blocks: tuple[str, ...]
     macs_share: float
 
 
@@ -64,59 +64,59 @@ def apply_accuracy_gate(
     max_drop: float,
     open_session: OpenSession = open_like_tensorrt,
     on_skipped: OnSkipped | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> GateResult:
-    """The placement less as many blocks as it takes.
+    """Move blocks to float, the costliest first, until top-1 drops by at most max_drop.
 
     Args:
-        model: FP32.
-        images: labelled.
-        max_drop: of top-1 against FP32, in points.
-        on_skipped: told of unreadable images, which are then left out; None raises instead.
+        model: The FP32 model.
+        images: Labelled images.
+        max_drop: Allowed drop of top-1 against FP32, points.
+        open_session: How to run the quantized model.
+        on_skipped: Called for each unreadable image, which is then skipped; None raises instead.
 
     Raises:
-        DeployError: images without labels, with other classes, or on which FP32 itself may be guessing; or a
-            bound that can't be met.
+        DeployError: The images have no labels or other classes, FP32 itself may be guessing on them, or the
+            bound can't be met.
     """
     on_skipped = report_each_once(on_skipped) if on_skipped else None
-    gate = _Gate(model, ranges, images, open_session, on_skipped=on_skipped, progress=progress)
-    first_drop = drop = gate.drop(placement)
-    excluded: list[str] = []
-    left = placement
-    order: list[str] = []
+    measurement = _DropMeasurement(
+        model, ranges, images, open_session, on_skipped=on_skipped, progress=progress
+    )
+    initial_drop = drop = measurement.measure(placement)
+    float_blocks: list[str] = []
+    remaining = placement
+    candidates: list[str] = []
     if drop > max_drop:
-        costs = measure_block_sensitivity(
-            model,
-            placement,
-            ranges,
-            _some(images),
-            on_skipped=on_skipped,
-            progress=lambda done, total: progress("blocks", done, total),
+        sensitivity = measure_block_sensitivity(
+            model, placement, ranges, _sample(images), on_skipped=on_skipped, progress=progress
         )
-        order = [cost.block for cost in costs.blocks]  # the costliest first
+        candidates = [cost.block for cost in sensitivity.blocks]  # the costliest first
     while drop > max_drop:
-        if not order:
-            raise _unmet(max_drop, drop, excluded)
-        excluded.append(order.pop(0))
-        left = placement.without(name for block in excluded for name in by_block(placement.outputs)[block])
-        if left.int8_share < GATE_MIN_INT8_SHARE:
-            raise _unmet(max_drop, drop, excluded[:-1])
-        drop = gate.drop(left)
+        if not candidates:
+            raise _failure(max_drop, drop, float_blocks)
+        float_blocks.append(candidates.pop(0))
+        remaining = placement.without(
+            name for block in float_blocks for name in by_block(placement.outputs)[block]
+        )
+        if remaining.int8_share < GATE_MIN_INT8_SHARE:
+            raise _failure(max_drop, drop, float_blocks[:-1])
+        drop = measurement.measure(remaining)
     return GateResult(
-        placement=left,
-        drop=drop,
-        first_drop=first_drop,
-        images=gate.seen,
-        excluded=tuple(excluded),
-        macs_share=placement.int8_share - left.int8_share,
+        placement=remaining,
+        top1_drop=drop,
+        initial_top1_drop=initial_drop,
+        images=measurement.images_read,
+        float_blocks=tuple(float_blocks),
+        macs_share=placement.int8_share - remaining.int8_share,
     )
 
 
-class _Gate:
-    """Measures the drop of one placement after another on the same images.
+class _DropMeasurement:
+    """Measures the top-1 drop of placements, all on the same images.
 
     Attributes:
-        seen: how many of them could be read.
+        images_read: How many images could be read.
     """
 
     def __init__(
@@ -131,66 +131,68 @@ class _Gate:
     ) -> None:
         self._open_session = open_session
         self._model, self._ranges, self._images = model, ranges, images
-        self._skipped, self._progress = on_skipped, progress
+        self._on_skipped, self._progress = on_skipped, progress
         self._labels = require_labels(images)
         self._fp32_top1 = self._top1(open_like_tensorrt(model), "FP32")
-        self._require_knowledge()
+        self._require_better_than_guessing()
 
-    def drop(self, placement: Placement) -> float:
-        """Points of top-1 that the placement loses."""
+    def measure(self, placement: Placement) -> float:
+        """Return the points of top-1 that the placement loses."""
         quantized = insert_qdq(self._model, placement, self._ranges)
-        # Rounded, so that 3 images of 1000 are 0.3 points and not a little more.
+        # Rounded, so that 3 images of 1000 are 0.3 points and not slightly more.
         return round(100 * (self._fp32_top1 - self._top1(self._open_session(quantized), "INT8")), 9)
 
-    def _top1(self, session: Any, what: str) -> float:
-        right = self.seen = 0
+    def _top1(self, session: Any, precision: str) -> float:
+        correct = self.images_read = 0
         size = images_per_run(self._images.preprocessing.side_px)
-        for batch in self._images.batches(size, on_skipped=self._skipped):
+        for batch in self._images.batches(size, on_skipped=self._on_skipped):
             logits = run(session, batch.inputs)[0]
             self._images.require_classes(logits.shape[1], "the model")
-            right += int(topk_hits(logits, self._labels[batch.indices]).sum())
-            self.seen += len(logits)
-            self._classes = logits.shape[1]
-            self._progress(f"top-1 of {what}", int(batch.indices[-1]) + 1, self._images.count)
-        return right / self.seen
+            correct += int(topk_hits(logits, self._labels[batch.indices]).sum())
+            self.images_read += len(logits)
+            self._num_classes = logits.shape[1]
+            self._progress(
+                f"measuring top-1 of {precision}", int(batch.indices[-1]) + 1, self._images.count
+            )
+        return correct / self.images_read
 
-    def _require_knowledge(self) -> None:
-        estimate = wilson_interval(round(self._fp32_top1 * self.seen), self.seen)
-        if is_within_chance(estimate, images=self.seen, classes=self._classes):
+    def _require_better_than_guessing(self) -> None:
+        estimate = wilson_interval(round(self._fp32_top1 * self.images_read), self.images_read)
+        if is_within_chance(estimate, images=self.images_read, classes=self._num_classes):
             raise DeployError(
-                f"FP32's own top-1 on {self._images.source} is {100 * estimate.value:.1f} %, which can't be "
-                "told from guessing: a bound on its drop says nothing.",
+                f"FP32 has a top-1 of only {100 * estimate.value:.1f} % on {self._images.source}, which may "
+                "be guessing, so its drop says nothing.",
                 code="gate-reference-too-weak",
-                fix="number the classes as the model's outputs are (folders count in alphabetical order), or "
-                "leave out --eval",
+                fix="number the classes like the model's outputs (folders count in alphabetical order), or "
+                "remove --eval",
             )
 
 
-def _some(images: Images) -> Images:
-    """A few hundred of them, evenly spread, of every class."""
+def _sample(images: Images) -> Images:
+    """Return a few hundred of the images, evenly spread over all classes."""
     return images.subset(sample_evenly(images.count, min(_SENSITIVITY_IMAGES, images.count), images.labels))
 
 
 def require_labels(images: Images) -> Labels:
-    """The images' labels.
+    """Return the labels of images.
 
     Raises:
-        DeployError: they have none.
+        DeployError: They have none.
     """
     if images.labels is None:
         raise DeployError(
-            f"{images.source} has no labels to measure top-1 by.",
+            f"{images.source} has no labels to measure top-1 with.",
             code="images-unlabelled",
-            fix="give --eval a folder with one folder a class, or an .npz with labels",
+            fix="give --eval a folder with one subfolder per class, or an .npz with labels",
         )
     return images.labels
 
 
-def _unmet(max_drop: float, drop: float, excluded: list[str]) -> DeployError:
+def _failure(max_drop: float, drop: float, float_blocks: list[str]) -> DeployError:
     return DeployError(
-        f"Top-1 can't be kept within {max_drop:g} points: it drops by {drop:.2f} with "
-        f"{len(excluded)} of the costliest blocks left in float, and without the next less than "
+        f"Top-1 still drops by {drop:.2f} points, more than the allowed {max_drop:g}, with the "
+        f"{len(float_blocks)} costliest blocks in float; with one more, less than "
         f"{100 * GATE_MIN_INT8_SHARE:g} % of the work would be in INT8.",
         code="gate-failed",
-        fix="calibrate on more images of the kind, allow a larger --max-drop, or build as FP16",
+        fix="calibrate on more images of this kind, allow a larger --max-drop, or build in FP16",
     )

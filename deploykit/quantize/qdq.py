@@ -72,7 +72,7 @@ def steps_for(placement: Placement, ranges: Ranges) -> dict[str, Step]:
     tied = {name: tie for tie in _joined(placement.ties) for name in tie}
     steps = {}
     for name in placement.tensors:
-        intervals = [ranges.interval(each) for each in tied.get(name, (name,))]
+        intervals = [ranges.tensor_range(each) for each in tied.get(name, (name,))]
         low, high = min(each.low for each in intervals), max(each.high for each in intervals)
         amax, half = max(-low, high), (high - low) / 2
         centred = name not in fixed and name not in tied and half < WORTHWHILE * amax

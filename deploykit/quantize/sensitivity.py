@@ -1,13 +1,11 @@
-"""What each block of a model costs in INT8: the model with that block alone in INT8, against FP32."""
+"""What each block of a model costs in INT8: the model with only that block in INT8, against FP32."""
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.data.images.open import open_images
 from deploykit.data.images.selection import Images, OnSkipped
@@ -15,31 +13,31 @@ from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import class_count, read_model_info, require_fp32
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.blocks import by_block
-from deploykit.quantize.calibrate import CalibrationSettings, Progress
+from deploykit.quantize.calibrate import CalibrationSettings
 from deploykit.quantize.calibration.observer import images_per_run
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.find_ranges import load_or_measure_ranges
 from deploykit.quantize.output_error import output_errors, run_quantized, run_reference
 from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place
 from deploykit.stats.accuracy_metrics import sqnr_db, top1
+from deploykit.util.array_types import Float32Array
+from deploykit.util.progress import NoteCallback, Progress, ignore_note, no_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Array = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCost:
-    """What one block costs.
+    """The cost of one block in INT8.
 
     Attributes:
-        block: its name; `all` for everything in INT8 at once.
-        macs_share: part of the model's multiply-accumulates that it has in INT8.
-        sqnr_db: of the logits, over all images, or the worst output's; None where they are the same.
-        error: mean over images of the outputs' bounded relative error, see output_error.errors_of;
-            blocks are sorted by it, since one image with huge logits would decide the SQNR alone.
-        top1_change: in points, against FP32; None without labels.
+        block: Its name; `all` for everything in INT8 at once.
+        macs_share: Fraction of the model's multiply-accumulates that it has in INT8.
+        sqnr_db: SQNR of the logits over all images, or of the worst output; None if they are identical.
+        error: Mean over images of the bounded relative output error, see output_error.output_errors.
+            Blocks are sorted by it, because one image with huge logits would decide the SQNR alone.
+        top1_change: Change of top-1 against FP32, points; None without labels.
     """
 
     block: str
@@ -51,13 +49,13 @@ class BlockCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """What every block of a model costs.
+    """The cost of every block of a model in INT8.
 
     Attributes:
-        images: how many it was measured on.
-        top1: of the FP32 model, from 0 to 1; None without labels.
-        whole: everything in INT8.
-        blocks: one at a time, the costliest first.
+        images: How many images it was measured on.
+        top1: Top-1 of the FP32 model, from 0 to 1; None without labels.
+        whole: The cost of everything in INT8.
+        blocks: The cost of one block at a time, the costliest first.
     """
 
     images: int
@@ -75,19 +73,22 @@ def measure_sensitivity(
     policy: Policy = DEFAULT_POLICY,
     skip_bad: bool = False,
     overrides: Overrides = NO_OVERRIDES,
-    note: Callable[[str], None] = lambda sentence: None,
-    progress: Progress = lambda what, done, total: None,
+    note: NoteCallback = ignore_note,
+    progress: Progress = no_progress,
 ) -> Sensitivity:
-    """What each block of a model costs in INT8, the costliest first.
+    """Measure what each block of a model costs in INT8.
 
     Args:
-        model: an FP32 ONNX file.
-        data: see data.images.open.open_images; without labels, top-1 is left out.
-        images: at most this many.
-        ranges: default this model's in calibration/; where there are none, they are measured on data.
+        model: An FP32 ONNX file.
+        data: See data.images.open.open_images; without labels top-1 is omitted.
+        images: Largest number of images.
+        ranges: A ranges file; default the newest of this model in calibration/, or else measured on data.
+        policy: Which layers count.
+        skip_bad: Skip unreadable images, and note which.
+        overrides: Preprocessing that differs from the model's.
 
     Raises:
-        DeployError: bad input.
+        DeployError: The input is invalid.
     """
     path = Path(model)
     graph = read_model(path)
@@ -98,14 +99,14 @@ def measure_sensitivity(
     if classes := class_count(graph):
         supply.require_classes(classes, path)
     settings = CalibrationSettings(skip_bad=skip_bad, note=note, progress=progress)
-    found = load_or_measure_ranges(path, ranges, supply, settings, overrides)
+    known = load_or_measure_ranges(path, ranges, supply, settings, overrides)
     return measure_block_sensitivity(
         graph,
         placement,
-        found,
-        replace(supply, preprocessing=found.preprocessing),
-        on_skipped=settings.on_skipped() if skip_bad else None,
-        progress=lambda done, total: progress("blocks", done, total),
+        known,
+        replace(supply, preprocessing=known.preprocessing),
+        on_skipped=settings.skip_callback() if skip_bad else None,
+        progress=progress,
     )
 
 
@@ -116,17 +117,17 @@ def measure_block_sensitivity(
     images: Images,
     *,
     on_skipped: OnSkipped | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Sensitivity:
-    """Runs the model once for each block of the placement, over all the images.
+    """Run the model once for each block of the placement, over all the images.
 
     Args:
-        model: FP32.
-        images: kept in memory as network inputs: a few hundred at most.
-        progress: called with the blocks done, and of all.
+        model: The FP32 model.
+        images: Kept in memory as network inputs, so at most a few hundred.
+        on_skipped: Called for each unreadable image, which is then skipped; None raises instead.
 
     Raises:
-        DeployError: unreadable images, or ranges that lack a tensor of the placement.
+        DeployError: An image is unreadable, or the ranges lack a tensor of the placement.
     """
     batches = list(images.batches(images_per_run(images.preprocessing.side_px), on_skipped=on_skipped))
     inputs = [batch.inputs for batch in batches]
@@ -137,24 +138,27 @@ def measure_block_sensitivity(
         labels = images.labels[np.concatenate([b.indices for b in batches])]
         images.require_classes(logits.shape[1], "the model")
     reference_top1 = None if labels is None or logits is None else top1(logits, labels)
-    blocks = by_block(placement.outputs)
 
     def cost(block: str, outputs: tuple[str, ...]) -> BlockCost:
-        made = run_quantized(model, placement.only(outputs), ranges, inputs, reference)
-        decibels = min(map(_sqnr_db, made, reference.outputs))
+        quantized = run_quantized(model, placement.only(outputs), ranges, inputs, reference)
+        decibels = min(map(_sqnr_db, quantized, reference.outputs))
         macs = sum(node.macs for node in placement.products if node.output in outputs)
         return BlockCost(
             block=block,
             macs_share=macs / placement.macs,
             sqnr_db=decibels if math.isfinite(decibels) else None,
-            error=float(output_errors(made, reference).mean()),
+            error=float(output_errors(quantized, reference).mean()),
             top1_change=None
             if labels is None or reference_top1 is None
-            else 100 * (top1(made[0], labels) - reference_top1),
+            else 100 * (top1(quantized[0], labels) - reference_top1),
         )
 
     whole = cost("all", placement.outputs)
-    costs = _counted((cost(*each) for each in blocks.items()), len(blocks), progress)
+    blocks = by_block(placement.outputs)
+    costs: list[BlockCost] = []
+    for block, outputs in blocks.items():
+        costs.append(cost(block, outputs))
+        progress("measuring blocks", len(costs), len(blocks))
     return Sensitivity(
         images=len(reference.outputs[0]),
         top1=reference_top1,
@@ -163,13 +167,5 @@ def measure_block_sensitivity(
     )
 
 
-def _sqnr_db(output: Array, reference: Array) -> float:
+def _sqnr_db(output: Float32Array, reference: Float32Array) -> float:
     return sqnr_db(output.reshape(len(output), -1), reference.reshape(len(reference), -1))
-
-
-def _counted(
-    costs: Iterator[BlockCost], total: int, progress: Callable[[int, int], None]
-) -> Iterator[BlockCost]:
-    for done, each in enumerate(costs, 1):
-        progress(done, total)
-        yield each

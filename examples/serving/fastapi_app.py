@@ -34,7 +34,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/ready")
 def ready() -> dict[str, str]:
-    return {"takes": app.state.engine.manifest.takes}
+    return {"takes": app.state.engine.manifest.input_summary}
 
 
 @app.post("/classify")

@@ -81,7 +81,7 @@ def compare(weights: Path, count: int, folder: Path) -> Iterator[str]:
             each.data, onnx=model, method=each.method, output=folder / "ranges.json"
         )
         # Nothing is spared, so that rows differ in their ranges alone.
-        int8, _ = quantize_model(onnx=model, int8=Int8Options(ranges=ranges, spare=0))
+        int8, _ = quantize_model(onnx=model, int8=Int8Options(ranges=ranges, float_budget=0))
         yield _row(each.name, each.method, evaluate_model(int8, validation, reference=model))
 
 

@@ -11,7 +11,7 @@ from deploykit.bench.layers.layer_time import NO_BLOCK, LayerTime, sum_by_block,
 from deploykit.bench.layers.roofline import Roofline, measure_cpu_roofline
 from deploykit.bench.layers.time_layers import time_layers
 from deploykit.engine.manifest import read_engine_manifest
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from deploykit.bench.compare import IGNORABLE_FIELDS, compare_records
 from deploykit.bench.machine import GpuState, MachineState, describe_disturbances, describe_machine
 from deploykit.bench.record import Record, comparison_key
 from deploykit.bench.server_scenario import Trial
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.runtime import Engine
 from deploykit.util.atomic_files import file_sha256

@@ -11,7 +11,7 @@ from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layers.layer_profile import LayerProfile, profile_engine
 from deploykit.bench.record import Record
 from deploykit.bench.record_file import read_any_record, read_record, read_record_folder, write_record
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.stats.proportion import Proportion
 from deploykit.util.errors import DeployError

@@ -7,7 +7,7 @@ from refusals import refuses
 
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.images import random_images
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.runtime import Engine
 
 

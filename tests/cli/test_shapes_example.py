@@ -174,7 +174,7 @@ def test_int8_costs_little_when_calibrated_well_and_much_when_not(images, least,
     ranges, _ = calibrate_to_file(
         data / f"{images}.npz", onnx=exported, method="percentile", output=folder / "ranges.json"
     )
-    int8, _ = quantize_model(onnx=exported, int8=Int8Options(ranges=ranges, spare=0))
+    int8, _ = quantize_model(onnx=exported, int8=Int8Options(ranges=ranges, float_budget=0))
     drop = evaluate_model(int8, data / "validation.npz", reference=exported).scores.top1_drop
     assert least < 100 * drop.value < most
 

@@ -26,14 +26,14 @@ def audit_of(**counts: int) -> Audit:
     ],
 )
 def test_a_true_claim_passes(audit, precision):
-    audit.require(precision)
+    audit.require_precision(precision)
 
 
 def test_what_is_not_in_int8_is_in_fp32_on_a_cpu_and_nowhere_else():
     made = audit_of(int8=33, fp32=48)
-    made.require("int8", on_cpu=True)
+    made.require_precision("int8", on_cpu=True)
     with refuses("engine-precision-mismatch"):
-        made.require("int8")
+        made.require_precision("int8")
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,20 @@ def test_what_is_not_in_int8_is_in_fp32_on_a_cpu_and_nowhere_else():
 )
 def test_a_false_claim_is_refused_with_what_was_made(audit, precision):
     with refuses("engine-precision-mismatch") as caught:
-        audit.require(precision)
+        audit.require_precision(precision)
     assert audit.summary() in caught.value.problem
 
 
 @pytest.mark.parametrize(("made", "planned"), [(33, 33), (34, 33), (1, 1)])
 def test_as_much_int8_as_planned_passes(made, planned):
-    audit_of(int8=made, fp16=48).require("int8", planned_int8=planned)
+    audit_of(int8=made, fp16=48).require_precision("int8", planned_int8=planned)
 
 
 @pytest.mark.parametrize(("made", "planned"), [(32, 33), (1, 82), (0, 1)])
 def test_less_int8_than_planned_is_no_int8_engine(made, planned):
     shown = f" {made} INT8" if made else "48 FP16"
     with refuses("engine-precision-mismatch") as caught:
-        audit_of(int8=made, fp16=48).require("int8", planned_int8=planned)
+        audit_of(int8=made, fp16=48).require_precision("int8", planned_int8=planned)
     assert shown in caught.value.problem
 
 
@@ -84,12 +84,12 @@ def test_the_summary_counts_in_words():
         "2 FP16 (25.0 % of the work); 1 fused with other nodes; 1 depthwise ones padded, up to 8 times the "
         "channels (builder log)"
     )
-    assert [made.share(precision) for precision in ("int8", "fp16", "fp32")] == [0.75, 0.25, 0]
+    assert [made.macs_share(precision) for precision in ("int8", "fp16", "fp32")] == [0.75, 0.25, 0]
 
 
 def test_products_that_no_layer_names_are_counted_and_told():
     made = Audit(source="builder log", layers=(layer("fp16"), layer(None)), graph_products=3)
-    assert made.unseen == 2
+    assert made.missing_products == 2
     assert "2 not found" in made.summary()
 
 
@@ -97,26 +97,26 @@ def test_products_that_no_layer_names_are_counted_and_told():
 def test_a_claim_about_what_was_not_found_is_none(found, is_told):
     made = Audit(source="builder log", layers=(layer("fp16"),) * found, graph_products=82)
     if is_told:
-        made.require("fp16")
+        made.require_precision("fp16")
         return
     with refuses("engine-audit-failed"):
-        made.require("fp16")
+        made.require_precision("fp16")
 
 
 def test_each_profile_is_held_to_the_claim():
     first, second = (layer("fp16", profile=number) for number in (0, 1))
     same = Audit(source="builder log", layers=(first, first, second, second), graph_products=2)
-    same.require("fp16")
+    same.require_precision("fp16")
     assert same.summary().startswith("each of 2 profiles: 2 layers")
     for wrong in (layer("fp32"), layer("fp32", profile=1)):
         mixed = Audit(source="builder log", layers=(*same.layers, wrong), graph_products=2)
         with refuses("engine-precision-mismatch") as caught:
-            mixed.require("fp16")
+            mixed.require_precision("fp16")
         assert caught.value.problem.count("1 FP32") == 1
     short = Audit(source="builder log", layers=(first, first, second), graph_products=2)
     with refuses("engine-audit-failed"):
-        short.require("fp16")
+        short.require_precision("fp16")
 
 
 def test_an_engine_without_products_has_no_share_of_anything():
-    assert Audit(source="builder log", layers=(layer(None),)).share("fp16") == 0
+    assert Audit(source="builder log", layers=(layer(None),)).macs_share("fp16") == 0

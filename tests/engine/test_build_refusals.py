@@ -3,8 +3,8 @@
 import pytest
 from refusals import refuses
 
-from deploykit.engine.pipeline import build_engine
-from deploykit.quantize.plan import Int8Options
+from deploykit.engine.build import build_engine
+from deploykit.quantize.int8_options import Int8Options
 
 
 @pytest.mark.parametrize("named", ["engine", "manifest"])

@@ -150,14 +150,14 @@ def test_a_plan_of_tensorrt_is_for_one_model_of_gpu_unless_it_is_hardware_compat
 @pytest.mark.parametrize("compiler", ["tensorrt-rtx", "onnxruntime"])
 def test_an_option_that_a_compiler_lacks_is_refused_with_the_one_that_has_it(option, compiler):
     with refuses("option-not-applicable") as caught:
-        BuildOptions(**{option: True}).require_for(compiler)
+        BuildOptions(**{option: True}).require_supported_by(compiler)
     assert "TensorRT" in caught.value.fix
-    BuildOptions(**{option: True}).require_for("tensorrt")
+    BuildOptions(**{option: True}).require_supported_by("tensorrt")
 
 
 def test_plain_options_suit_every_compiler():
     for compiler in COMPILERS:
-        BuildOptions().require_for(compiler)
+        BuildOptions().require_supported_by(compiler)
 
 
 @pytest.mark.parametrize(

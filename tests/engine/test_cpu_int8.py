@@ -50,7 +50,7 @@ WORST = {
 def test_the_worst_weights_and_activations_give_what_exact_integers_give(case):
     respelled = respell_for_cpu(WORST[case]())
     onnx.checker.check_model(respelled, full_check=True)
-    assert audit_kernels(respelled).products("int8") == 1
+    assert audit_kernels(respelled).product_count("int8") == 1
     x = images(respelled)
     expected = exactly(respelled, x)
     assert np.allclose(outputs(respelled, x, fuse_int8=True), expected, rtol=1e-5, atol=1e-6)
@@ -78,7 +78,7 @@ def test_without_vnni_the_worst_weights_saturate_as_they_are_and_not_once_they_a
     respelled = {name: respell_for_cpu(make()) for name, make in WORST.items()}
     cases = {name: (model, images(model)) for name, model in respelled.items()}
     plain = plain_product()
-    assert audit_kernels(plain).products("int8") == 1
+    assert audit_kernels(plain).product_count("int8") == 1
     x = images(plain)
     computed = without_vnni(cases | {"plain": (plain, x)}, tmp_path)
     for name, (model, each) in cases.items():

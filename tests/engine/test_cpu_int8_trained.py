@@ -11,12 +11,12 @@ from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.data.images.open import open_images
 from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
 from deploykit.engine.onnxruntime_compiler import audit_kernels, prepare_artifact
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.placement import place
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.int8_options import Int8Options
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import sqnr_db
 
@@ -62,7 +62,7 @@ def test_the_gate_measures_the_artifact_as_it_will_run(shared, trained, validati
     ranges, labelled = tmp_path / "max.json", tmp_path / "labelled.npz"
     calibrate(trained.path, images, CalibrationSettings(method=named_method("max"))).save(ranges)
     np.savez(labelled, images=validation.pixels[:500], labels=validation.labels[:500])
-    options = Int8Options(ranges=ranges, eval_data=labelled, max_drop=5, policy="pointwise", spare=0)
+    options = Int8Options(ranges=ranges, eval_data=labelled, max_drop=5, policy="pointwise", float_budget=0)
     built = build_engine(
         onnx=trained.path, precision="int8", gpu="cpu", int8=options, output=tmp_path / "a.onnx"
     )
@@ -72,20 +72,20 @@ def test_the_gate_measures_the_artifact_as_it_will_run(shared, trained, validati
 
 def test_every_planned_product_runs_in_integers(artifact):
     audit = prepare_artifact(artifact).audit
-    assert (audit.products("int8"), audit.products("fp16"), audit.products("fp32")) == (33, 0, 49)
+    assert (audit.product_count("int8"), audit.product_count("fp16"), audit.product_count("fp32")) == (33, 0, 49)
 
 
 def test_plain_q_dq_runs_in_float_almost_everywhere(canonical):
     """Documents ONNX Runtime 1.31: with integer convolutions that write floats, this graph would do."""
-    assert audit_kernels(canonical).products("int8") < 5
+    assert audit_kernels(canonical).product_count("int8") < 5
 
 
 def test_a_float_model_has_no_integers(random_b0):
     audit = prepare_artifact(read_model(random_b0.path)).audit
-    assert (audit.products("int8"), audit.products("fp16"), audit.products("fp32")) == (0, 0, 82)
+    assert (audit.product_count("int8"), audit.product_count("fp16"), audit.product_count("fp32")) == (0, 0, 82)
     assert audit.summary().endswith("(ONNX Runtime's optimized graph)")
-    assert audit.unseen == 0
-    assert audit.share("fp32") == 1
+    assert audit.missing_products == 0
+    assert audit.macs_share("fp32") == 1
 
 
 def test_a_block_transposes_twice(artifact):

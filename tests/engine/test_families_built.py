@@ -9,7 +9,7 @@ from deploykit import Engine, build_engine, export_onnx, quantize_model
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.networks.export import prepare_export
 from deploykit.networks.member import choose_member
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.int8_options import Int8Options
 
 # The smallest published member of each family, and a larger network.
 NETWORKS = [
@@ -37,7 +37,7 @@ def test_it_is_exported_compiled_in_fp16_and_int8_and_runs(workplace, family, wh
     for precision in ("fp16", "int8"):
         built = build_engine(onnx=exported.path, precision=precision, gpu="A10")
         assert built.manifest.model.family == family
-        assert built.manifest.audit.share(precision) > 0.75
+        assert built.manifest.audit.macs_share(precision) > 0.75
     on_cpu = build_engine(onnx=exported.path, precision="int8", gpu="cpu")
     with Engine.load(on_cpu.path) as engine:
         assert engine(np.zeros((2, 3, 96, 96), np.float32)).shape == (2, 10)
@@ -54,7 +54,7 @@ def test_a_detector_is_compiled_in_fp16_and_int8_and_answers_with_boxes_and_scor
     anchors = exported.network.output_shapes["boxes"][0]
     for precision in ("fp16", "int8"):
         built = build_engine(onnx=exported.path, precision=precision, gpu="A10")
-        assert built.manifest.audit.share(precision) > 0.75
+        assert built.manifest.audit.macs_share(precision) > 0.75
         assert [(each.name, each.shape) for each in built.manifest.outputs] == [
             ("boxes", (anchors, 4)),
             ("scores", (anchors, 4)),

@@ -9,7 +9,7 @@ from onnx import ModelProto, helper
 
 from deploykit.engine.audit.audit import Audit, Traffic
 from deploykit.engine.audit.layer_log import audit_builder_log, audit_engine_inspector
-from deploykit.engine.pipeline import apply_precision
+from deploykit.engine.prepare_graph import apply_precision
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt_compiler import compile_plan
@@ -91,7 +91,7 @@ def test_other_kernels_have_no_precision(line):
 
 def test_what_is_no_layer_is_passed_over():
     audit = audit_builder_log(CHATTER, classifier("classifier"))
-    assert (audit.layers, audit.unseen) == ((), 1)
+    assert (audit.layers, audit.missing_products) == ((), 1)
 
 
 def test_a_kernel_that_prepares_a_products_input_does_not_compute_it():
@@ -176,7 +176,7 @@ def inspected(*layers) -> Audit:
 def test_an_inspectors_layers_are_read():
     for order in ([REFORMAT, IN_WORDS], [IN_WORDS, REFORMAT]):
         audit = inspected(*order)
-        assert (audit.source, audit.unseen) == ("engine inspector", 0)
+        assert (audit.source, audit.missing_products) == ("engine inspector", 0)
         (product,) = (layer for layer in audit.layers if layer.products)
         assert (product.kind, product.precision, product.padded) == ("CaskConvolution", "int8", 1)
         assert product.macs == 256 * 512 * 28 * 28
@@ -197,7 +197,7 @@ def test_an_inspectors_layers_are_read():
 )
 def test_types_are_read_in_the_words_of_either_major(described, precision):
     layer = {**IN_WORDS, "Inputs": [{"Name": "x", "Dimensions": [1, 512, 28, 28], **described}]}
-    assert inspected(layer).products(precision) == 1
+    assert inspected(layer).product_count(precision) == 1
 
 
 def test_an_inspectors_bytes_are_told_where_its_weights_are():
@@ -210,7 +210,7 @@ def test_an_inspectors_bytes_are_told_where_its_weights_are():
 
 
 def test_an_engine_built_without_detail_shows_no_products():
-    assert inspected("conv + relu").unseen == 1
+    assert inspected("conv + relu").missing_products == 1
 
 
 # ---------------------------------------------------------------- real builds
@@ -246,13 +246,13 @@ SMS = [75, 80, 89, 120, None]
 def test_every_product_is_found_once_with_its_work(audited, random_b0, precision, sm):
     audit = audited(precision, sm)
     model = read_model(random_b0.path)
-    assert audit.unseen == 0
+    assert audit.missing_products == 0
     # B0's 81 convolutions and classifier; its work as GraphFacts counts it, which a test holds to Network's.
     assert sum(layer.products for layer in audit.layers) == 82
     assert sum(layer.macs for layer in audit.layers) == place(model, "all-conv").macs
     expected = place(model, "pointwise").int8_share if precision == "int8" else 0
-    assert audit.share("int8") == pytest.approx(expected)
-    assert audit.share("int8") + audit.share("fp16") == pytest.approx(1)
+    assert audit.macs_share("int8") == pytest.approx(expected)
+    assert audit.macs_share("int8") + audit.macs_share("fp16") == pytest.approx(1)
 
 
 def test_turing_pads_depthwise_convolutions_and_later_gpus_do_not(audited):

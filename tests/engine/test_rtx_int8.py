@@ -16,7 +16,7 @@ from deploykit.engine import tensorrt_compiler as tensorrt
 from deploykit.engine.audit.audit import Audit
 from deploykit.engine.audit.layer_log import LAYER_LINE, audit_builder_log
 from deploykit.engine.audit.work import name_nodes
-from deploykit.engine.compiled import CompiledEngine
+from deploykit.engine.compiled_engine import CompiledEngine
 from deploykit.engine.lowering.rtx_int8 import respell, shared_scale
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
@@ -315,23 +315,23 @@ def test_turing_gets_int8_products_from_the_respelled_graph_and_from_it_alone(au
     """Documents TensorRT-RTX 1.7; without the first fact, rtx_int8 has no reason to be for SM75."""
     plain = audits(sm=75, respelled=False)
     classifier = 1  # a matrix product in both
-    assert plain.products("int8") == classifier, (
-        f"TensorRT-RTX makes {plain.products('int8')} INT8 products for SM75 of plain Q/DQ, and 1.7 made "
+    assert plain.product_count("int8") == classifier, (
+        f"TensorRT-RTX makes {plain.product_count('int8')} INT8 products for SM75 of plain Q/DQ, and 1.7 made "
         "the classifier alone: SMS_WITHOUT_INT8_CONVOLUTIONS can go."
     )
-    assert audits(sm=75, respelled=True).products("int8") == POINTWISE
+    assert audits(sm=75, respelled=True).product_count("int8") == POINTWISE
 
 
 def test_later_gpus_get_int8_convolutions_from_both_graphs(audits):
     """The scales, not the type, are why SM89 gets the respelled graph."""
-    assert audits(sm=89, respelled=False).products("int8") == POINTWISE
-    assert audits(sm=89, respelled=True).products("int8") == POINTWISE
+    assert audits(sm=89, respelled=False).product_count("int8") == POINTWISE
+    assert audits(sm=89, respelled=True).product_count("int8") == POINTWISE
 
 
 @pytest.mark.parametrize("sm", [80, None])
 def test_every_centred_product_is_int8_for_ampere_and_in_the_portable_engine(audits, sm):
     audit = audits(sm=sm, respelled=True)
-    assert (audit.products("int8"), audit.products("fp32")) == (POINTWISE, 0)
+    assert (audit.product_count("int8"), audit.product_count("fp32")) == (POINTWISE, 0)
 
 
 def types_int8_convolutions_write(model, monkeypatch, *, sm: int) -> set[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import deploykit
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(deploykit.__file__).parent

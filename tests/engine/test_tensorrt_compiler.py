@@ -16,9 +16,9 @@ from refusals import refuses
 
 from deploykit.engine.audit.audit import Audit
 from deploykit.engine.audit.layer_log import audit_builder_log
-from deploykit.engine.compiled import CompiledEngine
+from deploykit.engine.compiled_engine import CompiledEngine
 from deploykit.engine.compilers import COMPILERS, BuildOptions
-from deploykit.engine.pipeline import apply_precision
+from deploykit.engine.prepare_graph import apply_precision
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target, resolve_target
 from deploykit.engine.tensorrt_compiler import compile_plan
@@ -104,10 +104,10 @@ def build(graph_for) -> Callable[..., CompiledEngine]:
 @pytest.mark.parametrize("phi", BLOCKS)
 def test_int8_is_compiled_for_every_node_that_was_planned(build, phi, sm):
     plan = build(phi, "int8", Target(name="test", compiler="tensorrt-rtx", sm=sm))
-    assert plan.audit.products("int8") == planned_products(phi)
-    assert plan.audit.products("fp32") == 0
-    assert plan.audit.products("fp16") > 0
-    plan.audit.require("int8", planned_int8=planned_products(phi))
+    assert plan.audit.product_count("int8") == planned_products(phi)
+    assert plan.audit.product_count("fp32") == 0
+    assert plan.audit.product_count("fp16") > 0
+    plan.audit.require_precision("int8", planned_int8=planned_products(phi))
     assert len(plan.data) > 1e6
 
 
@@ -134,7 +134,7 @@ def test_centring_takes_no_kernel_of_its_own(build, gpu):
         build(0, "int8", resolve_target(gpu), bounds=bounds).audit for bounds in (CENTRED, SYMMETRIC)
     )
     assert len(centred.layers) == len(symmetric.layers)
-    assert centred.products("int8") == planned_products(0)
+    assert centred.product_count("int8") == planned_products(0)
 
 
 @pytest.mark.parametrize("policy", ["bandwidth", "all-conv"])
@@ -142,22 +142,22 @@ def test_centring_takes_no_kernel_of_its_own(build, gpu):
 def test_the_other_policies_are_compiled_as_planned_after_turing(build, policy, sm):
     target = Target(name="test" if sm else "portable", compiler="tensorrt-rtx", sm=sm)
     audit = build(0, "int8", target, policy=policy).audit
-    assert audit.products("int8") == planned_products(0, policy)
-    assert audit.products("fp32") == 0
+    assert audit.product_count("int8") == planned_products(0, policy)
+    assert audit.product_count("fp32") == 0
 
 
 @pytest.mark.parametrize("sm", SMS)
 @pytest.mark.parametrize("phi", BLOCKS)
 def test_fp16_is_compiled_without_any_int8(build, phi, sm):
     plan = build(phi, "fp16", Target(name="test", compiler="tensorrt-rtx", sm=sm))
-    assert plan.audit.products("int8") == plan.audit.products("fp32") == 0
-    plan.audit.require("fp16")
+    assert plan.audit.product_count("int8") == plan.audit.product_count("fp32") == 0
+    plan.audit.require_precision("fp16")
 
 
 def test_the_portable_engine_holds_int8_too(build):
     plan = build(0, "int8", Target(name="portable", compiler="tensorrt-rtx"))
-    assert plan.audit.products("int8") >= planned_products(0)
-    assert plan.audit.products("fp32") == 0
+    assert plan.audit.product_count("int8") >= planned_products(0)
+    assert plan.audit.product_count("fp32") == 0
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -166,10 +166,10 @@ def test_several_profiles_and_sides_are_compiled_with_as_much_int8(build, precis
     options = {"batches": parse_profiles("1;8"), "side": SideRange(min=160, opt=224, max=288)}
     plan = build(0, precision, resolve_target(gpu), **options)
     planned = planned_products(0) if precision == "int8" else 1
-    plan.audit.require(precision, planned_int8=planned)
+    plan.audit.require_precision(precision, planned_int8=planned)
     assert len(plan.audit.profiles) == 2
     for profile in plan.audit.profiles:
-        assert profile.unseen == 0
+        assert profile.missing_products == 0
         assert sum(layer.products for layer in profile.layers) == 82
 
 
@@ -190,7 +190,7 @@ def test_a_profile_that_is_computed_in_another_precision_is_told(build, monkeypa
         for line in lines
     ]
     with pytest.raises(DeployError, match="82 FP32") as caught:
-        audit_builder_log(altered, model).require("fp16")
+        audit_builder_log(altered, model).require_precision("fp16")
     assert "82 FP16" in caught.value.problem
 
 
@@ -208,7 +208,7 @@ def test_the_plan_says_what_made_it_and_how_long_that_took(build):
 
 def test_fp32_is_built_for_a_gpu_that_has_it(build):
     plan = build(0, "fp32", resolve_target("RTX 4090"))
-    plan.audit.require("fp32")
+    plan.audit.require_precision("fp32")
 
 
 def test_fp32_for_turing_is_refused_with_the_precision_that_it_has(build):
@@ -234,7 +234,7 @@ def test_a_workspace_too_small_is_refused_with_its_size(build):
 def test_optimization_level_and_workspace_are_taken(build):
     options = BuildOptions(optimization_level=0, workspace_mb=1024)
     plan = build(0, "fp16", resolve_target("A100"), options=options)
-    plan.audit.require("fp16")
+    plan.audit.require_precision("fp16")
     assert plan.timing_cache_sha256 is None  # TensorRT-RTX has no use for one
 
 

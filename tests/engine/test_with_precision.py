@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deploykit.data.images.open import open_images
-from deploykit.engine.pipeline import apply_precision
+from deploykit.engine.prepare_graph import apply_precision
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes

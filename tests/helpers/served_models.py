@@ -10,7 +10,7 @@ import tritonclient.grpc
 import tritonclient.http
 from served import colours, flat_images, options, triton
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import export_onnx
 from deploykit.serving.repository.options import ModelOptions

@@ -10,7 +10,9 @@ from small_models import archive
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.bench.benchmark import benchmark
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.engine.pipeline import apply_precision, build_engine, quantize_model
+from deploykit.engine.build import build_engine
+from deploykit.engine.prepare_graph import apply_precision
+from deploykit.engine.quantize_model import quantize_model
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import resolve_target
 from deploykit.engine.tensorrt_compiler import compile_plan
@@ -19,8 +21,8 @@ from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.onnx_tools.uint8_input import takes_pixels, with_pixels, without_pixels
-from deploykit.quantize.calibrate import calibrate_to_file
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.calibration_files import calibrate_to_file
+from deploykit.quantize.int8_options import Int8Options
 from deploykit.runtime import Engine
 from deploykit.util.errors import DeployError
 
@@ -83,7 +85,7 @@ def test_an_engine_takes_uint8_images_and_nothing_else(pixel_b0, random_b0, tmp_
         build_engine(onnx=model.path, precision=precision, gpu="cpu", output=tmp_path / f"{at}.onnx")
         for at, model in enumerate((pixel_b0, random_b0))
     )
-    assert built.manifest.takes == f"uint8 (n, {SIDE_PX}, {SIDE_PX}, 3), n of 1 to 64"
+    assert built.manifest.input_summary == f"uint8 (n, {SIDE_PX}, {SIDE_PX}, 3), n of 1 to 64"
     normalized = built.manifest.model.preprocessing.normalize(pixels(2))
     with Engine.load(built.path) as engine, Engine.load(plain.path) as reference:
         expected = reference(normalized)
@@ -114,7 +116,7 @@ def test_it_is_calibrated_quantized_and_evaluated_as_the_float_model_is(pixel_b0
 def test_sides_may_be_many(pixel_b0, tmp_path):
     side = SideRange(min=48, opt=64, max=80)
     built = build_engine(onnx=pixel_b0.path, gpu="cpu", side=side, output=tmp_path / "e.onnx")
-    assert built.manifest.takes == "uint8 (n, side, side, 3), n of 1 to 64, side of 48 to 80 px"
+    assert built.manifest.input_summary == "uint8 (n, side, side, 3), n of 1 to 64, side of 48 to 80 px"
     with Engine.load(built.path) as engine:
         for side_px in (48, 64, 80):
             assert engine(pixels(1, side_px)).shape == (1, 1000)
@@ -133,7 +135,7 @@ def test_tensorrt_compiles_it(pixel_b0, gpu, side):
     assert takes_pixels(graph)
     plan = compile_plan(graph, target=target, batches=[BatchRange(max=8)], side=side)
     plan.audit.require("fp16")
-    assert plan.audit.unseen == 0
+    assert plan.audit.missing_products == 0
 
 
 def test_a_model_with_nodes_of_such_names_keeps_them():

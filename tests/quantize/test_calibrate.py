@@ -14,7 +14,8 @@ from small_models import PREPROCESSING, archive, colour_blocks, two_convolutions
 from deploykit.data.images import Images, open_images
 from deploykit.data.preprocessing import Overrides, Preprocessing
 from deploykit.onnx_tools.model_io import read_model, to_bytes
-from deploykit.quantize.calibrate import CalibrationSettings, calibrate, calibrate_to_file
+from deploykit.quantize.calibrate import CalibrationSettings, calibrate
+from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.calibrate import calibrate as calibration
 from deploykit.quantize.calibration.methods import METHOD_NAMES, named_method
 from deploykit.quantize.calibration.ranges import Ranges
@@ -94,15 +95,15 @@ def test_the_maximum_is_the_largest_magnitude_that_the_model_makes(tmp_path):
     ranges = calibrate(model, images, by("max"))
     (batch,) = images.batches(8)
     summed = np.maximum(batch.inputs.sum(axis=1), 0).max()  # the first weight is all ones
-    assert ranges.interval("image").amax == pytest.approx(float(np.abs(batch.inputs).max()))
-    assert ranges.interval("r").amax == pytest.approx(float(summed), rel=1e-5)
-    assert ranges.interval("r").low == 0
+    assert ranges.tensor_range("image").amax == pytest.approx(float(np.abs(batch.inputs).max()))
+    assert ranges.tensor_range("r").amax == pytest.approx(float(summed), rel=1e-5)
+    assert ranges.tensor_range("r").low == 0
 
 
 def test_a_lower_percentile_gives_a_smaller_range(tmp_path):
     model = two_convolutions(tmp_path / "small.onnx")
     wide, narrow = (calibrate(model, generated(), by("percentile", percent)) for percent in (100, 60))
-    assert narrow.interval("image").amax < 0.9 * wide.interval("image").amax
+    assert narrow.tensor_range("image").amax < 0.9 * wide.tensor_range("image").amax
 
 
 def test_statistics_do_not_depend_on_the_method(tmp_path):
@@ -157,7 +158,7 @@ def test_a_dead_layer_whose_outputs_are_all_zero_is_calibrated(tmp_path, method)
     ranges = calibrate(
         model, generated(limit=9), CalibrationSettings(method=calibration.parse_method(method, None))
     )
-    interval = ranges.interval("r")
+    interval = ranges.tensor_range("r")
     assert (interval.low, interval.high) == (0, 0)
 
 
@@ -282,8 +283,8 @@ def test_preprocessing_that_the_user_sets_is_applied_and_recorded(tmp_path):
         output=tmp_path / "r.json",
     )
     assert ranges.preprocessing.mean == (0.5, 0.5, 0.5)
-    assert ranges.interval("input").high == pytest.approx((1 - 0.5) / 0.25, abs=0.05)
-    assert ranges.interval("input").low == pytest.approx((0 - 0.5) / 0.25, abs=0.05)
+    assert ranges.tensor_range("input").high == pytest.approx((1 - 0.5) / 0.25, abs=0.05)
+    assert ranges.tensor_range("input").low == pytest.approx((0 - 0.5) / 0.25, abs=0.05)
 
 
 @pytest.mark.parametrize("manifest", [None, Path("drawn.toml")])
@@ -297,8 +298,8 @@ def test_nothing_is_written_where_an_image_is_broken(random_b0, tmp_path, monkey
 
 
 def test_a_model_that_is_quantized_already_is_refused(tmp_path, monkeypatch):
-    from deploykit.engine.pipeline import quantize_model
-    from deploykit.quantize.plan import Int8Options
+    from deploykit.engine.quantize_model import quantize_model
+    from deploykit.quantize.int8_options import Int8Options
 
     model = colour_blocks(tmp_path / "model.onnx")
     data = archive(tmp_path / "i.npz", 4, side_px=8)

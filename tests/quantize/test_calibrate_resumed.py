@@ -13,7 +13,7 @@ from folders import files_in
 from PIL import Image
 from small_models import archive, two_convolutions
 
-from deploykit.quantize.calibrate import calibrate_to_file
+from deploykit.quantize.calibration_files import calibrate_to_file
 
 
 class Calibrating:

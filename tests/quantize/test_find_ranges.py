@@ -150,10 +150,10 @@ def test_images_given_are_calibrated_on_as_the_settings_say(model):
     assert found.images == 5
     assert found.choice is not None
     assert set(seen) == {"calibrating", "choosing ranges"}
-    assert wanted(model, data="images", method=named_method("max")).interval("input").high == 1
+    assert wanted(model, data="images", method=named_method("max")).tensor_range("input").high == 1
     doubled = Overrides(std=(0.5, 0.5, 0.5))
     found = wanted(model, data="images", method=named_method("max"), overrides=doubled)
-    assert found.interval("input").high == 2
+    assert found.tensor_range("input").high == 2
 
 
 def test_trained_weights_without_images_or_ranges_are_refused(model):

@@ -43,7 +43,7 @@ def test_the_loudest_for_its_work_goes_first():
     # Noise over work: a 5e-4, b 1e-3, c 2.5e-4, d 4e-4, rest 1.2e-5. 80 may go: b and a; then d no longer
     # fits, and neither does c.
     rest, left_out = choose_float_fallback(
-        LAYERS, noise_of(a=0.01, b=0.03, c=0.01, d=0.02, rest=0.01), spare=0.08
+        LAYERS, noise_of(a=0.01, b=0.03, c=0.01, d=0.02, rest=0.01), float_budget=0.08
     )
     assert left_out.outputs == ("b", "a")
     assert [node.output for node in rest.products] == ["c", "d", "rest"]
@@ -53,18 +53,18 @@ def test_the_loudest_for_its_work_goes_first():
 
 def test_the_order_is_by_noise_over_work_and_not_by_noise():
     # d makes most noise, and costs five times a's work: a goes, and d does not fit beside it.
-    _, left_out = choose_float_fallback(LAYERS, noise_of(a=0.02, d=0.03), spare=0.06)
+    _, left_out = choose_float_fallback(LAYERS, noise_of(a=0.02, d=0.03), float_budget=0.06)
     assert left_out.outputs == ("a",)
 
 
 def test_what_no_longer_fits_is_passed_over_for_what_does():
     # By noise over work: c, d, a. c takes 40 of 65; d (50) would be too much, a (20) fits.
-    _, left_out = choose_float_fallback(LAYERS, noise_of(c=0.06, d=0.06, a=0.01), spare=0.065)
+    _, left_out = choose_float_fallback(LAYERS, noise_of(c=0.06, d=0.06, a=0.01), float_budget=0.065)
     assert left_out.outputs == ("c", "a")
 
 
 @pytest.mark.parametrize(
-    ("spare", "outputs"),
+    ("float_budget", "outputs"),
     [
         (0.0, ()),
         (0.019, ()),
@@ -74,10 +74,10 @@ def test_what_no_longer_fits_is_passed_over_for_what_does():
         (1.0, ("a", "b", "c", "d")),
     ],
 )
-def test_no_more_work_is_left_out_than_may_be(spare, outputs):
-    rest, left_out = choose_float_fallback(LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1), spare=spare)
+def test_no_more_work_is_left_out_than_may_be(float_budget, outputs):
+    rest, left_out = choose_float_fallback(LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1), float_budget=float_budget)
     assert left_out.outputs == outputs
-    assert left_out.macs_share <= spare
+    assert left_out.macs_share <= float_budget
     assert LAYERS.int8_share - rest.int8_share == pytest.approx(left_out.macs_share)
 
 
@@ -90,7 +90,7 @@ def test_the_default_leaves_out_a_tenth_at_most():
 def test_however_much_may_go_three_quarters_of_the_work_stay_in_int8():
     even = placement_of(*(product(f"p{number}", 100) for number in range(10)))
     noise = noise_of(**{f"p{number}": 0.1 for number in range(10)})
-    rest, left_out = choose_float_fallback(even, noise, spare=1.0)
+    rest, left_out = choose_float_fallback(even, noise, float_budget=1.0)
     assert FALLBACK_MIN_INT8_SHARE == 0.75
     assert len(left_out.outputs) == 2
     assert rest.int8_share == pytest.approx(0.8)
@@ -125,9 +125,9 @@ def test_a_tensor_goes_with_all_that_read_it_and_their_work_counts_together():
         product("left", 30, reads="x"), product("right", 40, reads="x"), product("rest", 900)
     )
     noise = {"x": ErrorSum(total=0.5, images=1), "rest.in": ErrorSum(total=0.1, images=1)}
-    _, too_much = choose_float_fallback(shared, noise, spare=0.05)
+    _, too_much = choose_float_fallback(shared, noise, float_budget=0.05)
     assert too_much == FloatFallback()
-    rest, left_out = choose_float_fallback(shared, noise, spare=0.08)
+    rest, left_out = choose_float_fallback(shared, noise, float_budget=0.08)
     assert left_out.outputs == ("left", "right")
     assert left_out.macs_share == pytest.approx(0.07)
     assert [node.output for node in rest.products] == ["rest"]
@@ -164,6 +164,6 @@ def test_the_noise_of_tensors_that_are_not_in_the_placement_does_not_count():
 def test_errors_are_compared_by_image():
     """Sums over more images are larger, and mean no more."""
     noise = {"a.in": ErrorSum(total=1, images=10), "b.in": ErrorSum(total=2, images=100)}
-    _, left_out = choose_float_fallback(LAYERS, noise, spare=0.03)
+    _, left_out = choose_float_fallback(LAYERS, noise, float_budget=0.03)
     assert left_out.outputs == ("a",)
     assert left_out.noise_share == pytest.approx(0.1 / 0.12)

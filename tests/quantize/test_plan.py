@@ -18,7 +18,8 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import sample_batch
 from deploykit.quantize.float_fallback import DEFAULT_FLOAT_BUDGET, FloatFallback
 from deploykit.quantize.placement import Policy
-from deploykit.quantize.plan import DEFAULT_MAX_DROP, Int8Options, Int8Plan, plan_int8
+from deploykit.quantize.plan import Int8Plan, plan_int8
+from deploykit.quantize.int8_options import DEFAULT_MAX_DROP, Int8Options
 from deploykit.util.errors import DeployError
 
 CLIPPED = {"blocks.0.relu": 0.3}
@@ -58,10 +59,10 @@ def planned(
     )
 
 
-@pytest.mark.parametrize("spare", [-0.01, 1.01, float("nan"), float("inf")])
-def test_a_part_of_the_work_that_is_none_is_refused(spare):
+@pytest.mark.parametrize("float_budget", [-0.01, 1.01, float("nan"), float("inf")])
+def test_a_part_of_the_work_that_is_none_is_refused(float_budget):
     with refuses("invalid-float-budget") as caught:
-        Int8Options(spare=spare)
+        Int8Options(float_budget=float_budget)
     assert "--int8-spare 10" in caught.value.fix
 
 
@@ -130,7 +131,7 @@ def test_what_makes_most_noise_for_its_work_is_left_out_and_named(model):
 
 
 def test_nothing_is_left_out_where_nothing_may_be(model):
-    plan = planned(model, Int8Options(ranges=saved(noisy(model)), spare=0))
+    plan = planned(model, Int8Options(ranges=saved(noisy(model)), float_budget=0))
     assert plan.left_out == FloatFallback()
     assert len(plan.placement.products) == 3
 
@@ -269,4 +270,4 @@ def test_overrides_reach_calibration_and_gate(model):
 
 def test_options_are_public_and_spare_ten_percent():
     assert deploykit.Int8Options is Int8Options
-    assert Int8Options().spare == DEFAULT_FLOAT_BUDGET == 0.1
+    assert Int8Options().float_budget == DEFAULT_FLOAT_BUDGET == 0.1

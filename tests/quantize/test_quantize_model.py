@@ -8,7 +8,7 @@ import onnx
 import pytest
 from folders import files_in
 
-from deploykit.engine.pipeline import quantize_model
+from deploykit.engine.quantize_model import quantize_model
 from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session

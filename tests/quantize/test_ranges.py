@@ -74,7 +74,7 @@ def test_what_is_written_is_read_back(ranges, tmp_path):
         np.testing.assert_array_equal(read.values.counts, statistics.values.counts)
         np.testing.assert_array_equal(read.peaks.counts, statistics.peaks.counts)
         for method in METHOD_NAMES:
-            assert by(loaded, method).interval(name) == by(ranges, method).interval(name)
+            assert by(loaded, method).tensor_range(name) == by(ranges, method).tensor_range(name)
 
 
 @pytest.mark.parametrize("percent", [99, 99.0, 99.999])
@@ -110,19 +110,19 @@ def test_the_file_of_many_tensors_stays_small(tmp_path):
 
 
 def test_max_keeps_the_largest_and_percentile_what_most_stay_under(ranges):
-    assert by(ranges, "max").interval("counting").amax == 1000
-    assert ranges.interval("counting").amax == pytest.approx(990, abs=1024 / BINS)
+    assert by(ranges, "max").tensor_range("counting").amax == 1000
+    assert ranges.tensor_range("counting").amax == pytest.approx(990, abs=1024 / BINS)
     half = by(ranges, "percentile", 50.5)
-    assert half.interval("counting").amax == pytest.approx(505, abs=1024 / BINS)
-    assert by(ranges, "percentile", 100).interval("counting").amax == 1000
+    assert half.tensor_range("counting").amax == pytest.approx(505, abs=1024 / BINS)
+    assert by(ranges, "percentile", 100).tensor_range("counting").amax == 1000
 
 
 def test_one_outlier_moves_the_maximum_and_not_the_percentile():
     values = np.append(np.linspace(-1, 1, 4000), 50)
     measured = ranges_of(x=values)
-    assert by(measured, "max").interval("x") == TensorRange(low=-1, high=50)
+    assert by(measured, "max").tensor_range("x") == TensorRange(low=-1, high=50)
     # All but 1 percent of the magnitudes, which are even between 0 and 1; bins are 64 / 4096 wide.
-    assert measured.interval("x").amax == pytest.approx(0.99, abs=64 / BINS)
+    assert measured.tensor_range("x").amax == pytest.approx(0.99, abs=64 / BINS)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_one_outlier_moves_the_maximum_and_not_the_percentile():
     ],
 )
 def test_an_interval_is_no_wider_than_what_was_seen(values, low, high):
-    interval = by(ranges_of(x=values), "max").interval("x")
+    interval = by(ranges_of(x=values), "max").tensor_range("x")
     assert (interval.low, interval.high) == (np.float32(low), np.float32(high))
     assert interval.amax == max(abs(np.float32(low)), abs(np.float32(high)))
 
 
 def test_an_interval_is_clipped_on_the_side_that_needs_it():
     values = np.append(np.linspace(-0.25, 1, 4000), 50)
-    interval = ranges_of(x=values).interval("x")
+    interval = ranges_of(x=values).tensor_range("x")
     assert interval.low == -0.25
     assert 0.9 < interval.high < 1.1
 
@@ -152,15 +152,15 @@ def test_an_interval_is_clipped_on_the_side_that_needs_it():
 @pytest.mark.parametrize("method", METHOD_NAMES)
 @given(values=arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
 def test_intervals_are_in_order_and_within_what_was_seen(method, values):
-    interval = by(ranges_of(x=values), method).interval("x")
+    interval = by(ranges_of(x=values), method).tensor_range("x")
     assert values.min() <= interval.low <= interval.high <= values.max()
 
 
 def test_clipped_names_the_tensors_of_which_under_half_is_left():
     outlier = np.append(np.linspace(-1, 1, 4000), 50)
     measured = ranges_of(much=outlier, little=np.arange(1, 1001), nothing=np.zeros(3))
-    assert measured.clipped() == {"much": pytest.approx(0.99 / 50, abs=64 / BINS / 50)}
-    assert by(measured, "max").clipped() == {}
+    assert measured.clipped_fractions() == {"much": pytest.approx(0.99 / 50, abs=64 / BINS / 50)}
+    assert by(measured, "max").clipped_fractions() == {}
 
 
 def test_the_order_of_the_values_makes_no_difference():
@@ -191,20 +191,20 @@ def test_every_magnitude_of_float32_is_counted_written_and_read_back(tmp_path, v
     measured.save(tmp_path / "r.json")
     for each in (measured, Ranges.load(tmp_path / "r.json")):
         assert each.statistics["x"].values.counts.sum() == 10
-        assert each.interval("x").amax == np.float32(value)
+        assert each.tensor_range("x").amax == np.float32(value)
 
 
 def test_zeros_cost_no_resolution():
     values = np.linspace(1e-5, 1e-3, 1000)
-    assert ranges_of(x=np.append(values, 0)).interval("x").amax == pytest.approx(9.9e-4, rel=0.01)
+    assert ranges_of(x=np.append(values, 0)).tensor_range("x").amax == pytest.approx(9.9e-4, rel=0.01)
     measured = ranges_of(x=np.zeros(1))
     measured.statistics["x"].add(sample_batch(values.astype(np.float32).reshape(1, -1)))
-    assert measured.interval("x").amax == pytest.approx(9.9e-4, rel=0.005)
+    assert measured.tensor_range("x").amax == pytest.approx(9.9e-4, rel=0.005)
 
 
 def test_a_tensor_that_was_not_measured_is_named(ranges):
     with refuses("ranges-incomplete"):
-        ranges.interval("conv_head.silu")
+        ranges.tensor_range("conv_head.silu")
 
 
 def test_ranges_of_another_model_are_refused(ranges):

@@ -10,12 +10,12 @@ from solid_colours import COLOURS, write_images
 import deploykit
 from deploykit.data.images import open_images
 from deploykit.data.preprocessing import Overrides
-from deploykit.engine.pipeline import quantize_model
+from deploykit.engine.quantize_model import quantize_model
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.placement import place
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.int8_options import Int8Options
 from deploykit.quantize.sensitivity import Sensitivity, measure_block_sensitivity, measure_sensitivity
 from deploykit.util.errors import DeployError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from refusals import refuses
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.runtime import Engine
 from deploykit.runtime.arrays import DeviceArray, as_device_array, as_host_array, to_library_of
 from deploykit.util.errors import DeployError

@@ -11,12 +11,13 @@ from refusals import refuses
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.engine.audit.work import int8_products
 from deploykit.engine.manifest import read_engine_manifest
-from deploykit.engine.pipeline import build_engine, quantize_model
+from deploykit.engine.build import build_engine
+from deploykit.engine.quantize_model import quantize_model
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import resolve_target
 from deploykit.networks.export import export_onnx
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.int8_options import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
 from deploykit.runtime.preflight import RuntimeEnvironment
@@ -190,7 +191,7 @@ def test_the_products_in_int8_of_a_quantized_model_are_counted(parts, alone, cou
 
 
 def test_convolutions_that_are_no_matrix_products_are_told_apart(random_b0, tmp_path):
-    options = Int8Options(policy="bandwidth", spare=0)
+    options = Int8Options(policy="bandwidth", float_budget=0)
     int8, _ = quantize_model(onnx=random_b0.path, int8=options, output=tmp_path / "b.onnx")
     model = read_model(int8)
     assert int8_products(model, matrices_alone=True) == 33

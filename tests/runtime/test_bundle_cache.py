@@ -13,7 +13,7 @@ from small_models import colour_blocks
 
 import deploykit
 from deploykit.engine.manifest import read_engine_manifest, write_engine
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import CPU, Target, resolve_target
 from deploykit.runtime import Engine

@@ -11,7 +11,7 @@ from refusals import refuses
 from small_models import colour_blocks
 
 from deploykit.engine.manifest import is_bundle
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.archive import (
     CONTENTS_NAME,

@@ -10,9 +10,10 @@ from refusals import refuses
 from small_models import colour_blocks, colour_ranges
 
 from deploykit.engine.manifest import manifest_path
-from deploykit.engine.pipeline import build_engine, quantize_model
+from deploykit.engine.build import build_engine
+from deploykit.engine.quantize_model import quantize_model
 from deploykit.engine.shapes import SideRange
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.int8_options import Int8Options
 from deploykit.runtime.bundle.bundle import Bundle, write_bundle
 from deploykit.util.errors import DeployError
 

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from refusals import refuses
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.engine.targets import Target
 from deploykit.networks.export import export_onnx
@@ -87,7 +87,7 @@ def test_images_of_every_side_in_the_range_are_answered_as_by_a_model_of_that_si
     built = build_engine(
         onnx=models[64], gpu="cpu", side=SideRange(min=48, opt=64, max=80), output=tmp_path / "e.onnx"
     )
-    assert built.manifest.takes == "float32 (n, 3, side, side), n of 1 to 64, side of 48 to 80 px"
+    assert built.manifest.input_summary == "float32 (n, 3, side, side), n of 1 to 64, side of 48 to 80 px"
     with Engine.load(built.path) as engine:
         for side_px, model in models.items():
             batch = np.random.default_rng(side_px).standard_normal((2, 3, side_px, side_px), np.float32)

@@ -13,13 +13,13 @@ from refusals import refuses
 from deploykit.bench.benchmark import benchmark
 from deploykit.bench.layers.time_layers import time_layers
 from deploykit.bench.record import Scope
-from deploykit.engine.pipeline import BuiltEngine, build_engine
+from deploykit.engine.build import BuiltEngine, build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.onnx_tools.ort_session import cpu_session, has_cuda
-from deploykit.quantize.calibrate import calibrate_to_file
+from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.placement import Policy
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.int8_options import Int8Options
 from deploykit.runtime import Engine
 from deploykit.runtime.tensorrt.execution_context import MAX_CUDA_GRAPHS
 from deploykit.stats.estimate import are_disjoint
@@ -120,8 +120,8 @@ def by_onnxruntime(trained, tmp_path_factory) -> BuiltEngine:
 @needs_cuda_provider
 def test_onnx_runtime_answers_on_the_gpu_as_on_the_cpu(by_onnxruntime, images, reference):
     audit = by_onnxruntime.manifest.audit
-    assert audit.unseen == audit.products("fp32") == 0
-    assert audit.products("fp16") > 0
+    assert audit.missing_products == audit.product_count("fp32") == 0
+    assert audit.product_count("fp16") > 0
     with Engine.load(by_onnxruntime.path) as engine:
         assert cosine(engine(images), reference) >= COSINE["fp16"]
 

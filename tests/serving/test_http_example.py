@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.networks.export import export_onnx
 from deploykit.runtime import Engine
 

@@ -25,7 +25,7 @@ from PIL import Image
 from refusals import refuses
 from served import ROOT, photo
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.runtime import Engine
 

@@ -10,7 +10,7 @@ from refusals import refuses
 from served import flat_images
 from small_models import PREPROCESSING, colour_blocks
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import parse_profiles
 from deploykit.runtime import Engine
 from deploykit.serving.decode_model import preprocess_images

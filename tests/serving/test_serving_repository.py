@@ -12,7 +12,7 @@ from refusals import refuses
 from served import colours, contents
 from small_models import two_convolutions
 
-from deploykit.engine.pipeline import build_engine
+from deploykit.engine.build import build_engine
 from deploykit.serving.repository.check import check_repository
 from deploykit.serving.repository.names import is_inside, require_model_name
 from deploykit.serving.repository.options import ModelOptions

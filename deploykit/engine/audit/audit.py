@@ -79,7 +79,7 @@ class Audit:
     graph_products: int = 0
 
     @property
-    def unseen(self) -> int:
+    def missing_products(self) -> int:
         """Products of the graph that no layer says it computes."""
         return max(self.graph_products - sum(layer.products for layer in self.layers), 0)
 
@@ -92,11 +92,11 @@ class Audit:
             for number in numbers
         )
 
-    def products(self, precision: Precision) -> int:
+    def product_count(self, precision: Precision) -> int:
         """How many convolutions and matrix products are computed in it."""
         return sum(layer.products for layer in self.layers if layer.precision == precision)
 
-    def share(self, precision: Precision) -> float:
+    def macs_share(self, precision: Precision) -> float:
         """The part of the multiply-accumulates that is computed in it, from 0 to 1."""
         total = sum(layer.macs for layer in self.layers)
         return sum(layer.macs for layer in self.layers if layer.precision == precision) / (total or 1)
@@ -116,9 +116,9 @@ class Audit:
 
     def _words(self) -> str:
         products = [
-            f"{count} {each.upper()} ({100 * self.share(each):.1f} % of the work)"
+            f"{count} {each.upper()} ({100 * self.macs_share(each):.1f} % of the work)"
             for each in _PRECISIONS
-            if (count := self.products(each))
+            if (count := self.product_count(each))
         ]
         parts = [
             f"{len(self.layers)} layers, {sum(layer.is_reformat for layer in self.layers)} of them reformats",
@@ -128,11 +128,11 @@ class Audit:
         if padded := self.padded_depthwise:
             most = max(layer.padded for layer in padded)
             parts.append(f"{len(padded)} depthwise ones padded, up to {most:.3g} times the channels")
-        if self.unseen:
-            parts.append(f"{self.unseen} not found")
+        if self.missing_products:
+            parts.append(f"{self.missing_products} not found")
         return "; ".join(parts)
 
-    def require(self, precision: Precision, *, planned_int8: int = 1, on_cpu: bool = False) -> None:
+    def require_precision(self, precision: Precision, *, planned_int8: int = 1, on_cpu: bool = False) -> None:
         """Fails where the engine is not of that precision, in some profile.
 
         Args:
@@ -144,7 +144,7 @@ class Audit:
                 than a tenth of the products can't be found, so that nobody knows.
         """
         for profile in self.profiles:
-            int8, fp16, fp32 = map(profile.products, _PRECISIONS)
+            int8, fp16, fp32 = map(profile.product_count, _PRECISIONS)
             right = {
                 "int8": int8 >= planned_int8 and (on_cpu or fp32 == 0),
                 "fp16": fp16 > 0 and int8 == fp32 == 0,
@@ -157,7 +157,7 @@ class Audit:
                     code="engine-precision-mismatch",
                     fix=_FIXES[precision],
                 )
-            if profile.unseen > _MOST_UNSEEN * self.graph_products:
+            if profile.missing_products > _MOST_UNSEEN * self.graph_products:
                 raise DeployError(
                     f"What the compiler made of this model can't be told: {self.summary()}.",
                     code="engine-audit-failed",

@@ -52,7 +52,7 @@ class Ranges:
     statistics: Mapping[str, TensorStatistics]
     choice: MethodChoice | None = None
 
-    def interval(self, tensor: str) -> TensorRange:
+    def tensor_range(self, tensor: str) -> TensorRange:
         """The range of a tensor by the method.
 
         Raises:
@@ -76,10 +76,10 @@ class Ranges:
         """Those that have been asked for."""
         return {}
 
-    def clipped(self) -> dict[str, float]:
+    def clipped_fractions(self) -> dict[str, float]:
         """The tensors whose range is under half of what was seen, and which part of it is left."""
         parts = {
-            name: self.interval(name).amax / statistics.amax
+            name: self.tensor_range(name).amax / statistics.amax
             for name, statistics in self.statistics.items()
             if statistics.amax
         }
@@ -248,7 +248,7 @@ class RangesFile:
 
     @staticmethod
     def of(ranges: Ranges) -> "RangesFile":
-        intervals = {name: ranges.interval(name) for name in ranges.statistics}
+        intervals = {name: ranges.tensor_range(name) for name in ranges.statistics}
         return RangesFile(
             onnx_sha256=ranges.onnx_sha256,
             preprocessing=ranges.preprocessing,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.engine.audit.work import int8_products
-from deploykit.engine.compile import compile_graph, lower_graph
+from deploykit.engine.compile_graph import compile_graph
+from deploykit.engine.prepare_graph import lower_graph
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import BatchRange, SideRange

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
-from deploykit.engine.compile import require_model_side
+from deploykit.engine.require_buildable import require_model_side
 from deploykit.engine.lowering.dynamic_side import require_sides
 from deploykit.engine.manifest import EngineManifest, manifest_path, read_engine_manifest
 from deploykit.engine.shapes import BatchRange, SideRange

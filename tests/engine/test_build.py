@@ -10,14 +10,14 @@ from onnx import helper
 from refusals import refuses
 
 from deploykit.engine.manifest import manifest_path, read_engine_manifest
-from deploykit.engine.pipeline import BuiltEngine, build_engine
+from deploykit.engine.build import BuiltEngine, build_engine
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.onnx_tools.ort_session import cpu_session
-from deploykit.quantize.calibrate import calibrate_to_file
+from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import place
-from deploykit.quantize.plan import Int8Options
+from deploykit.quantize.int8_options import Int8Options
 from deploykit.quantize.summary import Int8Summary
 from deploykit.runtime import Engine
 from deploykit.stats.accuracy_metrics import agreement
@@ -68,7 +68,7 @@ def test_an_engine_lands_beside_its_model_with_a_manifest_of_what_it_is(model, p
     assert (manifest.output.name, manifest.output.shape) == ("logits", (1000,))
     assert manifest.input.dtype == manifest.output.dtype == "float32"
     # 33 of B0's convolutions and linear layers: Table 1 of arXiv:1905.11946.
-    assert manifest.audit.products("int8") == (33 if precision == "int8" else 0)
+    assert manifest.audit.product_count("int8") == (33 if precision == "int8" else 0)
 
 
 def test_without_a_gpu_named_or_present_the_engine_is_portable(model, monkeypatch):
@@ -158,7 +158,7 @@ def test_what_is_left_out_for_accuracy_is_told_and_not_counted_as_planned(built_
     manifest = built_on_data.built.manifest
     left_out = manifest.int8.left_out
     assert 0 < len(left_out) < 33
-    assert manifest.audit.products("int8") == 33 - len(left_out)
+    assert manifest.audit.product_count("int8") == 33 - len(left_out)
     (sentence,) = (note for note in built_on_data.notes if note.startswith("Left in float for accuracy: "))
     assert all(name in sentence for name in left_out)
     # Pointwise convolutions and classifier are 86 % of the work at 64 px, of which 10 may go.
@@ -284,7 +284,7 @@ def test_the_model_itself_is_not_overwritten(model):
             r"matrix products alone in integers, and blocks\.0\.0\.conv_dw is none",
         ),
         ({"gpu": "cpu", "int8": Int8Options(policy="all-conv")}, "INT8 options are for INT8 alone"),
-        ({"gpu": "T4", "precision": "fp16", "int8": Int8Options(spare=0)}, "INT8 options are for INT8 alone"),
+        ({"gpu": "T4", "precision": "fp16", "int8": Int8Options(float_budget=0)}, "INT8 options are for INT8 alone"),
     ],
 )
 def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, problem):
@@ -297,7 +297,7 @@ def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, pro
 
 def test_an_engine_with_less_int8_than_planned_is_refused(model, monkeypatch):
     """Without the respelling TensorRT-RTX 1.7 makes the classifier alone INT8 on SM75."""
-    monkeypatch.setattr("deploykit.engine.compile.respell", lambda graph, *, sm: graph)
+    monkeypatch.setattr("deploykit.engine.compile_graph.respell", lambda graph, *, sm: graph)
     with refuses("engine-precision-mismatch"):
         build_engine(onnx=model, gpu="T4", precision="int8")
 
@@ -337,7 +337,7 @@ def test_a_model_from_elsewhere_is_built_too(foreign_model):
     calibrated("foreign.ranges.json", foreign_model)
     built = build_engine(onnx=foreign_model, precision="int8", gpu="T4")
     assert (built.manifest.model.family, built.manifest.model.phi) == ("unknown", None)
-    assert built.manifest.audit.products("int8") == 33
+    assert built.manifest.audit.product_count("int8") == 33
 
 
 def test_a_manifest_does_not_claim_that_foreign_weights_were_trained(foreign_model):
@@ -358,7 +358,7 @@ def test_an_engine_holds_in_int8_what_the_user_says(model, options, products):
     """Table 1 of arXiv:1905.11946: 32 pointwise convolutions and a classifier, 16 blocks, 81 convolutions."""
     notes = []
     built = build_engine(onnx=model, precision="int8", gpu="A100", int8=options, note=notes.append)
-    assert built.manifest.audit.products("int8") == products
+    assert built.manifest.audit.product_count("int8") == products
     summary = built.manifest.int8
     assert summary.policy == (options.policy or "dense")
     assert (summary.left_out, summary.excluded, summary.drop) == ((), (), None)

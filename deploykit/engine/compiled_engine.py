@@ -1,4 +1,4 @@
-"""What a compiler gives back, before it has a manifest."""
+"""What a compiler returns."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ from deploykit.engine.audit.audit import Audit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledEngine:
-    """An engine's bytes, and what is in it.
+    """An engine's bytes and their audit, before there is a manifest.
 
     Attributes:
-        timing_cache_sha256: of the timings the build started from; None for none.
+        data: The serialized engine.
+        timing_cache_sha256: Digest of the timing cache that the build started from; None without one.
     """
 
     data: bytes
