@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model

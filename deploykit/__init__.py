@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from deploykit.bench.benchmark import benchmark
     from deploykit.bench.compare import compare_records
     from deploykit.bench.record_file import read_record, write_record
-    from deploykit.engine.manifest import read_engine_manifest
     from deploykit.engine.build import build_engine
+    from deploykit.engine.manifest import read_engine_manifest
     from deploykit.engine.quantize_model import quantize_model
     from deploykit.engine.shapes import BatchRange, SideRange
     from deploykit.gpu_catalog.gpus import known_gpus

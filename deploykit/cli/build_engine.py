@@ -4,9 +4,9 @@ import click
 
 from deploykit.cli.int8_options import int8_options
 from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.engine.build import build_engine
 from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.manifest import manifest_path
-from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange, SideRange, parse_profiles
 from deploykit.quantize.int8_options import Int8Options
 from deploykit.util.errors import DeployError

@@ -4,10 +4,9 @@ import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
 from deploykit.cli.output import json_option, note, print_json, stages
-from deploykit.quantize.calibrate import AUTO
-from deploykit.quantize.calibration_files import calibrate_to_file, merge_ranges_files
 from deploykit.quantize.calibration.methods import DEFAULT_PERCENT, METHOD_NAMES
 from deploykit.quantize.calibration.ranges import Ranges
+from deploykit.quantize.calibration_files import AUTO, calibrate_to_file, merge_ranges_files
 from deploykit.util.errors import DeployError
 
 _METHOD = "How ranges are read off; auto: by the output error on images held out."

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
+from deploykit.cli.output import note
 from deploykit.quantize.float_fallback import DEFAULT_FLOAT_BUDGET
-from deploykit.quantize.placement import POLICIES
 from deploykit.quantize.int8_options import DEFAULT_MAX_DROP, Int8Options
+from deploykit.quantize.placement import POLICIES
 
 R = TypeVar("R")
 
@@ -34,13 +35,14 @@ _OPTIONS = (
         "--int8-exclude", multiple=True, metavar="PATTERN", help="Layers or blocks to leave in float."
     ),
     click.option(
-        "--int8-spare",
+        "--int8-float-budget",
         type=float,
         default=100 * DEFAULT_FLOAT_BUDGET,
         show_default=True,
         metavar="PERCENT",
-        help="Of the work, to leave in float where it costs most accuracy; 75 % stay in INT8.",
+        help="Work that may stay in float where INT8 costs most accuracy; at least 75 % stays in INT8.",
     ),
+    click.option("--int8-spare", type=float, hidden=True),  # the old name of --int8-float-budget
     click.option("--eval", "eval_data", help="Labelled images: keep top-1 within --max-drop on them."),
     click.option(
         "--max-drop", type=float, metavar="POINTS", help=f"Of top-1, with --eval; default {DEFAULT_MAX_DROP}."
@@ -59,12 +61,16 @@ def int8_options(command: Callable[..., R]) -> Callable[..., R]:
         int8_policy: str | None,
         int8_include: tuple[str, ...],
         int8_exclude: tuple[str, ...],
-        int8_spare: float,
+        int8_float_budget: float,
+        int8_spare: float | None,
         eval_data: str | None,
         max_drop: float | None,
         image_options: ImageOptions,
         **others: Any,
     ) -> R:
+        if int8_spare is not None:
+            note("--int8-spare is now --int8-float-budget; the next release removes the old name.")
+            int8_float_budget = int8_spare
         int8 = Int8Options(
             data=data,
             ranges=ranges,
@@ -73,7 +79,7 @@ def int8_options(command: Callable[..., R]) -> Callable[..., R]:
             policy=next((policy for policy in POLICIES if policy == int8_policy), None),
             include=int8_include,
             exclude=int8_exclude,
-            float_budget=int8_spare / 100,
+            float_budget=int8_float_budget / 100,
             eval_data=eval_data,
             max_drop=max_drop,
         )

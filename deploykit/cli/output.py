@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploykit.cli.terminal import raw, visible, visibly
+from deploykit.util.progress import Progress as StageProgress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,10 +47,15 @@ def note(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def phases(label: str) -> Iterator[Callable[[str], None]]:
+def phases(label: str) -> Iterator[StageProgress]:
     """A spinner whose text is the current phase; nothing where standard error is no terminal."""
     with _console().status(label) as status, visibly():
-        yield lambda phase: status.update(visible(f"{label}: {phase}"))
+
+        def update(stage: str, done: float = 0, total: float | None = None) -> None:
+            count = "" if total is None else f", {done:g} of {total:g}"
+            status.update(visible(f"{label}: {stage}{count}"))
+
+        yield update
 
 
 @contextlib.contextmanager
@@ -67,7 +73,7 @@ def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float]
 
 
 @contextlib.contextmanager
-def stages() -> Iterator[Callable[[str, float, float], None]]:
+def stages() -> Iterator[StageProgress]:
     """A bar a stage with its pace, fed with (stage, done, total); nothing where stderr is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -84,7 +90,7 @@ def stages() -> Iterator[Callable[[str, float, float], None]]:
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with bar as progress, visibly():
 
-        def update(stage: str, done: float, total: float) -> None:
+        def update(stage: str, done: float = 0, total: float | None = None) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(visible(stage), pace="")
             task = progress.tasks[tasks[stage]]

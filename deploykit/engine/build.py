@@ -29,16 +29,16 @@ from deploykit.engine.targets import (
 )
 from deploykit.gpu_catalog.gpus import Gpu
 from deploykit.networks.model_info import ModelInfo, read_model_info
-from deploykit.quantize.fp32_model import find_fp32_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.accuracy_gate import OpenSession, open_like_tensorrt
+from deploykit.quantize.fp32_model import find_fp32_model
 from deploykit.quantize.int8_options import Int8Options
 from deploykit.quantize.placement import place
 from deploykit.quantize.plan import Int8Plan, plan_int8
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
-from deploykit.util.progress import NoteCallback, Progress, ignore_note, no_progress
+from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 from deploykit.util.types import Precision
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def build_engine(
     options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
     int8: Int8Options | None = None,
     output: str | Path | None = None,
-    note: NoteCallback = ignore_note,
+    note: Note = ignore_note,
     progress: Progress = no_progress,
 ) -> BuiltEngine:
     """Compile an exported model to an engine, and write the manifest beside it.
@@ -140,7 +140,7 @@ def _plan_for_target(
     int8: Int8Options,
     *,
     target: Target,
-    note: NoteCallback,
+    note: Note,
     progress: Progress,
 ) -> Int8Plan:
     policy = resolve_int8_policy(target, int8.policy)

@@ -12,7 +12,7 @@ from deploykit.engine.shapes import BatchRange, SideRange, format_batches, tight
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo
 from deploykit.quantize.summary import Int8Summary
-from deploykit.util.atomic_files import require_writable, file_sha256, write_all_atomically
+from deploykit.util.atomic_files import file_sha256, require_writable, write_all_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_sealed_json, to_sealed_json
 from deploykit.util.types import Precision

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from deploykit.engine.prepare_graph import derive_info, finish_graph
-from deploykit.quantize.fp32_model import find_fp32_model
 from deploykit.onnx_tools.model_io import to_bytes
+from deploykit.quantize.fp32_model import find_fp32_model
 from deploykit.quantize.int8_options import Int8Options
 from deploykit.quantize.placement import DEFAULT_POLICY
 from deploykit.quantize.plan import Int8Plan, plan_int8
-from deploykit.util.atomic_files import require_writable, file_sha256, write_atomically
-from deploykit.util.progress import NoteCallback, Progress, ignore_note, no_progress
+from deploykit.util.atomic_files import file_sha256, require_writable, write_atomically
+from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
 
 def quantize_model(
@@ -18,7 +18,7 @@ def quantize_model(
     onnx: str | Path | None = None,
     int8: Int8Options | None = None,
     output: str | Path | None = None,
-    note: NoteCallback = ignore_note,
+    note: Note = ignore_note,
     progress: Progress = no_progress,
 ) -> tuple[Path, Int8Plan]:
     """Write a model as ONNX with explicit Q/DQ, which every TensorRT accepts and ONNX Runtime evaluates.
@@ -40,6 +40,8 @@ def quantize_model(
     int8 = int8 or Int8Options()
     policy = int8.policy or DEFAULT_POLICY
     plan = plan_int8(path, model, info, int8, policy=policy, note=note, progress=progress)
-    graph = finish_graph(plan.apply(model), derive_info(info, "int8", onnx_sha256=file_sha256(path), plan=plan))
+    graph = finish_graph(
+        plan.apply(model), derive_info(info, "int8", onnx_sha256=file_sha256(path), plan=plan)
+    )
     write_atomically(written, to_bytes(graph))
     return written, plan

@@ -95,9 +95,7 @@ def parse_profiles(text: str) -> tuple[BatchRange, ...]:
 def tightest_profile(batches: Sequence[BatchRange], size: int) -> int | None:
     """Return the index of the narrowest range that includes a batch size; None if none does."""
     matching = [index for index, each in enumerate(batches) if size in each]
-    return min(
-        matching, key=lambda index: (batches[index].max - batches[index].min, index), default=None
-    )
+    return min(matching, key=lambda index: (batches[index].max - batches[index].min, index), default=None)
 
 
 def round_up_batch(batches: Sequence[BatchRange], size: int) -> int:

@@ -1,8 +1,8 @@
-"""ONNX -> a plan, by TensorRT on the GPU it will run on, or by TensorRT-RTX with or without one."""
+"""ONNX -> a plan: by TensorRT on the GPU that will run it, or by TensorRT-RTX with or without a GPU."""
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,15 @@ from deploykit.engine.timing_cache import TimingCache
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
+from deploykit.util.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Progress = Callable[[str], None]
-"""Called with the name of each phase of the build."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Order:
-    """What is to be built."""
+class _BuildRequest:
+    """What to build."""
 
     target: Target
     batches: tuple[BatchRange, ...]
@@ -43,28 +41,29 @@ def compile_plan(
     batches: Sequence[BatchRange],
     side: SideRange | None = None,
     options: BuildOptions = BuildOptions(),  # noqa: B008  # frozen
-    progress: Progress = lambda phase: None,
+    progress: Progress = no_progress,
 ) -> CompiledEngine:
-    """Compiles a model whose graph spells out its precision.
+    """Compile a model whose graph makes its precision explicit.
 
     Args:
-        model: one input of dynamic batch and of one side; its nodes are named.
-        batches: an optimization profile each.
-        side: None for the model's own alone.
-        target: its compiler, and the compute capability to compile for; without one the portable engine.
+        model: With one input of dynamic batch and fixed side, and with named nodes.
+        target: The compiler, and the compute capability to compile for; without one the portable engine.
+        batches: One optimization profile each.
+        side: Image sides that the engine accepts; None for only the model's own.
+        progress: Receives each phase of the build. Phases do not announce how long they take.
 
     Raises:
-        DeployError: the compiler is missing, finds no GPU though it needs one, or refuses the model.
-        KeyboardInterrupt: the build was stopped, as soon as the builder took notice.
+        DeployError: The compiler is missing, needs a GPU and finds none, or refuses the model.
+        KeyboardInterrupt: The build was interrupted. It stops as soon as the builder notices.
     """
     facts = COMPILERS[target.compiler]
     trt = require(facts.module, install=facts.install)
-    order = _Order(target=target, batches=tuple(batches), side=side, options=options)
+    request = _BuildRequest(target=target, batches=tuple(batches), side=side, options=options)
     monitor = _monitor(trt, progress)
-    # On a thread of its own: TensorRT calls back into Python all along, and an interrupt that met such a
-    # call on the main thread would vanish there.
+    # On a separate thread: TensorRT constantly calls back into Python, and an interrupt during such a call on
+    # the main thread would get lost.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        compiling = pool.submit(_compile, trt, model, order, monitor)
+        compiling = pool.submit(_compile, trt, model, request, monitor)
         try:
             while not compiling.done():
                 wait([compiling], timeout=0.1)
@@ -75,32 +74,32 @@ def compile_plan(
     return compiling.result()
 
 
-def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> CompiledEngine:
-    target = order.target
-    # Now, and not while TensorRT calls back into Python: freeing a builder that a stopped build left behind
-    # takes a lock which TensorRT holds then, and would wait for it forever.
+def _compile(trt: Any, model: "ModelProto", request: _BuildRequest, monitor: Any) -> CompiledEngine:
+    target = request.target
+    # Collect garbage now. Freeing the builder of an interrupted build takes a lock. TensorRT holds that lock
+    # while it calls back into Python, so a collection at that time would wait for it forever.
     gc.collect()
     log = _logger(trt)
     builder = _builder(trt, log, target)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(to_bytes(with_dynamic_side(model) if order.side else model)):
+    if not parser.parse(to_bytes(with_dynamic_side(model) if request.side else model)):
         raise DeployError(
-            f"{target.compiler_title} can't read the model: {parser.get_error(0).desc()}.",
+            f"{target.compiler_title} can't parse the model: {parser.get_error(0).desc()}.",
             code="compiler-parse-failed",
             fix="export the model again",
         )
-    config = _config(trt, builder, network, order)
+    config = _config(trt, builder, network, request)
     config.progress_monitor = monitor
-    timings = TimingCache(trt, config, target)
+    timing_cache = TimingCache(trt, config, target)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        refusal = _refusal(log, order)
+        refusal = _refusal(log, request)
         if COMPILERS[target.compiler].ahead_of_time:
             _clear_after_failure(trt, builder)
         raise refusal
-    timings.save()
+    timing_cache.save()
     data = bytes(plan)
     return CompiledEngine(
         data=data,
@@ -109,29 +108,29 @@ def _compile(trt: Any, model: "ModelProto", order: _Order, monitor: Any) -> Comp
         else _inspected(trt, log, data, model),
         compiler_version=trt.__version__,
         build_seconds=time.perf_counter() - start,
-        timing_cache_sha256=timings.sha256,
+        timing_cache_sha256=timing_cache.sha256,
     )
 
 
 def _builder(trt: Any, log: Any, target: Target) -> Any:
     try:
         return trt.Builder(log)
-    except TypeError as error:  # its constructor gives back nothing
-        reason = _reason(log) or "no GPU or driver that it can use shows"
+    except TypeError as error:  # the constructor returned nothing
+        reason = _last_error(log) or "it finds no usable GPU or driver"
         raise DeployError(
-            f"{target.compiler_title} {trt.__version__} does not start: {reason}.",
+            f"{target.compiler_title} {trt.__version__} failed to start: {reason}.",
             code="compiler-start-failed",
             fix="check nvidia-smi, or build with --compiler tensorrt-rtx, which needs no GPU",
         ) from error
 
 
 def _inspected(trt: Any, log: Any, plan: bytes, model: "ModelProto") -> Audit:
-    """The audit of a plan that this machine can load, as TensorRT's inspector gives it."""
-    runtime = trt.Runtime(log)  # which has to outlive the engine
+    """Load a plan on this machine and return the audit from TensorRT's engine inspector."""
+    runtime = trt.Runtime(log)  # has to outlive the engine
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise DeployError(
-            f"The plan just built can't be loaded: {_reason(log) or 'no reason given'}.",
+            f"The plan just built can't be loaded: {_last_error(log) or 'no reason given'}.",
             code="engine-load-failed",
             fix="check nvidia-smi",
         )
@@ -140,9 +139,10 @@ def _inspected(trt: Any, log: Any, plan: bytes, model: "ModelProto") -> Audit:
 
 
 def _clear_after_failure(trt: Any, builder: Any) -> None:
-    """Builds something small, which gets the failed build's compute capability instead of the next engine.
+    """Build a tiny network that absorbs the compute capability left over from a failed build.
 
-    Seen in version 1.7: the build after a failed one for SM75 chose SM75's kernels whatever it was for.
+    Observed in version 1.7: after a failed build for SM75 the next build used SM75's kernels, whatever its
+    target.
     """
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     layer = network.add_activation(network.add_input("x", trt.float32, (1,)), trt.ActivationType.RELU)
@@ -150,29 +150,29 @@ def _clear_after_failure(trt: Any, builder: Any) -> None:
     builder.build_serialized_network(network, builder.create_builder_config())
 
 
-def _config(trt: Any, builder: Any, network: Any, order: _Order) -> Any:
+def _config(trt: Any, builder: Any, network: Any, request: _BuildRequest) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    _set_target(trt, config, order)
-    _set_options(trt, config, order.options)
-    for profile in _profiles(builder, network.get_input(0), order):
+    _set_target(trt, config, request)
+    _set_options(trt, config, request.options)
+    for profile in _profiles(builder, network.get_input(0), request):
         if config.add_optimization_profile(profile) < 0:
             raise DeployError(
-                f"{order.target.compiler_title} refuses these sizes of images.",
+                f"{request.target.compiler_title} refuses these batch sizes and image sides.",
                 code="dynamic-side-unsupported",
-                fix="give smaller ones",
+                fix="give smaller --batch or --side ranges",
             )
     return config
 
 
-def _set_target(trt: Any, config: Any, order: _Order) -> None:
-    target, facts = order.target, COMPILERS[order.target.compiler]
+def _set_target(trt: Any, config: Any, request: _BuildRequest) -> None:
+    target, facts = request.target, COMPILERS[request.target.compiler]
     if target.sm is not None and facts.ahead_of_time:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
-    if facts.specializes_shapes:  # or no execution could be captured in a CUDA graph
+    if facts.specializes_shapes:  # otherwise executions could not be captured in CUDA graphs
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    if order.options.hardware_compatible:
+    if request.options.hardware_compatible:
         levels = trt.HardwareCompatibilityLevel
         later = target.sm is not None and target.sm >= AMPERE_SM
         config.hardware_compatibility_level = levels.AMPERE_PLUS if later else levels.SAME_COMPUTE_CAPABILITY
@@ -189,50 +189,50 @@ def _set_options(trt: Any, config: Any, options: BuildOptions) -> None:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
 
 
-def _profiles(builder: Any, images: Any, order: _Order) -> Iterator[Any]:
-    """An optimization profile for each batch range, of the smallest, the usual and the largest sizes."""
-    shape, side = tuple(images.shape)[1:], order.side
+def _profiles(builder: Any, images: Any, request: _BuildRequest) -> Iterator[Any]:
+    """Yield an optimization profile for each batch range, with its minimum, optimum and maximum shapes."""
+    shape, side = tuple(images.shape)[1:], request.side
     small, usual, large = (
         tuple(px if size == -1 else size for size in shape)
         for px in ((side.min, side.opt, side.max) if side else (-1, -1, -1))
     )
-    for batch in order.batches:
+    for batch in request.batches:
         profile = builder.create_optimization_profile()
         profile.set_shape(images.name, (batch.min, *small), (batch.opt, *usual), (batch.max, *large))
         yield profile
 
 
-def _refusal(log: Any, order: _Order) -> DeployError:
-    target, options = order.target, order.options
+def _refusal(log: Any, request: _BuildRequest) -> DeployError:
+    target, options = request.target, request.options
     if any("FP32 GEMM is not supported" in message for message in log.errors):
         return DeployError(
             f"{target.compiler_title} has no FP32 matrix products for {target.title}.",
             code="precision-unsupported",
-            fix="build it as FP16: leave out --fp32",
+            fix="build in FP16: remove --fp32",
         )
     if any("OutOfMemory" in message for message in log.errors):
-        place = "" if options.workspace_mb is None else f" in a workspace of {options.workspace_mb} MiB"
+        limit = "" if options.workspace_mb is None else f" in a workspace of {options.workspace_mb} MiB"
         return DeployError(
-            f"{target.compiler_title} finds no memory to build in for {target.title}{place}.",
+            f"{target.compiler_title} ran out of memory while building for {target.title}{limit}.",
             code="compiler-out-of-memory",
-            fix="give smaller images or batches"
+            fix="reduce the batch size or the image side"
             if options.workspace_mb is None
-            else "give a larger --workspace, or leave it out",
+            else "give a larger --workspace, or remove the option",
         )
     return DeployError(
-        f"{target.compiler_title} can't build for {target.title}: {_reason(log) or 'it gave no reason'}.",
+        f"{target.compiler_title} can't build for {target.title}: {_last_error(log) or 'no reason given'}.",
         code="compiler-build-failed",
         fix="try another precision or another --gpu",
     )
 
 
-def _reason(log: Any) -> str | None:
+def _last_error(log: Any) -> str | None:
     return log.errors[-1].splitlines()[0].rstrip(".") if log.errors else None
 
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is known at run time only
-        """Keeps what the builder says: errors to report, compiled layers to audit."""
+        """Keeps the builder's messages: errors to report, and compiled layers to audit."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -250,7 +250,7 @@ def _logger(trt: Any) -> Any:
 
 def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class is known at run time only
-        """Passes phases on; a step that returns False stops the build."""
+        """Reports phases. A step that returns False stops the build."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

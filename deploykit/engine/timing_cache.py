@@ -1,6 +1,6 @@
-"""What TensorRT measured of its kernels, kept for the next build: one file a version and GPU.
+"""TensorRT's kernel timings, saved for the next build: one file per version and GPU.
 
-A build without it takes longer, and is no worse: what is wrong with the file is told, and passed over.
+Without it a build takes longer but is equally good, so problems with the file only cause a warning.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ _log = logging.getLogger(__name__)
 
 
 def timing_cache_path(target: Target, version: str) -> Path:
-    """In the user's cache folder; reuse needs the same version and GPU."""
+    """Return the file for a target and TensorRT version, in the user's cache folder."""
     gpu = re.sub(r"[^a-z0-9]+", "-", target.name.lower()).strip("-")
     return cache_folder() / "timing" / f"tensorrt-{version}-{gpu}-sm{target.sm}.cache"
 
 
 class TimingCache:
-    """The timing cache of one build, where the compiler has a use for one.
+    """The timing cache of one build, if the compiler uses one.
 
     Attributes:
-        sha256: of what the build started from; None for nothing.
+        sha256: Digest of the timings that the build started from; None without any.
     """
 
     def __init__(self, trt: Any, config: Any, target: Target) -> None:
@@ -37,24 +37,24 @@ class TimingCache:
         if not COMPILERS[target.compiler].timing_cache:
             return
         self._path = timing_cache_path(target, trt.__version__)
-        before = _read(self._path)
-        cache = config.create_timing_cache(before)
-        if cache is None and before:
-            _log.warning("note: %s can't be used, and is begun anew.", self._path)
-            before, cache = b"", config.create_timing_cache(b"")
+        previous = _read(self._path)
+        cache = config.create_timing_cache(previous)
+        if cache is None and previous:
+            _log.warning("note: Timing cache %s is unusable; starting an empty one.", self._path)
+            previous, cache = b"", config.create_timing_cache(b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             return
-        self.sha256 = hashlib.sha256(before).hexdigest() if before else None
+        self.sha256 = hashlib.sha256(previous).hexdigest() if previous else None
 
     def save(self) -> None:
-        """Whole or not at all: of two builds at once the later one's stays."""
+        """Write the timings atomically. Of two simultaneous builds the later one wins."""
         cache = None if self._path is None else self._config.get_timing_cache()
         if self._path is None or cache is None:
             return
         try:
             write_atomically(self._path, bytes(cache.serialize()))
         except DeployError as error:
-            _log.warning("note: Timings are not kept for the next build: %s", error.problem)
+            _log.warning("note: Kernel timings are not saved for the next build: %s", error.problem)
 
 
 def _read(path: Path) -> bytes:
@@ -63,5 +63,5 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        _log.warning("note: %s can't be read: %s.", path, error.strerror)
+        _log.warning("note: Timing cache %s can't be read: %s.", path, error.strerror)
         return b""

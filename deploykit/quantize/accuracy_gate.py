@@ -151,9 +151,7 @@ class _DropMeasurement:
             correct += int(topk_hits(logits, self._labels[batch.indices]).sum())
             self.images_read += len(logits)
             self._num_classes = logits.shape[1]
-            self._progress(
-                f"measuring top-1 of {precision}", int(batch.indices[-1]) + 1, self._images.count
-            )
+            self._progress(f"measuring top-1 of {precision}", int(batch.indices[-1]) + 1, self._images.count)
         return correct / self.images_read
 
     def _require_better_than_guessing(self) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.data.images.generated import GENERATED
-from deploykit.data.images.selection import Images
 from deploykit.data.images.sampling import sample_evenly
-from deploykit.data.images.selection import OnSkipped, report_each_once
+from deploykit.data.images.selection import Images, OnSkipped, report_each_once
 from deploykit.networks.model_info import input_side_px, read_model_info
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibration.activations import measure_activations
@@ -22,7 +21,7 @@ from deploykit.quantize.method_search import choose_method
 from deploykit.quantize.placement import Placement, place, place_everything
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
-from deploykit.util.progress import NoteCallback, Progress, ignore_note, no_progress
+from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -47,7 +46,7 @@ class CalibrationSettings:
 
     method: CalibrationMethod | None = None
     skip_bad: bool = False
-    note: NoteCallback = ignore_note
+    note: Note = ignore_note
     progress: Progress = no_progress
 
     def skip_callback(self) -> OnSkipped:

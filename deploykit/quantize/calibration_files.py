@@ -9,15 +9,15 @@ from deploykit.data.images.manifest import require_image_manifest, write_image_m
 from deploykit.data.images.open import open_images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import ModelInfo
-from deploykit.networks.workspace import model_name, default_ranges_path
+from deploykit.networks.workspace import default_ranges_path, model_name
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
 from deploykit.quantize.calibration.methods import CalibrationMethod, named_method
 from deploykit.quantize.calibration.ranges import Ranges, merge_ranges
 from deploykit.quantize.fp32_model import find_fp32_model
-from deploykit.util.atomic_files import require_writable, file_sha256
+from deploykit.util.atomic_files import file_sha256, require_writable
 from deploykit.util.errors import DeployError
-from deploykit.util.progress import NoteCallback, Progress, ignore_note, no_progress
+from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
 AUTO = "auto"
 """The method name that stands for choosing the method with the least output error."""
@@ -36,7 +36,7 @@ def calibrate_to_file(
     overrides: Overrides = NO_OVERRIDES,
     manifest: str | Path | None = None,
     output: str | Path | None = None,
-    note: NoteCallback = ignore_note,
+    note: Note = ignore_note,
     progress: Progress = no_progress,
 ) -> tuple[Path, Ranges]:
     """Calibrate an exported model and write its ranges, by default into calibration/.

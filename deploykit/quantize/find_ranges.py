@@ -14,7 +14,7 @@ from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
-from deploykit.util.progress import NoteCallback
+from deploykit.util.progress import Note
 
 GENERATED_IMAGES = 4  # enough for random weights, whose accuracy is meaningless anyway
 
@@ -108,14 +108,14 @@ def _require_preprocessing(ranges: Ranges, overrides: Overrides) -> Ranges:
     return ranges
 
 
-def _load_given(path: str | Path, onnx_sha256: str, note: NoteCallback) -> Ranges:
+def _load_given(path: str | Path, onnx_sha256: str, note: Note) -> Ranges:
     given = Ranges.load(path)
     given.require_model(onnx_sha256)
     note(f"Ranges: {path}, {_describe(given)}.")
     return given
 
 
-def _load_newest(onnx_sha256: str, note: NoteCallback) -> Ranges | None:
+def _load_newest(onnx_sha256: str, note: Note) -> Ranges | None:
     """Return the newest ranges of this model in calibration/, if there are any."""
     files = [path for path in CALIBRATION.glob("*.ranges.json") if path.is_file()]
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 from deploykit.networks.model_info import ModelInfo, read_model_info, require_fp32
 from deploykit.networks.workspace import find_model
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.util.progress import NoteCallback
+from deploykit.util.progress import Note
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 
 def find_fp32_model(
-    phi: float | None, onnx: str | Path | None, *, note: NoteCallback
+    phi: float | None, onnx: str | Path | None, *, note: Note
 ) -> "tuple[Path, ModelProto, ModelInfo]":
     """Find an exported model, read it, and check that it is FP32.
 

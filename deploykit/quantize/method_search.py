@@ -1,28 +1,27 @@
-"""`auto`: reads ranges off by the method that serves held-out images best, and notes what costs most."""
+"""`auto`: choose the calibration method with the least output error, and measure each tensor's noise."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice, MethodScore
 from deploykit.quantize.calibration.methods import CalibrationMethod
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.output_error import (
-    Array,
     output_error_amplitudes,
     output_errors,
     run_quantized,
     run_reference,
 )
 from deploykit.quantize.placement import Placement
+from deploykit.util.array_types import Float32Array, Float64Array
+from deploykit.util.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# In the order in which equals are preferred. On models with outlier images no single one is right.
+# Earlier methods win ties. No single method is right for models with outlier images.
 CANDIDATE_METHODS = (
     CalibrationMethod(name="peak-percentile", percent=97.0),
     CalibrationMethod(name="peak-percentile", percent=99.0),
@@ -35,27 +34,25 @@ CANDIDATE_METHODS = (
     CalibrationMethod(name="entropy"),
     CalibrationMethod(name="max"),
 )
-_NOISE_PASSES = 512  # images run to see what each tensor costs, all tensors together
-_NOISE_IMAGES = 16  # at most, a tensor
-
-Progress = Callable[[int, int], None]
+_MAX_NOISE_RUNS = 512  # images run to measure the noise of all tensors together
+_MAX_NOISE_IMAGES = 16  # per tensor
 
 
 def choose_method(
     model: "ModelProto",
     placement: Placement,
     ranges: Ranges,
-    held_out: list[Array],
+    held_out: list[Float32Array],
     *,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Ranges:
-    """The ranges with the candidate that gives the least output error, and the errors it was chosen by.
+    """Return the ranges with the method that gives the least output error, and the errors that decided.
 
     Args:
-        model: FP32.
-        placement: what is in INT8 while they are compared.
-        held_out: batches of images, (n, 3, side, side) each, that the ranges were not measured on.
-        progress: called with the steps done, and of all.
+        model: The FP32 model.
+        placement: What is in INT8 while methods are compared.
+        ranges: Statistics to read ranges off.
+        held_out: Batches of images, (n, 3, side, side) each, that the statistics do not include.
     """
     steps = len(CANDIDATE_METHODS) + len(placement.tensors)
     reference = run_reference(model, held_out)
@@ -63,36 +60,19 @@ def choose_method(
     for method in CANDIDATE_METHODS:
         outputs = run_quantized(model, placement, replace(ranges, method=method), held_out, reference)
         scores.append(MethodScore(method=method, error=_sum(output_error_amplitudes(outputs, reference))))
-        progress(len(scores), steps)
+        progress("choosing ranges", len(scores), steps)
     best = min(scores, key=lambda score: score.error.mean).method
     chosen = replace(ranges, method=best)
-    noise = _noise(
-        model,
-        placement,
-        chosen,
-        np.concatenate(held_out)[: max(2, min(_NOISE_IMAGES, _NOISE_PASSES // len(placement.tensors)))],
-        progress=lambda done: progress(len(scores) + done, steps),
-    )
+    images = max(2, min(_MAX_NOISE_IMAGES, _MAX_NOISE_RUNS // len(placement.tensors)))
+    batch = np.concatenate(held_out)[:images]
+    reference = run_reference(model, [batch])
+    noise = {}
+    for done, name in enumerate(placement.tensors, len(scores) + 1):
+        outputs = run_quantized(model, placement.reading(name), chosen, [batch], reference)
+        noise[name] = _sum(output_errors(outputs, reference))
+        progress("choosing ranges", done, steps)
     return replace(chosen, choice=MethodChoice(scores=tuple(scores), noise=noise))
 
 
-def _noise(
-    model: "ModelProto",
-    placement: Placement,
-    ranges: Ranges,
-    batch: Array,
-    *,
-    progress: Callable[[int], None],
-) -> dict[str, ErrorSum]:
-    """The output error with each tensor alone in INT8."""
-    reference = run_reference(model, [batch])
-    noise = {}
-    for done, name in enumerate(placement.tensors, 1):
-        outputs = run_quantized(model, placement.reading(name), ranges, [batch], reference)
-        noise[name] = _sum(output_errors(outputs, reference))
-        progress(done)
-    return noise
-
-
-def _sum(errors: npt.NDArray[np.float64]) -> ErrorSum:
+def _sum(errors: Float64Array) -> ErrorSum:
     return ErrorSum(total=float(errors.sum()), images=len(errors))

@@ -29,7 +29,7 @@ from deploykit.quantize.plan_notes import (
 )
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.quantize.summary import Int8Summary
-from deploykit.util.progress import NoteCallback, Progress, ignore_note, no_progress
+from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -75,7 +75,7 @@ def plan_int8(
     *,
     policy: Policy,
     open_session: OpenSession = open_like_tensorrt,
-    note: NoteCallback = ignore_note,
+    note: Note = ignore_note,
     progress: Progress = no_progress,
 ) -> Int8Plan:
     """Find or measure ranges, place INT8, choose the float fallback, and apply the accuracy gate.

@@ -22,13 +22,12 @@ def preprocessing_note(ranges: Ranges, info: ModelInfo) -> str | None:
 
 def clipping_note(ranges: Ranges, placement: Placement) -> str | None:
     """Return a note if some tensors are clipped to less than half of their largest value."""
-    fractions = {
-        name: part for name, part in ranges.clipped_fractions().items() if name in placement.tensors
-    }
+    fractions = {name: part for name, part in ranges.clipped_fractions().items() if name in placement.tensors}
     if not fractions:
         return None
     most = ", ".join(
-        f"{name} (to {100 * fractions[name]:.2g} %)" for name in sorted(fractions, key=fractions.__getitem__)[:3]
+        f"{name} (to {100 * fractions[name]:.2g} %)"
+        for name in sorted(fractions, key=fractions.__getitem__)[:3]
     )
     return (
         f"Clipped to less than half of the largest value seen ({ranges.method}): {len(fractions)} of "
@@ -45,8 +44,8 @@ def fallback_note(fallback: FloatFallback, policy_placement: Placement) -> str |
     """
     if fallback.outputs:
         return (
-            f"Left in float for accuracy: {', '.join(fallback.outputs)}; {100 * fallback.macs_share:.1f} % of "
-            f"the multiply-accumulates, {100 * fallback.noise_share:.0f} % of the noise."
+            f"Left in float for accuracy: {', '.join(fallback.outputs)}; {100 * fallback.macs_share:.1f} % "
+            f"of the multiply-accumulates, {100 * fallback.noise_share:.0f} % of the noise."
         )
     if policy_placement.int8_share > FALLBACK_MIN_INT8_SHARE:
         return None

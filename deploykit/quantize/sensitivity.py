@@ -21,7 +21,7 @@ from deploykit.quantize.output_error import output_errors, run_quantized, run_re
 from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place
 from deploykit.stats.accuracy_metrics import sqnr_db, top1
 from deploykit.util.array_types import Float32Array
-from deploykit.util.progress import NoteCallback, Progress, ignore_note, no_progress
+from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -73,7 +73,7 @@ def measure_sensitivity(
     policy: Policy = DEFAULT_POLICY,
     skip_bad: bool = False,
     overrides: Overrides = NO_OVERRIDES,
-    note: NoteCallback = ignore_note,
+    note: Note = ignore_note,
     progress: Progress = no_progress,
 ) -> Sensitivity:
     """Measure what each block of a model costs in INT8.

@@ -10,8 +10,8 @@ from deploykit.bench.layers.gpu_roofline import look_up_gpu_roofline
 from deploykit.bench.layers.layer_time import NO_BLOCK, LayerTime, sum_by_block, sum_by_kind
 from deploykit.bench.layers.roofline import Roofline, measure_cpu_roofline
 from deploykit.bench.layers.time_layers import time_layers
-from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import read_engine_manifest
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from folders import files_in
 from onnx import helper
 from refusals import refuses
 
-from deploykit.engine.manifest import manifest_path, read_engine_manifest
 from deploykit.engine.build import BuiltEngine, build_engine
+from deploykit.engine.manifest import manifest_path, read_engine_manifest
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.onnx_tools.ort_session import cpu_session
-from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.placement import place
+from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.int8_options import Int8Options
+from deploykit.quantize.placement import place
 from deploykit.quantize.summary import Int8Summary
 from deploykit.runtime import Engine
 from deploykit.stats.accuracy_metrics import agreement
@@ -284,7 +284,10 @@ def test_the_model_itself_is_not_overwritten(model):
             r"matrix products alone in integers, and blocks\.0\.0\.conv_dw is none",
         ),
         ({"gpu": "cpu", "int8": Int8Options(policy="all-conv")}, "INT8 options are for INT8 alone"),
-        ({"gpu": "T4", "precision": "fp16", "int8": Int8Options(float_budget=0)}, "INT8 options are for INT8 alone"),
+        (
+            {"gpu": "T4", "precision": "fp16", "int8": Int8Options(float_budget=0)},
+            "INT8 options are for INT8 alone",
+        ),
     ],
 )
 def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, problem):

@@ -9,14 +9,14 @@ from qdq_graphs import outputs
 
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.data.images.open import open_images
+from deploykit.engine.build import build_engine
 from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
 from deploykit.engine.onnxruntime_compiler import audit_kernels, prepare_artifact
-from deploykit.engine.build import build_engine
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
-from deploykit.quantize.placement import place
 from deploykit.quantize.int8_options import Int8Options
+from deploykit.quantize.placement import place
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import sqnr_db
 
@@ -72,7 +72,11 @@ def test_the_gate_measures_the_artifact_as_it_will_run(shared, trained, validati
 
 def test_every_planned_product_runs_in_integers(artifact):
     audit = prepare_artifact(artifact).audit
-    assert (audit.product_count("int8"), audit.product_count("fp16"), audit.product_count("fp32")) == (33, 0, 49)
+    assert (audit.product_count("int8"), audit.product_count("fp16"), audit.product_count("fp32")) == (
+        33,
+        0,
+        49,
+    )
 
 
 def test_plain_q_dq_runs_in_float_almost_everywhere(canonical):
@@ -82,7 +86,11 @@ def test_plain_q_dq_runs_in_float_almost_everywhere(canonical):
 
 def test_a_float_model_has_no_integers(random_b0):
     audit = prepare_artifact(read_model(random_b0.path)).audit
-    assert (audit.product_count("int8"), audit.product_count("fp16"), audit.product_count("fp32")) == (0, 0, 82)
+    assert (audit.product_count("int8"), audit.product_count("fp16"), audit.product_count("fp32")) == (
+        0,
+        0,
+        82,
+    )
     assert audit.summary().endswith("(ONNX Runtime's optimized graph)")
     assert audit.missing_products == 0
     assert audit.macs_share("fp32") == 1

@@ -5,8 +5,8 @@ import pytest
 from deploykit.engine.audit.audit import Audit, Traffic
 from deploykit.engine.audit.traffic import LayerTensor, layer_traffic
 from deploykit.engine.audit.work import Work
-from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import BatchRange
 from deploykit.util.types import Precision
 

@@ -10,8 +10,8 @@ from PIL import Image
 from small_models import colour_blocks
 from solid_colours import SIDE_PX
 
-from deploykit.engine.manifest import read_engine_manifest, write_engine
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import read_engine_manifest, write_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.serving.triton.installation import TritonInstallation, find_triton
 from deploykit.serving.triton.options import Ports, ServerOptions

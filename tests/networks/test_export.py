@@ -5,8 +5,8 @@ import pytest
 from refusals import refuses
 from safetensors.numpy import save_file
 
-from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.networks.checkpoints.load import load_weights
 from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.export import export_onnx, prepare_export

@@ -5,8 +5,8 @@ import pytest
 from refusals import refuses
 
 from deploykit.engine.audit.work import name_nodes
-from deploykit.engine.onnxruntime_compiler import audit_kernels
 from deploykit.engine.build import build_engine
+from deploykit.engine.onnxruntime_compiler import audit_kernels
 from deploykit.onnx_tools.fp16 import to_fp16
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.onnx_tools.ort_session import cpu_session, cuda_session, has_cuda

@@ -15,10 +15,10 @@ from deploykit.data.images import Images, open_images
 from deploykit.data.preprocessing import Overrides, Preprocessing
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
-from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.calibrate import calibrate as calibration
 from deploykit.quantize.calibration.methods import METHOD_NAMES, named_method
 from deploykit.quantize.calibration.ranges import Ranges
+from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.placement import POLICIES, place
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError

@@ -7,9 +7,9 @@ from folders import files_in
 from small_models import archive, colour_blocks
 
 from deploykit.data.preprocessing import Overrides
-from deploykit.quantize.calibration_files import calibrate_to_file, merge_ranges_files
 from deploykit.quantize.calibration.methods import METHOD_NAMES
 from deploykit.quantize.calibration.ranges import Ranges
+from deploykit.quantize.calibration_files import calibrate_to_file, merge_ranges_files
 from deploykit.util.errors import DeployError
 
 

@@ -75,7 +75,9 @@ def test_what_no_longer_fits_is_passed_over_for_what_does():
     ],
 )
 def test_no_more_work_is_left_out_than_may_be(float_budget, outputs):
-    rest, left_out = choose_float_fallback(LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1), float_budget=float_budget)
+    rest, left_out = choose_float_fallback(
+        LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1), float_budget=float_budget
+    )
     assert left_out.outputs == outputs
     assert left_out.macs_share <= float_budget
     assert LAYERS.int8_share - rest.int8_share == pytest.approx(left_out.macs_share)

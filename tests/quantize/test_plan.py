@@ -17,9 +17,9 @@ from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import sample_batch
 from deploykit.quantize.float_fallback import DEFAULT_FLOAT_BUDGET, FloatFallback
+from deploykit.quantize.int8_options import DEFAULT_MAX_DROP, Int8Options
 from deploykit.quantize.placement import Policy
 from deploykit.quantize.plan import Int8Plan, plan_int8
-from deploykit.quantize.int8_options import DEFAULT_MAX_DROP, Int8Options
 from deploykit.util.errors import DeployError
 
 CLIPPED = {"blocks.0.relu": 0.3}

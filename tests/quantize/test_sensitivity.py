@@ -14,8 +14,8 @@ from deploykit.engine.quantize_model import quantize_model
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
-from deploykit.quantize.placement import place
 from deploykit.quantize.int8_options import Int8Options
+from deploykit.quantize.placement import place
 from deploykit.quantize.sensitivity import Sensitivity, measure_block_sensitivity, measure_sensitivity
 from deploykit.util.errors import DeployError
 

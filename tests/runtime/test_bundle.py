@@ -10,8 +10,8 @@ from refusals import refuses
 
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.engine.audit.work import int8_products
-from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.quantize_model import quantize_model
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import resolve_target

@@ -12,8 +12,8 @@ from refusals import refuses
 from small_models import colour_blocks
 
 import deploykit
-from deploykit.engine.manifest import read_engine_manifest, write_engine
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import read_engine_manifest, write_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import CPU, Target, resolve_target
 from deploykit.runtime import Engine

@@ -10,8 +10,8 @@ import pytest
 from refusals import refuses
 from small_models import colour_blocks
 
-from deploykit.engine.manifest import is_bundle
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import is_bundle
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.archive import (
     CONTENTS_NAME,

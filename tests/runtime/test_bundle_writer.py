@@ -9,8 +9,8 @@ from onnx import helper
 from refusals import refuses
 from small_models import colour_blocks, colour_ranges
 
-from deploykit.engine.manifest import manifest_path
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import manifest_path
 from deploykit.engine.quantize_model import quantize_model
 from deploykit.engine.shapes import SideRange
 from deploykit.quantize.int8_options import Int8Options

@@ -18,8 +18,8 @@ from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import AHEAD_OF_TIME_SMS, SMS_WITHOUT_INT8_CONVOLUTIONS, Target
 from deploykit.onnx_tools.ort_session import cpu_session, has_cuda
 from deploykit.quantize.calibration_files import calibrate_to_file
-from deploykit.quantize.placement import Policy
 from deploykit.quantize.int8_options import Int8Options
+from deploykit.quantize.placement import Policy
 from deploykit.runtime import Engine
 from deploykit.runtime.tensorrt.execution_context import MAX_CUDA_GRAPHS
 from deploykit.stats.estimate import are_disjoint

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
-from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.build import build_engine
+from deploykit.engine.manifest import read_engine_manifest
 from deploykit.runtime.tensorrt.plan import deserialize_plan
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import local_gpu

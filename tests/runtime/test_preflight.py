@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
+from deploykit.engine.build import build_engine
 from deploykit.engine.compilers import BuildOptions
 from deploykit.engine.manifest import EngineManifest, manifest_path, read_engine_manifest, write_engine
-from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.runtime.preflight import RuntimeEnvironment, check_requirements, detect_environment, preflight

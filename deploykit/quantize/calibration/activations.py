@@ -1,4 +1,4 @@
-"""Streams images through a model and counts its activations."""
+"""Stream images through a model and count its activations."""
 
 import contextlib
 import time
@@ -15,6 +15,7 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import BatchSample, TensorStatistics
 from deploykit.util.errors import DeployError
 from deploykit.util.prefetch import prefetch
+from deploykit.util.progress import Note, Progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,63 +29,63 @@ def measure_activations(
     empty: Ranges,
     *,
     checkpoint: CalibrationCheckpoint | None,
-    note: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    note: Note,
+    progress: Progress,
     on_skipped: OnSkipped | None,
 ) -> Ranges:
-    """The ranges with the statistics of all images.
+    """Return ranges with the statistics of all images.
 
     Args:
-        model: FP32.
-        empty: names the tensors and the model, its statistics without a count.
-        checkpoint: goes on from there, and keeps there what is done; None for neither.
-        progress: called with the number of images done, and of all.
+        model: The FP32 model.
+        empty: Names the model and its tensors; its statistics are empty.
+        checkpoint: Continues from it, and saves progress to it; None does neither.
+        on_skipped: Called for each unreadable image, which is then skipped; None raises instead.
 
     Raises:
-        DeployError: an unreadable image, or activations that are not finite.
+        DeployError: An image is unreadable, or an activation is not finite.
     """
     first, ranges = _resume(images, empty, checkpoint, note)
     counter, diversity = _Counter(ranges, first), DiversityCheck()
     at_once, size, threads = split_cores(images.preprocessing.side_px)
     observer = ActivationObserver(model, ranges.statistics, threads=threads)
-    jobs = _jobs(observer, diversity, images.batches(size, start=first, on_skipped=on_skipped))
+    jobs = _observation_jobs(observer, diversity, images.batches(size, start=first, on_skipped=on_skipped))
     saved_s = time.monotonic()
     try:
         with contextlib.closing(prefetch(jobs, window=at_once + 1, threads=at_once)) as observations:
             for observation in observations:
-                counter.count(observation.result())
-                progress(counter.done[0], images.count)
+                counter.add(observation.result())
+                progress("calibrating", counter.state[0], images.count)
                 if checkpoint and time.monotonic() - saved_s > _SAVE_EVERY_S:
-                    checkpoint.save(images, *counter.done)
+                    checkpoint.save(images, *counter.state)
                     saved_s = time.monotonic()
-        if counter.done[0] < images.count:  # the last ones were left out
-            counter.done = images.count, counter.done[1]
-            progress(images.count, images.count)
+        if counter.state[0] < images.count:  # the last images were skipped
+            counter.state = images.count, counter.state[1]
+            progress("calibrating", images.count, images.count)
     except KeyboardInterrupt:
-        position, ranges = counter.done
+        position, ranges = counter.state
         if checkpoint and position:
             checkpoint.save(images, position, ranges)
-            note(f"Stopped after image {position} of {images.count}; the same command goes on from there.")
+            note(f"Stopped after image {position} of {images.count}; run the same command to continue.")
         raise
-    if first == 0 and (sentence := diversity.warning()):
-        note(sentence)
-    return counter.done[1]
+    if first == 0 and (warning := diversity.warning()):
+        note(warning)
+    return counter.state[1]
 
 
 def _resume(
-    images: Images, empty: Ranges, checkpoint: CalibrationCheckpoint | None, note: Callable[[str], None]
+    images: Images, empty: Ranges, checkpoint: CalibrationCheckpoint | None, note: Note
 ) -> tuple[int, Ranges]:
-    found = checkpoint.load(images, empty.onnx_sha256) if checkpoint else None
-    if found is None or found[1].statistics.keys() != empty.statistics.keys():
+    saved = checkpoint.load(images, empty.onnx_sha256) if checkpoint else None
+    if saved is None or saved[1].statistics.keys() != empty.statistics.keys():
         if checkpoint and checkpoint.path.exists():
-            note(f"{checkpoint.path} is of another calibration: starting anew.")
+            note(f"{checkpoint.path} belongs to another calibration: starting from the first image.")
         return 0, empty
-    position, ranges = found
-    note(f"Going on from image {position} of {images.count}, where the last calibration was stopped.")
+    position, ranges = saved
+    note(f"Continuing from image {position} of {images.count}, where the last calibration stopped.")
     return position, replace(empty, images=ranges.images, statistics=ranges.statistics)
 
 
-def _jobs(
+def _observation_jobs(
     observer: ActivationObserver, diversity: DiversityCheck, batches: Iterable[ImageBatch]
 ) -> Iterator[Callable[[], BatchObservation]]:
     for batch in batches:
@@ -93,32 +94,33 @@ def _jobs(
 
 
 class _Counter:
-    """Counts what was observed.
+    """Accumulates observations.
 
     Attributes:
-        done: how many of the images are counted, and the ranges so far. It is replaced as a whole, so that
-            whoever interrupts finds a batch counted in all tensors or in none.
+        state: How many images are counted, and the ranges so far. The pair is replaced as one, so that an
+            interrupt finds a batch counted in all tensors or in none.
     """
 
     def __init__(self, ranges: Ranges, position: int) -> None:
-        self.done = position, ranges
+        self.state = position, ranges
 
-    def count(self, batch: BatchObservation) -> None:
-        _, ranges = self.done
+    def add(self, batch: BatchObservation) -> None:
+        """Count a batch in every tensor."""
+        _, ranges = self.state
         statistics = {
-            name: _counted(before, name, batch.tensors[name]) for name, before in ranges.statistics.items()
+            name: _add_sample(before, name, batch.tensors[name]) for name, before in ranges.statistics.items()
         }
-        self.done = batch.end, replace(ranges, images=ranges.images + batch.images, statistics=statistics)
+        self.state = batch.end, replace(ranges, images=ranges.images + batch.images, statistics=statistics)
 
 
-def _counted(before: TensorStatistics, name: str, observed: BatchSample) -> TensorStatistics:
+def _add_sample(before: TensorStatistics, name: str, sample: BatchSample) -> TensorStatistics:
     statistics = before.copy()
     try:
-        statistics.add(observed)
+        statistics.add(sample)
     except ValueError as error:
         raise DeployError(
-            f"The activations {name} are not finite on these images.",
+            f"Activation {name} is not finite on these images.",
             code="activations-not-finite",
-            fix="look for NaN or Inf in the weights",
+            fix="check the weights for NaN and Inf",
         ) from error
     return statistics

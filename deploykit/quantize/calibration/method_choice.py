@@ -1,4 +1,4 @@
-"""What `auto` measured on held-out images, by which it chose a method and what to leave in float."""
+"""What `auto` measured on held-out images: the errors that chose the method and the float fallback."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from deploykit.util.errors import DeployError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorSum:
-    """Errors added up over images. See output_error.image_errors; sums of them are exact."""
+    """Errors summed over images, see output_error.image_errors. Sums of these errors are exact."""
 
     total: Annotated[float, Meta(ge=0)]
     images: Annotated[int, Meta(ge=1)]
 
     @property
     def mean(self) -> float:
+        """Error per image."""
         return self.total / self.images
 
     def __add__(self, other: "ErrorSum") -> "ErrorSum":
@@ -27,7 +28,7 @@ class ErrorSum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodScore:
-    """The model's output error with every tensor's range read off by one method."""
+    """The model's output error with the ranges of one method."""
 
     method: CalibrationMethod
     error: ErrorSum
@@ -35,11 +36,11 @@ class MethodScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodChoice:
-    """The errors a choice was made by.
+    """The errors that decide on a method and on the float fallback.
 
     Attributes:
-        scores: the methods tried.
-        noise: the output error with one tensor alone in INT8, by tensor, ranges by the best method.
+        scores: Of the methods that were compared.
+        noise: The output error with only one tensor in INT8, by tensor, with the ranges of the best method.
     """
 
     scores: Annotated[tuple[MethodScore, ...], Meta(min_length=1)]
@@ -47,25 +48,25 @@ class MethodChoice:
 
     @property
     def best(self) -> CalibrationMethod:
-        """The method of least error; among equals the one tried first."""
+        """The method with the least error; the first of equals."""
         return min(self.scores, key=lambda score: score.error.mean).method
 
     def merge(self, other: "MethodChoice") -> "MethodChoice":
-        """Both one's errors added up.
+        """Return the summed errors of both.
 
         Raises:
-            DeployError: they tried different methods.
+            DeployError: They compared different methods.
         """
         theirs = {score.method: score.error for score in other.scores}
         if theirs.keys() != {score.method for score in self.scores}:
             raise DeployError(
                 "The ranges were chosen among different methods.",
                 code="ranges-not-mergeable",
-                fix="give --method to read them off by one",
+                fix="add --method to use one method for all",
             )
-        both = [
+        scores = [
             MethodScore(method=score.method, error=score.error + theirs[score.method])
             for score in self.scores
         ]
         noise = {name: error + other.noise[name] for name, error in self.noise.items() if name in other.noise}
-        return MethodChoice(scores=tuple(both), noise=noise)
+        return MethodChoice(scores=tuple(scores), noise=noise)

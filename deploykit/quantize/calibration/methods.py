@@ -1,12 +1,13 @@
-"""From an activation's statistics to the largest magnitude INT8 shall hold: the calibration methods.
+"""Calibration methods: from an activation's statistics to the largest magnitude that INT8 represents.
 
 - `max`: the largest magnitude seen.
-- `percentile`: what so many percent of all magnitudes stay under.
-- `peak-percentile`: what so many percent of the images' largest magnitudes stay under. One image in
-  fifty may have activations fifty times the usual, as published EfficientNets do; then no percentile
-  of values means the same in two layers, while this one leaves out those images in each.
-- `entropy`: the clipped and quantized distribution nearest to the real one, by Kullback-Leibler.
-- `mse`: the smallest expected squared error of rounding and clipping together.
+- `percentile`: the magnitude that a percentage of all values does not exceed.
+- `peak-percentile`: the magnitude that the peaks of a percentage of the images do not exceed. In published
+  EfficientNets one image in fifty has activations fifty times the usual. Then a percentile of values means
+  something different in every layer, while this one excludes the same images in each.
+- `entropy`: the clipping point whose quantized distribution is nearest to the real one, by
+  Kullback-Leibler divergence.
+- `mse`: the clipping point with the smallest expected squared error of rounding and clipping together.
 
 References:
     Wu et al., "Integer quantization for deep learning inference", 2020, section 3.3: max,
@@ -22,27 +23,26 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from deploykit.quantize.calibration.histogram import BINS, Histogram
+from deploykit.quantize.calibration.histogram import BINS, Counts, Histogram
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
+from deploykit.util.array_types import Float64Array
 from deploykit.util.errors import DeployError
 
 MethodName = Literal["max", "percentile", "peak-percentile", "entropy", "mse"]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 DEFAULT_PERCENT = {"percentile": 99.999, "peak-percentile": 97.0}
 
-_LEVELS = 128  # magnitudes that INT8 tells apart, zero included
-_LEAST_PROBABILITY = 1e-12  # of a bin with counts that lie all beyond it
-_CANDIDATES = 256  # of clipping points, evenly spread over the bins in use
-
-Counts = npt.NDArray[np.int64]
+_LEVELS = 128  # magnitudes of INT8, including zero
+_MIN_PROBABILITY = 1e-12  # of a used bin to which quantization assigns no probability
+_CANDIDATES = 256  # clipping points to try, evenly spread over the bins in use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationMethod:
-    """A way to read a range off statistics.
+    """How to read a range off statistics.
 
     Attributes:
-        percent: of the two percentile methods; None with the others.
+        percent: For the two percentile methods; None for the others.
     """
 
     name: MethodName
@@ -56,53 +56,60 @@ class CalibrationMethod:
         return self.name if self.percent is None else f"{self.name} {self.percent:g}"
 
     def amax(self, statistics: TensorStatistics) -> float:
-        """The magnitude that INT8's 127 stands for; at most the largest seen."""
+        """Return the magnitude that INT8's 127 stands for, at most the largest seen."""
         return min(_READERS[self.name](statistics, self.percent or 100.0), statistics.amax)
 
 
 def named_method(name: str, percent: float | None = None) -> CalibrationMethod:
-    """The method of that name, with its usual percentile where none is given.
+    """Return the method with this name.
+
+    Args:
+        name: One of METHOD_NAMES.
+        percent: For the percentile methods, above 50 and up to 100; None for the method's default.
 
     Raises:
-        DeployError: a percentile where none belongs, or one that is none.
+        DeployError: The name is unknown, or the percentile is invalid or not applicable.
     """
     if name not in METHOD_NAMES:
         raise DeployError(
-            f"There is no method {name}.",
+            f"Unknown calibration method {name}.",
             code="unknown-calibration-method",
-            fix=f"take one of {', '.join(METHOD_NAMES)}, or auto",
+            fix=f"use one of {', '.join(METHOD_NAMES)}, or auto",
         )
-    usual = DEFAULT_PERCENT.get(name)
-    if percent is not None and usual is None:
+    default = DEFAULT_PERCENT.get(name)
+    if percent is not None and default is None:
         raise DeployError(
-            f"Method {name} has no percentile.", code="option-not-applicable", fix="leave out --percentile"
+            f"Method {name} does not use a percentile.",
+            code="option-not-applicable",
+            fix="remove --percentile",
         )
     if percent is not None and not 50 < percent <= 100:  # true for NaN too
         raise DeployError(
-            f"A percentile of {percent:g} is no range.",
+            f"A percentile of {percent:g} is outside the range above 50 and up to 100.",
             code="invalid-percentile",
-            fix="give --percentile 99.99, say",
+            fix="give, for example, --percentile 99.99",
         )
-    return CalibrationMethod(name=name, percent=usual if percent is None else float(percent))
+    return CalibrationMethod(name=name, percent=default if percent is None else float(percent))
 
 
 def _entropy(histogram: Histogram) -> float:
-    """Sums over bins are differences of cumulative sums, so that all candidates are judged at once."""
+    """Sums over bins are differences of cumulative sums, so that all candidates are judged in one pass."""
     counts = histogram.counts
     ends = _clipping_points(counts)
     if not len(ends):
         return 0.0
     total, kept = counts.sum(), _cumulative(counts)[ends]
-    edges = -(-np.arange(_LEVELS + 1) * ends[:, None] // _LEVELS)  # of each candidate's levels, in bins
+    edges = -(-np.arange(_LEVELS + 1) * ends[:, None] // _LEVELS)  # bin edges of each candidate's levels
     in_level = np.diff(_cumulative(counts)[edges])
     used_in_level = np.diff(_cumulative(counts > 0)[edges])
     q = in_level / np.maximum(used_in_level, 1) / np.maximum(kept, 1)[:, None]  # of each used bin in a level
-    log_q = np.log(np.maximum(q, _LEAST_PROBABILITY))
-    last, tail = counts[ends - 1], total - kept  # what is clipped adds to the last bin
-    log_q_last = np.where(last > 0, log_q[:, -1], math.log(_LEAST_PROBABILITY))
+    log_q = np.log(np.maximum(q, _MIN_PROBABILITY))
+    last, tail = counts[ends - 1], total - kept  # clipped values count in the last bin
+    log_q_last = np.where(last > 0, log_q[:, -1], math.log(_MIN_PROBABILITY))
     p_log_p = _cumulative(_n_log_n(counts))[ends] - _n_log_n(last) + _n_log_n(last + tail)
     p_log_q = (in_level * log_q).sum(axis=1) + tail * log_q_last
-    return float(ends[int(np.argmin(p_log_p - p_log_q))] * histogram.bin_width)  # but for a constant
+    divergence = p_log_p - p_log_q  # up to a constant
+    return float(ends[int(np.argmin(divergence))] * histogram.bin_width)
 
 
 def _mse(histogram: Histogram) -> float:
@@ -123,16 +130,16 @@ def _mse(histogram: Histogram) -> float:
 
 
 def _cumulative(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """At index i the sum of the i first values."""
+    """Return an array with the sum of the first i values at index i."""
     return np.concatenate([[0], np.cumsum(values)])
 
 
-def _n_log_n(counts: Counts) -> npt.NDArray[np.float64]:
+def _n_log_n(counts: Counts) -> Float64Array:
     return np.asarray(counts * np.log(np.maximum(counts, 1)), np.float64)
 
 
 def _clipping_points(counts: Counts) -> Counts:
-    """Ends of bins to try: from the first _LEVELS bins to the last one in use."""
+    """Return the bin ends to try, from the first _LEVELS bins to the last one in use."""
     used = np.flatnonzero(counts)
     if not len(used):
         return np.zeros(0, np.int64)

@@ -1,40 +1,38 @@
-"""Runs a model over batches, several at once, and looks at its activations."""
+"""Run a model on batches, several at once, and sample its activations."""
 
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from deploykit.data.images.selection import ImageBatch
 from deploykit.onnx_tools.ort_session import cpu_session, run
 from deploykit.quantize.calibration.tensor_statistics import BatchSample, sample_batch
+from deploykit.util.array_types import Float32Array
 from deploykit.util.prefetch import available_cores, worker_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# Images to run at once, so that the activations of all of them, which are held together, take as much memory
-# whatever the side.
+# Limits the memory of the activations, which are all held at once, independently of the image side.
 _BATCH_PIXELS = 8 * 224**2
-_LARGEST_BATCH = 32
-
-Array = npt.NDArray[np.float32]
+_MAX_BATCH = 32
 
 
 def images_per_run(side_px: int) -> int:
-    """Images to run at once, one at least."""
-    return max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // side_px**2))
+    """Return how many images to run at once, at least one."""
+    return max(1, min(_MAX_BATCH, _BATCH_PIXELS // side_px**2))
 
 
 def split_cores(side_px: int) -> tuple[int, int, int]:
-    """How all cores run batch_size images: batches at once, images in each, the session's threads.
+    """Return how to spread images_per_run images over the cores.
 
-    A batch a core takes less time than one after the other on all cores: what numpy counts of one is
-    counted while others run, and no core waits for another at the end of each layer. The threads that
-    run batches compute too, beside the session's own, which all of them share.
+    One batch per core is faster than one batch on all cores: NumPy counts one batch while others run, and no
+    core waits for the others at the end of each layer. The threads that run batches also compute, in addition
+    to the session's threads, which all of them share.
+
+    Returns:
+        Batches to run at once, images per batch, and threads of the session.
     """
     at_once = min(worker_count(), images_per_run(side_px))
     return at_once, images_per_run(side_px) // at_once, available_cores() - at_once + 1
@@ -42,12 +40,12 @@ def split_cores(side_px: int) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchObservation:
-    """What is counted of a batch.
+    """The samples of a batch.
 
     Attributes:
-        images: how many they are.
-        end: position behind the last of them; images left out may stand before it.
-        tensors: of each by name.
+        images: How many images the batch has.
+        end: Position after the last of them. Skipped images may precede it.
+        tensors: The sample of each tensor, by name.
     """
 
     images: int
@@ -56,7 +54,13 @@ class BatchObservation:
 
 
 class ActivationObserver:
-    """Threads may share it."""
+    """Runs a model and samples its activations. Threads may share it.
+
+    Args:
+        model: The FP32 model.
+        tensors: Names of the activations; may include the input.
+        threads: Of the session.
+    """
 
     def __init__(self, model: "ModelProto", tensors: Iterable[str], *, threads: int) -> None:
         from onnx import helper
@@ -65,15 +69,15 @@ class ActivationObserver:
         graph.CopyFrom(model)
         (self._input,) = (value.name for value in graph.graph.input)
         self._tensors = [name for name in tensors if name != self._input]
-        already = {value.name for value in graph.graph.output}
+        existing = {value.name for value in graph.graph.output}
         graph.graph.output.extend(
-            helper.make_empty_tensor_value_info(name) for name in self._tensors if name not in already
+            helper.make_empty_tensor_value_info(name) for name in self._tensors if name not in existing
         )
         self._session = cpu_session(graph.SerializeToString(), threads=threads)
-        self._own = threading.local()
+        self._thread = threading.local()
 
     def observe(self, batch: ImageBatch) -> BatchObservation:
-        """Looks at the input and the tensors.
+        """Run a batch and sample its activations.
 
         Raises:
             DeployError: ONNX Runtime can't run the model on the batch.
@@ -84,9 +88,9 @@ class ActivationObserver:
             tensors |= {name: sample_batch(each) for name, each in zip(self._tensors, outputs, strict=True)}
         return BatchObservation(images=len(batch.inputs), end=int(batch.indices[-1]) + 1, tensors=tensors)
 
-    def _run(self, inputs: Array) -> list[Array]:
-        """The tensors, into the memory of this thread's last run of as many images: new memory piles up."""
-        by_count: dict[int, list[Array]] = self._own.__dict__.setdefault("by_count", {})
+    def _run(self, inputs: Float32Array) -> list[Float32Array]:
+        """Return the tensors, in the arrays of this thread's last run of this size, to save memory."""
+        by_count: dict[int, list[Float32Array]] = self._thread.__dict__.setdefault("by_count", {})
         if (arrays := by_count.get(len(inputs))) is not None:
             binding = self._session.io_binding()
             binding.bind_cpu_input(self._input, inputs)

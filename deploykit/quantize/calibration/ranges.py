@@ -1,4 +1,4 @@
-"""Activation ranges: what calibration measured, as a JSON file tied to one model."""
+"""Activation ranges: the result of calibration, stored as a JSON file that belongs to one model."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,13 +7,12 @@ from functools import cached_property, reduce
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from msgspec import Meta
 
 from deploykit.data.preprocessing import Preprocessing
-from deploykit.quantize.calibration.histogram import BINS, Histogram
 from deploykit.quantize.calibration.method_choice import MethodChoice
 from deploykit.quantize.calibration.methods import CalibrationMethod
+from deploykit.quantize.calibration.statistics_json import StatisticsJson
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 from deploykit.util.atomic_files import write_atomically
 from deploykit.util.errors import DeployError
@@ -22,26 +21,29 @@ from deploykit.util.json_io import from_json, to_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRange:
-    """The values of a tensor that INT8 shall hold; what is outside is clipped."""
+    """The values of a tensor that INT8 represents; values outside are clipped."""
 
     low: float
     high: float
 
     @property
     def amax(self) -> float:
+        """Largest magnitude in the range."""
         return max(-self.low, self.high)
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots, for the intervals, which take long to find by some methods
+@dataclass(frozen=True, kw_only=True)  # no slots, for the cached ranges: some methods take long to find them
 class Ranges:
-    """Statistics of a model's activations, and how to read ranges off them.
+    """Statistics of a model's activations, and the method that reads ranges off them.
 
     Attributes:
-        onnx_sha256: the model they were measured on; they are of no use to another.
-        preprocessing: what was done to the images.
-        sources: the images' paths, or `generated`.
-        images: how many were seen.
-        choice: what the method was chosen by; None where the user named it.
+        onnx_sha256: Digest of the model that they were measured on. They are useless for any other.
+        preprocessing: How the images were prepared.
+        sources: Paths of the images, or `generated`.
+        images: How many images were counted.
+        method: How ranges are read off the statistics.
+        statistics: By tensor.
+        choice: The errors that `auto` chose the method by; None if the user named the method.
     """
 
     onnx_sha256: str
@@ -53,92 +55,96 @@ class Ranges:
     choice: MethodChoice | None = None
 
     def tensor_range(self, tensor: str) -> TensorRange:
-        """The range of a tensor by the method.
+        """Return the range of a tensor.
 
         Raises:
-            DeployError: the tensor was not measured.
+            DeployError: The tensor was not measured.
         """
         if tensor not in self.statistics:
             raise DeployError(
-                f"The ranges know nothing of {tensor}.",
+                f"The ranges do not include tensor {tensor}.",
                 code="ranges-incomplete",
-                fix="run deploykit calibrate again",
+                fix="deploykit calibrate --data DIR",
             )
-        if tensor not in self._intervals:
+        if tensor not in self._cached_ranges:
             statistics = self.statistics[tensor]
             amax = self.method.amax(statistics)
             low, high = max(statistics.low, -amax), min(statistics.high, amax)
-            self._intervals[tensor] = TensorRange(low=low, high=high)
-        return self._intervals[tensor]
+            self._cached_ranges[tensor] = TensorRange(low=low, high=high)
+        return self._cached_ranges[tensor]
 
     @cached_property
-    def _intervals(self) -> dict[str, TensorRange]:
-        """Those that have been asked for."""
+    def _cached_ranges(self) -> dict[str, TensorRange]:
         return {}
 
     def clipped_fractions(self) -> dict[str, float]:
-        """The tensors whose range is under half of what was seen, and which part of it is left."""
-        parts = {
+        """Return the tensors whose range is less than half of what was seen, and the remaining fraction."""
+        fractions = {
             name: self.tensor_range(name).amax / statistics.amax
             for name, statistics in self.statistics.items()
             if statistics.amax
         }
-        return {name: part for name, part in parts.items() if part < 0.5}
+        return {name: fraction for name, fraction in fractions.items() if fraction < 0.5}
 
     def require_model(self, onnx_sha256: str) -> None:
-        """Fails where the ranges were measured on another model.
+        """Check that the ranges were measured on the model with this digest.
 
         Raises:
-            DeployError: they were.
+            DeployError: They were measured on another.
         """
         if self.onnx_sha256 != onnx_sha256:
             raise DeployError(
-                f"These ranges were measured on another model (SHA-256 {self.onnx_sha256[:12]}, "
+                f"These ranges belong to another model (SHA-256 {self.onnx_sha256[:12]}, "
                 f"not {onnx_sha256[:12]}).",
                 code="ranges-wrong-model",
-                fix="deploykit calibrate --data DIR with the model you are building",
+                fix="run deploykit calibrate --data DIR with the model that you are quantizing",
             )
 
     @property
     def sha256(self) -> str:
+        """Digest of the JSON form."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def save(self, path: Path) -> None:
-        write_atomically(path, self.to_json())
+    def save(self, path: str | Path) -> None:
+        """Write the ranges to a file."""
+        write_atomically(Path(path), self.to_json())
 
     @staticmethod
-    def load(path: Path) -> "Ranges":
-        """Reads what save wrote.
+    def load(path: str | Path) -> "Ranges":
+        """Read ranges that save wrote.
 
         Raises:
-            DeployError: there is no such file, or it is damaged.
+            DeployError: The file does not exist, or is damaged.
         """
+        path = Path(path)
         if not path.is_file():
             raise DeployError(
-                f"There is no ranges file {path}.",
+                f"Ranges file {path} does not exist.",
                 code="ranges-not-found",
-                fix="deploykit calibrate --data DIR makes one",
+                fix="deploykit calibrate --data DIR",
             )
         try:
             return from_json(path.read_bytes(), RangesFile).to_ranges()
         except ValueError as error:
             raise DeployError(
-                f"{path} is no ranges file, or was damaged ({error}).",
+                f"{path} is not a ranges file, or is damaged ({error}).",
                 code="ranges-damaged",
-                fix="run deploykit calibrate again",
+                fix="deploykit calibrate --data DIR",
             ) from error
 
     def to_json(self) -> str:
-        return to_json(RangesFile.of(self), indent=0)
+        """Return the content of the ranges file."""
+        return to_json(RangesFile.from_ranges(self), indent=0)
 
 
 def merge_ranges(first: Ranges, *others: Ranges) -> Ranges:
-    """The ranges of all their images together: the same, whatever the order, as calibrating on all at once.
+    """Return the ranges of all images together.
 
-    Where the method was chosen by held-out error, it is chosen anew from the errors of all.
+    The result does not depend on the order, and equals a calibration on all images at once. If `auto` chose
+    the method, it is chosen again from the summed errors.
 
     Raises:
-        DeployError: they are of different models, preprocessing or methods.
+        DeployError: The ranges have different models, preprocessing or methods.
     """
     return reduce(_merge_two, others, first)
 
@@ -147,24 +153,24 @@ def _merge_two(first: Ranges, second: Ranges) -> Ranges:
     second.require_model(first.onnx_sha256)
     if first.preprocessing != second.preprocessing:
         raise DeployError(
-            "The ranges were measured with different preprocessing of the images.",
+            "The ranges were measured with different preprocessing.",
             code="ranges-preprocessing-mismatch",
-            fix="calibrate again, both times with the same options",
+            fix="calibrate again with the same preprocessing options",
         )
     if first.statistics.keys() != second.statistics.keys():
         raise DeployError(
-            "The ranges are of different tensors.",
+            "The ranges cover different tensors.",
             code="ranges-not-mergeable",
-            fix="calibrate again with one version",
+            fix="calibrate again with one version of deploykit",
         )
     choice = None
     if first.choice is not None and second.choice is not None:
         choice = first.choice.merge(second.choice)
     elif first.choice is not None or second.choice is not None or first.method != second.method:
         raise DeployError(
-            f"The ranges were read off by two methods, {_method_text(first)} and {_method_text(second)}.",
+            f"The ranges use different methods, {_method_name(first)} and {_method_name(second)}.",
             code="ranges-not-mergeable",
-            fix="give --method to read them all off by one",
+            fix="add --method to use one method for all",
         )
     return replace(
         first,
@@ -173,68 +179,19 @@ def _merge_two(first: Ranges, second: Ranges) -> Ranges:
         method=choice.best if choice else first.method,
         choice=choice,
         statistics={
-            name: statistics.merged(second.statistics[name]) for name, statistics in first.statistics.items()
+            name: statistics.merged_with(second.statistics[name])
+            for name, statistics in first.statistics.items()
         },
     )
 
 
-def _method_text(ranges: Ranges) -> str:
+def _method_name(ranges: Ranges) -> str:
     return str(ranges.method) if ranges.choice is None else "auto"
-
-
-_Finite = Annotated[float, Meta(ge=-3.5e38, le=3.5e38)]
-_Bin = Annotated[int, Meta(ge=0, lt=BINS)]
-_Count = Annotated[int, Meta(ge=1, lt=2**62)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FileHistogram:
-    """A histogram in the file, without its empty bins."""
-
-    amax: Annotated[float, Meta(ge=0)]
-    exponent: Annotated[int, Meta(ge=-149, le=128)]  # of FP32
-    bins: Annotated[list[_Bin], Meta(max_length=BINS)]
-    counts: Annotated[list[_Count], Meta(max_length=BINS)]
-
-    @staticmethod
-    def of(histogram: Histogram) -> "_FileHistogram":
-        bins = np.flatnonzero(histogram.counts)
-        return _FileHistogram(
-            amax=histogram.amax,
-            exponent=histogram.exponent,
-            bins=bins.tolist(),
-            counts=histogram.counts[bins].tolist(),
-        )
-
-    def to_histogram(self) -> Histogram:
-        if len(self.bins) != len(self.counts) or len(set(self.bins)) != len(self.bins):
-            raise ValueError("a histogram's bins and counts don't match")
-        counts = np.zeros(BINS, np.int64)
-        counts[self.bins] = self.counts
-        return Histogram(amax=self.amax, exponent=self.exponent, counts=counts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FileTensor:
-    low: _Finite
-    high: _Finite
-    values: _FileHistogram
-    peaks: _FileHistogram
-
-    def to_statistics(self) -> TensorStatistics:
-        if self.low > self.high:
-            raise ValueError("a tensor's smallest value is above its largest")
-        return TensorStatistics(
-            low=self.low,
-            high=self.high,
-            values=self.values.to_histogram(),
-            peaks=self.peaks.to_histogram(),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangesFile:
-    """Ranges as JSON has them; `ranges` is there for readers alone."""
+    """The JSON form of ranges. Its `ranges` are only for readers of the file."""
 
     onnx_sha256: str
     preprocessing: Preprocessing
@@ -243,12 +200,13 @@ class RangesFile:
     method: CalibrationMethod
     choice: MethodChoice | None
     ranges: dict[str, tuple[float, float]]
-    statistics: dict[str, _FileTensor]
+    statistics: dict[str, StatisticsJson]
     format: Literal[2] = 2
 
     @staticmethod
-    def of(ranges: Ranges) -> "RangesFile":
-        intervals = {name: ranges.tensor_range(name) for name in ranges.statistics}
+    def from_ranges(ranges: Ranges) -> "RangesFile":
+        """Return the JSON form of ranges."""
+        tensor_ranges = {name: ranges.tensor_range(name) for name in ranges.statistics}
         return RangesFile(
             onnx_sha256=ranges.onnx_sha256,
             preprocessing=ranges.preprocessing,
@@ -256,19 +214,18 @@ class RangesFile:
             images=ranges.images,
             method=ranges.method,
             choice=ranges.choice,
-            ranges={name: (each.low, each.high) for name, each in intervals.items()},
+            ranges={name: (each.low, each.high) for name, each in tensor_ranges.items()},
             statistics={
-                name: _FileTensor(
-                    low=each.low,
-                    high=each.high,
-                    values=_FileHistogram.of(each.values),
-                    peaks=_FileHistogram.of(each.peaks),
-                )
-                for name, each in ranges.statistics.items()
+                name: StatisticsJson.from_statistics(each) for name, each in ranges.statistics.items()
             },
         )
 
     def to_ranges(self) -> Ranges:
+        """Return the ranges.
+
+        Raises:
+            ValueError: Some statistics contradict each other.
+        """
         return Ranges(
             onnx_sha256=self.onnx_sha256,
             preprocessing=self.preprocessing,

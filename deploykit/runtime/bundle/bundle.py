@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from deploykit.engine.audit.work import int8_products
 from deploykit.engine.compile_graph import compile_graph
-from deploykit.engine.prepare_graph import lower_graph
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
+from deploykit.engine.prepare_graph import lower_graph
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import Target, lacks_int8_convolutions
 from deploykit.networks.model_info import read_model_info
@@ -176,7 +176,7 @@ class Bundle:
             planned_int8=int8_products(model, matrices_alone=lacks_int8_convolutions(target)),
             batches=self.contents.batches,
             side=self.contents.side,
-            progress=progress,
+            progress=lambda stage, done=0, total=None: progress(stage),
         )
 
     def _read_model(self) -> "ModelProto":

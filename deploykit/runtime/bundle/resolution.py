@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploykit.engine.require_buildable import require_buildable
 from deploykit.engine.compilers import COMPILERS
+from deploykit.engine.require_buildable import require_buildable
 from deploykit.engine.targets import CPU, Target, resolve_precision, resolve_target
 from deploykit.runtime.bundle.archive import BundleContents, BundledPlan
 from deploykit.runtime.preflight import Check, RuntimeEnvironment, check_requirements

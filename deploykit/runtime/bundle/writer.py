@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
-from deploykit.engine.require_buildable import require_model_side
 from deploykit.engine.lowering.dynamic_side import require_sides
 from deploykit.engine.manifest import EngineManifest, manifest_path, read_engine_manifest
+from deploykit.engine.require_buildable import require_model_side
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.engine.targets import CPU, resolve_target
 from deploykit.networks.model_info import ModelInfo, read_model_info
