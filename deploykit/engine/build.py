@@ -71,7 +71,7 @@ def build_engine(
     """Compile an exported model to an engine, and write the manifest beside it.
 
     Args:
-        phi, onnx: The exported model, see networks.workspace.find_model.
+        phi, onnx: The exported model, see networks.artifact_paths.find_model.
         precision: Default FP16, or FP32 on the CPU, which has no FP16 kernels.
         gpu, compiler: See engine.targets.resolve_target.
         batches: Batch sizes that the engine accepts, one optimization profile each.

@@ -24,7 +24,7 @@ def quantize_model(
     """Write a model as ONNX with explicit Q/DQ, which every TensorRT accepts and ONNX Runtime evaluates.
 
     Args:
-        phi, onnx: The exported model, see networks.workspace.find_model.
+        phi, onnx: The exported model, see networks.artifact_paths.find_model.
         int8: How to quantize.
         output: The ONNX file; default model.int8.onnx beside the model.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from deploykit.data.images.manifest import require_image_manifest, write_image_manifest
 from deploykit.data.images.open import open_images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.networks.artifact_paths import default_ranges_path, model_name
 from deploykit.networks.model_info import ModelInfo
-from deploykit.networks.workspace import default_ranges_path, model_name
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.checkpoint import CalibrationCheckpoint
 from deploykit.quantize.calibration.methods import CalibrationMethod, named_method
@@ -45,7 +45,7 @@ def calibrate_to_file(
 
     Args:
         data: See data.images.open.open_images.
-        phi, onnx: The exported model, see networks.workspace.find_model.
+        phi, onnx: The exported model, see networks.artifact_paths.find_model.
         limit: Largest number of images; default 512, or as many as a manifest names.
         method: `auto`, or one of quantize.calibration.methods.
         percentile: Percent to keep unclipped, above 50 and up to 100, for the percentile methods.

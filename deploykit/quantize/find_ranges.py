@@ -7,8 +7,8 @@ from deploykit.data.images.generated import GENERATED
 from deploykit.data.images.open import open_images
 from deploykit.data.images.selection import Images
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
+from deploykit.networks.artifact_paths import CALIBRATION_FOLDER
 from deploykit.networks.model_info import ModelInfo
-from deploykit.networks.workspace import CALIBRATION
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
@@ -57,8 +57,8 @@ def find_ranges(
     if data is None:
         if info.weights != "random":
             raise DeployError(
-                f"INT8 needs calibration images: {model} has trained weights, and {CALIBRATION}/ has no "
-                "ranges for it.",
+                f"INT8 needs calibration images: {model} has trained weights, and {CALIBRATION_FOLDER}/ has "
+                "no ranges for it.",
                 code="calibration-data-missing",
                 fix="give --data DIR, a folder with a few hundred typical images",
             )
@@ -117,7 +117,7 @@ def _load_given(path: str | Path, onnx_sha256: str, note: Note) -> Ranges:
 
 def _load_newest(onnx_sha256: str, note: Note) -> Ranges | None:
     """Return the newest ranges of this model in calibration/, if there are any."""
-    files = [path for path in CALIBRATION.glob("*.ranges.json") if path.is_file()]
+    files = [path for path in CALIBRATION_FOLDER.glob("*.ranges.json") if path.is_file()]
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             candidate = Ranges.load(path)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploykit.networks.artifact_paths import find_model
 from deploykit.networks.model_info import ModelInfo, read_model_info, require_fp32
-from deploykit.networks.workspace import find_model
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.util.progress import Note
 
@@ -18,7 +18,7 @@ def find_fp32_model(
     """Find an exported model, read it, and check that it is FP32.
 
     Args:
-        phi, onnx: See networks.workspace.find_model.
+        phi, onnx: See networks.artifact_paths.find_model.
         note: Receives which model was chosen if there are several.
 
     Raises:

@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -121,7 +122,7 @@ class Told:
 
     built: BuiltEngine
     notes: list[str]
-    phases: list[str]
+    progress: list[tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def built_on_data(shared, trained, tmp_path_factory) -> Told:
     folder = tmp_path_factory.mktemp("data")
     images = np.load(shared / "cifar10_calib.npz")["images"][:32]
     np.savez(folder / "few.npz", images=images)
-    notes, phases = [], []
+    notes, progress = [], []
     built = build_engine(
         onnx=trained.path,
         precision="int8",
@@ -138,16 +139,16 @@ def built_on_data(shared, trained, tmp_path_factory) -> Told:
         int8=Int8Options(data=folder / "few.npz"),
         output=folder / "model.onnx",
         note=notes.append,
-        progress=phases.append,
+        progress=lambda *each: progress.append(each),
     )
-    return Told(built=built, notes=notes, phases=phases)
+    return Told(built=built, notes=notes, progress=progress)
 
 
 def test_int8_is_calibrated_on_the_data_given(built_on_data, trained, validation):
     # A quarter of the images is held out, to choose the method by.
-    assert "calibrating, 24 of 24" in built_on_data.phases
-    steps = [phase for phase in built_on_data.phases if phase.startswith("choosing ranges, ")]
-    assert steps[-1].split()[2] == steps[-1].split()[4]
+    assert ("calibrating", 24, 24) in built_on_data.progress
+    _, done, total = [each for each in built_on_data.progress if each[0] == "choosing ranges"][-1]
+    assert done == total
     images = trained.info.preprocessing.normalize(validation.pixels[:64])
     (reference,) = cpu_session(trained.path).run(None, {"input": images})
     with Engine.load(built_on_data.built.path) as engine:
@@ -231,10 +232,12 @@ def test_a_model_that_is_int8_already_is_refused(model):
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(model, workplace, output):
     (workplace / "file").write_text("in the way")
     (workplace / "folder").mkdir()
-    phases = []
+    stages: list[str] = []
     with refuses("output-not-a-file"):
-        build_engine(onnx=model, gpu="cpu", output=workplace / output, progress=phases.append)
-    assert phases == []
+        build_engine(
+            onnx=model, gpu="cpu", output=workplace / output, progress=lambda stage, *_: stages.append(stage)
+        )
+    assert stages == []
     assert files_in(workplace) == {"model.onnx", "file"}
 
 
@@ -300,7 +303,7 @@ def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, pro
 
 def test_an_engine_with_less_int8_than_planned_is_refused(model, monkeypatch):
     """Without the respelling TensorRT-RTX 1.7 makes the classifier alone INT8 on SM75."""
-    monkeypatch.setattr("deploykit.engine.compile_graph.respell", lambda graph, *, sm: graph)
+    monkeypatch.setattr("deploykit.engine.prepare_graph.respell", lambda graph, *, sm: graph)
     with refuses("engine-precision-mismatch"):
         build_engine(onnx=model, gpu="T4", precision="int8")
 

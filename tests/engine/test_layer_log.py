@@ -235,7 +235,7 @@ def audited(random_b0) -> Iterator:
 def plan_of(model) -> Int8Plan:
     placement = place(model, "pointwise")
     ranges = ranges_of(dict.fromkeys(placement.tensors, (-0.28, 4.0)))
-    return Int8Plan(placement=placement, ranges=ranges, left_out=FloatFallback(), passed=None)
+    return Int8Plan(placement=placement, ranges=ranges, float_fallback=FloatFallback(), gate=None)
 
 
 SMS = [75, 80, 89, 120, None]

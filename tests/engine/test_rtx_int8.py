@@ -316,8 +316,8 @@ def test_turing_gets_int8_products_from_the_respelled_graph_and_from_it_alone(au
     plain = audits(sm=75, respelled=False)
     classifier = 1  # a matrix product in both
     assert plain.product_count("int8") == classifier, (
-        f"TensorRT-RTX makes {plain.product_count('int8')} INT8 products for SM75 of plain Q/DQ, and 1.7 made "
-        "the classifier alone: SMS_WITHOUT_INT8_CONVOLUTIONS can go."
+        f"TensorRT-RTX makes {plain.product_count('int8')} INT8 products for SM75 of plain Q/DQ, and "
+        "1.7 made only the classifier: SMS_WITHOUT_INT8_CONVOLUTIONS can go."
     )
     assert audits(sm=75, respelled=True).product_count("int8") == POINTWISE
 

@@ -80,7 +80,7 @@ def plan_of(model, policy: Policy, bounds: tuple[float, float]) -> Int8Plan:
     ranges = ranges_of(dict.fromkeys(placement.tensors, bounds))
     centred = [name for name, step in steps_for(placement, ranges).items() if step.centre]
     assert bool(centred) == (bounds == CENTRED)
-    return Int8Plan(placement=placement, ranges=ranges, left_out=FloatFallback(), passed=None)
+    return Int8Plan(placement=placement, ranges=ranges, float_fallback=FloatFallback(), gate=None)
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_the_plan_says_what_made_it_and_how_long_that_took(build):
 
     phases = []
     start = time.perf_counter()
-    plan = build(0, "fp16", resolve_target("T4"), progress=phases.append)
+    plan = build(0, "fp16", resolve_target("T4"), progress=lambda phase, *_: phases.append(phase))
     assert plan.compiler_version == tensorrt_rtx.__version__
     assert 0 < plan.build_seconds < time.perf_counter() - start
     assert len(phases) >= 3
@@ -291,7 +291,7 @@ def interrupted_build(build) -> Iterator[list[str]]:
     """Presses Ctrl-C as the first phase begins; gives the phases that had begun when the build gave up."""
     phases: list[str] = []
 
-    def interrupt(phase: str) -> None:
+    def interrupt(phase: str, done: float = 0, total: float | None = None) -> None:
         phases.append(phase)
         if len(phases) == 1:
             time.sleep(0.2)  # this is the builder's thread: the main one comes to wait for it
@@ -311,7 +311,7 @@ def test_ctrl_c_stops_a_build(build, interrupted_build):
     time.sleep(0.5)  # a build that goes on would begin further phases
     stopped_after = len(interrupted_build)
     all_phases: list[str] = []
-    build(3, "fp16", resolve_target("T4"), progress=all_phases.append)
+    build(3, "fp16", resolve_target("T4"), progress=lambda phase, *_: all_phases.append(phase))
     assert stopped_after < len(all_phases) / 2
 
 

@@ -29,7 +29,7 @@ def plan(shared, trained) -> Int8Plan:
     images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=128)
     ranges = calibrate(trained.path, images, CalibrationSettings(method=named_method("percentile")))
     placement = place(read_model(trained.path), "pointwise")
-    return Int8Plan(placement=placement, ranges=ranges, left_out=FloatFallback(), passed=None)
+    return Int8Plan(placement=placement, ranges=ranges, float_fallback=FloatFallback(), gate=None)
 
 
 def logits_of(model, x: np.ndarray) -> np.ndarray:

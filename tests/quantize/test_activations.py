@@ -1,4 +1,4 @@
-"""Of deploykit/quantize/calibrate/activations.py and observer.py."""
+"""Tests of quantize/calibration/activations.py and observer.py."""
 
 import sys
 from dataclasses import replace
@@ -12,7 +12,7 @@ from PIL import Image
 from refusals import refuses
 from small_models import two_convolutions
 
-from deploykit.data.images import Images, open_images
+from deploykit.data.images import Images, diversity, open_images
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibration import activations
@@ -23,8 +23,8 @@ from deploykit.quantize.calibration.observer import images_per_run, split_cores
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
 from deploykit.util.atomic_files import file_sha256
-from deploykit.util.errors import DeployError
 from deploykit.util.prefetch import available_cores
+from deploykit.util.progress import no_progress
 
 SIDE = Preprocessing(side_px=32)
 _, BATCH, _ = split_cores(32)
@@ -75,7 +75,7 @@ def measured(
         empty(model, images),
         checkpoint=None if at is None else CalibrationCheckpoint(path=at),
         note=told.notes.append,
-        progress=lambda done, total: told.progress.append((done, total)),
+        progress=lambda stage, done, total: told.progress.append((done, total)),
         on_skipped=(lambda error: told.on_skipped.append(error.problem)) if skip_bad else None,
     )
 
@@ -112,7 +112,7 @@ def test_the_statistics_are_those_of_the_tensors_themselves(model, noise):
         assert found.peaks.counts.sum() == COUNT
 
 
-def test_a_model_that_takes_no_such_batch_is_refused_in_a_sentence(tmp_path, noise):
+def test_a_model_that_does_not_accept_the_batch_is_refused(tmp_path, noise):
     nodes = [
         helper.make_node("Reshape", ["image", "one"], ["flat"]),  # the batch is written into it
         helper.make_node("MatMul", ["flat", "w"], ["r"]),
@@ -120,9 +120,8 @@ def test_a_model_that_takes_no_such_batch_is_refused_in_a_sentence(tmp_path, noi
     constants = {"one": np.array([1, 3 * 32 * 32]), "w": weight(3 * 32 * 32, 2)}
     model = graph_of(nodes, constants, takes={"image": (3, 32, 32)}, gives={"r": (2,)})
     (tmp_path / "one.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(DeployError, match="can't run the model on") as caught:
+    with refuses("onnxruntime-run-failed"):
         measured(tmp_path / "one.onnx", noise)
-    assert "dynamic batch" in caught.value.fix
 
 
 def test_tensors_whose_shape_depends_on_the_images_are_counted_too(tmp_path):
@@ -150,7 +149,7 @@ def test_the_ranges_given_stay_empty(model, noise):
         start,
         checkpoint=None,
         note=silent.notes.append,
-        progress=lambda done, total: None,
+        progress=no_progress,
         on_skipped=None,
     )
     assert start.images == 0
@@ -169,8 +168,8 @@ def test_no_checkpoint_is_written_where_none_is_wanted(model, noise, tmp_path):
 
 
 FOLDER = Path(activations.__file__).parent
-CODE = {str(FOLDER / f"{name}.py") for name in ("activations", "observer", "statistics", "histogram")}
-CODE.add(str(FOLDER.parent / "images" / "alike.py"))
+CODE = {str(FOLDER / f"{name}.py") for name in ("activations", "observer", "tensor_statistics", "histogram")}
+CODE.add(diversity.__file__)
 
 
 class Interrupt:
@@ -222,7 +221,7 @@ def test_interrupted_between_any_two_steps_and_started_again_it_gives_the_same(m
         assert resumed_after(model, noise, kept, at) == uninterrupted, at
 
 
-@pytest.mark.parametrize("part", np.linspace(0.03, 0.98, 24).round(4).tolist())
+@pytest.mark.parametrize("part", np.linspace(0.03, 0.98, 12).round(4).tolist())
 def test_interrupted_anywhere_and_started_again_it_gives_the_same(model, noise, tmp_path, lines, part):
     resumed = resumed_after(model, noise, tmp_path / "r.partial", int(part * len(lines)))
     assert resumed == measured(model, noise).to_json()
@@ -240,7 +239,7 @@ def test_interrupted_while_it_counts_a_batch_it_keeps_those_before(model, noise,
 def stop_after(images: int):
     """Progress that is interrupted there."""
 
-    def progress(done: int, total: int) -> None:
+    def progress(stage: str, done: float = 0, total: float | None = None) -> None:
         if done >= images:
             raise KeyboardInterrupt
 
@@ -306,10 +305,11 @@ def test_what_is_kept_of_other_tensors_is_not_used(model, noise, tmp_path):
         empty(model, noise, "image", "h"),
         checkpoint=CalibrationCheckpoint(path=kept),
         note=told.notes.append,
-        progress=lambda done, total: None,
+        progress=no_progress,
         on_skipped=None,
     )
-    assert told.notes == [f"{kept} is of another calibration: starting anew."]
+    (note,) = told.notes
+    assert note.startswith(f"{kept} belongs to another calibration")
     assert ranges.statistics.keys() == {"image", "h"}
     assert ranges.images == COUNT
 
@@ -324,7 +324,7 @@ def test_the_method_wanted_now_counts_and_not_the_one_it_was_stopped_with(model,
         wanted,
         checkpoint=CalibrationCheckpoint(path=kept),
         note=lambda sentence: None,
-        progress=lambda done, total: None,
+        progress=no_progress,
         on_skipped=None,
     )
     assert (ranges.method.name, ranges.images) == ("mse", COUNT)
@@ -345,8 +345,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_broken_image_is_named_and_stops_it(model, folder):
-    with pytest.raises(DeployError, match=r"000\.png"):
+    with refuses("image-unreadable") as caught:
         measured(model, open_images(folder, SIDE, limit=COUNT))
+    assert "000.png" in caught.value.problem
 
 
 def test_broken_images_can_be_left_out_interrupted_or_not(model, folder, tmp_path):
@@ -363,9 +364,8 @@ def test_broken_images_can_be_left_out_interrupted_or_not(model, folder, tmp_pat
 @pytest.mark.parametrize(("weight", "between"), [(3e38, "Relu"), (3e38, "Neg"), (1.0, "Sqrt"), (1.0, "Log")])
 def test_activations_that_are_not_finite_are_named(tmp_path, noise, weight, between):
     broken = two_convolutions(tmp_path / "broken.onnx", weight=weight, between=between)
-    with refuses("activations-not-finite") as caught:
+    with refuses("activations-not-finite"):
         measured(broken, noise)
-    assert "NaN or Inf" in caught.value.fix
 
 
 def test_the_image_alone_may_be_all_there_is_to_measure(model, noise):
@@ -376,7 +376,7 @@ def test_the_image_alone_may_be_all_there_is_to_measure(model, noise):
         start,
         checkpoint=None,
         note=lambda sentence: None,
-        progress=lambda done, total: None,
+        progress=no_progress,
         on_skipped=None,
     )
     assert ranges.statistics["image"].peaks.counts.sum() == COUNT
@@ -390,7 +390,7 @@ def test_a_tensor_that_is_an_output_already_is_measured_too(tmp_path, noise):
         empty(model, noise, "y"),
         checkpoint=None,
         note=lambda sentence: None,
-        progress=lambda done, total: None,
+        progress=no_progress,
         on_skipped=None,
     )
     assert ranges.statistics["y"].high > 0

@@ -85,7 +85,7 @@ def test_interrupted_and_started_again_it_writes_the_same_file(random_b0, many, 
     assert files_in(tmp_path) == {"r.json.partial"}
     assert re.search(r"[Ss]topped after image \d+ of 320", shown)
     resumed = calibrated_in(tmp_path, *command, "-o", "r.json")
-    (position,) = re.findall(r"note: Going on from image (\d+) of 320", resumed.stderr)
+    (position,) = re.findall(r"note: Continuing from image (\d+) of 320", resumed.stderr)
     assert 0 < int(position) < 320
     assert files_in(tmp_path) == {"r.json"}
     whole = calibrated_in(tmp_path, *command, "-o", "whole.json")
@@ -144,7 +144,7 @@ def test_what_is_kept_of_something_else_is_passed_over_and_overwritten(tmp_path,
     assert stop(model, data, output) != foreign
     partial.write_bytes(foreign)
     _, ranges = calibrate_to_file(data, onnx=model, method="max", output=output, note=notes.append)
-    assert not any("Going on" in note for note in notes)
+    assert not any("Continuing" in note for note in notes)
     assert ranges.images == 40
     assert not partial.exists()
     _, untouched = calibrate_to_file(data, onnx=model, method="max", output=tmp_path / "fresh.json")

@@ -17,7 +17,6 @@ from deploykit.quantize.calibration.method_choice import ErrorSum, MethodChoice,
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.find_ranges import GENERATED_IMAGES, find_ranges, load_or_measure_ranges
-from deploykit.util.errors import DeployError
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +62,7 @@ def test_given_ranges_are_taken_and_credited(model):
     notes: list[str] = []
     found = wanted(model, ranges=Path("mine.json"), notes=notes)
     assert found.sha256 == colour_ranges(model).sha256
-    assert notes == ["Ranges: mine.json, of 1 images from by hand (max)."]
+    assert notes == ["Ranges: mine.json, from 1 images of by hand (max)."]
 
 
 def test_ranges_that_auto_chose_are_credited_as_that(model):
@@ -73,20 +72,19 @@ def test_ranges_that_auto_chose_are_credited_as_that(model):
     replace(colour_ranges(model), choice=choice, sources=("a", "b")).save(Path("auto.json"))
     notes: list[str] = []
     wanted(model, ranges=Path("auto.json"), notes=notes)
-    assert notes == ["Ranges: auto.json, of 1 images from a, b (max, chosen by output error)."]
+    assert notes == ["Ranges: auto.json, from 1 images of a, b (max, chosen by output error)."]
 
 
 @pytest.mark.parametrize("data", ["images", "generated"])
 def test_ranges_and_images_both_given_are_refused(model, data):
     colour_ranges(model).save(Path("mine.json"))
-    with refuses("option-conflict") as caught:
+    with refuses("option-conflict"):
         wanted(model, ranges=Path("mine.json"), data=data)
-    assert "leave one of them out" in caught.value.fix
 
 
 def test_given_ranges_of_another_model_are_refused(model, random):
     colour_ranges(random).save(Path("other.json"))
-    with pytest.raises(DeployError, match="another model"):
+    with refuses("ranges-wrong-model"):
         wanted(model, ranges=Path("other.json"))
 
 
@@ -97,8 +95,9 @@ def test_given_ranges_cut_short_are_refused_by_name(model):
 
 
 def test_given_ranges_that_are_not_there_are_refused(model):
-    with pytest.raises(DeployError, match=r"no ranges file none\.json"):
+    with refuses("ranges-not-found") as caught:
         wanted(model, ranges=Path("none.json"))
+    assert "none.json" in caught.value.problem
 
 
 def save(ranges: Ranges, name: str, *, seconds: int) -> None:
@@ -114,7 +113,7 @@ def test_the_newest_ranges_of_this_very_model_are_found_whatever_they_are_called
     save(replace(colour_ranges(model), sources=("newer",)), "a.ranges.json", seconds=10)
     notes: list[str] = []
     assert wanted(model, notes=notes).sources == ("newer",)
-    assert notes == ["Ranges: calibration/a.ranges.json, of 1 images from newer (max)."]
+    assert notes == ["Ranges: calibration/a.ranges.json, from 1 images of newer (max)."]
 
 
 def test_damaged_ranges_in_the_folder_are_passed_over_and_named(model):
@@ -122,9 +121,9 @@ def test_damaged_ranges_in_the_folder_are_passed_over_and_named(model):
     Path("calibration/cut.ranges.json").write_text(colour_ranges(model).to_json()[:-20])
     notes: list[str] = []
     assert wanted(model, notes=notes).sha256 == colour_ranges(model).sha256
-    passed, credit = notes
-    assert passed.startswith("Passed over: calibration/cut.ranges.json is no ranges file")
-    assert "good.ranges.json" in credit
+    ignored, source = notes
+    assert "calibration/cut.ranges.json" in ignored
+    assert "good.ranges.json" in source
 
 
 def test_what_else_lies_in_the_folder_is_not_taken_for_ranges(model):
@@ -171,7 +170,7 @@ def test_random_weights_are_calibrated_on_generated_images_which_is_noted(random
     assert found.choice is None  # a choice by accuracy would say nothing
     (sentence,) = notes
     assert "Random weights" in sentence
-    assert "latency alone" in sentence
+    assert "not accuracy" in sentence
 
 
 def test_random_weights_have_ranges_of_their_own_found(random):
@@ -182,23 +181,22 @@ def test_random_weights_have_ranges_of_their_own_found(random):
 def test_generated_images_for_trained_weights_are_noted(model):
     notes: list[str] = []
     wanted(model, data="generated", notes=notes, method=named_method("max"))
-    assert notes == [
-        "Generated images stand in for real ones: expect less accuracy than with --data DIR.",
-        "Ranges: of 512 images from generated (max); deploykit calibrate keeps such in a file.",
-    ]
+    warning, source = notes
+    assert "expect less accuracy" in warning
+    assert "512 images of generated (max)" in source
 
 
 def test_generated_images_for_random_weights_are_as_good_as_others(random):
     notes: list[str] = []
     wanted(random, data="generated", notes=notes, method=named_method("max"))
-    assert not any("stand in for real ones" in note for note in notes)
+    assert not any("expect less accuracy" in note for note in notes)
 
 
 def test_images_that_can_not_be_used_are_refused(model):
-    with pytest.raises(DeployError, match="no folder nowhere"):
+    with refuses("file-not-found"):
         wanted(model, data="nowhere")
     Path("images/a/0.png").write_bytes(b"no image")
-    with pytest.raises(DeployError, match=r"0\.png"):
+    with refuses("image-unreadable"):
         wanted(model, data="images")
     assert wanted(model, data="images", skip_bad=True).images == 4
 
@@ -211,7 +209,7 @@ def test_preprocessing_asked_for_is_not_silently_that_of_the_ranges(model):
     assert wanted(model, ranges=Path("mine.json"), overrides=same).sources == ("by hand",)
     with refuses("ranges-preprocessing-mismatch") as caught:
         wanted(model, ranges=Path("mine.json"), overrides=other)
-    assert "--data" in caught.value.fix or "leave" in caught.value.fix
+    assert "--data" in caught.value.fix
 
 
 def test_for_sensitivity_ranges_are_given_found_or_measured(model):

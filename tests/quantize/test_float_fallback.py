@@ -42,25 +42,25 @@ LAYERS = placement_of(
 def test_the_loudest_for_its_work_goes_first():
     # Noise over work: a 5e-4, b 1e-3, c 2.5e-4, d 4e-4, rest 1.2e-5. 80 may go: b and a; then d no longer
     # fits, and neither does c.
-    rest, left_out = choose_float_fallback(
+    rest, fallback = choose_float_fallback(
         LAYERS, noise_of(a=0.01, b=0.03, c=0.01, d=0.02, rest=0.01), float_budget=0.08
     )
-    assert left_out.outputs == ("b", "a")
+    assert fallback.outputs == ("b", "a")
     assert [node.output for node in rest.products] == ["c", "d", "rest"]
-    assert left_out.macs_share == pytest.approx(0.05)
-    assert left_out.noise_share == pytest.approx(0.04 / 0.08)
+    assert fallback.macs_share == pytest.approx(0.05)
+    assert fallback.noise_share == pytest.approx(0.04 / 0.08)
 
 
 def test_the_order_is_by_noise_over_work_and_not_by_noise():
     # d makes most noise, and costs five times a's work: a goes, and d does not fit beside it.
-    _, left_out = choose_float_fallback(LAYERS, noise_of(a=0.02, d=0.03), float_budget=0.06)
-    assert left_out.outputs == ("a",)
+    _, fallback = choose_float_fallback(LAYERS, noise_of(a=0.02, d=0.03), float_budget=0.06)
+    assert fallback.outputs == ("a",)
 
 
 def test_what_no_longer_fits_is_passed_over_for_what_does():
     # By noise over work: c, d, a. c takes 40 of 65; d (50) would be too much, a (20) fits.
-    _, left_out = choose_float_fallback(LAYERS, noise_of(c=0.06, d=0.06, a=0.01), float_budget=0.065)
-    assert left_out.outputs == ("c", "a")
+    _, fallback = choose_float_fallback(LAYERS, noise_of(c=0.06, d=0.06, a=0.01), float_budget=0.065)
+    assert fallback.outputs == ("c", "a")
 
 
 @pytest.mark.parametrize(
@@ -75,35 +75,35 @@ def test_what_no_longer_fits_is_passed_over_for_what_does():
     ],
 )
 def test_no_more_work_is_left_out_than_may_be(float_budget, outputs):
-    rest, left_out = choose_float_fallback(
+    rest, fallback = choose_float_fallback(
         LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1), float_budget=float_budget
     )
-    assert left_out.outputs == outputs
-    assert left_out.macs_share <= float_budget
-    assert LAYERS.int8_share - rest.int8_share == pytest.approx(left_out.macs_share)
+    assert fallback.outputs == outputs
+    assert fallback.macs_share <= float_budget
+    assert LAYERS.int8_share - rest.int8_share == pytest.approx(fallback.macs_share)
 
 
 def test_the_default_leaves_out_a_tenth_at_most():
     assert DEFAULT_FLOAT_BUDGET == 0.1
-    _, left_out = choose_float_fallback(LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1))
-    assert left_out.outputs == ("a", "b", "c")
+    _, fallback = choose_float_fallback(LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1))
+    assert fallback.outputs == ("a", "b", "c")
 
 
 def test_however_much_may_go_three_quarters_of_the_work_stay_in_int8():
     even = placement_of(*(product(f"p{number}", 100) for number in range(10)))
     noise = noise_of(**{f"p{number}": 0.1 for number in range(10)})
-    rest, left_out = choose_float_fallback(even, noise, float_budget=1.0)
+    rest, fallback = choose_float_fallback(even, noise, float_budget=1.0)
     assert FALLBACK_MIN_INT8_SHARE == 0.75
-    assert len(left_out.outputs) == 2
+    assert len(fallback.outputs) == 2
     assert rest.int8_share == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("in_int8", [750, 740, 100])
 def test_nothing_is_left_out_where_little_is_in_int8(in_int8):
     small = placement_of(product("a", 1), product("rest", in_int8 - 1))
-    rest, left_out = choose_float_fallback(small, noise_of(a=0.5, rest=0.1))
+    rest, fallback = choose_float_fallback(small, noise_of(a=0.5, rest=0.1))
     assert rest is small
-    assert left_out == FloatFallback()
+    assert fallback == FloatFallback()
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_nothing_is_left_out_where_little_is_in_int8(in_int8):
     ids=["not measured", "silent", "of others"],
 )
 def test_without_noise_nothing_is_left_out(noise):
-    rest, left_out = choose_float_fallback(LAYERS, noise)
+    rest, fallback = choose_float_fallback(LAYERS, noise)
     assert rest is LAYERS
-    assert left_out == FloatFallback(outputs=(), macs_share=0, noise_share=0)
+    assert fallback == FloatFallback(outputs=(), macs_share=0, noise_share=0)
 
 
 def test_a_tensor_under_a_hundredth_of_the_noise_stays_in():
-    _, left_out = choose_float_fallback(LAYERS, noise_of(a=0.009, b=0.011, rest=0.98))
-    assert left_out.outputs == ("b",)
+    _, fallback = choose_float_fallback(LAYERS, noise_of(a=0.009, b=0.011, rest=0.98))
+    assert fallback.outputs == ("b",)
 
 
 def test_a_tensor_goes_with_all_that_read_it_and_their_work_counts_together():
@@ -129,9 +129,9 @@ def test_a_tensor_goes_with_all_that_read_it_and_their_work_counts_together():
     noise = {"x": ErrorSum(total=0.5, images=1), "rest.in": ErrorSum(total=0.1, images=1)}
     _, too_much = choose_float_fallback(shared, noise, float_budget=0.05)
     assert too_much == FloatFallback()
-    rest, left_out = choose_float_fallback(shared, noise, float_budget=0.08)
-    assert left_out.outputs == ("left", "right")
-    assert left_out.macs_share == pytest.approx(0.07)
+    rest, fallback = choose_float_fallback(shared, noise, float_budget=0.08)
+    assert fallback.outputs == ("left", "right")
+    assert fallback.macs_share == pytest.approx(0.07)
     assert [node.output for node in rest.products] == ["rest"]
 
 
@@ -142,8 +142,8 @@ def test_what_else_reads_the_tensor_in_int8_goes_back_to_float_with_it():
         Carried(tensor="other", output="gate", position=0),
     )
     placement = placement_of(product("a", 20), product("rest", 900), carried=sums)
-    rest, left_out = choose_float_fallback(placement, noise_of(a=0.5, rest=0.01))
-    assert left_out.outputs == ("a", "sum")
+    rest, fallback = choose_float_fallback(placement, noise_of(a=0.5, rest=0.01))
+    assert fallback.outputs == ("a", "sum")
     assert rest.carried == sums[2:]
 
 
@@ -152,20 +152,20 @@ def test_what_is_only_carried_is_noise_and_no_candidate():
     carried = (Carried(tensor="map", output="gate", position=0),)
     placement = placement_of(product("a", 20), product("rest", 900), carried=carried)
     noise = noise_of(a=0.1, rest=0.1) | {"map": ErrorSum(total=0.8, images=1)}
-    rest, left_out = choose_float_fallback(placement, noise)
-    assert left_out.outputs == ("a",)
-    assert left_out.noise_share == pytest.approx(0.1)
+    rest, fallback = choose_float_fallback(placement, noise)
+    assert fallback.outputs == ("a",)
+    assert fallback.noise_share == pytest.approx(0.1)
     assert rest.carried == carried
 
 
 def test_the_noise_of_tensors_that_are_not_in_the_placement_does_not_count():
-    _, left_out = choose_float_fallback(LAYERS, noise_of(a=0.1, rest=0.1) | noise_of(elsewhere=100.0))
-    assert left_out.noise_share == pytest.approx(0.5)
+    _, fallback = choose_float_fallback(LAYERS, noise_of(a=0.1, rest=0.1) | noise_of(elsewhere=100.0))
+    assert fallback.noise_share == pytest.approx(0.5)
 
 
 def test_errors_are_compared_by_image():
     """Sums over more images are larger, and mean no more."""
     noise = {"a.in": ErrorSum(total=1, images=10), "b.in": ErrorSum(total=2, images=100)}
-    _, left_out = choose_float_fallback(LAYERS, noise, float_budget=0.03)
-    assert left_out.outputs == ("a",)
-    assert left_out.noise_share == pytest.approx(0.1 / 0.12)
+    _, fallback = choose_float_fallback(LAYERS, noise, float_budget=0.03)
+    assert fallback.outputs == ("a",)
+    assert fallback.noise_share == pytest.approx(0.1 / 0.12)

@@ -103,7 +103,8 @@ def test_every_step_is_reported(spiky):
     path, ranges, held_out = spiky
     model, seen = read_model(path), []
     choose_method(model, place(model, "all-conv"), ranges, held_out, progress=lambda *each: seen.append(each))
-    assert seen == [(done, len(CANDIDATE_METHODS) + 2) for done in range(1, len(CANDIDATE_METHODS) + 3)]
+    total = len(CANDIDATE_METHODS) + 2
+    assert seen == [("choosing ranges", done, total) for done in range(1, total + 1)]
 
 
 def test_where_no_method_makes_an_error_the_first_is_taken(tmp_path):
