@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
+from fake_clock import FakeClock
 from refusals import refuses
-from stage import Stage
 
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, Samples, run_offline, run_sequential, run_single_stream
 from deploykit.util.errors import DeployError
@@ -15,7 +15,7 @@ WARM_UP_CALLS = 10  # two windows of five, where nothing gets faster
 
 
 def measure(latencies_ms: Iterable[float], *, seconds: float = 1.0, samples: int = 10, **options) -> Samples:
-    stage = Stage(latencies_ms)
+    stage = FakeClock(latencies_ms)
     found = run_single_stream(
         stage.call, batch=1, seconds=seconds, samples=samples, clock=stage.clock, **options
     )
@@ -55,7 +55,7 @@ def test_an_engine_that_never_settles_is_measured_after_ten_seconds():
 
 def test_slow_calls_are_measured_often_enough_whatever_the_time():
     assert len(measure(itertools.repeat(2000.0), seconds=1, samples=25).latency_ms) == 25
-    stage = Stage(itertools.repeat(2000.0))
+    stage = FakeClock(itertools.repeat(2000.0))
     found = run_single_stream(stage.call, batch=1, seconds=1, clock=stage.clock)
     assert len(found.latency_ms) == DEFAULT_SAMPLES == 100
 
@@ -75,7 +75,7 @@ def test_progress_rises_to_one():
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_no_time_to_measure_in_is_refused_before_anything_runs(seconds):
-    stage = Stage([])
+    stage = FakeClock([])
     with refuses("invalid-duration"):
         run_single_stream(stage.call, batch=1, seconds=seconds, clock=stage.clock)
     assert stage.calls == 0
@@ -97,11 +97,11 @@ def test_an_error_in_the_call_is_passed_on():
 @pytest.mark.parametrize("samples", [0, -1, 10**9])
 def test_no_samples_to_measure_are_refused(samples):
     with refuses("invalid-sample-count"):
-        run_single_stream(Stage([]).call, batch=1, samples=samples)
+        run_single_stream(FakeClock([]).call, batch=1, samples=samples)
 
 
 def test_calls_that_time_themselves_are_measured_for_as_long_by_the_clock():
-    stage = Stage(itertools.repeat(10.0))
+    stage = FakeClock(itertools.repeat(10.0))
     numbers = itertools.count(1)
 
     def sample() -> float:
@@ -117,7 +117,7 @@ def test_calls_that_time_themselves_are_measured_for_as_long_by_the_clock():
 
 
 def test_warming_up_lasts_ten_seconds_at_most_whatever_the_samples_say():
-    stage = Stage(itertools.repeat(10.0))
+    stage = FakeClock(itertools.repeat(10.0))
     shrinking = (0.9**index for index in itertools.count())
 
     def sample() -> float:
@@ -150,7 +150,7 @@ def test_calls_run_at_once_and_throughput_is_of_all_of_them():
 
 
 def test_one_call_in_flight_is_one_after_another():
-    stage = Stage(itertools.repeat(10.0))
+    stage = FakeClock(itertools.repeat(10.0))
     found = run_offline(stage.call, batch=8, in_flight=1, seconds=1, clock=stage.clock)
     assert found.latency_ms == pytest.approx([10] * 100, abs=1e-6)
 
@@ -168,7 +168,7 @@ def test_an_error_in_one_of_the_calls_ends_all():
 
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_what_would_fill_more_than_a_record_is_refused_after_warming_up(in_flight):
-    stage = Stage(itertools.repeat(0.05 * in_flight))
+    stage = FakeClock(itertools.repeat(0.05 * in_flight))
     with refuses("too-many-samples") as caught:
         run_offline(stage.call, batch=1, in_flight=in_flight, seconds=60, clock=stage.clock)
     assert stage.calls == 10

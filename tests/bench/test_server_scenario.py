@@ -8,15 +8,15 @@ from math import factorial
 
 import numpy as np
 import pytest
+from fake_clock import FakeClock
 from refusals import refuses
-from stage import Stage
 
 from deploykit.bench.server_scenario import Trial, run_server
 
 
 def serve(service_ms: Callable[[int], float], *, batch: int = 1, max_latency_ms: float, seconds: float = 60):
     """A server that takes so long for so many images, by a clock of its own."""
-    stage = Stage([])
+    stage = FakeClock([])
 
     def call(images: int) -> None:
         assert 1 <= images <= batch
@@ -119,7 +119,7 @@ def test_arrivals_are_poissons_at_the_rate_that_is_told():
 
 
 def test_a_bound_that_one_image_alone_breaks_is_told_right_after_warming_up():
-    stage = Stage(itertools.repeat(10.0))
+    stage = FakeClock(itertools.repeat(10.0))
     with refuses("latency-unattainable"):
         run_server(stage.call, batch=1, max_latency_ms=5, clock=stage.clock)
     assert stage.calls == 20
@@ -133,7 +133,7 @@ def test_a_bound_that_only_queues_break_is_told_with_the_lowest_rate():
 
 def searched(search_seconds: float, **changes):
     """Of an engine that takes 100 ms, where a run of 1,000 images takes 140 s or more."""
-    stage, told = Stage(itertools.repeat(100.0)), []
+    stage, told = FakeClock(itertools.repeat(100.0)), []
     _, trials = run_server(
         stage.call,
         batch=1,

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from by_hand import constants_of
-from emulated_cpu import without_vnni
+from emulated_cpu import run_without_vnni
+from handmade_graphs import constants_of
 from onnx import helper, numpy_helper
 from qdq_graphs import (
     SHARED,
@@ -80,7 +80,7 @@ def test_without_vnni_the_worst_weights_saturate_as_they_are_and_not_once_they_a
     plain = plain_product()
     assert audit_kernels(plain).product_count("int8") == 1
     x = images(plain)
-    computed = without_vnni(cases | {"plain": (plain, x)}, tmp_path)
+    computed = run_without_vnni(cases | {"plain": (plain, x)}, tmp_path)
     for name, (model, each) in cases.items():
         assert np.allclose(computed[name], exactly(model, each), rtol=1e-5, atol=1e-6), name
     # Else this CPU is not what the test is about.

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from emulated_cpu import without_vnni
+from emulated_cpu import run_without_vnni
 from qdq_graphs import outputs
 
 from deploykit.accuracy.evaluate import evaluate_model
@@ -52,7 +52,7 @@ def test_the_artifacts_integer_kernels_compute_what_its_q_dq_says(trained, artif
 
 def test_without_vnni_a_trained_network_computes_the_same(trained, artifact, validation, tmp_path):
     x = trained.info.preprocessing.normalize(validation.pixels[:4])
-    computed = without_vnni({"artifact": (artifact, x)}, tmp_path)["artifact"]
+    computed = run_without_vnni({"artifact": (artifact, x)}, tmp_path)["artifact"]
     assert sqnr_db(computed, outputs(artifact, x, fuse_int8=False)) > 38
 
 

@@ -1,5 +1,5 @@
 import numpy as np
-from by_hand import graph_of, weight
+from handmade_graphs import graph_of, weight
 from onnx import helper
 from refusals import refuses
 from small_models import colour_blocks

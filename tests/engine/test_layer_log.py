@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from by_hand import graph_of, ranges_of, weight
+from handmade_graphs import graph_of, ranges_of, weight
 from onnx import ModelProto, helper
 
 from deploykit.engine.audit.audit import Audit, Traffic

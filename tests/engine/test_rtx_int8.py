@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-from by_hand import constants_of, graph_of, ranges_of, run_unfused
+from handmade_graphs import constants_of, graph_of, ranges_of, run_unfused
 from onnx import ModelProto, helper
 
 from deploykit.data.images.open import open_images

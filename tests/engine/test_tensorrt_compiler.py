@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from by_hand import graph_of, ranges_of
+from handmade_graphs import graph_of, ranges_of
 from onnx import ModelProto, helper
 from refusals import refuses
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from by_hand import graph_of, weight
+from handmade_graphs import graph_of, weight
 from onnx import helper
 
 from deploykit.engine.audit.work import Work, name_nodes, nearest_product, work_of

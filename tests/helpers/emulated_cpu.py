@@ -1,4 +1,4 @@
-"""A CPU without VNNI, emulated."""
+"""Run models on an emulated CPU without VNNI."""
 
 import os
 import shutil
@@ -26,11 +26,13 @@ for path in Path(sys.argv[1]).glob("*.onnx"):
 """
 
 
-def without_vnni(cases: dict[str, tuple[onnx.ModelProto, np.ndarray]], folder: Path) -> dict[str, np.ndarray]:
-    """Fused outputs as an emulated Haswell computes them, which has AVX2 and no VNNI."""
+def run_without_vnni(
+    cases: dict[str, tuple[onnx.ModelProto, np.ndarray]], folder: Path
+) -> dict[str, np.ndarray]:
+    """Return the outputs of models with fused INT8 on an emulated Haswell, which has AVX2 but no VNNI."""
     emulator = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
     if emulator is None:
-        pytest.skip("needs qemu-x86_64 to be a CPU without VNNI: apt-get install qemu-user")
+        pytest.skip("needs qemu-x86_64 to emulate a CPU without VNNI: apt-get install qemu-user")
     for name, (model, x) in cases.items():
         (folder / f"{name}.onnx").write_bytes(to_bytes(model))
         np.save(folder / f"{name}.x.npy", x)

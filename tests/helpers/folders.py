@@ -1,8 +1,8 @@
-"""What a test left on disk."""
+"""List the files that a test leaves on disk."""
 
 from pathlib import Path
 
 
 def files_in(folder: Path) -> set[str]:
-    """All files at any depth, by their paths from there."""
+    """Return the paths of all files in a folder at any depth, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

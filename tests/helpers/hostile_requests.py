@@ -1,4 +1,4 @@
-"""Requests that no client means: what is no HTTP, JSON that says nothing sensible, gRPC by hand."""
+"""Malformed and hostile requests: broken HTTP, meaningless JSON, hand-written gRPC."""
 
 import json
 
@@ -45,13 +45,13 @@ PARAMETERS = (
 
 
 def infer_body(name: str = "input", kind: str = "FP32", shape: tuple[int, ...] = (1, 3, 8, 8)) -> bytes:
-    """A request of KServe's v2 protocol, all zeros."""
+    """Return a request of KServe's v2 protocol with all-zero data."""
     data = [0] * int(np.prod(shape))
     return json.dumps({"inputs": [{"name": name, "datatype": kind, "shape": shape, "data": data}]}).encode()
 
 
 def nonsense(random: np.random.Generator) -> bytes:
-    """Sound JSON, much like a request."""
+    """Return valid JSON that resembles a request."""
 
     def pick(*groups: tuple) -> object:
         values = [value for group in groups for value in group]
@@ -86,7 +86,7 @@ def nonsense(random: np.random.Generator) -> bytes:
 
 
 def fuzzed(model: str, random: np.random.Generator, at: int) -> bytes:
-    """Garbage, a request that was altered or cut short, a path or a header that nobody writes."""
+    """Return garbage, a modified or truncated request, or one with an unusual path or header."""
     body = infer_body()
     head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
     whole = head.encode() + body
@@ -111,7 +111,7 @@ def _altered(text: bytes, random: np.random.Generator) -> bytes:
 
 
 def begun_call(name: str, stream: int) -> bytes:
-    """The head of one of Triton's calls over gRPC."""
+    """Return the headers of one of Triton's gRPC calls."""
     fields = {
         ":method": "POST",
         ":scheme": "http",

@@ -1,21 +1,21 @@
-"""Q/DQ graphs of one product, by hand, and what exact integers make of them."""
+"""Q/DQ graphs of one product, and their outputs in exact integer arithmetic."""
 
-import by_hand
+import handmade_graphs
 import numpy as np
 import onnx
-from by_hand import constants_of
+from handmade_graphs import constants_of
 from onnx import helper
 
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 
 SIDE_PX = 6
-# Steps in hand-made graphs are powers of two, so that float sums are exact and round alike in any order.
+# Steps are powers of two, so that float sums are exact and round the same in any order.
 STEP = np.float32(2.0**-4)  # of activations
 
 
 def graph_of(nodes, constants, *, y: list[int], x: list[int]) -> onnx.ModelProto:
-    return by_hand.graph_of(nodes, constants, takes={"x": tuple(x)}, gives={"y": tuple(y)})
+    return handmade_graphs.graph_of(nodes, constants, takes={"x": tuple(x)}, gives={"y": tuple(y)})
 
 
 def activation_pair(name: str) -> list:
@@ -43,7 +43,7 @@ SHARED = {"step": STEP, "zero": np.int8(0)}
 
 
 def convolution(values: np.ndarray, *, bias: np.ndarray | None = None, **attributes) -> onnx.ModelProto:
-    """A symmetric Q/DQ convolution of x by int8 values (outputs, inputs, height, width)."""
+    """Build a symmetric Q/DQ convolution of x with int8 values, (outputs, inputs, height, width)."""
     constants = SHARED | weight_constants("w", values) | ({} if bias is None else {"b": bias})
     reads = ["x_dq", "w", *([] if bias is None else ["b"])]
     nodes = [*activation_pair("x"), *weight_pair("w"), helper.make_node("Conv", reads, ["y"], **attributes)]
@@ -54,7 +54,7 @@ def convolution(values: np.ndarray, *, bias: np.ndarray | None = None, **attribu
 
 
 def linear(values: np.ndarray, *, op: str = "Gemm", transposed: int = 1) -> onnx.ModelProto:
-    """A symmetric Q/DQ linear layer of x by int8 values (outputs, inputs)."""
+    """Build a symmetric Q/DQ linear layer of x with int8 values, (outputs, inputs)."""
     stored, axis = (values, 0) if transposed else (values.T, 1)
     constants = SHARED | weight_constants("w", stored, axis=axis)
     attributes = {"transB": transposed} if op == "Gemm" else {}
@@ -67,7 +67,7 @@ def linear(values: np.ndarray, *, op: str = "Gemm", transposed: int = 1) -> onnx
 
 
 def extremes(outputs: int, inputs: int) -> np.ndarray:
-    """The weights that saturate most: one sign, signs by turns, signs at random, and one value anywhere."""
+    """Return the weights that saturate most: one sign, alternating signs, random signs, random values."""
     generator = np.random.default_rng(0)
     values = generator.choice([-127, 127], (outputs, inputs))
     values[0], values[1], values[2] = 127, -127, np.resize([127, -127], inputs)
@@ -76,12 +76,12 @@ def extremes(outputs: int, inputs: int) -> np.ndarray:
 
 
 def quiet(*shape: int) -> np.ndarray:
-    """Weights of which no two add to more than 128: they needn't change."""
+    """Return weights of which no two add up to more than 128, so that they need no change."""
     return np.random.default_rng(1).integers(-64, 65, shape)
 
 
 def images(model, *, count: int = 3) -> np.ndarray:
-    """Activations of which half are at an end of their range, and some beyond."""
+    """Return activations, half of them at an end of their range and some beyond."""
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim][1:]
     generator = np.random.default_rng(2)
     x = generator.uniform(-130, 130, (count, *shape)) * STEP
@@ -96,7 +96,7 @@ def outputs(model, x: np.ndarray, *, fuse_int8: bool) -> np.ndarray:
 
 
 def exactly(model, x: np.ndarray) -> np.ndarray:
-    """What a respelled graph of one product says, in exact integer arithmetic."""
+    """Return the outputs of a lowered graph of one product, in exact integer arithmetic."""
     constants = constants_of(model)
     makers = {node.output[0]: node for node in model.graph.node}
     (quantize,) = (node for node in model.graph.node if node.op_type == "QuantizeLinear")

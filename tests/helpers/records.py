@@ -1,4 +1,4 @@
-"""Records as if measured, for tests of what is made of them."""
+"""Build records as if they had been measured."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ STARTED = "2026-01-02T03:04:05.678+00:00"
 def engine(
     *, phi: float | None = 0.0, scale: Scale | None = None, precision="fp32", **changes
 ) -> MeasuredEngine:
-    """The member at phi, or B0 at a scale."""
+    """Return the member at phi, or B0 at a scale."""
     scale = scale or scale_for(phi or 0.0)
     phi = None if scale != scale_for(phi or 0.0) else phi
     name = f"phi{phi:g}" if phi is not None else f"d{scale.depth:g}w{scale.width:g}s{scale.side_px}"
@@ -50,7 +50,7 @@ def engine(
 
 
 def latency(of: MeasuredEngine, median_ms: float, *, scenario="single-stream", batch=1, **changes) -> Record:
-    """With a median of exactly that."""
+    """Return a latency record whose median is exactly median_ms."""
     samples = median_ms * np.exp(0.02 * np.linspace(-2, 2, 201) ** 3)
     np.random.default_rng(0).shuffle(samples)
     record = Record(

@@ -1,4 +1,4 @@
-"""A Triton to serve with, engines small enough for it, and images that each have an answer of their own."""
+"""A Triton server, small engines for it, and images with distinct outputs."""
 
 import io
 from dataclasses import replace
@@ -30,7 +30,7 @@ def options(**others) -> ServerOptions:
 
 
 def python() -> Path | None:
-    """What runs models in Triton: the one that make sets apart, where it did."""
+    """Return the interpreter of Triton's environment, which `make` creates, or None."""
     return APART if APART.is_file() else None
 
 
@@ -42,7 +42,7 @@ def triton() -> TritonInstallation:
 
 
 def colours(folder: Path, *, max_batch: int = 32, labels: tuple[str, ...] | None = None) -> Path:
-    """An engine whose logits are an image's mean red, green and blue."""
+    """Build an engine whose logits are an image's mean red, green and blue."""
     model = colour_blocks(folder / "colours.onnx")
     batch = BatchRange(min=1, opt=8, max=max_batch)
     path = build_engine(onnx=model, gpu="cpu", batches=[batch], output=folder / "colours.cpu.onnx").path
@@ -54,13 +54,13 @@ def colours(folder: Path, *, max_batch: int = 32, labels: tuple[str, ...] | None
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hashes by name, of all files below it."""
+    """Return the SHA-256 of every file in a folder at any depth."""
     files = sorted(each for each in folder.rglob("*") if each.is_file())
     return {str(each.relative_to(folder)): file_sha256(each) for each in files}
 
 
 def flat_images(count: int, *, seed: int = 0) -> np.ndarray:
-    """Each of one colour, so that its means are that colour whatever it is run together with."""
+    """Return images of one colour each, whose logits equal that colour in any batch."""
     colour = np.random.default_rng(seed).random((count, 3, 1, 1), np.float32)
     return np.ascontiguousarray(np.broadcast_to(colour, (count, 3, SIDE_PX, SIDE_PX)))
 

@@ -16,18 +16,18 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 from deploykit.util.atomic_files import file_sha256
 
-# In the numbers that a file gives back.
+# As floats, which is how a file returns them.
 PREPROCESSING = replace(COLOURS_PREPROCESSING, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 BLOCKS = ("blocks.0", "blocks.1", "logits")
 SOUND = {"input": 1.0, "blocks.0.relu": 1.0, "flat": 1.0}
-"""What each tensor of colour_blocks reaches on images: nothing is clipped."""
+"""Maximum of each tensor of colour_blocks on images; with these ranges nothing is clipped."""
 MACS = {"blocks.0": 3 * 3 * SIDE_PX**2, "blocks.1": 3 * 3 * SIDE_PX**2, "logits": 3 * 3}
 
 
 def two_convolutions(
     path: Path, *, batch: int | str = "n", weight: float = 1.0, between: str = "Relu"
 ) -> Path:
-    """A 1x1 convolution that reads the image, an operator, and another that reads its outcome, `r`."""
+    """Write a 1x1 convolution of the image, an operator with output `r`, and another convolution of `r`."""
     weights = {
         "first": np.full((4, 3, 1, 1), weight, np.float32),
         "second": np.ones((2, 4, 1, 1), np.float32),
@@ -41,7 +41,7 @@ def two_convolutions(
 
 
 def colour_blocks(path: Path, *, random: bool = False) -> Path:
-    """A classifier whose logits are an image's mean red, green and blue; its blocks change nothing."""
+    """Write a classifier whose logits are an image's mean red, green and blue; its blocks are identities."""
     eye = np.eye(3, dtype=np.float32)
     weights = {"w0": eye[:, :, None, None], "w1": eye[:, :, None, None], "w2": eye}
     nodes = [
@@ -58,7 +58,7 @@ def colour_blocks(path: Path, *, random: bool = False) -> Path:
 
 
 def colour_ranges(model: Path, reach: Mapping[str, float] = SOUND) -> Ranges:
-    """Ranges of colour_blocks from 0 to what is given: below 1 it clips."""
+    """Return ranges of colour_blocks from 0 to the given maxima; below 1 they clip."""
     return Ranges(
         onnx_sha256=file_sha256(model),
         preprocessing=PREPROCESSING,
@@ -70,7 +70,7 @@ def colour_ranges(model: Path, reach: Mapping[str, float] = SOUND) -> Ranges:
 
 
 def archive(path: Path, count: int, *, side_px: int = 32, seed: int = 0) -> Path:
-    """Of random pixels, labelled 0."""
+    """Write an archive of images with random pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (count, side_px, side_px, 3)).astype(np.uint8)
     np.savez(path, images=pixels)
     return path

@@ -25,19 +25,26 @@ SQNR_DB = 10 * np.log10(5.16 / 0.36)
 
 
 def write_fp32(path: Path, *, info: ModelInfo | None = INFO, end: str | None = None, repeat: int = 1) -> Path:
-    """The model; end is an operator its logits go through, repeat how often the three classes come."""
+    """Write the model.
+
+    Args:
+        path: The file.
+        info: Its metadata.
+        end: An operator applied to the logits.
+        repeat: How often the three classes are repeated.
+    """
     return _write(path, [], info=info, end=end, repeat=repeat)
 
 
 def write_int8(path: Path, *, of: Path | None, stamped: bool = True) -> Path:
-    """The model with its logits rounded to integers by Q/DQ."""
+    """Write the model with its logits rounded to integers by Q/DQ."""
     sha256 = "0" * 64 if of is None else file_sha256(of)
     info = INFO.derive(precision="int8", onnx_sha256=sha256) if stamped else None
     return _write(path, ["QuantizeLinear", "DequantizeLinear"], info=info)
 
 
 def write_images(folder: Path, *, labelled: bool = True, classes: tuple[str, ...] = ("a", "b", "c")) -> Path:
-    """The five images, one folder a class or flat."""
+    """Write the five images, in one folder per class or flat."""
     for name in classes if labelled else ():
         (folder / name).mkdir(parents=True)
     folder.mkdir(exist_ok=True)
@@ -53,7 +60,7 @@ def _write(
     nodes = [
         helper.make_node("GlobalAveragePool", ["input"], ["means"]),
         helper.make_node("Flatten", ["means"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "identity"], ["same"]),  # an engine is to have a product
+        helper.make_node("MatMul", ["flat", "identity"], ["same"]),  # an engine needs a matrix product
         helper.make_node("Concat", ["same"] * repeat, ["logits0"], axis=1),
     ]
     for kind in rounding:

@@ -1,4 +1,4 @@
-"""Models of timm, torchvision and effdet, which know the networks here by their own code."""
+"""Models of timm, torchvision and effdet: independent implementations of the networks."""
 
 from functools import cache
 from typing import Any
@@ -9,27 +9,27 @@ import torch
 
 @cache
 def _timm() -> Any:
-    """timm imports torchvision, whose operators are not there where torch has no CUDA."""
+    """Import timm, which needs torchvision's operators; they are missing for a torch without CUDA."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _timm.library = library  # it lives as long as its definitions shall
+        _timm.library = library  # keeps the definitions alive
     import timm
 
     return timm
 
 
 def timm_model(name: str, *, classes: int = 1000) -> torch.nn.Module:
-    """With random weights, statistics of batch norms among them."""
+    """Return a model of timm with random weights and batch-norm statistics."""
     torch.manual_seed(0)
     return random_norms(_timm().create_model(name, num_classes=classes).eval())
 
 
 def torchvision_model(name: str, *, classes: int = 1000) -> torch.nn.Module:
-    """The same of torchvision's."""
+    """Return a model of torchvision with random weights and batch-norm statistics."""
     _timm()
     import torchvision
 
@@ -38,7 +38,7 @@ def torchvision_model(name: str, *, classes: int = 1000) -> torch.nn.Module:
 
 
 def effdet_model(name: str, *, side_px: int, classes: int = 90) -> torch.nn.Module:
-    """The same of efficientdet-pytorch's, with random weights of fusion and biases too."""
+    """Return a model of efficientdet-pytorch with random weights, including fusion weights and biases."""
     _timm()
     import effdet
 
@@ -51,7 +51,7 @@ def effdet_model(name: str, *, side_px: int, classes: int = 90) -> torch.nn.Modu
         if path.endswith("edge_weights"):
             torch.nn.init.uniform_(parameter, -0.3, 1.5)
         elif path.endswith("predict.conv_pw.weight"):
-            parameter.data *= 4  # so that scores and sizes differ much
+            parameter.data *= 4  # spreads scores and sizes
         elif path.endswith("bias") and "conv" in path.split(".")[-2]:
             torch.nn.init.normal_(parameter, std=0.1)
     return model
@@ -61,7 +61,7 @@ def random_norms(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.4, 0.8)  # larger ones let residual sums explode
+            torch.nn.init.uniform_(module.weight, 0.4, 0.8)  # larger weights make residual sums explode
             torch.nn.init.normal_(module.bias, std=0.1)
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.8, 1.2)

@@ -1,17 +1,17 @@
-"""Waiting for what other threads and processes do."""
+"""Wait for other threads and processes."""
 
 import time
 from collections.abc import Callable
 
 PATIENCE_S = 120.0
-"""Far longer than anything here takes on a busy machine; a test that runs into it fails."""
+"""A time limit far beyond what a busy machine needs; a test that reaches it fails."""
 
 
 def wait_for(holds: Callable[[], object], *, every_s: float = 0.05) -> None:
-    """Comes back once that holds.
+    """Return once the condition holds.
 
     Raises:
-        TimeoutError: it still doesn't after PATIENCE_S.
+        TimeoutError: The condition does not hold after PATIENCE_S.
     """
     end = time.monotonic() + PATIENCE_S
     while not holds():

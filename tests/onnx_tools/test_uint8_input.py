@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from by_hand import graph_of
+from handmade_graphs import graph_of
 from onnx import helper
 from small_models import archive
 

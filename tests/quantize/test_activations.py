@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from by_hand import graph_of, weight
+from handmade_graphs import graph_of, weight
 from onnx import helper
 from PIL import Image
 from refusals import refuses

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from by_hand import graph_of, weight
+from handmade_graphs import graph_of, weight
 from onnx import helper, numpy_helper
 
 from deploykit.quantize.graph_facts import GraphFacts

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from by_hand import graph_of, weight
+from handmade_graphs import graph_of, weight
 from onnx import helper, numpy_helper
 from refusals import refuses
 

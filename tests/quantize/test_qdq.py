@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from by_hand import constants_of, graph_of, ranges_of, run_unfused
+from handmade_graphs import constants_of, graph_of, ranges_of, run_unfused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from by_hand import graph_of, weight
+from handmade_graphs import graph_of, weight
 from onnx import helper
 from refusals import refuses
 from small_models import colour_blocks, colour_ranges

@@ -1,12 +1,12 @@
-"""A clock of a test's own."""
+"""A simulated clock."""
 
 from collections.abc import Iterable
 
 from deploykit.bench.scenarios import Clock
 
 
-class Stage:
-    """A clock, and a call that takes the next of these latencies by it."""
+class FakeClock:
+    """A clock, and a call that advances it by the next of the given latencies."""
 
     def __init__(self, latencies_ms: Iterable[float]) -> None:
         self.now_s = 0.0

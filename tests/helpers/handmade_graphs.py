@@ -1,4 +1,4 @@
-"""Graphs as from elsewhere, whose nodes have no names, and ranges that nobody measured."""
+"""Build graphs like those of other tools, with unnamed nodes, and ranges without measuring."""
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ def graph_of(
     takes: dict[str, tuple[int, ...]],
     gives: dict[str, tuple[int, ...] | None],
 ) -> onnx.ModelProto:
-    """A model whose inputs and outputs have these shapes, after the batch; None for any."""
+    """Build a model whose inputs and outputs have these shapes after the batch; None for any shape."""
 
     def described(name: str, shape: tuple[int, ...] | None) -> onnx.ValueInfoProto:
         dims = None if shape is None else ["n", *shape]
@@ -44,7 +44,7 @@ def graph_of(
 
 
 def ranges_of(bounds: dict[str, Bound]) -> Ranges:
-    """Tensors that were seen to reach from low to high; one number stands for both sides of zero."""
+    """Build ranges from low to high for each tensor; a single number means a range symmetric about zero."""
     pairs = {name: each if isinstance(each, tuple) else (-each, each) for name, each in bounds.items()}
     return Ranges(
         onnx_sha256="0" * 64,
@@ -61,7 +61,7 @@ def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def run_unfused(model: onnx.ModelProto, feeds: dict[str, np.ndarray], *names: str) -> list[np.ndarray]:
-    """These tensors, or the model's outputs, by the arithmetic that TensorRT does."""
+    """Return these tensors, by default the outputs, computed with TensorRT's arithmetic."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     already = {value.name for value in model.graph.output}
