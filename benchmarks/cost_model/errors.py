@@ -8,7 +8,7 @@ import numpy as np
 
 from cost_model.fit import fit, log_ratios
 from cost_model.published import Row, of_tensorrt
-from deploykit.planning.cost_model.cost_model import CONFIDENCE
+from deploykit.planning.cost_model.fitted_model import INTERVAL_CONFIDENCE
 
 HeldOut = tuple[Row, float]
 """A row and log(published / predicted) under a fit that never saw it."""
@@ -60,7 +60,7 @@ def interval(pairs: Iterable[HeldOut]) -> tuple[float, float]:
     weights = np.array([1 / cases[_case(row)] for row, _ in pairs])
     ratios = np.array([ratio for _, ratio in pairs])
     below = np.cumsum(weights) / np.sum(weights)
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - INTERVAL_CONFIDENCE) / 2
     low = ratios[np.searchsorted(below, tail)]
     high = ratios[np.searchsorted(below, 1 - tail - 1e-9)]  # less the sum's rounding
     return math.floor(math.exp(low) * 1000) / 1000, math.ceil(math.exp(high) * 1000) / 1000

@@ -13,15 +13,10 @@ from numpy.typing import NDArray
 
 from cost_model.published import Row, network_of
 from deploykit.gpu_catalog.gpus import find_gpu
-from deploykit.planning.cost_model.cost_model import (
-    CHANNEL_GRANULE,
-    UNFUSED,
-    Parameters,
-    Rates,
-    stored_precision,
-    sustained_rates,
-)
-from deploykit.planning.cost_model.kernels import KERNEL_KINDS, kernel_counts
+from deploykit.planning.cost_model.cost_model import UNFUSED_ACTIVATIONS
+from deploykit.planning.cost_model.fitted_model import Parameters
+from deploykit.planning.cost_model.kernels import KERNEL_KINDS, count_kernels
+from deploykit.planning.cost_model.rates import CHANNEL_GRANULE, Rates, compute_rates, storage_precision
 from deploykit.util.types import Precision
 
 CONVERGED_LOG_STEP = 1e-7  # far below the four digits kept
@@ -76,13 +71,13 @@ class Work:
 
     def latencies_ms(self, parameters: Parameters) -> Vector:
         """What the model says where the rows have what was published; cost_model.batch_ms, of arrays."""
-        at = [sustained_rates(find_gpu(gpu), precision, parameters) for gpu, precision in self.targets]
+        at = [compute_rates(find_gpu(gpu), precision, parameters) for gpu, precision in self.targets]
 
         def each(fact: Callable[[Rates], float]) -> Vector:
             return np.array([fact(rates) for rates in at])[self.rates]
 
         flop_s = np.array([[rates.flop_s(kind) for kind in KERNEL_KINDS] for rates in at])
-        share = np.array([[rates.share(kind) for kind in KERNEL_KINDS] for rates in at])
+        share = np.array([[rates.cost_share(kind) for kind in KERNEL_KINDS] for rates in at])
         images = self.batch + each(lambda rates: rates.busy_outputs) / self.written
         compute_s = 2 * self.macs * images / flop_s[self.rates, self.kind]
         memory_s = self.moved * each(lambda rates: rates.element_bytes / rates.bytes_s)
@@ -114,9 +109,9 @@ def work_of(rows: tuple[Row, ...]) -> Work:
 @cache
 def _kernels_of(row: Row) -> Vector:
     """Kind, count, multiply-accumulates, elements moved an image, weights and outputs of each kernel."""
-    granule = CHANNEL_GRANULE[stored_precision(find_gpu(row.gpu), row.precision)]
-    found = kernel_counts(
-        network_of(row.family, row.network, row.side_px), unfused=UNFUSED, channel_granule=granule
+    granule = CHANNEL_GRANULE[storage_precision(find_gpu(row.gpu), row.precision)]
+    found = count_kernels(
+        network_of(row.family, row.network, row.side_px), unfused=UNFUSED_ACTIVATIONS, channel_granule=granule
     )
     return np.array(
         [

@@ -25,7 +25,7 @@ from cost_model.errors import (
 )
 from cost_model.fit import PRIOR_CENTRE, PRIOR_LOG_SPREAD, fit, log_ratios
 from cost_model.published import Row
-from deploykit.planning.cost_model.cost_model import Parameters
+from deploykit.planning.cost_model.fitted_model import Parameters
 
 Pairs = tuple[HeldOut, ...]
 LARGEST_BATCH = 64

@@ -13,9 +13,11 @@ from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.gpu_catalog.gpu_file import read_gpu_file
 from deploykit.gpu_catalog.gpus import Gpu, normalize_gpu_name, normalized_names, normalized_synonyms
 from deploykit.networks.scaling import AXES
-from deploykit.planning.fit.answer import Candidate, Fit
-from deploykit.planning.fit.fit import DEFAULT_PERCENTILE, fit_phi
-from deploykit.planning.latency_source import DEFAULT_FOLDER, Measured, absent_gpu
+from deploykit.planning.fit.fit import fit_phi
+from deploykit.planning.fit.notes import DEFAULT_PERCENTILE
+from deploykit.planning.fit.result import Candidate, FitResult
+from deploykit.planning.latency_source import DEFAULT_FOLDER, find_absent_gpu
+from deploykit.planning.measured_latency import MeasuredLatency
 from deploykit.util.errors import DeployError, NothingFitsError
 
 STOPPED = 130
@@ -136,9 +138,9 @@ def command(
             fix="name a file, as --plot fit.png",
         )
     if drawn is not None:
-        from deploykit.planning.fit.plot import require_drawable
+        from deploykit.planning.fit.plot import require_plottable
 
-        require_drawable(drawn)
+        require_plottable(drawn)
     if exports:
         from deploykit.engine.targets import resolve_target
 
@@ -155,7 +157,7 @@ def command(
     others |= targets | {"batch": _batch(batch), "axis": one_axis, "records": records}
     try:
         with phases("fitting") as progress:
-            fits = _fits(gpus, folder, **others, progress=progress)
+            fits = _fits(gpus, folder, **others, progress=lambda stage, done=0, total=None: progress(stage))
     except KeyboardInterrupt:
         print(f"stopped; {_kept(folder)}", file=sys.stderr)
         sys.exit(STOPPED)
@@ -168,13 +170,13 @@ def command(
         sys.exit(NothingFitsError.exit_code)
 
 
-def _fits(gpus: Sequence[str | Gpu], folder: Path, **others: Any) -> list[Fit]:
+def _fits(gpus: Sequence[str | Gpu], folder: Path, **others: Any) -> list[FitResult]:
     """One of each, in order; what refuses one of them is told before any is measured, which takes minutes."""
-    here = [each for each in gpus if not isinstance(each, Gpu) and absent_gpu(each) is None]
+    here = [each for each in gpus if not isinstance(each, Gpu) and find_absent_gpu(each) is None]
     if len(here) > 1:
         asked = None if others["precision"] == "best" else others["precision"]
         for each in here:
-            Measured(each, percentile=others["percentile"], folder=folder).precision_for(asked)
+            MeasuredLatency(each, percentile=others["percentile"], folder=folder).resolve_precision(asked)
     predictions_first = sorted(gpus, key=lambda each: each in here)
     fits = {
         # a folder is about those that are measured; without any, fit_phi refuses it
@@ -190,21 +192,21 @@ def _kept(folder: Path) -> str:
     return "no result was written"
 
 
-def _show(fits: list[Fit], files: Files, *, in_terminal: bool) -> None:
+def _show(fits: list[FitResult], files: Files, *, in_terminal: bool) -> None:
     """The answer before the files, whatever becomes of these."""
     if len(fits) > 1:
         print_fits(fits)
         return
     print_fit(fits[0])
     if in_terminal:
-        from deploykit.planning.fit.plot import in_the_terminal
+        from deploykit.planning.fit.plot import plot_in_terminal
 
-        print(in_the_terminal(fits[0]))
+        print(plot_in_terminal(fits[0]))
     for _, path in files:
         print(path)
 
 
-def _show_as_json(fits: list[Fit], files: Files) -> None:
+def _show_as_json(fits: list[FitResult], files: Files) -> None:
     """With those files that could be written, whatever becomes of the others."""
     written: dict[str, Path] = {}
     try:
@@ -214,19 +216,19 @@ def _show_as_json(fits: list[Fit], files: Files) -> None:
         print_json(plain[0] if len(plain) == 1 else plain)
 
 
-def _files(fit: Fit, gpu: str | Gpu, family: str, *, drawn: Path | None, exports: bool) -> Files:
+def _files(fit: FitResult, gpu: str | Gpu, family: str, *, drawn: Path | None, exports: bool) -> Files:
     """Each as it is written, by what it is."""
     if drawn is not None:
-        from deploykit.planning.fit.plot import draw
+        from deploykit.planning.fit.plot import write_plot
 
-        draw(fit, drawn)
+        write_plot(fit, drawn)
         yield "plot", drawn
     if exports and fit.chosen is not None:
         yield from _exported(fit, fit.chosen, gpu, family)
 
 
-def _fields(fit: Fit) -> dict[str, object]:
-    chosen, hoped_for = (each.phi if each else None for each in (fit.chosen, fit.hoped_for))
+def _fields(fit: FitResult) -> dict[str, object]:
+    chosen, hoped_for = (each.phi if each else None for each in (fit.chosen, fit.borderline))
     return {
         "chosen_phi": chosen,
         "may_fit_phi": hoped_for,
@@ -235,12 +237,12 @@ def _fields(fit: Fit) -> dict[str, object]:
     }
 
 
-def _plain(fit: Fit) -> dict[str, object]:
+def _plain(fit: FitResult) -> dict[str, object]:
     candidates = [
         {**asdict(each), "fits": each.fits, "images_per_s": each.images_per_s} for each in fit.candidates
     ]
-    rival = None if fit.rival is None else _plain(fit.rival)
-    return {**asdict(fit), "precision": fit.precision, "candidates": candidates, "rival": rival}
+    alternative = None if fit.alternative is None else _plain(fit.alternative)
+    return {**asdict(fit), "precision": fit.precision, "candidates": candidates, "alternative": alternative}
 
 
 def _gpus(names: str, file: Path | None = None) -> Sequence[str | Gpu]:
@@ -276,8 +278,8 @@ def _batch(text: str) -> int | None:
         ) from error
 
 
-def _exported(fit: Fit, chosen: Candidate, gpu: str | Gpu, family: str) -> Files:
-    from deploykit.engine.build import build_engine
+def _exported(fit: FitResult, chosen: Candidate, gpu: str | Gpu, family: str) -> Files:
+    from deploykit.engine.pipeline import build_engine
     from deploykit.engine.shapes import BatchRange
     from deploykit.networks.export import export_onnx
     from deploykit.networks.member import choose_member

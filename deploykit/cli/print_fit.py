@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from deploykit.cli.number_format import apart, as_given, beside
 from deploykit.cli.output import note, print_table
 from deploykit.networks.scaling import format_phi
-from deploykit.planning.fit.answer import Candidate, Fit
+from deploykit.planning.fit.result import Candidate, FitResult
 
 
-def print_fit(fit: Fit) -> None:
+def print_fit(fit: FitResult) -> None:
     """One GPU's: a line a phi, the edge marked, and the answer."""
     predicted = any(each.latency.evidence == "predicted" for each in fit.candidates)
     how = [*(["predicted for TensorRT, with a 90 % interval"] if predicted else []), *_percentiles([fit])]
@@ -18,23 +18,23 @@ def print_fit(fit: Fit) -> None:
     print(_answer(fit))
     for sentence in _afterwards(fit):
         print(sentence)
-    for sentence in fit.remarks:
+    for sentence in fit.notes:
         note(sentence)
 
 
-def _afterwards(fit: Fit) -> Iterator[str]:
+def _afterwards(fit: FitResult) -> Iterator[str]:
     """What else there is to say."""
-    if fit.rival is not None:
-        yield _why(fit, fit.rival)
+    if fit.alternative is not None:
+        yield _why(fit, fit.alternative)
     yield from fit.advice
-    if fit.hoped_for is not None and not fit.optimistic:
-        yield _hope(fit, fit.hoped_for)
+    if fit.borderline is not None and not fit.optimistic:
+        yield _hope(fit, fit.borderline)
 
 
-def _hope(fit: Fit, hoped_for: Candidate) -> str:
+def _hope(fit: FitResult, borderline: Candidate) -> str:
     """With those targets that its expected figures meet and the ends of their intervals miss."""
-    goal, latency = fit.goal, hoped_for.latency
-    wanted_ms, wanted_rate = goal.max_latency_ms or 0, goal.min_images_per_s or 0
+    targets, latency = fit.targets, borderline.latency
+    wanted_ms, wanted_rate = targets.max_latency_ms or 0, targets.min_images_per_s or 0
     predicted = latency.evidence == "predicted"
     seen = "expected" if predicted else latency.evidence
     words = {
@@ -43,19 +43,19 @@ def _hope(fit: Fit, hoped_for: Candidate) -> str:
         "throughput": f"{beside(latency.images_per_s, wanted_rate, decimals=0)} images/s {seen}, "
         f"down to {beside(latency.low_images_per_s, wanted_rate, decimals=0)} images/s possible",
     }
-    stake = ", ".join(words[target] for target in hoped_for.misses)
+    stake = ", ".join(words[target] for target in borderline.misses)
     too = "" if fit.chosen is None else " too"
     how = "measure it there" if predicted else "measure it longer"
-    return f"phi {format_phi(hoped_for.phi)} may fit{too}: {stake}; {how} with deploykit bench."
+    return f"phi {format_phi(borderline.phi)} may fit{too}: {stake}; {how} with deploykit bench."
 
 
-def _percentiles(fits: list[Fit]) -> list[str]:
+def _percentiles(fits: list[FitResult]) -> list[str]:
     """Which one measured and recorded latencies are."""
     found = {each.latency.evidence for fit in fits for each in fit.candidates} - {"predicted"}
     return [f"{evidence}, p{fits[0].percentile:g}" for evidence in sorted(found)]
 
 
-def print_fits(fits: list[Fit]) -> None:
+def print_fits(fits: list[FitResult]) -> None:
     """Several GPUs': a line each."""
     how = "; ".join(["the largest phi that fits", *_percentiles(fits)])
     print(f"{fits[0].family}{_axis(fits[0])}: {how}")
@@ -87,16 +87,16 @@ def print_fits(fits: list[Fit]) -> None:
         note(remark if len(gpus) == len(fits) else f"{', '.join(gpus)}: {remark}")
 
 
-def _by_remark(fits: list[Fit]) -> dict[str, list[str]]:
+def _by_remark(fits: list[FitResult]) -> dict[str, list[str]]:
     """Which GPUs each is about."""
     found: dict[str, list[str]] = {}
     for fit in fits:
-        for remark in fit.remarks:
+        for remark in fit.notes:
             found.setdefault(remark, []).append(fit.gpu)
     return found
 
 
-def _print_candidates(fit: Fit, *, predicted: bool) -> None:
+def _print_candidates(fit: FitResult, *, predicted: bool) -> None:
     free = len({each.batch for each in fit.candidates}) > 1
     print_table(
         (
@@ -124,7 +124,7 @@ def _print_candidates(fit: Fit, *, predicted: bool) -> None:
     )
 
 
-def _verdict(each: Candidate, fit: Fit) -> str:
+def _verdict(each: Candidate, fit: FitResult) -> str:
     if each is fit.chosen:
         return "yes, the largest"
     if each.fits:
@@ -148,16 +148,16 @@ def _figures(each: Candidate, *, predicted: bool) -> tuple[str, ...]:
     )
 
 
-def _axis(fit: Fit) -> str:
+def _axis(fit: FitResult) -> str:
     return "" if fit.axis is None else f", {fit.axis} alone"
 
 
-def _batches(fit: Fit) -> str:
+def _batches(fit: FitResult) -> str:
     sizes = sorted({each.batch for each in fit.candidates})
     return f"batch {sizes[0]}" if len(sizes) == 1 else f"batch {sizes[0]} to {sizes[-1]}"
 
 
-def _answer(fit: Fit) -> str:
+def _answer(fit: FitResult) -> str:
     if fit.chosen is not None:
         at = "" if len({each.batch for each in fit.candidates}) == 1 else f", at batch {fit.chosen.batch}"
         return f"largest phi that fits: {format_phi(fit.chosen.phi)}{at}"
@@ -165,10 +165,10 @@ def _answer(fit: Fit) -> str:
     return f"nothing fits; the nearest miss is phi {format_phi(miss.phi)}: {_shortfall(miss, fit)}"
 
 
-def _shortfall(miss: Candidate, fit: Fit) -> str:
-    goal, latency = fit.goal, miss.latency
-    wanted_ms, wanted_rate = goal.max_latency_ms or 0, goal.min_images_per_s or 0
-    allowed_mb, wanted_percent = (goal.max_memory_bytes or 0) / 1e6, 100 * (goal.min_accuracy or 0)
+def _shortfall(miss: Candidate, fit: FitResult) -> str:
+    targets, latency = fit.targets, miss.latency
+    wanted_ms, wanted_rate = targets.max_latency_ms or 0, targets.min_images_per_s or 0
+    allowed_mb, wanted_percent = (targets.max_memory_bytes or 0) / 1e6, 100 * (targets.min_accuracy or 0)
     decisive_ms = latency.expected_ms if fit.optimistic else latency.high_ms
     rate = latency.images_per_s if fit.optimistic else latency.low_images_per_s
     memory_mb = beside(miss.memory_bytes / 1e6, allowed_mb, decimals=0)
@@ -186,7 +186,7 @@ def _shortfall(miss: Candidate, fit: Fit) -> str:
     return ", ".join(words[target] for target in miss.misses)
 
 
-def _why(fit: Fit, rival: Fit) -> str:
+def _why(fit: FitResult, rival: FitResult) -> str:
     better, other = fit.precision.upper(), rival.precision.upper()
     if fit.chosen is None:
         return f"{other} doesn't fit either."

@@ -6,8 +6,14 @@ import click
 
 from deploykit.cli.network_options import family_option
 from deploykit.cli.output import json_option, note, print_json, print_table, stages
-from deploykit.planning.search.grid import DEFAULT_STEP, DEFAULT_TOLERANCE
-from deploykit.planning.search.search import DEFAULT_GPU, PERCENTILE, Point, Search, search_scaling
+from deploykit.planning.search.coefficient_grid import DEFAULT_STEP, DEFAULT_TOLERANCE
+from deploykit.planning.search.search import (
+    DEFAULT_GPU,
+    SEARCH_PERCENTILE,
+    SearchPoint,
+    SearchResult,
+    search_scaling,
+)
 from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
 
@@ -84,7 +90,7 @@ def command(
                 score_command=score_command,
                 jobs=jobs,
                 folder=output,
-                progress=progress,
+                progress=lambda stage, done=0, total=None: progress(stage, done, total or 0),
             )
     except KeyboardInterrupt:
         print(f"stopped; what was found so far is in {output}, and the same command goes on", file=sys.stderr)
@@ -95,7 +101,7 @@ def command(
                 "family": search.family.name,
                 "budget_macs": search.budget_macs,
                 "gpu": search.gpu,
-                "measured": search.measured,
+                "measured": search.is_measured,
                 "points": [_fields(point) for point in search.points],
             }
         )
@@ -118,8 +124,12 @@ def _multiple(text: str) -> float:
     return float(match[1])
 
 
-def _print(search: Search) -> None:
-    how = f"measured on {search.gpu}, p{PERCENTILE:g}" if search.measured else f"predicted for {search.gpu}"
+def _print(search: SearchResult) -> None:
+    how = (
+        f"measured on {search.gpu}, p{SEARCH_PERCENTILE:g}"
+        if search.is_measured
+        else f"predicted for {search.gpu}"
+    )
     scored = any(point.score is not None for point in search.points)
     print(
         f"{search.family.title} at {search.budget_macs / 1e9:.3g} G MACs: {len(search.points)} points; "
@@ -145,7 +155,7 @@ def _print(search: Search) -> None:
                 f"{point.coefficients.side:g}",
                 f"{point.work:.3f}",
                 f"{point.member.scale.side_px} px",
-                f"{'off: ' if point.is_off else ''}{point.macs / 1e9:.3f} G",
+                f"{'off: ' if point.is_off_budget else ''}{point.macs / 1e9:.3f} G",
                 f"{point.parameters / 1e6:.2f} M",
                 f"{point.latency_ms:.3f} ms",
                 f"{point.latency_at_budget_ms:.3f} ms",
@@ -155,11 +165,11 @@ def _print(search: Search) -> None:
         ],
     )
     print(_answer(search))
-    if any(point.is_off for point in search.points):
+    if any(point.is_off_budget for point in search.points):
         note("Rounding takes networks off the budget; those that are more than 20 % off come last.")
 
 
-def _answer(search: Search) -> str:
+def _answer(search: SearchResult) -> str:
     best = search.points[0]
     found = best.coefficients
     by = "lowest latency at equal work" if best.score is None else "best score"
@@ -169,7 +179,7 @@ def _answer(search: Search) -> str:
     )
 
 
-def _fields(point: Point) -> dict[str, object]:
+def _fields(point: SearchPoint) -> dict[str, object]:
     return {
         "alpha": point.coefficients.depth,
         "beta": point.coefficients.width,
@@ -180,7 +190,7 @@ def _fields(point: Point) -> dict[str, object]:
         "parameters": point.parameters,
         "latency_ms": point.latency_ms,
         "latency_at_budget_ms": point.latency_at_budget_ms,
-        "is_off": point.is_off,
+        "is_off": point.is_off_budget,
         "score": point.score,
         "failure": point.failure,
     }

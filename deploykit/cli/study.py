@@ -12,7 +12,7 @@ from deploykit.cli.output import json_option, note, print_json, progress_bar
 from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import numbers
 from deploykit.networks.scaling import AXES
-from deploykit.reporting.study.study import SECONDS, Finished, run_study
+from deploykit.reporting.study.study import SECONDS, FinishedRecord, run_study
 from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
 
@@ -66,13 +66,13 @@ def command(
     keeper.prepare()
     measured = count = 0
 
-    def begun(there: int, of: int) -> None:
+    def start(there: int, of: int) -> None:
         nonlocal measured, count
         measured, count = there, of
         if there and wandb is not None:
             note(f"{there} of {of} records were there before and are not logged to Weights & Biases now.")
 
-    def finished(each: Finished) -> None:
+    def show(each: FinishedRecord) -> None:
         nonlocal measured
         measured = each.number
         run = keeper.log(each.record, each.path)
@@ -94,9 +94,9 @@ def command(
                 axes=AXES if axes else (),
                 threads=threads,
                 seconds=seconds,
-                begun=begun,
-                progress=progress,
-                finished=finished,
+                on_start=start,
+                progress=lambda stage, done=0, total=None: progress(done, total or 0),
+                on_record=show,
             )
     except KeyboardInterrupt:
         ignore_interrupts()

@@ -1,1 +1,1 @@
-"""Decide which network to deploy: predict latencies, search scaling coefficients, fit phi to a target."""
+"""Find the largest network that meets latency, throughput, memory and accuracy targets on a GPU."""

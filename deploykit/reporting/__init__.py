@@ -1,1 +1,1 @@
-"""Run studies and turn their records into a report."""
+"""Measure a family for a report, and write the report."""

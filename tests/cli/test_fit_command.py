@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.bench import measure_network as measure
-from deploykit.planning.latency_source import Measured
+from deploykit.planning.latency_source import MeasuredLatency
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import local_gpu
 
@@ -125,13 +125,13 @@ def test_of_several_gpus_each_has_its_nearest_miss_advice_and_remarks(run):
 def measured(tiny, monkeypatch):
     """What was measured, in order."""
     began: list[str] = []
-    really = Measured.latency
+    really = MeasuredLatency.latency
 
     def latency(self, member, *, precision, batch):
         began.append(f"{self.title} {member.name}")
         return really(self, member, precision=precision, batch=batch)
 
-    monkeypatch.setattr(Measured, "latency", latency)
+    monkeypatch.setattr(MeasuredLatency, "latency", latency)
     monkeypatch.setattr(measure, "SECONDS", 0.01)
     return began
 

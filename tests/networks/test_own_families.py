@@ -9,7 +9,7 @@ from deploykit.bench import measure_network as measure
 from deploykit.networks.families.registry import find_family
 from deploykit.networks.member import choose_member
 from deploykit.planning.fit.fit import fit_phi
-from deploykit.planning.search.score import Scorer
+from deploykit.planning.search.scorer import Scorer
 from deploykit.reporting.study.study import run_study
 
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"

@@ -19,8 +19,10 @@ from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.families.registry import find_family
 from deploykit.networks.families.resnet import resnet
 from deploykit.networks.scaling import BASE, Scale, scale_for
-from deploykit.planning.cost_model.cost_model import Rates, batch_ms, calibration, predict_latency
+from deploykit.planning.cost_model.cost_model import compute_batch_ms, predict_latency
+from deploykit.planning.cost_model.fitted_model import load_fitted_model
 from deploykit.planning.cost_model.kernels import Kernel
+from deploykit.planning.cost_model.rates import Rates
 from deploykit.util.errors import DeployError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # scripts, and no package
@@ -118,7 +120,7 @@ def test_a_kernel_takes_its_launch_and_the_smooth_maximum_of_arithmetic_and_traf
         busy_outputs=0.0,
         activation_share=1.0,
     )
-    assert batch_ms([(kernel, 2)], rates, 1) == pytest.approx(2 * (0.5 + 5.0))
+    assert compute_batch_ms([(kernel, 2)], rates, 1) == pytest.approx(2 * (0.5 + 5.0))
 
 
 def test_a_t4_is_held_back_by_its_70_watts():
@@ -164,7 +166,7 @@ def test_efficientnets_are_predicted_within_20_percent_on_a_gpu_the_fit_never_sa
 
 def test_predictions_are_hardly_slower_than_pytorch_was():
     bounds = [row for row in ROWS if row.runtime == "pytorch"]
-    ratios = np.exp(fit.log_ratios(bounds, calibration().parameters))
+    ratios = np.exp(fit.log_ratios(bounds, load_fitted_model().parameters))
     assert len(ratios) == 76
     assert ratios.min() > 0.85
 
@@ -213,7 +215,7 @@ def test_the_page_counts_the_figures_that_say_they_are_of_a_cuda_graph():
 
 def test_an_array_of_kernels_takes_what_they_take_one_by_one():
     """The fit works on arrays, the prediction on numbers."""
-    found = calibration().parameters
+    found = load_fitted_model().parameters
     one_by_one = [
         latency_ms(
             published.network_of(row.family, row.network, row.side_px),
@@ -228,8 +230,8 @@ def test_an_array_of_kernels_takes_what_they_take_one_by_one():
 
 def test_intervals_hold_the_nine_tenths_they_were_taken_from(evidence, left_out):
     """By construction, but for the weight that networks of few batches have."""
-    assert 0.85 <= errors.coverage(left_out, calibration().interval_elsewhere) <= 0.95
-    assert 0.85 <= errors.coverage(evidence.left_both, calibration().interval_unfamiliar) <= 0.95
+    assert 0.85 <= errors.coverage(left_out, load_fitted_model().interval_elsewhere) <= 0.95
+    assert 0.85 <= errors.coverage(evidence.left_both, load_fitted_model().interval_unfamiliar) <= 0.95
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -261,7 +263,7 @@ def test_an_interval_is_the_wider_the_less_was_published():
 
 def test_fp32_has_no_figures_and_an_interval_no_narrower_than_any(evidence):
     found = {each: predict_latency(B4, V100, precision=each, batch=8) for each in ("fp32", "fp16", "int8")}
-    assert {each: prediction.has_figures for each, prediction in found.items()} == {
+    assert {each: prediction.has_published_data for each, prediction in found.items()} == {
         each: any(row.precision == each for row in ROWS) for each in found
     }
     lite = find_family("efficientnet-lite")
@@ -283,7 +285,7 @@ def test_an_interval_for_fp32_stays_where_tf32_is_absent_or_no_faster(gpu):
 def reach(gpu, network):
     """How much further down the interval goes than the factor for unfamiliar ones."""
     found = predict_latency(network, find_gpu(gpu), precision="fp32", batch=64)
-    return found.latency_ms * calibration().interval_unfamiliar[0] / found.low_ms
+    return found.latency_ms * load_fitted_model().interval_unfamiliar[0] / found.low_ms
 
 
 def test_an_interval_widens_beyond_the_published_batches_and_sizes():

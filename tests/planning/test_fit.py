@@ -13,9 +13,9 @@ from deploykit.networks.families.registry import FAMILIES, find_family
 from deploykit.networks.member import choose_member
 from deploykit.networks.scaling import stretched_axis
 from deploykit.planning.fit.fit import fit_phi
-from deploykit.planning.fit.goal import Goal
-from deploykit.planning.fit.grid import at_the_edge, bisect_largest, phi_grid
-from deploykit.planning.fit.memory import estimated_bytes
+from deploykit.planning.fit.memory import estimate_memory_bytes
+from deploykit.planning.fit.phi_grid import bisect_largest, phi_grid, phis_between
+from deploykit.planning.fit.targets import Targets
 from deploykit.util.errors import DeployError
 
 GPUS = ("T4", "A100", "V100", "RTX 4090")
@@ -69,7 +69,7 @@ def test_every_prediction_says_that_it_is_one():
 
 
 def test_both_targets_must_be_met():
-    goal = Goal(max_latency_ms=10, min_images_per_s=150)
+    goal = Targets(max_latency_ms=10, min_images_per_s=150)
     assert goal.is_met(latency_ms=6, images_per_s=167)
     assert not goal.is_met(latency_ms=8, images_per_s=125)
     assert not goal.is_met(latency_ms=11, images_per_s=182)
@@ -113,9 +113,9 @@ def test_fractions_are_looked_at_around_the_edge_alone():
 
 
 def test_there_is_no_edge_where_all_or_nothing_fits():
-    assert at_the_edge((0, 0.5, 1, 1.5, 2), (0, 1, 2), 1) == [1.5]
-    assert at_the_edge((0, 0.5, 1), (0, 1), 1) == []
-    assert at_the_edge((0, 0.5, 1), (0, 1), None) == []
+    assert phis_between((0, 0.5, 1, 1.5, 2), (0, 1, 2), 1) == [1.5]
+    assert phis_between((0, 0.5, 1), (0, 1), 1) == []
+    assert phis_between((0, 0.5, 1), (0, 1), None) == []
 
 
 @given(count=st.integers(1, 200), largest=st.integers(-1, 199))
@@ -188,8 +188,8 @@ def test_memory_is_weights_and_what_is_alive_at_once():
     net.conv("b", 5)
     network = net.network("tiny")
     weights = (3 * 4 + 4) + (4 * 5 + 5)
-    assert estimated_bytes(network, stored="fp32", batch=1) == 4 * (weights + (4 + 5) * 64)
-    assert estimated_bytes(network, stored="fp16", batch=3) == 2 * (weights + 3 * (4 + 5) * 64)
+    assert estimate_memory_bytes(network, stored="fp32", batch=1) == 4 * (weights + (4 + 5) * 64)
+    assert estimate_memory_bytes(network, stored="fp16", batch=3) == 2 * (weights + 3 * (4 + 5) * 64)
 
 
 def test_a_shortcut_stays_alive_until_it_is_added():
@@ -199,7 +199,7 @@ def test_a_shortcut_stays_alive_until_it_is_added():
     main = net.conv("c", 4)
     net.add("add", main, shortcut)
     weights = 16 + 4 * 16 + 16 + 16 * 4 + 4
-    assert estimated_bytes(net.network("tiny"), stored="int8", batch=1) == weights + (4 + 16 + 4) * 64
+    assert estimate_memory_bytes(net.network("tiny"), stored="int8", batch=1) == weights + (4 + 16 + 4) * 64
 
 
 @pytest.mark.parametrize("gpu", ["P4", "V100", "T4"])
@@ -207,7 +207,9 @@ def test_int8_takes_half_the_memory_of_fp16_where_tensor_cores_have_it(gpu):
     """The latency of a P4's and a V100's is that of FP16 storage too: docs/cost-model.md."""
     member, batch = choose_member(phi=0), 8
     taken = fit_phi(gpu, max_latency_ms=100, precision="int8", batch=batch).candidates[0].memory_bytes
-    assert taken == estimated_bytes(member.network(), stored="int8" if gpu == "T4" else "fp16", batch=batch)
+    assert taken == estimate_memory_bytes(
+        member.network(), stored="int8" if gpu == "T4" else "fp16", batch=batch
+    )
 
 
 def test_a_memory_limit_leaves_out_what_is_larger():
@@ -239,7 +241,7 @@ def test_an_accuracy_is_reached_by_what_was_published_with_it_however_it_is_writ
         percent = f"{100 * published.value:.6g}"
         for text in (f"{percent}%", percent, f"{float(percent) / 100:.8g}"):
             assert fraction(text) == published.value, text
-        goal = Goal(max_latency_ms=1, min_accuracy=float(percent) / 100)
+        goal = Targets(max_latency_ms=1, min_accuracy=float(percent) / 100)
         assert goal.is_accurate_enough(published.value)
     if name == "efficientnet":
         assert {0.771, 0.791, 0.801} <= {each.value for each in FAMILIES[name].accuracy.values()}

@@ -4,11 +4,11 @@ import pytest
 
 from deploykit.networks.families.registry import find_family
 from deploykit.networks.member import choose_member
-from deploykit.planning.fit.batch import candidate_at
+from deploykit.planning.fit.batch_choice import evaluate_member
 from deploykit.planning.fit.fit import fit_phi
-from deploykit.planning.fit.goal import Goal
-from deploykit.planning.fit.grid import BATCHES
-from deploykit.planning.fit.question import Question
+from deploykit.planning.fit.phi_grid import FREE_BATCHES
+from deploykit.planning.fit.request import FitRequest
+from deploykit.planning.fit.targets import Targets
 from deploykit.planning.latency_source import Latency
 
 
@@ -47,7 +47,7 @@ def test_where_no_batch_reaches_a_throughput_the_one_that_comes_nearest_is_shown
     assert fit.chosen is None
     miss = fit.nearest_miss
     rates = {}
-    for batch in BATCHES:
+    for batch in FREE_BATCHES:
         latency = fit_phi(gpu, min_images_per_s=rate, batch=batch).candidates[0].latency
         if max_latency_ms is None or latency.high_ms <= max_latency_ms:
             rates[batch] = batch / latency.high_ms
@@ -88,14 +88,14 @@ class Stopwatch:
 
 def measured_by(clock):
     """What a free batch is asked about."""
-    return Question(
+    return FitRequest(
         clock=clock,
         gpu=None,
         precision="fp32",
         compared=("fp32",),
         family=find_family("efficientnet"),
         axis=None,
-        goal=Goal(min_images_per_s=5000),
+        goal=Targets(min_images_per_s=5000),
         batch=None,
         phi_step=1.0,
         percentile=90.0,
@@ -105,7 +105,7 @@ def measured_by(clock):
 
 def test_a_free_batch_is_measured_until_throughput_rises_no_more():
     clock = Stopwatch()
-    assert candidate_at(measured_by(clock), 0.0, choose_member(phi=0.0)).batch == 4
+    assert evaluate_member(measured_by(clock), 0.0, choose_member(phi=0.0)).batch == 4
     assert clock.asked == [1, 2, 4, 8]
 
 
@@ -113,5 +113,5 @@ def test_a_free_batch_is_measured_until_throughput_rises_no_more():
 def test_a_free_batch_is_measured_as_long_as_the_target_may_be_reached(image_ms, asked):
     """Ten ms a batch and one an image never make 5000 images a second: 1000 is the most."""
     clock = Stopwatch(lambda batch: 10 + image_ms * batch)
-    candidate_at(measured_by(clock), 0.0, choose_member(phi=0.0))
+    evaluate_member(measured_by(clock), 0.0, choose_member(phi=0.0))
     assert clock.asked == asked

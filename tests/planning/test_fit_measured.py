@@ -19,7 +19,7 @@ from deploykit.networks.families.registry import find_family
 from deploykit.networks.member import choose_member
 from deploykit.planning import latency_source as clocks
 from deploykit.planning.fit.fit import fit_phi
-from deploykit.planning.fit.grid import phi_grid
+from deploykit.planning.fit.phi_grid import phi_grid
 from deploykit.util.errors import DeployError, NothingFitsError
 
 
@@ -125,7 +125,7 @@ def test_what_is_kept_of_a_network_with_other_classes_does_not_stand_for_it(tiny
     member = choose_member(tiny, phi=0)
 
     def measurements() -> int:
-        clock = clocks.Measured("cpu", percentile=50, folder=Path("records"))
+        clock = clocks.MeasuredLatency("cpu", percentile=50, folder=Path("records"))
         clock.latency(member, precision="fp32", batch=1)
         return clock.measurements
 
@@ -157,7 +157,7 @@ def test_a_record_of_a_gpu_of_ones_own_counts(tmp_path, name, aliases, machine):
 
 def _everything(family: Family, folder: Path) -> dict[float, float]:
     """Latency in ms by phi, of which each does three times the work of the one before."""
-    clock = clocks.Measured("cpu", percentile=50, folder=folder)
+    clock = clocks.MeasuredLatency("cpu", percentile=50, folder=folder)
     return {
         phi: clock.latency(choose_member(family, phi=phi), precision="fp32", batch=1).expected_ms
         for phi in phi_grid(1.75, family.phi_range)
@@ -184,7 +184,7 @@ def test_a_measured_fit_agrees_with_measuring_everything(tiny, monkeypatch):
 
 def test_measuring_takes_as_long_as_the_percentile_does(tiny, monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.01)
-    clock = clocks.Measured("cpu", percentile=99, folder=Path("records"))
+    clock = clocks.MeasuredLatency("cpu", percentile=99, folder=Path("records"))
     clock.latency(choose_member(tiny, phi=0), precision="fp32", batch=1)
     (record,) = read_record_folder(Path("records")).records.values()
     assert len(record.latency_ms) >= 1000  # for ten of them to lie beyond

@@ -7,13 +7,13 @@ from deploykit.networks.families.mobilenet_v2 import mobilenet_v2
 from deploykit.networks.families.registry import find_family
 from deploykit.networks.families.resnet import resnet
 from deploykit.networks.scaling import BASE, scale_for
-from deploykit.planning.cost_model.kernels import kernel_counts, kernels
+from deploykit.planning.cost_model.kernels import count_kernels, list_kernels
 
 B0 = efficientnet(scale_for(0))
 
 
 def by_name(network, **options):
-    return {kernel.name: kernel for kernel in kernels(network, **options)}
+    return {kernel.name: kernel for kernel in list_kernels(network, **options)}
 
 
 # B0: stem; 16 blocks of depthwise, pool, two products, scale, project; 15 expansions; head, pool, classifier.
@@ -24,19 +24,19 @@ def by_name(network, **options):
     ids=["efficientnet_b0", "resnet50", "mobilenet_v2"],
 )
 def test_norms_activations_and_sums_launch_nothing(network, count):
-    assert len(kernels(network)) == count
+    assert len(list_kernels(network)) == count
 
 
 def test_an_unfused_activation_launches_a_kernel_of_its_own():
     # SiLU follows the stem, 15 expansions, 16 depthwise convolutions, 16 squeezes and the head.
-    assert len(kernels(B0, unfused=("silu",))) - len(kernels(B0)) == 1 + 15 + 16 + 16 + 1
+    assert len(list_kernels(B0, unfused=("silu",))) - len(list_kernels(B0)) == 1 + 15 + 16 + 16 + 1
 
 
 @pytest.mark.parametrize(
     "network", [B0, resnet(18), mobilenet_v2(replace(BASE, width=1.4))], ids=lambda net: net.family
 )
 def test_fusion_neither_loses_nor_adds_work(network):
-    assert sum(kernel.macs for kernel in kernels(network)) == network.macs
+    assert sum(kernel.macs for kernel in list_kernels(network)) == network.macs
 
 
 def test_a_residual_sum_reads_its_shortcut():
@@ -72,6 +72,6 @@ def test_channels_are_padded_in_arithmetic_and_in_memory_but_not_the_image():
 
 
 def test_counted_kernels_are_all_the_kernels():
-    counted = kernel_counts(B0)
-    assert sum(count for _, count in counted) == len(kernels(B0))
-    assert len(counted) < len(kernels(B0))
+    counted = count_kernels(B0)
+    assert sum(count for _, count in counted) == len(list_kernels(B0))
+    assert len(counted) < len(list_kernels(B0))

@@ -5,32 +5,32 @@ from records import accuracy, engine, latency, layer, profile
 
 from deploykit.bench.record_file import write_record
 from deploykit.reporting.report import write_report
-from deploykit.reporting.report.gather import arrange
-from deploykit.reporting.report.page import figure_json, page, sections_of
-from deploykit.reporting.report.section import hover, label
+from deploykit.reporting.report.page import make_figure_json, make_sections, render_page
+from deploykit.reporting.report.report_data import arrange_records
+from deploykit.reporting.report.text import hover_text, plot_label
 from deploykit.reporting.report.traces import COLOURS
 
 
 def test_texts_from_outside_stay_texts_in_plots():
-    assert hover("<a href='x'>", "b") == "&lt;a href='x'&gt;<br>b"  # quotes are no danger there
+    assert hover_text("<a href='x'>", "b") == "&lt;a href='x'&gt;<br>b"  # quotes are no danger there
     hostile = engine(family="unknown", phi=None, depth=None, width=None, name="</script><b>")
-    for section in sections_of(arrange([latency(hostile, 4.0)])):
-        assert "<" not in figure_json(section)
+    for section in make_sections(arrange_records([latency(hostile, 4.0)])):
+        assert "<" not in make_figure_json(section)
 
 
 def test_long_names_are_cut_in_their_middle_and_set_in_lines():
-    assert label("phi 0", "FP32") == "phi 0, FP32"
-    assert label("phi 0", "FP32", "Abacus 9000, the second of its kind") == (
+    assert plot_label("phi 0", "FP32") == "phi 0, FP32"
+    assert plot_label("phi 0", "FP32", "Abacus 9000, the second of its kind") == (
         "phi 0,<br>FP32,<br>Abacus 9000, the second of its kind"
     )
-    assert label("a" * 40 + "b" * 1000) == "a" * 28 + "…" + "b" * 15
+    assert plot_label("a" * 40 + "b" * 1000) == "a" * 28 + "…" + "b" * 15
 
 
 def test_what_was_measured_where_has_profiles_too_and_the_top_names_machines():
-    gathered = arrange([latency(engine(), 4.0), profile(engine(), [layer("conv_stem", "Conv", 1.0)])])
-    shown = page("Mine", gathered, sections_of(gathered))
+    gathered = arrange_records([latency(engine(), 4.0), profile(engine(), [layer("conv_stem", "Conv", 1.0)])])
+    shown = render_page("Mine", gathered, make_sections(gathered))
     assert "layers, 2 threads" in shown
-    assert "On Abacus 9000 (2 cores)" in shown
+    assert "Measured on Abacus 9000 (2 cores)" in shown
     assert "1 measurement of latency or throughput, 1 profile by layer and 0 evaluations of" in shown
 
 
@@ -41,9 +41,9 @@ def test_colours_are_a_setups_own_in_every_plot():
             of = engine(phi=phi, precision=precision)
             made.append(latency(of, macs_ms * of.macs / 1e9))
             made += [latency(of, 9.0 * batch, scenario="offline", batch=batch) for batch in (1, 2)]
-    gathered = arrange([*made, *(accuracy(each.engine, 0.7) for each in made)])
+    gathered = arrange_records([*made, *(accuracy(each.engine, 0.7) for each in made)])
     found: dict[str, set[str]] = {"FP32": set(), "INT8": set()}
-    for section in sections_of(gathered):
+    for section in make_sections(gathered):
         for trace in section.traces:
             for name, colours in found.items():
                 if name in trace["name"] and "as the MACs" not in trace["name"]:
@@ -52,7 +52,7 @@ def test_colours_are_a_setups_own_in_every_plot():
 
 
 def test_what_was_not_measured_is_no_section():
-    assert sections_of(arrange([accuracy(engine(), 0.7)])) == ()
+    assert make_sections(arrange_records([accuracy(engine(), 0.7)])) == ()
 
 
 @pytest.mark.parametrize(

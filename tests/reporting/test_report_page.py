@@ -13,10 +13,9 @@ from deploykit.bench.record import Method
 from deploykit.bench.record_file import AnyRecord
 from deploykit.bench.server_scenario import Trial
 from deploykit.networks.families.registry import FAMILIES
-from deploykit.reporting.report.gather import arrange
-from deploykit.reporting.report.page import page as page_of
-from deploykit.reporting.report.page import sections_of
-from deploykit.reporting.report.predicted import predict_families
+from deploykit.reporting.report.page import make_sections, render_page
+from deploykit.reporting.report.predicted_members import predict_families
+from deploykit.reporting.report.report_data import arrange_records
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -93,10 +92,12 @@ def served() -> AnyRecord:
 
 
 def write(folder: Path, made: list[AnyRecord], title: str = "Report") -> Path:
-    gathered = arrange(made)
+    gathered = arrange_records(made)
     path = folder / "report.html"
     path.write_text(
-        page_of(title, gathered, sections_of(gathered, predict_families([FAMILIES["efficientnet"]], ["T4"])))
+        render_page(
+            title, gathered, make_sections(gathered, predict_families([FAMILIES["efficientnet"]], ["T4"]))
+        )
     )
     return path
 

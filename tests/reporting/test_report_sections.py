@@ -10,8 +10,9 @@ from records import MACHINE, QUIET, STRETCHED, accuracy, engine, latency, layer,
 from deploykit.bench.record import Record
 from deploykit.bench.server_scenario import Trial
 from deploykit.networks.families.registry import FAMILIES
-from deploykit.reporting.report.gather import arrange
-from deploykit.reporting.report.predicted import predict_families
+from deploykit.reporting.report.layer_roles import find_role
+from deploykit.reporting.report.predicted_members import predict_families
+from deploykit.reporting.report.report_data import arrange_records
 from deploykit.reporting.report.section import Section
 from deploykit.reporting.report.sections import accuracy as accuracy_section
 from deploykit.reporting.report.sections import axes, batches, distributions, layers, serving, work
@@ -34,7 +35,7 @@ def test_latency_is_set_beside_work_and_its_cost_beside_the_first_members():
     members = [
         latency(engine(phi=phi), 10 * engine(phi=phi).macs / 1e9 * cost) for phi, cost in ((0, 1), (3, 2))
     ]
-    found = work.section(arrange(members), ())
+    found = work.section(arrange_records(members), ())
     assert column(found, "network") == ["phi 0", "phi 3"]
     assert column(found, "MACs") == ["0.386 G", "1.83 G"]  # as timm's models have, in G
     assert column(found, "ms per G MACs") == ["10.00", "20.00"]
@@ -55,19 +56,19 @@ def test_what_is_not_clearly_dearer_and_what_its_runs_say_is_told():
     members = [latency(engine(phi=phi), (10 + phi / 5000) * engine(phi=phi).macs / 1e9) for phi in (0, 1)]
     drifting = np.linspace(2, 2.6, 300) * 10 * engine(phi=3).macs / 1e9
     members.append(replace(latency(engine(phi=3), 1.0), latency_ms=tuple(map(float, drifting))))
-    (said,) = work.section(arrange(members), ()).findings
+    (said,) = work.section(arrange_records(members), ()).findings
     assert "cheapest at phi 0 (phi 1 not clearly dearer)" in said
     assert said.endswith("Careful: phi 3: the run drifts: latency rose by 19 % over it.")
 
 
 def test_members_at_other_sides_are_no_members_of_the_curve():
-    found = work.section(arrange([latency(engine(), 4.0), latency(engine(side_px=64), 1.0)]), ())
+    found = work.section(arrange_records([latency(engine(), 4.0), latency(engine(side_px=64), 1.0)]), ())
     assert column(found, "network") == ["phi 0"]
 
 
 def test_predictions_stand_beside_and_are_called_that():
     found = work.section(
-        arrange([latency(engine(), 4.0)]), predict_families([FAMILIES["efficientnet"]], ["T4"])
+        arrange_records([latency(engine(), 4.0)]), predict_families([FAMILIES["efficientnet"]], ["T4"])
     )
     assert column(found, "evidence") == ["measured"] + ["predicted"] * 8
     assert found.evidence == ("measured", "predicted")
@@ -84,7 +85,7 @@ def test_what_is_slower_and_less_accurate_is_off_the_front():
         latency(engine(scale=STRETCHED[0]), 7.0),  # 79.0 % where phi 1 has 79.1 %
         latency(engine(phi=3), 20.0),
     ]
-    found = accuracy_section.section(arrange(records), ())
+    found = accuracy_section.section(arrange_records(records), ())
     front = dict(zip(column(found, "network"), column(found, "on the front"), strict=True))
     assert front == {"phi 0": "yes", "phi 1": "yes", "depth 4": "", "phi 3": "yes"}
     assert "depth 4 (FP32) can be bettered in both" in found.findings[0]
@@ -94,8 +95,8 @@ def test_what_is_slower_and_less_accurate_is_off_the_front():
 def test_int8_is_shown_where_it_was_evaluated_and_competes_on_those_images_alone():
     int8 = engine(precision="int8")
     records = [latency(engine(), 4.0), latency(int8, 3.0)]
-    assert column(accuracy_section.section(arrange(records), ()), "runs on") == ["FP32"]
-    found = accuracy_section.section(arrange([*records, accuracy(int8, 0.5)]), ())
+    assert column(accuracy_section.section(arrange_records(records), ()), "runs on") == ["FP32"]
+    found = accuracy_section.section(arrange_records([*records, accuracy(int8, 0.5)]), ())
     assert dict(zip(column(found, "runs on"), column(found, "top-1, % (interval)"), strict=True)) == {
         "FP32": "77.10",
         "INT8": "50.00 (49.00 to 51.00)",
@@ -115,19 +116,19 @@ def test_accuracies_on_other_images_do_not_compete():
     int8 = engine(precision="int8")
     records = [latency(engine(), 4.0), latency(int8, 3.0), accuracy(engine(), 0.8)]
     fewer = accuracy(int8, 0.9, images=20, data_sha256="2" * 64)
-    found = accuracy_section.section(arrange([*records, fewer]), ())
+    found = accuracy_section.section(arrange_records([*records, fewer]), ())
     assert column(found, "on the front") == ["yes", "yes"]
-    alike = accuracy_section.section(arrange([*records, accuracy(int8, 0.9)]), ())
+    alike = accuracy_section.section(arrange_records([*records, accuracy(int8, 0.9)]), ())
     assert sorted(column(alike, "on the front")) == ["", "yes"]
     others = accuracy(int8, 0.9, images_sha256="other images of the same labels")
-    apart = accuracy_section.section(arrange([*records, others]), ())
+    apart = accuracy_section.section(arrange_records([*records, others]), ())
     assert column(apart, "on the front") == ["yes", "yes"]
 
 
 def test_where_intervals_leave_it_open_a_network_is_on_the_front_perhaps():
     int8 = engine(precision="int8")
     records = [latency(engine(), 4.0), latency(int8, 3.0), accuracy(engine(), 0.8), accuracy(int8, 0.805)]
-    found = accuracy_section.section(arrange(records), ())
+    found = accuracy_section.section(arrange_records(records), ())
     assert dict(zip(column(found, "runs on"), column(found, "on the front"), strict=True)) == {
         "INT8": "yes",
         "FP32": "perhaps",
@@ -139,7 +140,9 @@ def test_fronts_of_different_machines_are_drawn_differently():
     elsewhere = replace(MACHINE, name="Quipu")
     records = [latency(engine(), 4.0), latency(engine(), 2.0, machine=elsewhere)]
     fronts = [
-        trace for trace in accuracy_section.section(arrange(records), ()).traces if trace["mode"] == "lines"
+        trace
+        for trace in accuracy_section.section(arrange_records(records), ()).traces
+        if trace["mode"] == "lines"
     ]
     assert len({(trace["line"]["color"], trace["line"]["dash"]) for trace in fronts}) == 2
     assert [trace["name"].startswith("front on ") for trace in fronts] == [True, True]
@@ -147,7 +150,7 @@ def test_fronts_of_different_machines_are_drawn_differently():
 
 def test_predicted_accuracies_stand_at_latencies_with_intervals():
     predicted = predict_families([FAMILIES["efficientnet"]], ["T4"])
-    found = accuracy_section.section(arrange([latency(engine(), 4.0)]), predicted)
+    found = accuracy_section.section(arrange_records([latency(engine(), 4.0)]), predicted)
     (points,) = [trace for trace in found.traces if trace.get("marker", {}).get("symbol") == "circle-open"]
     for value, above, below, each in zip(
         points["x"], points["error_x"]["array"], points["error_x"]["arrayminus"], predicted, strict=True
@@ -156,20 +159,20 @@ def test_predicted_accuracies_stand_at_latencies_with_intervals():
 
 
 def test_the_accuracy_on_the_most_images_counts():
-    gathered = arrange([accuracy(engine(), 0.7), accuracy(engine(), 0.9, images=5)])
-    assert gathered.accuracy_of(engine()).top1.value == 0.7
+    gathered = arrange_records([accuracy(engine(), 0.7), accuracy(engine(), 0.9, images=5)])
+    assert gathered.find_accuracy(engine()).top1.value == 0.7
 
 
 def test_a_network_of_other_classes_gets_no_accuracy_on_imagenet():
-    assert accuracy_section.section(arrange([latency(engine(classes=12), 4.0)]), ()) is None
-    assert accuracy_section.section(arrange([latency(engine(classes=1000), 4.0)]), ()) is not None
+    assert accuracy_section.section(arrange_records([latency(engine(classes=12), 4.0)]), ()) is None
+    assert accuracy_section.section(arrange_records([latency(engine(classes=1000), 4.0)]), ()) is not None
 
 
 def test_accuracy_of_the_model_an_engine_was_made_from_counts_in_its_precision_alone():
-    gathered = arrange([accuracy(engine(), 0.7, sha256="the onnx file"), latency(engine(), 4.0)])
-    assert gathered.accuracy_of(engine()).top1.value == 0.7
-    assert gathered.accuracy_of(engine(precision="int8")) is None
-    assert gathered.accuracy_of(engine(phi=1)) is None
+    gathered = arrange_records([accuracy(engine(), 0.7, sha256="the onnx file"), latency(engine(), 4.0)])
+    assert gathered.find_accuracy(engine()).top1.value == 0.7
+    assert gathered.find_accuracy(engine(precision="int8")) is None
+    assert gathered.find_accuracy(engine(phi=1)) is None
 
 
 # ---------------------------------------------------------------- batches
@@ -180,18 +183,18 @@ def test_throughput_is_shown_by_batch_with_the_best():
         ms = 1000 * batch / images_per_s
         return replace(latency(engine(), ms, scenario="offline", batch=batch), latency_ms=(ms,) * 10)
 
-    found = batches.section(arrange([offline(1, 100), offline(8, 180), offline(4, 200)]))
+    found = batches.section(arrange_records([offline(1, 100), offline(8, 180), offline(4, 200)]))
     assert column(found, "best batch") == ["4"]
     assert found.findings == (
         "FP32: a larger batch gives more images/s: 2.00 times (2 to 2) for phi 0 at batch 4.",
     )
     assert series(found)["phi 0, FP32"]["y"] == pytest.approx([100, 200, 180])
-    assert batches.section(arrange([offline(1, 100)])) is None
+    assert batches.section(arrange_records([offline(1, 100)])) is None
 
 
 def test_a_batch_that_is_not_clearly_better_is_not_called_that():
     made = [latency(engine(), ms, scenario="offline", batch=batch) for batch, ms in ((1, 10), (2, 19.99))]
-    found = batches.section(arrange(made))
+    found = batches.section(arrange_records(made))
     assert found.findings == ("FP32: no batch is clearly better than the smallest for phi 0.",)
     assert column(found, "best batch") == ["2 (1)"]
 
@@ -204,11 +207,11 @@ def test_of_many_series_one_setups_are_shown_at_first_and_that_is_said():
         for precision in precisions
         for batch in (1, 2)
     ]
-    found = batches.section(arrange(made))
+    found = batches.section(arrange_records(made))
     shown = {trace["name"] for trace in found.traces if trace["visible"] is True}
     assert shown == {f"phi {phi}, FP32" for phi in range(8)}
     assert "Shown at first: FP32. A click in the legend shows the others." in found.notes
-    fewer = batches.section(arrange([each for each in made if each.engine.precision != "int8"]))
+    fewer = batches.section(arrange_records([each for each in made if each.engine.precision != "int8"]))
     assert all(trace["visible"] is True for trace in fewer.traces)
     assert not any("Shown at first" in note for note in fewer.notes)
 
@@ -235,7 +238,7 @@ def test_rates_that_hold_a_bound_are_shown_beside_the_throughput_without_one():
         served(50, 160, 166),
         *(latency(engine(), 20.0, scenario="offline", batch=batch) for batch in (1, 4, 8)),
     ]
-    found = serving.section(arrange(made))
+    found = serving.section(arrange_records(made))
     assert column(found, "bound, ms") == ["10", "50"]
     assert column(found, "holds, images/s") == ["100", "160"]
     assert column(found, "does not hold") == ["104", "166"]
@@ -248,12 +251,12 @@ def test_rates_that_hold_a_bound_are_shown_beside_the_throughput_without_one():
     (points,) = found.traces
     assert (points["x"], points["y"]) == ([10, 50], [100, 160])
     assert points["error_y"]["array"] == pytest.approx([4, 6])
-    assert serving.section(arrange(made[2:])) is None
+    assert serving.section(arrange_records(made[2:])) is None
 
 
 def test_a_search_that_was_cut_short_is_told():
     assert served(10, 100, 104).run_caveats == ()
-    (said,) = serving.section(arrange([served(10, 100, 200)])).findings
+    (said,) = serving.section(arrange_records([served(10, 100, 200)])).findings
     assert said.endswith("the search ran out of time: 100 images/s hold, 200 don't, between is not known.")
 
 
@@ -262,7 +265,7 @@ def test_a_search_that_was_cut_short_is_told():
 
 def test_a_curve_rises_as_far_as_there_are_calls_enough_and_is_one_at_the_median():
     record = latency(engine(), 10.0)
-    found = distributions.section(arrange([record]))
+    found = distributions.section(arrange_records([record]))
     curve = series(found)["phi 0, FP32"]
     assert curve["y"] == sorted(curve["y"])
     assert max(curve["x"]) <= len(record.latency_ms) / 10  # 1 of 20: the 95th percentile of 201 calls
@@ -293,7 +296,7 @@ def test_a_curve_rises_as_far_as_there_are_calls_enough_and_is_one_at_the_median
     ],
 )
 def test_layers_have_roles(of, role):
-    assert layers.role(of) == role
+    assert find_role(of) == role
 
 
 def test_time_by_role_is_set_beside_its_bound():
@@ -302,7 +305,7 @@ def test_time_by_role_is_set_beside_its_bound():
         layer("blocks.1.1.conv_pw", "Conv", 0, macs=0, bound_ms=0.0),
         layer("blocks.1.0.conv_dw", "Conv", 4, macs=10, bound_ms=1),
     ]
-    (found,) = layers.sections(arrange([profile(engine(), own)]))
+    (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "layers") == ["depthwise", "pointwise"]
     assert column(found, "of all, %") == ["40.0", "60.0"]
     assert column(found, "time / bound") == ["4.0", "2.0"]
@@ -318,7 +321,7 @@ def test_what_beats_its_bound_is_marked_and_why_it_can():
         layer("blocks.1.0.conv_dw", "Conv", 4, macs=10, bound_ms=5),
         layer("blocks.1.0.conv_pw", "Conv", 6, macs=10, bound_ms=5),
     ]
-    (found,) = layers.sections(arrange([profile(engine(), own)]))
+    (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "time / bound") == ["0.8 *", "1.2"]
     (said,) = [note for note in found.notes if note.startswith("*")]
     assert "of single layers 1 of 2 do" in said
@@ -330,7 +333,7 @@ def test_shares_of_layers_have_the_intervals_of_their_times():
         replace(layer(f"blocks.1.0.{node}", "Conv", ms), low_ms=ms - 1, high_ms=ms + 1)
         for node, ms in (("conv_dw", 4), ("conv_pw", 16))
     ]
-    (found,) = layers.sections(arrange([profile(engine(), own)]))
+    (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "time, ms") == ["4.000 (3 to 5)", "16.000 (15 to 17)"]
     assert column(found, "of all, %") == ["20.0 (15 to 25)", "80.0 (75 to 85)"]  # 3 of 3 + 17, 5 of 5 + 15
     assert found.findings[0].startswith("phi 0: pointwise 80 % of the time (75 to 85)")
@@ -339,13 +342,13 @@ def test_shares_of_layers_have_the_intervals_of_their_times():
 def test_a_profile_that_was_disturbed_says_so():
     after = replace(QUIET, moment_s=10, busy_s=10)
     disturbed = profile(engine(), [layer("conv_stem", "Conv", 1.0)], before=QUIET, after=after)
-    (found,) = layers.sections(arrange([disturbed]))
+    (found,) = layers.sections(arrange_records([disturbed]))
     assert found.findings[0].endswith("Careful: phi 0: other processes used 50 % of the 2 cores meanwhile.")
 
 
 def test_what_has_no_bound_is_shown_without():
     own = [layer("blocks.1.0.conv_pw", "Conv", 6, macs=90, bound_ms=None), layer(None, "Add", 2, bound_ms=1)]
-    (found,) = layers.sections(arrange([profile(engine(), own)]))
+    (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "time / bound") == ["", "2.0"]
     assert (
         "pointwise 75 % of the time for 100 % of the MACs; rest 25 % of the time, 2.0 times"
@@ -364,7 +367,7 @@ def test_one_axis_alone_is_compared_with_the_member_of_as_much_work():
         latency(engine(phi=3), 10 * engine(phi=3).macs / 1e9),
         latency(depth4, 15 * depth4.macs / 1e9),
     ]
-    (found,) = axes.sections(arrange(records))
+    (found,) = axes.sections(arrange_records(records))
     assert found.findings == (
         "Beside phi 3 (81.6 % top-1), of about the same work, a multiply-accumulate takes 1.50 times as long "
         "(1.5 to 1.5) in depth 4 (79.0 % top-1).",
@@ -372,11 +375,11 @@ def test_one_axis_alone_is_compared_with_the_member_of_as_much_work():
     assert column(found, "work as") == ["", "", "phi 3"]
     assert column(found, "over compound's") == ["", "", "1.50 (1.5 to 1.5)"]
     assert set(series(found)) == {"compound", "depth alone"}
-    assert axes.sections(arrange(records[:2])) == ()
+    assert axes.sections(arrange_records(records[:2])) == ()
 
 
 def test_a_network_without_a_member_like_it_is_shown_and_not_compared():
-    (found,) = axes.sections(arrange([latency(engine(scale=STRETCHED[1]), 4.0)]))
+    (found,) = axes.sections(arrange_records([latency(engine(scale=STRETCHED[1]), 4.0)]))
     assert found.findings == ()
     assert column(found, "over compound's") == [""]
 

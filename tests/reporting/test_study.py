@@ -62,7 +62,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(tmp_path, batches=[1, 2], finished=stop, **SMALL)
+        run_study(tmp_path, batches=[1, 2], on_record=stop, **SMALL)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == set(seen)
     progress, numbers, there = [], [], []
@@ -70,9 +70,9 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path):
     study = run_study(
         tmp_path,
         batches=[1, 2],
-        begun=lambda had, count: there.append((had, count)),
+        on_start=lambda had, count: there.append((had, count)),
         progress=lambda done, total: progress.append((done, total)),
-        finished=lambda each: numbers.append((each.number, each.count)),
+        on_record=lambda each: numbers.append((each.number, each.count)),
         **SMALL,
     )
     assert {path: path.read_bytes() for path in seen} == before

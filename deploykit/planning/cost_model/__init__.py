@@ -1,1 +1,1 @@
-"""Predict the latency of a network on a GPU: layers -> kernels -> a roofline per kernel."""
+"""Predict latency on a GPU from published latencies on others."""

@@ -1,8 +1,8 @@
-"""Layers -> the kernels TensorRT launches for them, each with its work and its traffic.
+"""List the kernels that TensorRT launches for a network, each with its work and its traffic.
 
 References:
-    NVIDIA TensorRT Developer Guide, "Layer Fusion": a convolution takes its batch norm, its
-    activation and the residual sum after it into its epilogue.
+    NVIDIA TensorRT Developer Guide, "Layer Fusion": a convolution runs its batch norm, its activation and the
+    residual sum after it in its epilogue.
 """
 
 import math
@@ -34,16 +34,16 @@ KERNEL_KINDS: tuple[KernelKind, ...] = get_args(KernelKind)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """One launch; its figures are for one image, with channels padded as they are stored.
+    """One kernel launch; its figures are per image, with channels padded as they are stored.
 
     Attributes:
-        name: the layer it starts with.
+        name: Name of its first layer.
         kind: `dense` (convolution over a window), `pointwise` (1x1), `grouped`, `depthwise`, `linear`,
-            `pool`, `scale` (squeeze-excite's product), `activation` (one not fused), `elementwise`.
-        macs: multiply-accumulates.
-        read_elements: activation elements read; a residual sum reads its shortcut too.
-        written_elements: activation elements written.
-        weight_elements: parameters read, once however large the batch.
+            `pool`, `scale` (squeeze-excite's product), `activation` (not fused), `elementwise`.
+        macs: Multiply-accumulates.
+        read_elements: Activation elements read; a residual sum reads its shortcut as well.
+        written_elements: Activation elements written.
+        weight_elements: Parameters read, once per batch.
     """
 
     name: str
@@ -54,84 +54,86 @@ class Kernel:
     weight_elements: int
 
 
-def kernels(
+def list_kernels(
     network: Network, *, unfused: Collection[ActivationKind] = (), channel_granule: int = 1
 ) -> tuple[Kernel, ...]:
-    """Every kernel of `network`, in order of execution.
+    """Return every kernel of a network, in order of execution.
 
-    An activation or a residual sum joins the kernel that made its first input, where nothing else
-    reads that.
+    An activation or a residual sum joins the kernel that makes its first input, unless another layer reads
+    that input as well.
 
     Args:
-        network: what is to run.
-        unfused: activations that run as kernels of their own.
-        channel_granule: channels are padded to a multiple of it, in memory and in arithmetic.
+        network: The network to run.
+        unfused: Activations that run as separate kernels.
+        channel_granule: Channels are padded to a multiple of it, in memory and in arithmetic.
     """
     readers = Counter(name for layer in network.layers for name in layer.inputs)
     built: list[Kernel] = []
-    maker: dict[str, int] = {}  # layer name -> index of the kernel that makes it
+    maker: dict[str, int] = {}  # layer name -> index of the kernel that computes it
     for layer in network.layers:
         first = layer.inputs[0]
         if _is_epilogue(layer, unfused) and first in maker and readers[first] == 1:
             index = maker[first]
-            built[index] = _joined(built[index], layer, channel_granule)
+            built[index] = _fuse(built[index], layer, channel_granule)
         else:
             index = len(built)
-            built.append(_started(layer, network, channel_granule))
+            built.append(_start_kernel(layer, network, channel_granule))
         maker[layer.name] = index
     return tuple(built)
 
 
-def kernel_counts(
+def count_kernels(
     network: Network, *, unfused: Collection[ActivationKind] = (), channel_granule: int = 1
 ) -> tuple[tuple[Kernel, int], ...]:
-    """Kernels of equal work, nameless, with how often each runs: repeated blocks cost one look."""
-    every = kernels(network, unfused=unfused, channel_granule=channel_granule)
-    return tuple(Counter(replace(kernel, name="") for kernel in every).items())
+    """Return the distinct kernels without names, and how often each runs; repeated blocks are listed once."""
+    kernels = list_kernels(network, unfused=unfused, channel_granule=channel_granule)
+    return tuple(Counter(replace(kernel, name="") for kernel in kernels).items())
 
 
 def _is_epilogue(layer: Layer, unfused: Collection[ActivationKind]) -> bool:
     return isinstance(layer, Add) or (isinstance(layer, Activation) and layer.kind not in unfused)
 
 
-def _started(layer: Layer, network: Network, granule: int) -> Kernel:
+def _start_kernel(layer: Layer, network: Network, granule: int) -> Kernel:
     return Kernel(
         name=layer.name,
         kind=_kind(layer),
-        macs=round(layer.macs * _padding(layer, granule)),
+        macs=round(layer.macs * _padding_factor(layer, granule)),
         read_elements=sum(
-            # The image comes as it is: only what a kernel wrote is padded.
-            math.prod(network.shapes[name]) if name == INPUT else _elements(network.shapes[name], granule)
+            # The image is not padded: only what a kernel writes is.
+            math.prod(network.shapes[name])
+            if name == INPUT
+            else _count_elements(network.shapes[name], granule)
             for name in layer.inputs
         ),
-        written_elements=_elements(layer.output, granule),
+        written_elements=_count_elements(layer.output, granule),
         weight_elements=sum(math.prod(shape) for shape in layer.parameters.values()),
     )
 
 
-def _joined(kernel: Kernel, layer: Layer, granule: int) -> Kernel:
-    """`kernel` with `layer` in its epilogue; a sum's other operand is read there."""
-    extra = (len(layer.inputs) - 1) * _elements(layer.output, granule)
+def _fuse(kernel: Kernel, layer: Layer, granule: int) -> Kernel:
+    """Return the kernel with a layer in its epilogue, where a sum reads its other operand."""
+    extra = (len(layer.inputs) - 1) * _count_elements(layer.output, granule)
     return replace(kernel, read_elements=kernel.read_elements + extra)
 
 
-def _padded(channels: int, granule: int) -> int:
+def _pad(channels: int, granule: int) -> int:
     return -(-channels // granule) * granule
 
 
-def _elements(shape: Shape, granule: int) -> int:
+def _count_elements(shape: Shape, granule: int) -> int:
     channels, height, width = shape
-    return _padded(channels, granule) * height * width
+    return _pad(channels, granule) * height * width
 
 
-def _padding(layer: Layer, granule: int) -> float:
-    """Multiply-accumulates done for each one asked: both channel counts are padded."""
+def _padding_factor(layer: Layer, granule: int) -> float:
+    """Return the multiply-accumulates done per useful one: both channel counts are padded."""
     outputs = layer.output[0]
-    factor = _padded(outputs, granule) / outputs
+    factor = _pad(outputs, granule) / outputs
     if isinstance(layer, Linear):
-        return factor * _padded(layer.in_features, granule) / layer.in_features
+        return factor * _pad(layer.in_features, granule) / layer.in_features
     if isinstance(layer, Convolution) and layer.groups == 1:
-        return factor * _padded(layer.in_channels, granule) / layer.in_channels
+        return factor * _pad(layer.in_channels, granule) / layer.in_channels
     return factor
 
 

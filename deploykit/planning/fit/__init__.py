@@ -1,1 +1,1 @@
-"""The largest phi that meets a target on a GPU: measured here, recorded there, or predicted."""
+"""Find the largest phi that meets the targets on a GPU."""

@@ -1,116 +1,132 @@
-"""What would make something fit where nothing does."""
+"""Suggest changes that make something fit when nothing does."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from deploykit.gpu_catalog.gpus import Gpu, known_gpus
 from deploykit.networks.member import Member
 from deploykit.networks.scaling import format_phi
-from deploykit.planning.fit.answer import Candidate
-from deploykit.planning.fit.batch import candidate_at
-from deploykit.planning.fit.grid import BATCHES
-from deploykit.planning.fit.question import Question
-from deploykit.planning.latency_source import Predicted
+from deploykit.planning.fit.batch_choice import evaluate_member
+from deploykit.planning.fit.phi_grid import FREE_BATCHES
+from deploykit.planning.fit.request import FitRequest
+from deploykit.planning.fit.result import Candidate
+from deploykit.planning.predicted_latency import PredictedLatency
 from deploykit.util.errors import DeployError
-from deploykit.util.types import Precision
 
-_NAMED = 3  # GPUs
+_NAMED_GPUS = 3  # in one sentence
 
 
-def advise(
-    question: Question, miss: Candidate, member: Member, all_of_them: Sequence[Candidate]
+def suggest_changes(
+    request: FitRequest, miss: Candidate, member: Member, candidates: Sequence[Candidate]
 ) -> Iterator[str]:
-    """Sentences, each of a change that was tried and fits; of this machine what was not tried.
+    """Yield sentences, each about one change that was tried and fits.
+
+    On this machine trying takes minutes, so changes are named without being tried.
 
     Args:
-        miss: the nearest one, of that member.
-        all_of_them: that were looked at.
+        request: The request that nothing fits.
+        miss: The nearest miss.
+        member: The network of the nearest miss.
+        candidates: Every candidate that was considered.
     """
     if "accuracy" in miss.misses:
-        yield _on_accuracy(question, all_of_them)
+        yield _suggest_accuracy(request, candidates)
         return
-    wanted = f"for phi {format_phi(miss.phi)}"
-    memory = f"--max-memory {math.ceil(miss.memory_bytes / 1e6)}MB"
+    goal = f"for phi {format_phi(miss.phi)}"
+    memory_mb = math.ceil(miss.memory_bytes / 1e6)
+    memory_option = f"--max-memory {memory_mb}MB"
     if miss.misses == ("memory",):
-        yield f"{memory} is enough, {wanted}."
-    if question.gpu is None:
-        yield from _untried(question, miss, memory)
+        yield f"{memory_option} is enough, {goal}."
+    if request.gpu is None:
+        yield from _list_untried(request, miss, memory_option)
         return
-
-    def fits(**changes: Any) -> bool:
-        return _fits(replace(question, **changes), miss.phi, member)
-
-    if question.batch is not None:
-        others = sorted(BATCHES, key=lambda size: abs(math.log(size / miss.batch)))
-        batch = next((size for size in others if size != miss.batch and fits(batch=size)), None)
-        if batch is not None:
-            yield f"--batch {batch} is predicted to fit, {wanted}."
-    for precision in _not_compared(question):
-        if fits(precision=precision):
-            yield f"--precision {precision} is predicted to fit, {wanted}."
+    batch = _find_fitting_batch(request, miss, member)
+    if batch is not None:
+        yield f"--batch {batch} is predicted to fit, {goal}."
+    for precision in request.untried_precisions:
+        if _fits(replace(request, precision=precision), miss.phi, member):
+            yield f"--precision {precision} is predicted to fit, {goal}."
     if "memory" not in miss.misses:
-        yield _on_gpus(question, miss, member)
+        yield _suggest_gpus(request, miss, member)
     elif miss.misses != ("memory",):
-        roomy = replace(question.goal, max_memory_bytes=1e6 * math.ceil(miss.memory_bytes / 1e6))
-        yield _on_gpus(replace(question, goal=roomy), miss, member, given=memory)
-
-
-def _not_compared(question: Question) -> list[Precision]:
-    return [each for each in question.clock.compared if each not in question.compared]
-
-
-def _fits(question: Question, phi: float, member: Member) -> bool:
-    try:
-        return candidate_at(question, phi, member).fits
-    except DeployError:  # too little is known of the GPU
-        return False
-
-
-def _on_accuracy(question: Question, candidates: Sequence[Candidate]) -> str:
-    """Of what is as accurate as nobody published, the most accurate that fits otherwise."""
-    otherwise = [each for each in candidates if each.misses == ("accuracy",) and each.accuracy is not None]
-    nobody = f"No {question.family.title} is known to be so accurate"
-    if not otherwise:
-        return f"{nobody}."
-    best = max(otherwise, key=lambda each: (each.accuracy or 0, each.phi))
-    percent = floor_percent(best.accuracy or 0)
-    return f"{nobody}; --min-accuracy {percent}% fits, with phi {format_phi(best.phi)}."
+        targets = replace(request.targets, max_memory_bytes=1e6 * memory_mb)
+        yield _suggest_gpus(replace(request, targets=targets), miss, member, with_option=memory_option)
 
 
 def floor_percent(accuracy: float) -> str:
-    """A fraction in percent, with one decimal at most, and no more than it is."""
+    """Return a fraction in percent, rounded down to one decimal."""
     return f"{math.floor(1000 * accuracy + 1e-9) / 10:g}"
 
 
-def _untried(question: Question, miss: Candidate, memory: str) -> Iterator[str]:
-    """Of this machine, where trying takes minutes."""
-    smaller = miss.batch > 1 and question.batch is not None
-    with_memory = f" with {memory}" if "memory" in miss.misses else ""
+def _fits(request: FitRequest, phi: float, member: Member) -> bool:
+    try:
+        return evaluate_member(request, phi, member).fits
+    except DeployError:  # the GPU's facts do not suffice
+        return False
+
+
+def _find_fitting_batch(request: FitRequest, miss: Candidate, member: Member) -> int | None:
+    """Return the fitting batch size nearest to the requested one; None if the batch is free already."""
+    if request.batch is None:
+        return None
+    others = sorted(FREE_BATCHES, key=lambda size: abs(math.log(size / miss.batch)))
+    fitting = (
+        size
+        for size in others
+        if size != miss.batch and _fits(replace(request, batch=size), miss.phi, member)
+    )
+    return next(fitting, None)
+
+
+def _suggest_accuracy(request: FitRequest, candidates: Sequence[Candidate]) -> str:
+    """Name the highest accuracy that fits, if the requested one was never published."""
+    fitting = [each for each in candidates if each.misses == ("accuracy",) and each.accuracy is not None]
+    sentence = f"No {request.family.title} has a published accuracy that high"
+    if not fitting:
+        return f"{sentence}."
+    best = max(fitting, key=lambda each: (each.accuracy or 0, each.phi))
+    percent = floor_percent(best.accuracy or 0)
+    return f"{sentence}; --min-accuracy {percent}% fits, with phi {format_phi(best.phi)}."
+
+
+def _list_untried(request: FitRequest, miss: Candidate, memory_option: str) -> Iterator[str]:
+    with_memory = f" with {memory_option}" if "memory" in miss.misses else ""
     changes = [
-        *(["a smaller --batch"] if smaller else []),
-        *(f"--precision {each}" for each in _not_compared(question)),
+        *(["a smaller --batch"] if miss.batch > 1 and request.batch is not None else []),
+        *(f"--precision {each}" for each in request.untried_precisions),
         *([f"a faster machine{with_memory}"] if {"latency", "throughput"} & set(miss.misses) else []),
     ]
     if changes:
         yield f"Not tried: {' or '.join([', '.join(changes[:-1]), changes[-1]] if changes[1:] else changes)}."
 
 
-def _on_gpus(question: Question, miss: Candidate, member: Member, *, given: str | None = None) -> str:
-    def asked_of(gpu: Gpu) -> Question:
-        return replace(question, gpu=gpu, clock=Predicted(gpu, percentile=question.percentile))
+def _suggest_gpus(
+    request: FitRequest, miss: Candidate, member: Member, *, with_option: str | None = None
+) -> str:
+    """Name the slowest known GPUs that fit.
 
+    Args:
+        request: With the targets to meet.
+        miss: The nearest miss.
+        member: Its network.
+        with_option: The option that the request was changed by, if any.
+    """
     fitting = {
-        gpu.name: candidate_at(asked_of(gpu), miss.phi, member)
+        gpu.name: evaluate_member(_move_to(request, gpu), miss.phi, member)
         for gpu in known_gpus()
-        if gpu != question.gpu and _fits(asked_of(gpu), miss.phi, member)
+        if gpu != request.gpu and _fits(_move_to(request, gpu), miss.phi, member)
     }
     if not fitting:
-        either = "" if given is None else f", with {given} either"
-        return f"No GPU that is known is predicted to fit{either}."
-    just = sorted(fitting, key=lambda name: -question.decisive_ms(fitting[name].latency))
-    names = ", ".join(just[:_NAMED])
-    predicted = "Predicted" if given is None else f"With {given}, predicted"
-    others = " and others" if just[_NAMED:] else ""
+        either = "" if with_option is None else f", even with {with_option}"
+        return f"No known GPU is predicted to fit{either}."
+    slowest = sorted(fitting, key=lambda name: -request.decisive_ms(fitting[name].latency))
+    names = ", ".join(slowest[:_NAMED_GPUS])
+    others = " and others" if slowest[_NAMED_GPUS:] else ""
+    predicted = "Predicted" if with_option is None else f"With {with_option}, predicted"
     return f"{predicted} to fit, for phi {format_phi(miss.phi)}: {names}{others}."
+
+
+def _move_to(request: FitRequest, gpu: Gpu) -> FitRequest:
+    source = PredictedLatency(gpu, percentile=request.percentile)
+    return replace(request, gpu=gpu, latency_source=source)

@@ -1,1 +1,1 @@
-"""The grid search that compound scaling begins with: which alpha, beta and gamma a family gains most by."""
+"""Grid search for the scaling coefficients alpha, beta and gamma of a family."""

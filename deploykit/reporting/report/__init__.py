@@ -1,4 +1,4 @@
-"""One HTML page of what records show."""
+"""Write one HTML page of what records show."""
 
 from deploykit.reporting.report.page import write_report
 

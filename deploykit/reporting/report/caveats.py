@@ -1,42 +1,44 @@
-"""How far a sentence of the report can be relied on: what its runs say of themselves, what isn't clear."""
+"""Say how reliable a finding is: what its runs warn about, and what is not clear."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from deploykit.bench.layers.layer_profile import LayerProfile
 from deploykit.bench.record import Record
-from deploykit.reporting.report.gather import network_name
+from deploykit.reporting.report.engine_facts import network_name
 from deploykit.stats.estimate import Estimate
 
 T = TypeVar("T")
-_MOST = 2  # remarks in a sentence
+_MAX_CAVEATS = 2  # in one sentence
 
 
-def cautions(runs: Iterable[Record | LayerProfile]) -> str:
-    """` Careful: phi 5: the run drifts ...`, a sentence to add, or nothing."""
-    told = {
-        f"{_run_name(run)}: {doubt[:1].lower()}{doubt[1:].rstrip('.')}": None
-        for run in runs
-        for doubt in run.run_caveats
-    }
-    if not told:
+def format_caveats(runs: Iterable[Record | LayerProfile]) -> str:
+    """Return a sentence to append, ` Caution: phi 5: the run drifts ...`, or nothing."""
+    caveats = list(
+        dict.fromkeys(
+            f"{_run_name(run)}: {doubt[:1].lower()}{doubt[1:].rstrip('.')}"
+            for run in runs
+            for doubt in run.run_caveats
+        )
+    )
+    if not caveats:
         return ""
-    shown = list(told)[:_MOST]
-    if len(told) > _MOST:
-        shown.append(f"{len(told) - _MOST} more, see the remarks at the end")
-    return f" Careful: {'; '.join(shown)}."
+    shown = caveats[:_MAX_CAVEATS]
+    if len(caveats) > _MAX_CAVEATS:
+        shown.append(f"{len(caveats) - _MAX_CAVEATS} more, listed at the end")
+    return f" Caution: {'; '.join(shown)}."
 
 
-def in_brackets(estimate: Estimate) -> str:
-    """` (1.08 to 1.11)`, or nothing where that is not known."""
-    ends = estimate.format_interval(3)
+def format_interval(estimate: Estimate) -> str:
+    """Return ` (1.08 to 1.11)`, or nothing if the interval is unknown."""
+    ends = estimate.ends(3)
     return f" ({ends})" if ends else ""
 
 
-def not_clearly(
+def find_ties(
     best: T, others: Sequence[T], ratio: Callable[[T, T], Estimate], name: Callable[[T], str]
 ) -> list[str]:
-    """Names of those whose ratio to the best leaves it possible that they are as good."""
+    """Return the names of those whose ratio to the best may be 1, so that they may be as good."""
     return [name(each) for each in others if each is not best and ratio(best, each).contains(1)]
 
 

@@ -1,4 +1,4 @@
-"""Sections -> one HTML file that needs nothing else."""
+"""Write a report's sections as one self-contained HTML file."""
 
 import base64
 import hashlib
@@ -10,15 +10,17 @@ from typing import Any
 from deploykit import __version__
 from deploykit.bench.layers.layer_profile import LayerProfile
 from deploykit.bench.record import Record, describe_execution, utc_timestamp
-from deploykit.reporting.report.gather import Gathered, gather, short_machine
-from deploykit.reporting.report.predicted import Predicted, predict_families
-from deploykit.reporting.report.section import Section, counted, joined
+from deploykit.reporting.report.engine_facts import short_machine
+from deploykit.reporting.report.predicted_members import PredictedMember, predict_families
+from deploykit.reporting.report.report_data import ReportData, read_report_data
+from deploykit.reporting.report.section import Section
 from deploykit.reporting.report.sections import accuracy, axes, batches, distributions, layers, serving, work
+from deploykit.reporting.report.text import count_noun, join_words
 from deploykit.util.atomic_files import require_writable, write_atomically
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 
-DEFAULT_TITLE = "How efficient is EfficientNet here?"
+DEFAULT_TITLE = "How efficient is EfficientNet on this machine?"
 _EXTRA = "report"
 _SUFFIXES = (".html", ".htm")
 
@@ -31,94 +33,88 @@ def write_report(
     predict: Sequence[str] = (),
     note: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[Section, ...]:
-    """Writes one HTML file of what records show: plots, with the table under each.
+    """Write one HTML page of what records show: plots, each with a table below.
 
     Args:
-        records: files that bench, study and eval wrote, or folders of them.
-        predict: GPUs whose predicted latencies are shown beside.
-        note: told of files that are no records.
+        records: Files that bench, study and eval wrote, or folders of them.
+        output: The HTML file to write; only another HTML page is replaced.
+        title: Title of the page.
+        predict: GPUs whose predicted latency is shown in addition.
+        note: Called with a sentence about files that are not records.
 
     Returns:
-        What it shows.
+        The sections of the page.
 
     Raises:
-        DeployError: no records, a damaged one, a GPU that is not known, no title, or a file that can't be
-            written.
+        DeployError: There is no record, one is damaged, a GPU is unknown, the title is empty, or the file
+            cannot be written.
     """
     path = Path(output)
     if not title.strip():
         raise DeployError(
-            "A page without a title can't be told from others.",
+            "A report needs a title that is not empty.",
             code="invalid-title",
-            fix="give --title a few words",
+            fix='give --title "Latency of our models"',
         )
     require_writable(path, inputs=tuple(map(Path, records)))
-    _require_no_other_file(path)
+    _require_replaceable(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise DeployError(
-            f"{path} is no name for an HTML page.", code="invalid-output-name", fix="end it in .html"
+            f"{path} does not end in .html.", code="invalid-output-name", fix="give -o report.html"
         )
     for module in ("plotly", "jinja2"):
         require(module, extra=_EXTRA)
-    gathered = gather(records)
-    if gathered.strays:
-        note(f"Left out, as no records: {', '.join(map(str, gathered.strays))}.")
-    predicted = predict_families(gathered.families, predict)
-    shown = sections_of(gathered, predicted)
-    if not shown:
+    data = read_report_data(records)
+    if data.strays:
+        note(f"Skipped files that are not records: {', '.join(map(str, data.strays))}.")
+    sections = make_sections(data, predict_families(data.families, predict))
+    if not sections:
         raise DeployError(
-            "These records answer none of a report's questions.",
+            "These records answer none of the report's questions.",
             code="records-insufficient",
-            fix="add latency of one image, throughput by batch, or layers: deploykit study makes all",
+            fix="add latency at batch 1, throughput by batch, or layers; deploykit study measures them all",
         )
-    write_atomically(path, page(title, gathered, shown))
-    return shown
+    write_atomically(path, render_page(title, data, sections))
+    return sections
 
 
-def _require_no_other_file(path: Path) -> None:
-    """Only a page is replaced: records are not."""
-    if path.is_file() and not path.read_bytes()[:200].lstrip().lower().startswith(b"<!doctype html"):
-        raise DeployError(
-            f"{path} is there, and is no HTML page.", code="file-exists", fix="give another name with -o"
-        )
-
-
-def sections_of(gathered: Gathered, predicted: Sequence[Predicted] = ()) -> tuple[Section, ...]:
-    """Every question that the records answer."""
+def make_sections(data: ReportData, predicted: Sequence[PredictedMember] = ()) -> tuple[Section, ...]:
+    """Return a section for every question that the records answer."""
     single = (
-        work.section(gathered, predicted),
-        accuracy.section(gathered, predicted),
-        batches.section(gathered),
-        serving.section(gathered),
-        distributions.section(gathered),
+        work.section(data, predicted),
+        accuracy.section(data, predicted),
+        batches.section(data),
+        serving.section(data),
+        distributions.section(data),
     )
     return (
         *(each for each in single if each is not None),
-        *layers.sections(gathered),
-        *axes.sections(gathered),
+        *layers.sections(data),
+        *axes.sections(data),
     )
 
 
-def page(title: str, gathered: Gathered, sections: Sequence[Section]) -> str:
-    """The HTML, in which no text from outside is anything but text.
+def render_page(title: str, data: ReportData, sections: Sequence[Section]) -> str:
+    """Return the page's HTML, in which every text from outside is escaped.
 
-    Jinja2 escapes texts, section.plain those in plots, and figures are data, with `<` spelled out. Besides
-    that the page forbids itself every script but its own two, by their digests, and any connection.
+    Jinja2 escapes texts in the page, text.escape_text those in plots, and figures are JSON with `<` escaped.
+    In addition a content security policy forbids every script except the page's two, by their digests, and
+    every connection.
     """
     jinja2 = require("jinja2", extra=_EXTRA)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    plotly_js, page_js = _plotly_js(), _asset("page.js")
-    html: str = environment.from_string(_asset("page.html.jinja")).render(
+    plotly_js, page_js = _load_plotly_js(), _load_asset("page.js")
+    html: str = environment.from_string(_load_asset("page.html.jinja")).render(
         title=title,
         sections=sections,
-        figures={each.name: figure_json(each) for each in sections},
-        summary=_summary(gathered),
-        own_machines=joined(gathered.machines) if gathered.machines else "",
-        machines=_machines(gathered),
-        remarks=_remarks(gathered),
+        figures={each.name: make_figure_json(each) for each in sections},
+        summary=_summarize(data),
+        own_machines=join_words(data.machines) if data.machines else "",
+        machines=_list_machines(data),
+        remarks=[(record.name, doubt) for record in data.runs for doubt in record.run_caveats],
         written=utc_timestamp(),
         version=__version__,
-        css=_asset("page.css"),
+        css=_load_asset("page.css"),
         plotly_js=plotly_js,
         page_js=page_js,
         script_digests=[_digest(plotly_js), _digest(page_js)],
@@ -126,8 +122,8 @@ def page(title: str, gathered: Gathered, sections: Sequence[Section]) -> str:
     return html
 
 
-def figure_json(section: Section) -> str:
-    """The figure as Plotly's JSON, checked against its schema, fit to stand inside a script element."""
+def make_figure_json(section: Section) -> str:
+    """Return the plot as JSON that Plotly's schema accepts and a script element may contain."""
     figure = require("plotly.graph_objects", extra=_EXTRA).Figure(
         data=list(section.traces), layout=section.layout, skip_invalid=False
     )
@@ -135,30 +131,38 @@ def figure_json(section: Section) -> str:
     return str(figure.to_json()).replace("<", "\\u003c")
 
 
-def _runs(gathered: Gathered) -> tuple[Record | LayerProfile, ...]:
-    return (*gathered.latencies, *gathered.profiles)
+def _require_replaceable(path: Path) -> None:
+    """Check that the output would replace nothing but an HTML page.
+
+    Raises:
+        DeployError: The path is another kind of file, such as a record.
+    """
+    if path.is_file() and not path.read_bytes()[:200].lstrip().lower().startswith(b"<!doctype html"):
+        raise DeployError(
+            f"{path} exists and is not an HTML page.", code="file-exists", fix="give another name with -o"
+        )
 
 
-def _machines(gathered: Gathered) -> list[dict[str, Any]]:
-    """What ran what, and how it was measured: a row for each that differs."""
+def _list_machines(data: ReportData) -> list[dict[str, Any]]:
+    """Return a row for each distinct machine, runtime and method, with the number of records."""
     rows: dict[Hashable, dict[str, Any]] = {}
-    for record in _runs(gathered):
+    for record in data.runs:
         row = {
             "machine": short_machine(record.machine.name),
             "cores": record.machine.cores,
             "system": record.machine.system,
-            "runtime": _runtime(record),
-            "method": _method(record),
+            "runtime": _describe_runtime(record),
+            "method": _describe_method(record),
         }
         rows.setdefault(tuple(row.values()), {**row, "count": 0})["count"] += 1
     return list(rows.values())
 
 
-def _runtime(record: Record | LayerProfile) -> str:
+def _describe_runtime(record: Record | LayerProfile) -> str:
     return record.runtime if isinstance(record, Record) else record.engine.compiler.partition(", ")[0]
 
 
-def _method(record: Record | LayerProfile) -> str:
+def _describe_method(record: Record | LayerProfile) -> str:
     if isinstance(record, Record):
         method = record.method
         how = describe_execution(threads=method.threads, cuda_graph=method.cuda_graph)
@@ -166,34 +170,32 @@ def _method(record: Record | LayerProfile) -> str:
     return f"layers, {describe_execution(threads=record.threads, cuda_graph=record.cuda_graph)}"
 
 
-def _summary(gathered: Gathered) -> str:
-    """What the page is made of, in a sentence."""
+def _summarize(data: ReportData) -> str:
+    """Return sentences about which records the page shows."""
     parts = [
-        counted(len(gathered.latencies), "measurement") + " of latency or throughput",
-        counted(len(gathered.profiles), "profile") + " by layer",
-        counted(len(gathered.accuracies), "evaluation") + " of accuracy",
+        count_noun(len(data.latencies), "measurement") + " of latency or throughput",
+        count_noun(len(data.profiles), "profile") + " by layer",
+        count_noun(len(data.accuracies), "evaluation") + " of accuracy",
     ]
-    said = f"{joined(parts)}."
-    if count := gathered.superseded:
-        said += f" Of {counted(count, 'more record')} the same was measured again later: left out."
-    if gathered.strays:
-        said += f" {counted(len(gathered.strays), 'file')} beside them, no records, left out."
-    return said
+    sentences = f"This page shows {join_words(parts)}."
+    if data.superseded:
+        older = count_noun(data.superseded, "older record")
+        sentences += f" It leaves out {older} of measurements that were repeated later."
+    if data.strays:
+        others = count_noun(len(data.strays), "JSON file")
+        sentences += f" It leaves out {others} that {'is' if len(data.strays) == 1 else 'are'} not a record."
+    return sentences
 
 
-def _remarks(gathered: Gathered) -> list[tuple[str, str]]:
-    return [(record.name, doubt) for record in _runs(gathered) for doubt in record.run_caveats]
-
-
-def _plotly_js() -> str:
+def _load_plotly_js() -> str:
     script: str = require("plotly.offline", extra=_EXTRA).get_plotlyjs()
     return script
 
 
-def _asset(name: str) -> str:
+def _load_asset(name: str) -> str:
     return resources.files("deploykit.reporting.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _digest(script: str) -> str:
-    """As a content security policy names an inline script."""
+    """Return the digest by which a content security policy names an inline script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

@@ -1,14 +1,15 @@
-"""Series and axes as Plotly's JSON schema has them: the one place that knows it."""
+"""Build series and axes in Plotly's JSON schema; no other module knows it."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from deploykit.reporting.report.section import Trace, hover, label
+from deploykit.reporting.report.section import Trace
+from deploykit.reporting.report.text import hover_text, plot_label
 from deploykit.stats.estimate import Estimate
 
-# Okabe and Ito 2008: told apart by every kind of colour vision; the darker and lighter are left out, so that
-# all of them stand on white and on black. One for each setup, the same in every plot.
+# Okabe and Ito 2008: distinguishable with every kind of colour vision. The darkest and lightest are left out,
+# so that all are visible on white and on black. Each setup has one colour in every plot.
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -20,7 +21,7 @@ COLOURS = (
     "#7f7f7f",
     "#a6761d",
 )
-# Tol 2021, "light": for what is no setup, as kinds of layers and axes of scaling.
+# Tol 2021, "light": for kinds of layers and scaling axes, which are not setups.
 PALE = (
     "#77aadd",
     "#ee8866",
@@ -35,9 +36,9 @@ PALE = (
 GREY = "#8a8a8a"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "triangle-down", "star")
-MOST_SHOWN = 20  # series: of more, one setup's are shown at first
+MAX_VISIBLE = 20  # with more series, only one setup's are visible at first
 
-_FAINTEST = 0.6
+_MIN_OPACITY = 0.6
 
 
 def scatter(
@@ -46,32 +47,38 @@ def scatter(
     y: Sequence[float],
     *,
     colour: str,
-    told: Sequence[Sequence[str]] | None = None,
+    hover_lines: Sequence[Sequence[str]] | None = None,
     mode: Literal["lines+markers", "markers", "lines"] = "lines+markers",
     symbol: str = "circle",
     dash: str = "solid",
     width: float = 2,
     opacity: float = 1.0,
     step: bool = False,
-    shown: bool = True,
+    visible: bool = True,
     errors_x: Sequence[Estimate] | None = None,
     errors_y: Sequence[Estimate] | None = None,
 ) -> Trace:
-    """A line, points, or both.
+    """Return a line, points, or both.
 
     Args:
-        name: in the legend, in parts.
-        told: lines of text beside the pointer, for each point; None for nothing.
-        errors_x, errors_y: whose intervals are drawn at each point.
+        name: Name in the legend, in parts.
+        x, y: One value per point.
+        colour: Colour of line and points.
+        hover_lines: Lines of text to show next to the pointer, for each point; None for no text.
+        mode: What to draw.
+        symbol, dash, width, opacity: Style, in Plotly's terms.
+        step: Whether the line runs in steps.
+        visible: Whether the series is visible at first, and not only in the legend.
+        errors_x, errors_y: Estimates whose intervals to draw, one per point.
     """
     trace: Trace = {
         "type": "scatter",
         "mode": mode,
-        "name": label(*name),
+        "name": plot_label(*name),
         "x": list(x),
         "y": list(y),
         "opacity": opacity,
-        "visible": True if shown else "legendonly",
+        "visible": True if visible else "legendonly",
     }
     if "lines" in mode:
         trace["line"] = {"color": colour, "dash": dash, "width": width, "shape": "hv" if step else "linear"}
@@ -79,8 +86,8 @@ def scatter(
         trace["marker"] = {"color": colour, "symbol": symbol, "size": 9 if mode == "markers" else 6}
     for axis, errors in (("error_x", errors_x), ("error_y", errors_y)):
         if errors is not None:
-            trace[axis] = _whiskers(errors, colour)
-    return {**trace, **_told(told)}
+            trace[axis] = _make_whiskers(errors, colour)
+    return {**trace, **_make_hover(hover_lines)}
 
 
 def bars(
@@ -90,30 +97,39 @@ def bars(
     *,
     colour: str,
     hatched: Sequence[bool],
-    told: Sequence[Sequence[str]],
+    hover_lines: Sequence[Sequence[str]],
 ) -> Trace:
-    """Stacked bars in groups; x: the groups of all, and their names there."""
+    """Return stacked bars.
+
+    Args:
+        name: Name in the legend.
+        x: Two sequences, the group of each bar and its name within the group.
+        y: Height of each bar.
+        colour: Colour of the bars.
+        hatched: Which bars are hatched.
+        hover_lines: Lines of text to show next to the pointer, for each bar.
+    """
     return {
         "type": "bar",
-        "name": label(name),
-        "x": [[label(each) for each in names] for names in x],
+        "name": plot_label(name),
+        "x": [[plot_label(each) for each in names] for names in x],
         "y": list(y),
         "marker": {
             "color": colour,
             "pattern": {"shape": ["/" if each else "" for each in hatched], "solidity": 0.5},
         },
-        **_told(told),
+        **_make_hover(hover_lines),
     }
 
 
-def shade(index: int, count: int) -> float:
-    """How opaque the series of one of many networks is: the larger, the more."""
-    return 1.0 if count < 2 else _FAINTEST + (1 - _FAINTEST) * index / (count - 1)
+def series_opacity(index: int, count: int) -> float:
+    """Return the opacity of one of `count` networks' series; larger networks are more opaque."""
+    return 1.0 if count < 2 else _MIN_OPACITY + (1 - _MIN_OPACITY) * index / (count - 1)
 
 
 def log_axis(title: str, traces: Sequence[Trace], letter: Literal["x", "y"]) -> dict[str, Any]:
-    """A logarithmic axis with numbers on it, however little the traces' values span."""
-    ticks = _ticks([value for trace in traces for value in trace[letter]])
+    """Return a logarithmic axis with at least three numbers, even if the values span little."""
+    ticks = _choose_ticks([value for trace in traces for value in trace[letter]])
     return {
         "title": {"text": title},
         "type": "log",
@@ -122,14 +138,14 @@ def log_axis(title: str, traces: Sequence[Trace], letter: Literal["x", "y"]) -> 
     }
 
 
-def _told(told: Sequence[Sequence[str]] | None) -> Trace:
-    if told is None:
+def _make_hover(hover_lines: Sequence[Sequence[str]] | None) -> Trace:
+    if hover_lines is None:
         return {"hoverinfo": "skip"}
-    return {"hoverinfo": "text", "hovertext": [hover(*lines) for lines in told]}
+    return {"hoverinfo": "text", "hovertext": [hover_text(*lines) for lines in hover_lines]}
 
 
-def _whiskers(errors: Sequence[Estimate], colour: str) -> dict[str, Any]:
-    """None where an end is open."""
+def _make_whiskers(errors: Sequence[Estimate], colour: str) -> dict[str, Any]:
+    """Return error bars; an open end of an interval has none."""
     return {
         "type": "data",
         "array": [None if each.high is None else each.high - each.value for each in errors],
@@ -139,14 +155,14 @@ def _whiskers(errors: Sequence[Estimate], colour: str) -> dict[str, Any]:
     }
 
 
-def _ticks(values: Sequence[float]) -> list[float]:
-    """1, 2, 5, 10, ... around the values; closer together where that makes less than three."""
+def _choose_ticks(values: Sequence[float]) -> list[float]:
+    """Return 1, 2, 5, 10, ... around the values, or closer numbers if that gives fewer than three."""
     low, high = min(values) / 1.3, max(values) * 1.3
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
+    ticks: list[float] = []
     for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(each / 10 for each in range(10, 100))):
-        found = [digit * 10.0**decade for decade in decades for digit in digits]
-        found = [each for each in found if low <= each <= high]
-        if len(found) >= 3:
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [each for each in ticks if low <= each <= high]
+        if len(ticks) >= 3:
             break
-    return found
+    return ticks

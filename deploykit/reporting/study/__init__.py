@@ -1,5 +1,5 @@
-"""The measurements that a report's questions take, made in one go on one machine."""
+"""Make every measurement that a report needs, in one run on one machine."""
 
-from deploykit.reporting.study.study import Finished, Study, run_study
+from deploykit.reporting.study.study import FinishedRecord, Study, run_study
 
-__all__ = ["Finished", "Study", "run_study"]
+__all__ = ["FinishedRecord", "Study", "run_study"]

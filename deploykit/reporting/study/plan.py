@@ -1,4 +1,4 @@
-"""What a study measures, in which order."""
+"""What a study measures, and in which order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from deploykit.networks.scaling import AXES, Axis, Scale, stretched_axis
 from deploykit.networks.single_axis import axis_member, single_axis_scale
 from deploykit.util.types import Precision
 
-Kind = Literal["single-stream", "offline", "layers"]
+MeasurementKind = Literal["single-stream", "offline", "layers"]
 
-# Calls of each kind, at least. p90 takes a hundred; throughput is a mean, which takes fewer.
-CALLS: dict[Kind, int] = {"single-stream": 100, "offline": 10, "layers": 60}
-LARGEST_AXIS_PHI = 4.0  # of whose work one axis alone is stretched: beyond, to what nobody would use
+# Smallest number of calls. p90 needs a hundred; throughput is a mean, which needs fewer.
+CALLS: dict[MeasurementKind, int] = {"single-stream": 100, "offline": 10, "layers": 60}
+MAX_AXIS_PHI = 4.0  # one axis alone is scaled up to this phi's work; beyond, nobody would use the networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One measurement of a network."""
+class StudyStep:
+    """One measurement of one network."""
 
     member: Member
     precision: Precision
-    kind: Kind
+    kind: MeasurementKind
     batch: int = 1
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates that it takes at least."""
+        """Multiply-accumulates of the whole measurement, at least."""
         return self.member.network().macs * self.batch * CALLS[self.kind]
 
 
@@ -39,36 +39,39 @@ def plan_study(
     precisions: Sequence[Precision],
     batches: Sequence[int],
     axes: Sequence[Axis] = AXES,
-) -> tuple[Step, ...]:
-    """From the network of least work to that of most, so that what there is when it is stopped is of use.
+) -> tuple[StudyStep, ...]:
+    """Return the measurements of a study, from the least work to the most.
 
-    Of each phi latency, layers and throughput by batch; and the latency, in the first precision, of networks
-    with as much work that are stretched along one axis alone, and of those whose accuracy was published.
+    In that order an interrupted study is still useful. Each phi is measured for latency, layers and
+    throughput by batch. Networks that scale one axis alone are measured for latency at the first precision:
+    those with as much work as a phi, and those with a published accuracy.
     """
-    steps: dict[Member, list[Step]] = {}
+    steps: dict[Member, list[StudyStep]] = {}
     for phi in sorted(set(phis)):
         member = choose_member(family, phi=phi)
         steps[member] = [
-            step for precision in precisions for step in _all_of(member, precision, sorted(set(batches)))
+            step for precision in precisions for step in _plan_member(member, precision, sorted(set(batches)))
         ]
-    for member in _stretched(family, list(steps), axes):
-        steps[member] = [Step(member=member, precision=precisions[0], kind="single-stream")]
+    for member in _list_single_axis_members(family, list(steps), axes):
+        steps[member] = [StudyStep(member=member, precision=precisions[0], kind="single-stream")]
     by_work = sorted(steps, key=lambda member: member.network().macs)
     return tuple(step for member in by_work for step in steps[member])
 
 
-def _all_of(member: Member, precision: Precision, batches: Sequence[int]) -> Iterator[Step]:
-    yield Step(member=member, precision=precision, kind="single-stream")
-    yield Step(member=member, precision=precision, kind="layers")
+def _plan_member(member: Member, precision: Precision, batches: Sequence[int]) -> Iterator[StudyStep]:
+    yield StudyStep(member=member, precision=precision, kind="single-stream")
+    yield StudyStep(member=member, precision=precision, kind="layers")
     for batch in batches:
-        yield Step(member=member, precision=precision, kind="offline", batch=batch)
+        yield StudyStep(member=member, precision=precision, kind="offline", batch=batch)
 
 
-def _stretched(family: Family, compound: Sequence[Member], axes: Sequence[Axis]) -> Iterator[Member]:
-    """Networks of one axis alone: as much work as the compound ones, and what was published."""
+def _list_single_axis_members(
+    family: Family, compound: Sequence[Member], axes: Sequence[Axis]
+) -> Iterator[Member]:
+    """Yield networks of one axis: as much work as the compound ones, and those with published accuracy."""
     scales: dict[Scale, None] = {}
     for member in compound:
-        if member.phi is not None and 0 < member.phi <= LARGEST_AXIS_PHI:
+        if member.phi is not None and 0 < member.phi <= MAX_AXIS_PHI:
             macs = member.network().macs
             scales |= dict.fromkeys(single_axis_scale(family, axis, macs=macs) for axis in axes)
     if scales:

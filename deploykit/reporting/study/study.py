@@ -1,4 +1,4 @@
-"""Runs a study; started again, it goes on where it was stopped."""
+"""Run a study; an interrupted study continues where it stopped."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,26 @@ from deploykit.bench.measure_network import build_random_engine, random_model_sh
 from deploykit.bench.record import Record, resolve_cpu_threads
 from deploykit.bench.record_file import read_record_folder, write_record
 from deploykit.engine.compilers import COMPILERS
-from deploykit.engine.shapes import MAX_BATCH, BatchRange
-from deploykit.engine.targets import LOCAL, Target, resolve_precision, resolve_target
-from deploykit.networks.families.registry import DEFAULT_FAMILY, find_family, is_builtin
+from deploykit.networks.families.registry import DEFAULT_FAMILY, is_builtin
 from deploykit.networks.scaling import AXES, Axis
-from deploykit.reporting.study.plan import CALLS, Step, plan_study
+from deploykit.reporting.study.plan import CALLS, StudyStep, plan_study
+from deploykit.reporting.study.settings import StudySettings, resolve_settings
 from deploykit.util.atomic_files import require_writable
-from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
-from deploykit.util.local_gpu import local_gpu
+from deploykit.util.progress import Progress, no_progress
 from deploykit.util.types import Precision
 
-CPU_BATCHES, GPU_BATCHES = (1, 2, 4, 8), (1, 8, 32, 128)
-SECONDS = 3.0  # of each measurement, at least
+SECONDS = 3.0  # each measurement takes at least this long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """A record that was written: which of the study's it is, of how many, those there before among them."""
+class FinishedRecord:
+    """A record that a study has just written.
+
+    Attributes:
+        number: How many of the study's records exist now, from 1 to `count`.
+        count: How many records the study has in total.
+    """
 
     path: Path
     record: Record | LayerProfile
@@ -40,25 +42,17 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Attributes:
-    records: all of it, from the least work to the most.
-    written: those that were not there before.
-    strays: JSON in the folder that is no record.
+    """The result of a study.
+
+    Attributes:
+        records: Every record of the study, from the least work to the most.
+        written: Records that this run wrote.
+        strays: JSON files in the folder that are not records.
     """
 
     records: tuple[Path, ...]
     written: tuple[Path, ...]
     strays: tuple[Path, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Where a study measures, and what it builds for that."""
-
-    folder: Path
-    target: Target
-    batches: tuple[BatchRange, ...]
-    threads: int | None
 
 
 def run_study(
@@ -72,126 +66,97 @@ def run_study(
     axes: Sequence[Axis] = AXES,
     threads: int | None = None,
     seconds: float = SECONDS,
-    begun: Callable[[int, int], None] = lambda there, count: None,
-    progress: Callable[[float, float], None] = lambda done, total: None,
-    finished: Callable[[Finished], None] = lambda record: None,
+    on_start: Callable[[int, int], None] = lambda existing, count: None,
+    on_record: Callable[[FinishedRecord], None] = lambda finished: None,
+    progress: Progress = no_progress,
 ) -> Study:
-    """Builds each network with random weights, which is right for latency, and measures it.
+    """Build each network with random weights, which is enough for latency, and measure it.
 
     Args:
-        folder: where the records go. What was measured into it before is not measured again.
-        gpu: `local`, `cpu`, or the name of the GPU that is here.
-        family: see networks.families.registry.
-        phis: default the published members, and 0 to 3 where those are one.
-        precisions: default FP32 and INT8 on a CPU, FP16 and INT8 on a GPU.
-        batches: of throughput; default 1 to 8 on a CPU, 1 to 128 on a GPU.
-        axes: to stretch alone, besides.
-        threads: CPU threads; default one a core.
-        seconds: of each measurement, at least.
-        begun: told how many of the records are there already, of how many.
-        progress: told how much of the work is done, of how much.
-        finished: told of each record that is written.
+        folder: Where records are written. Measurements that it has already are not repeated.
+        gpu: `local`, `cpu`, or the name of the GPU in this machine.
+        family: Name or file of a family, see `networks.families.registry`.
+        phis: Default the published members, or 0 to 3 if only one was published.
+        precisions: Default FP32 and INT8 on a CPU, FP16 and INT8 on a GPU.
+        batches: Batch sizes for throughput; default 1 to 8 on a CPU, 1 to 128 on a GPU.
+        axes: Axes to scale alone, in addition.
+        threads: CPU threads; default one per core.
+        seconds: Shortest duration of each measurement.
+        on_start: Called once with the number of records that exist already, and the total.
+        on_record: Called after each record is written.
+        progress: Called with the stage `measuring`, the work done and the total work.
 
     Raises:
-        DeployError: a GPU that isn't here, a phi, precision or batch there is not, or a folder that can't be
-            written or holds a damaged record.
+        DeployError: The GPU is not in this machine, an argument is out of range, or the folder cannot be
+            written or has a damaged record.
     """
-    target = _here(gpu)
-    if threads is not None and not target.on_cpu:
-        raise DeployError(
-            f"{target.title} has no CPU threads to set.",
-            code="option-not-applicable",
-            fix="leave out --threads",
-        )
-    chosen = tuple(precisions) or (("fp32", "int8") if target.on_cpu else ("fp16", "int8"))
-    for precision in chosen:
-        resolve_precision(target, precision)
-    sizes = tuple(batches) or (CPU_BATCHES if target.on_cpu else GPU_BATCHES)
-    if wrong := [size for size in sizes if not 1 <= size <= MAX_BATCH]:
-        raise DeployError(
-            f"A batch of {wrong[0]} is not between 1 and {MAX_BATCH}.",
-            code="invalid-batch",
-            fix="give --batch 1,8",
-        )
-    settings = Settings(
-        folder=Path(folder),
-        target=target,
-        batches=tuple(BatchRange(min=size, opt=size, max=size) for size in sorted({1, *sizes})),
+    settings = resolve_settings(
+        Path(folder),
+        gpu=gpu,
+        family=family,
+        phis=phis,
+        precisions=precisions,
+        batches=batches,
         threads=threads,
     )
-    of_family = find_family(family)
-    low, high = of_family.phi_range
-    if wrong_phis := [phi for phi in phis if not low <= phi <= high]:
-        raise DeployError(
-            f"{of_family.title} is studied at phi {low:g} to {high:g}, not at {wrong_phis[0]:g}.",
-            code="invalid-phi",
-            fix=f"give --phi from {low:g} to {high:g}",
-        )
-    chosen_phis = phis or of_family.default_phis
-    steps = plan_study(of_family, phis=chosen_phis, precisions=chosen, batches=sizes, axes=axes)
+    steps = plan_study(
+        settings.family,
+        phis=settings.phis,
+        precisions=settings.precisions,
+        batches=settings.batches,
+        axes=axes,
+    )
     require_writable(settings.folder / "record.json")
-    folder_now = read_record_folder(settings.folder)
-    there = {
-        _key_of(record): path
-        for path, record in folder_now.records.items()
-        if not isinstance(record, AccuracyRecord)
-    }
-    paths = {step: there.get(_key(step, settings)) for step in steps}
-    if not is_builtin(of_family):  # its file may have changed
-        for step, path in paths.items():
-            record = folder_now.records.get(path) if path is not None else None
-            if isinstance(record, Record | LayerProfile) and record.engine.onnx_sha256 != random_model_sha256(
-                step.member
-            ):
-                paths[step] = None
+    paths, strays = _find_existing(steps, settings)
     missing = [step for step, path in paths.items() if path is None]
-    begun(len(steps) - len(missing), len(steps))
+    existing = len(steps) - len(missing)
+    on_start(existing, len(steps))
     total = sum(step.macs for step in steps)
     done = total - sum(step.macs for step in missing)
     written: list[Path] = []
-    progress(done, total)
-    for _, of_one in groupby(missing, key=lambda step: (step.member.name, step.precision)):
-        group = tuple(of_one)
+    progress("measuring", done, total)
+    for _, same_engine in groupby(missing, key=lambda step: (step.member.name, step.precision)):
+        group = tuple(same_engine)
         first = group[0]
         with build_random_engine(
-            first.member, gpu=gpu, precision=first.precision, batches=settings.batches
+            first.member, gpu=gpu, precision=first.precision, batches=settings.batch_ranges
         ) as engine:
             for step in group:
-                record = _measured(step, engine, threads=threads, seconds=seconds)
+                record = _measure(step, engine, threads=threads, seconds=seconds)
                 paths[step] = path = write_record(record, settings.folder)
                 written.append(path)
-                number = len(steps) - len(missing) + len(written)
-                finished(Finished(path=path, record=record, number=number, count=len(steps)))
+                number = existing + len(written)
+                on_record(FinishedRecord(path=path, record=record, number=number, count=len(steps)))
                 done += step.macs
-                progress(done, total)
+                progress("measuring", done, total)
     return Study(
         records=tuple(path for path in paths.values() if path is not None),
         written=tuple(written),
-        strays=folder_now.strays,
+        strays=strays,
     )
 
 
-def _here(gpu: str) -> Target:
-    """The target that gpu names, if it is on this machine."""
-    here = local_gpu()
-    if gpu.lower() == LOCAL and here is None:
-        raise DeployError(
-            "A study measures on this machine, which shows no NVIDIA GPU.",
-            code="gpu-not-found",
-            fix="give --gpu cpu, or see what is missing with deploykit doctor",
-        )
-    target = resolve_target(gpu)
-    if target.on_cpu or (here is not None and target.runs_on(here)):
-        return target
-    other = "--gpu cpu" if here is None else "--gpu local"
-    raise DeployError(
-        f"A study measures on this machine, which is not {target.title}.",
-        code="gpu-mismatch",
-        fix=f"give {other}, or run it on that machine",
-    )
+def _find_existing(
+    steps: Sequence[StudyStep], settings: StudySettings
+) -> tuple[dict[StudyStep, Path | None], tuple[Path, ...]]:
+    """Return each step's record, None if it is missing, and files in the folder that are not records."""
+    folder = read_record_folder(settings.folder)
+    existing = {
+        _record_key(record): path
+        for path, record in folder.records.items()
+        if not isinstance(record, AccuracyRecord)
+    }
+    paths = {step: existing.get(_step_key(step, settings)) for step in steps}
+    if not is_builtin(settings.family):  # a user's family file may have changed since
+        for step, path in paths.items():
+            record = folder.records.get(path) if path is not None else None
+            if isinstance(record, Record | LayerProfile):
+                is_current = record.engine.onnx_sha256 == random_model_sha256(step.member)
+                paths[step] = path if is_current else None
+    return paths, folder.strays
 
 
-def _measured(step: Step, engine: Path, *, threads: int | None, seconds: float) -> Record | LayerProfile:
+def _measure(step: StudyStep, engine: Path, *, threads: int | None, seconds: float) -> Record | LayerProfile:
     if step.kind == "layers":
         return profile_engine(engine, batch=step.batch, threads=threads)
     return benchmark(
@@ -204,8 +169,8 @@ def _measured(step: Step, engine: Path, *, threads: int | None, seconds: float) 
     )
 
 
-def _key_of(record: Record | LayerProfile) -> Hashable:
-    """What of it tells whether it is one of the study's."""
+def _record_key(record: Record | LayerProfile) -> Hashable:
+    """Return what a record must share with a step to be its record."""
     if isinstance(record, Record):
         how: Hashable = (record.method.scenario, record.method.batch, record.method.threads)
     else:
@@ -214,17 +179,11 @@ def _key_of(record: Record | LayerProfile) -> Hashable:
     return (engine.family, engine.scale, engine.precision, how, record.machine.name, engine.compiler)
 
 
-def _key(step: Step, settings: Settings) -> Hashable:
-    """The same of what is to be measured, by this machine and these versions."""
+def _step_key(step: StudyStep, settings: StudySettings) -> Hashable:
+    """Return the same of a step on this machine with the installed versions."""
     on_cpu = settings.target.on_cpu
     how = (step.kind, step.batch, resolve_cpu_threads(settings.threads) if on_cpu else None)
     version = require(COMPILERS[settings.target.compiler].module).__version__
     compiler = f"{settings.target.compiler_title} {version}"
-    return (
-        step.member.family.name,
-        step.member.scale,
-        step.precision,
-        how,
-        describe_machine(on_cpu=on_cpu).name,
-        compiler,
-    )
+    machine = describe_machine(on_cpu=on_cpu).name
+    return (step.member.family.name, step.member.scale, step.precision, how, machine, compiler)

@@ -1,11 +1,11 @@
 "use strict";
-// Draws the figures, in the colours of the page.
+// Draw the plots in the colours of the page.
 
 const root = document.documentElement;
-const darkly = window.matchMedia("(prefers-color-scheme: dark)");
+const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 40rem)");
-const PRINTED = { autosize: false, width: 680, height: 400 }; // pixels, on A4 and on letter
-const BAR = { displaylogo: false, modeBarButtons: [["toImage", "pan2d", "zoom2d", "resetScale2d"]] };
+const PRINT_SIZE = { autosize: false, width: 680, height: 400 }; // pixels; fits A4 and US letter
+const TOOLBAR = { displaylogo: false, modeBarButtons: [["toImage", "pan2d", "zoom2d", "resetScale2d"]] };
 const plots = Array.from(document.querySelectorAll("script.figure"), (data) => ({
   place: document.getElementById(data.dataset.plot),
   figure: JSON.parse(data.textContent),
@@ -18,8 +18,8 @@ function colours() {
 
 function layoutOf(figure, size) {
   const colour = colours();
-  const axis = (own) => ({
-    gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("line"), automargin: true, ...own,
+  const axis = (settings) => ({
+    gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("line"), automargin: true, ...settings,
   });
   const isNarrow = narrow.matches || size !== null;
   return {
@@ -36,34 +36,34 @@ function layoutOf(figure, size) {
       : { font: { size: 12 } },
     margin: isNarrow ? { l: 10, r: 10, t: 20, b: 10 } : { l: 20, r: 20, t: 20, b: 20 },
     hovermode: "closest",
-    uirevision: "kept", // what was toggled or zoomed stays so
+    uirevision: "kept", // keep what the reader hid or zoomed
   };
 }
 
 function draw(size = null) {
   return Promise.all(plots.map(({ place, figure }) =>
-    Plotly.react(place, figure.data, layoutOf(figure, size), { ...BAR, responsive: size === null })));
+    Plotly.react(place, figure.data, layoutOf(figure, size), { ...TOOLBAR, responsive: size === null })));
 }
 
-const preferred = () => (darkly.matches ? "dark" : "light");
-let chosen = null;
+const preferredTheme = () => (prefersDark.matches ? "dark" : "light");
+let chosenTheme = null;
 
 function show() {
-  root.dataset.theme = chosen ?? preferred();
+  root.dataset.theme = chosenTheme ?? preferredTheme();
   return draw();
 }
 
 function showPrinted() {
   document.querySelectorAll("details").forEach((each) => { each.open = true; });
   root.dataset.theme = "light";
-  return draw(PRINTED);
+  return draw(PRINT_SIZE);
 }
 
 document.getElementById("theme").addEventListener("click", () => {
-  chosen = root.dataset.theme === "dark" ? "light" : "dark";
+  chosenTheme = root.dataset.theme === "dark" ? "light" : "dark";
   show();
 });
-darkly.addEventListener("change", show);
+prefersDark.addEventListener("change", show);
 narrow.addEventListener("change", show);
 window.addEventListener("beforeprint", showPrinted);
 window.addEventListener("afterprint", show);

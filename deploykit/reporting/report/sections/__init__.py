@@ -1,1 +1,4 @@
-"""The questions of a report, a module each: records in, a section out, or None where they don't tell."""
+"""The questions of a report, one module each.
+
+Each module has `section` or `sections`: records in, sections out; None or () if the records do not answer it.
+"""

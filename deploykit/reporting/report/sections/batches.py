@@ -1,41 +1,45 @@
-"""What does a larger batch bring?"""
+"""How much throughput does a larger batch bring?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deploykit.bench.record import Record
-from deploykit.reporting.report.caveats import cautions, in_brackets, not_clearly
-from deploykit.reporting.report.gather import Gathered, Setup, network_name, setup_of
-from deploykit.reporting.report.section import Column, Section, Table, Trace, joined
-from deploykit.reporting.report.traces import COLOURS, MOST_SHOWN, SYMBOLS, log_axis, scatter, shade
+from deploykit.reporting.report.caveats import find_ties, format_caveats, format_interval
+from deploykit.reporting.report.engine_facts import network_name
+from deploykit.reporting.report.report_data import ReportData
+from deploykit.reporting.report.section import Column, Section, Table, Trace
+from deploykit.reporting.report.setup import Setup
+from deploykit.reporting.report.text import join_words
+from deploykit.reporting.report.traces import (
+    COLOURS,
+    MAX_VISIBLE,
+    SYMBOLS,
+    log_axis,
+    scatter,
+    series_opacity,
+)
 from deploykit.stats.estimate import Estimate, ratio_between
 
-Series = tuple[str, Setup]
+BatchSeries = tuple[str, Setup]
+"""Name of a network, and its setup."""
 
 
-def section(gathered: Gathered) -> Section | None:
-    """Throughput over batch, of networks that were measured with several."""
-    series: dict[Series, list[Record]] = {}
-    for record in gathered.of_scenario("offline"):
-        series.setdefault((network_name(record.engine), setup_of(record)), []).append(record)
-    series = {
-        key: sorted(records, key=lambda each: each.method.batch)
-        for key, records in series.items()
-        if len(records) > 1
-    }
+def section(data: ReportData) -> Section | None:
+    """Return throughput by batch, for networks measured at several batch sizes."""
+    series = _group_by_series(data)
     if not series:
         return None
-    of_series = sorted({setup for _, setup in series})
+    setups_shown = sorted({setup for _, setup in series})
     networks = list(dict.fromkeys(network for network, _ in series))
     batches = sorted({record.method.batch for records in series.values() for record in records})
-    first = of_series[0] if len(series) > MOST_SHOWN else None
+    only = setups_shown[0] if len(series) > MAX_VISIBLE else None
     traces = tuple(
-        _trace(key, records, gathered.setups, networks, shown=first in (None, key[1]))
+        _make_trace(key, records, data.setups, networks, visible=only in (None, key[1]))
         for key, records in series.items()
     )
     return Section(
         name="batches",
-        title="What does a larger batch bring?",
-        findings=tuple(_finding(setup, gathered.setups, series) for setup in of_series),
+        title="How much throughput does a larger batch bring?",
+        findings=tuple(_find(setup, data.setups, series) for setup in setups_shown),
         traces=traces,
         layout={
             "xaxis": {
@@ -49,43 +53,60 @@ def section(gathered: Gathered) -> Section | None:
         table=Table(
             columns=(
                 Column(title="network"),
-                Column(title="runs on"),
+                Column(title="setup"),
                 *(Column(title=f"images/s at {batch}", evidence="measured") for batch in batches),
                 Column(title="best batch", evidence="measured"),
             ),
-            rows=tuple(_row(key, records, gathered.setups, batches) for key, records in series.items()),
+            rows=tuple(_make_row(key, records, data.setups, batches) for key, records in series.items()),
         ),
         notes=(
-            "MLPerf's offline scenario: batches without a pause between them. In brackets at the best batch: "
-            "those that are not clearly worse.",
-            *hidden_note(first, gathered.setups),
+            "This is MLPerf's offline scenario: batches follow each other without a pause. Batches in "
+            "parentheses are not clearly worse than the best one.",
+            *describe_hidden(only, data.setups),
         ),
     )
 
 
-def hidden_note(first: Setup | None, setups: Sequence[Setup]) -> tuple[str, ...]:
-    """What is not shown at first is said to be."""
-    if first is None:
+def describe_hidden(only: Setup | None, setups: Sequence[Setup]) -> tuple[str, ...]:
+    """Return a note if only one setup is visible at first."""
+    if only is None:
         return ()
-    return (f"Shown at first: {first.title(setups)}. A click in the legend shows the others.",)
+    return (f"Only {only.title(setups)} is visible at first. Click the legend to show the other series.",)
 
 
-def _trace(
-    key: Series, records: Sequence[Record], setups: Sequence[Setup], networks: Sequence[str], *, shown: bool
+def _group_by_series(data: ReportData) -> dict[BatchSeries, list[Record]]:
+    """Return the offline records of each network and setup that has several, in rising order of batch."""
+    series: dict[BatchSeries, list[Record]] = {}
+    for record in data.filter_scenario("offline"):
+        series.setdefault((network_name(record.engine), Setup.from_record(record)), []).append(record)
+    return {
+        key: sorted(records, key=lambda each: each.method.batch)
+        for key, records in series.items()
+        if len(records) > 1
+    }
+
+
+def _make_trace(
+    key: BatchSeries,
+    records: Sequence[Record],
+    setups: Sequence[Setup],
+    networks: Sequence[str],
+    *,
+    visible: bool,
 ) -> Trace:
     network, setup = key
-    at = networks.index(network)
+    index = networks.index(network)
     rates = [each.images_per_s for each in records]
     return scatter(
-        (network, *setup.parts(setups)),
+        (network, *setup.title_parts(setups)),
         [each.method.batch for each in records],
         [each.value for each in rates],
         colour=COLOURS[setups.index(setup) % len(COLOURS)],
-        symbol=SYMBOLS[at % len(SYMBOLS)],
-        opacity=shade(at, len(networks)),
-        shown=shown,
+        symbol=SYMBOLS[index % len(SYMBOLS)],
+        opacity=series_opacity(index, len(networks)),
+        visible=visible,
         errors_y=rates,
-        told=[
+        hover_lines=[
             (
                 f"{network}, {setup.title(setups)}",
                 f"batch {each.method.batch}",
@@ -96,24 +117,24 @@ def _trace(
     )
 
 
-def _finding(setup: Setup, setups: Sequence[Setup], series: dict[Series, list[Record]]) -> str:
-    own = {network: records for (network, of), records in series.items() if of == setup}
-    gains = {network: _rate_ratio(records[0], _best(records)) for network, records in own.items()}
+def _find(setup: Setup, setups: Sequence[Setup], series: Mapping[BatchSeries, Sequence[Record]]) -> str:
+    by_network = {network: records for (network, its_setup), records in series.items() if its_setup == setup}
+    gains = {network: _rate_ratio(records[0], _find_best(records)) for network, records in by_network.items()}
     clear = {network: gain for network, gain in gains.items() if gain.low is not None and gain.low > 1}
-    said = [
-        f"{clear[network].value:.2f} times{in_brackets(clear[network])} for {network} at batch "
-        f"{_best(own[network]).method.batch}"
+    increases = [
+        f"{clear[network].value:.2f} times{format_interval(clear[network])} for {network} at batch "
+        f"{_find_best(by_network[network]).method.batch}"
         for network in sorted(clear, key=lambda network: -clear[network].value)
     ]
-    rest = [network for network in own if network not in clear]
-    told = [f"a larger batch gives more images/s: {joined(said)}"] if said else []
-    if rest:
-        told.append(f"no batch is clearly better than the smallest for {joined(rest)}")
-    runs = [each for records in own.values() for each in records]
-    return f"{setup.title(setups)}: {'; '.join(told)}.{cautions(runs)}"
+    unclear = [network for network in by_network if network not in clear]
+    clauses = [f"a larger batch increases images/s {join_words(increases)}"] if increases else []
+    if unclear:
+        clauses.append(f"no batch is clearly better than the smallest for {join_words(unclear)}")
+    runs = [each for records in by_network.values() for each in records]
+    return f"{setup.title(setups)}: {'; '.join(clauses)}.{format_caveats(runs)}"
 
 
-def _best(records: Sequence[Record]) -> Record:
+def _find_best(records: Sequence[Record]) -> Record:
     return max(records, key=lambda each: each.images_per_s.value)
 
 
@@ -121,16 +142,16 @@ def _rate_ratio(one: Record, other: Record) -> Estimate:
     return ratio_between(one.images_per_s, other.images_per_s)
 
 
-def _row(
-    key: Series, records: Sequence[Record], setups: Sequence[Setup], batches: Sequence[int]
+def _make_row(
+    key: BatchSeries, records: Sequence[Record], setups: Sequence[Setup], batches: Sequence[int]
 ) -> tuple[str, ...]:
     network, setup = key
     by_batch = {each.method.batch: each for each in records}
-    best = _best(records)
-    as_good = not_clearly(best, records, _rate_ratio, lambda each: str(each.method.batch))
+    best = _find_best(records)
+    ties = find_ties(best, records, _rate_ratio, lambda each: str(each.method.batch))
     return (
         network,
         setup.title(setups),
         *(str(by_batch[batch].images_per_s) if batch in by_batch else "" for batch in batches),
-        f"{best.method.batch} ({', '.join(as_good)})" if as_good else str(best.method.batch),
+        f"{best.method.batch} ({', '.join(ties)})" if ties else str(best.method.batch),
     )

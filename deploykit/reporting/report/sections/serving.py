@@ -1,77 +1,84 @@
-"""What rate of requests holds a bound on latency?"""
+"""Which request rate meets a latency bound?"""
 
 from collections.abc import Sequence
 
 from deploykit.bench.record import Record
 from deploykit.bench.server_scenario import SERVER_PERCENTILE
-from deploykit.reporting.report.caveats import cautions
-from deploykit.reporting.report.gather import Gathered, Setup, network_name, setup_of
-from deploykit.reporting.report.section import Column, Section, Table, Trace, joined
-from deploykit.reporting.report.traces import COLOURS, SYMBOLS, log_axis, scatter, shade
+from deploykit.reporting.report.caveats import format_caveats
+from deploykit.reporting.report.engine_facts import network_name
+from deploykit.reporting.report.report_data import ReportData
+from deploykit.reporting.report.section import Column, Section, Table, Trace
+from deploykit.reporting.report.setup import Setup
+from deploykit.reporting.report.text import join_words
+from deploykit.reporting.report.traces import COLOURS, SYMBOLS, log_axis, scatter, series_opacity
 from deploykit.stats.estimate import Estimate
 
-Series = tuple[str, Setup, int]
+ServerSeries = tuple[str, Setup, int]
+"""Name of a network, its setup, and its largest batch."""
 
 
-def section(gathered: Gathered) -> Section | None:
-    """The highest rate over the bound it holds, beside the throughput of the same engine without one."""
-    records = gathered.of_scenario("server")
+def section(data: ReportData) -> Section | None:
+    """Return the highest rate that meets each bound, next to the engine's throughput without a bound."""
+    records = data.filter_scenario("server")
     if not records:
         return None
-    series: dict[Series, list[Record]] = {}
+    series: dict[ServerSeries, list[Record]] = {}
     for each in records:
-        key = (network_name(each.engine), setup_of(each), each.method.batch)
+        key = (network_name(each.engine), Setup.from_record(each), each.method.batch)
         series.setdefault(key, []).append(each)
-    series = {key: sorted(own, key=_bound_ms) for key, own in series.items()}
+    series = {key: sorted(group, key=_bound_ms) for key, group in series.items()}
     networks = list(dict.fromkeys(network_name(each.engine) for each in records))
-    traces = tuple(_trace(key, own, gathered.setups, networks) for key, own in series.items())
+    traces = tuple(_make_trace(key, group, data.setups, networks) for key, group in series.items())
     return Section(
         name="serving",
-        title="What rate of requests holds a bound on latency?",
-        findings=tuple(_finding(key, own, gathered) for key, own in series.items()),
+        title="Which request rate meets a latency bound?",
+        findings=tuple(_find(key, group, data) for key, group in series.items()),
         traces=traces,
         layout={
-            "xaxis": log_axis(f"bound on p{SERVER_PERCENTILE} of latency, ms", traces, "x"),
-            "yaxis": log_axis("images/s that hold it", traces, "y"),
+            "xaxis": log_axis(f"bound on p{SERVER_PERCENTILE} latency, ms", traces, "x"),
+            "yaxis": log_axis("images/s that meet it", traces, "y"),
         },
         table=Table(
             columns=(
                 Column(title="network"),
-                Column(title="runs on"),
+                Column(title="setup"),
                 Column(title="bound, ms"),
-                Column(title="at once"),
-                Column(title="holds, images/s", evidence="measured"),
-                Column(title="does not hold", evidence="measured"),
-                Column(title=f"p{SERVER_PERCENTILE} there, ms", evidence="measured"),
+                Column(title="batch"),
+                Column(title="meets it, images/s", evidence="measured"),
+                Column(title="misses it, images/s", evidence="measured"),
+                Column(title=f"p{SERVER_PERCENTILE}, ms", evidence="measured"),
                 Column(title="offline, images/s", evidence="measured"),
-                Column(title="of that", evidence="measured"),
+                Column(title="share of offline", evidence="measured"),
             ),
-            rows=tuple(_row(each, gathered) for own in series.values() for each in own),
+            rows=tuple(_make_row(each, data) for group in series.values() for each in group),
         ),
         notes=(
-            "MLPerf's server scenario: images arrive at random, and each one's latency counts from then. The "
-            "whisker goes up to the lowest rate that was found not to hold. Offline: the most that the same "
-            "engine was measured to answer at batches up to that, when nothing waits for an arrival.",
+            "This is MLPerf's server scenario: images arrive at random, and latency counts from their "
+            "arrival. The whisker ends at the lowest rate that was found to miss the bound. Offline is the "
+            "highest throughput that was measured for the same engine at batches up to this one, without "
+            "waiting for arrivals.",
         ),
     )
 
 
-def _trace(key: Series, records: Sequence[Record], setups: Sequence[Setup], networks: Sequence[str]) -> Trace:
+def _make_trace(
+    key: ServerSeries, records: Sequence[Record], setups: Sequence[Setup], networks: Sequence[str]
+) -> Trace:
     network, setup, batch = key
-    at = networks.index(network)
+    index = networks.index(network)
     rates = [each.images_per_s for each in records]
     return scatter(
-        (network, *setup.parts(setups), *(() if batch == 1 else (f"up to {batch} at once",))),
+        (network, *setup.title_parts(setups), *(() if batch == 1 else (f"batch up to {batch}",))),
         [_bound_ms(each) for each in records],
         [rate.value for rate in rates],
         colour=COLOURS[setups.index(setup) % len(COLOURS)],
-        symbol=SYMBOLS[at % len(SYMBOLS)],
-        opacity=shade(at, len(networks)),
+        symbol=SYMBOLS[index % len(SYMBOLS)],
+        opacity=series_opacity(index, len(networks)),
         errors_y=rates,
-        told=[
+        hover_lines=[
             (
-                f"{network}, {setup.title(setups)}, up to {batch} at once",
-                f"{rate.value:.4g} images/s hold {_bound_ms(each):g} ms, measured",
+                f"{network}, {setup.title(setups)}, batch up to {batch}",
+                f"{rate.value:.4g} images/s meet {_bound_ms(each):g} ms, measured",
             )
             for each, rate in zip(records, rates, strict=True)
         ],
@@ -82,43 +89,43 @@ def _bound_ms(record: Record) -> float:
     return record.method.max_latency_ms or 0.0
 
 
-def _offline(record: Record, gathered: Gathered) -> Estimate | None:
-    """The best throughput of that engine, at batches as large as the server may make."""
+def _find_offline(record: Record, data: ReportData) -> Estimate | None:
+    """Return the engine's best throughput at batches up to the server's largest; None if not measured."""
     rates = [
         each.images_per_s
-        for each in gathered.of_scenario("offline")
+        for each in data.filter_scenario("offline")
         if each.engine.sha256 == record.engine.sha256
-        and setup_of(each) == setup_of(record)
+        and Setup.from_record(each) == Setup.from_record(record)
         and each.method.batch <= record.method.batch
     ]
     return max(rates, key=lambda each: each.value, default=None)
 
 
-def _finding(key: Series, records: Sequence[Record], gathered: Gathered) -> str:
+def _find(key: ServerSeries, records: Sequence[Record], data: ReportData) -> str:
     network, setup, batch = key
-    told = [
-        f"{each.images_per_s.value:.4g} images/s hold a p{SERVER_PERCENTILE} of {_bound_ms(each):g} ms"
-        f"{_aside(each, gathered)}"
+    rates = [
+        f"{each.images_per_s.value:.4g} images/s meet a p{SERVER_PERCENTILE} of {_bound_ms(each):g} ms"
+        f"{_format_comparison(each, data)}"
         for each in records
     ]
-    at_once = "" if batch == 1 else f", up to {batch} at once"
-    return f"{network}, {setup.title(gathered.setups)}{at_once}: {joined(told)}.{cautions(records)}"
+    batches = "" if batch == 1 else f", batch up to {batch}"
+    return f"{network}, {setup.title(data.setups)}{batches}: {join_words(rates)}.{format_caveats(records)}"
 
 
-def _aside(record: Record, gathered: Gathered) -> str:
-    """` (104 don't; 66 % of offline)`."""
-    rate, offline = record.images_per_s, _offline(record, gathered)
-    said = [] if rate.high is None else [f"{rate.high:.4g} don't"]
+def _format_comparison(record: Record, data: ReportData) -> str:
+    """Return ` (104 do not; 66 % of offline)`."""
+    rate, offline = record.images_per_s, _find_offline(record, data)
+    parts = [] if rate.high is None else [f"{rate.high:.4g} do not"]
     if offline is not None:
-        said.append(f"{100 * rate.value / offline.value:.0f} % of offline")
-    return f" ({'; '.join(said)})" if said else ""
+        parts.append(f"{100 * rate.value / offline.value:.0f} % of offline")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _row(record: Record, gathered: Gathered) -> tuple[str, ...]:
-    rate, offline = record.images_per_s, _offline(record, gathered)
+def _make_row(record: Record, data: ReportData) -> tuple[str, ...]:
+    rate, offline = record.images_per_s, _find_offline(record, data)
     return (
         network_name(record.engine),
-        setup_of(record).title(gathered.setups),
+        Setup.from_record(record).title(data.setups),
         f"{_bound_ms(record):g}",
         f"up to {record.method.batch}",
         f"{rate.value:.4g}",

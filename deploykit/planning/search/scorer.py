@@ -1,4 +1,4 @@
-"""Scores of networks by a user's command, several at once, each kept as soon as it is there."""
+"""Score networks with a user's command, several at the same time, and keep each score once it is known."""
 
 import hashlib
 import math
@@ -23,17 +23,17 @@ from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_sealed_json, to_sealed_json
 
 _ONNX = "{onnx}"
-_TOLD = 200  # characters of what a failed command said
-_PATIENCE_S = 5.0  # for a stopped command to end by itself
+_MAX_OUTPUT = 200  # characters of a command's output that a message quotes
+_STOP_TIMEOUT_S = 5.0  # for a command to end after a signal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """What a command said of a network.
+class NetworkScore:
+    """Score of one network.
 
     Attributes:
-        value: the last line it printed; the larger, the better. None where it failed.
-        failure: how.
+        value: Last line that the command printed; larger is better. None if the command failed.
+        failure: How the command failed; None if it did not.
     """
 
     network: str
@@ -43,25 +43,31 @@ class Score:
 
 
 class Scorer:
-    """Runs a command for networks, and keeps what it prints in a folder.
+    """Runs a command for each network, and keeps the scores in a folder.
 
-    The command gets the path of the network's ONNX file, with random weights, in place of {onnx} or as its
-    last argument, and the network in DEPLOYKIT_FAMILY, DEPLOYKIT_DEPTH, DEPLOYKIT_WIDTH and DEPLOYKIT_SIDE.
+    The command receives the path of the network's ONNX file, which has random weights, in place of {onnx} or
+    as its last argument. The environment variables DEPLOYKIT_FAMILY, DEPLOYKIT_DEPTH, DEPLOYKIT_WIDTH and
+    DEPLOYKIT_SIDE describe the network.
     """
 
-    def __init__(self, command: str, folder: Path, *, jobs: int = 1) -> None:
-        """Args: command: as a shell would split it; no shell runs it. jobs: how many at once.
+    def __init__(self, command: str, folder: str | Path, *, jobs: int = 1) -> None:
+        """Check the command.
+
+        Args:
+            command: Split into words as a shell would, but not run by a shell.
+            folder: Where scores are kept.
+            jobs: How many commands to run at the same time, at least 1.
 
         Raises:
-            DeployError: no command, or no job to run it.
+            DeployError: The command is empty or has unbalanced quotes, or jobs is below 1.
         """
         try:
             words = shlex.split(command)
         except ValueError as error:
             raise DeployError(
-                f"--score-command can't be split into words: {error}.",
+                f"--score-command cannot be split into words: {error}.",
                 code="score-command-invalid",
-                fix="mend its quotes",
+                fix="balance its quotes",
             ) from error
         if not words:
             raise DeployError(
@@ -71,34 +77,34 @@ class Scorer:
             )
         if jobs < 1:
             raise DeployError(
-                f"{jobs} commands at once score nothing.", code="invalid-job-count", fix="give --jobs 1"
+                f"--jobs must be at least 1, not {jobs}.", code="invalid-job-count", fix="give --jobs 1"
             )
         self._command, self._words = (
             command,
             words if any(_ONNX in word for word in words) else [*words, _ONNX],
         )
-        self._folder, self._jobs = folder, jobs
+        self._folder, self._jobs = Path(folder), jobs
         self._running: set[subprocess.Popen[str]] = set()
         self._lock, self._is_stopped = Lock(), False
 
-    def kept(self, member: Member) -> Score | None:
-        """What the folder has of a network, from this very command.
+    def find_score(self, member: Member) -> NetworkScore | None:
+        """Return the score that the folder has from this very command; None if there is none.
 
         Raises:
-            DeployError: the file is damaged.
+            DeployError: The file is damaged.
         """
         path = self._path(member)
         try:
-            return from_sealed_json(path.read_bytes(), Score)
+            return from_sealed_json(path.read_bytes(), NetworkScore)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise DeployError(
-                f"{path} is no score: {error}.", code="score-invalid", fix=f"delete {path}"
+                f"{path} is not a valid score file: {error}.", code="score-invalid", fix=f"delete {path}"
             ) from error
 
-    def scores(self, members: Iterable[Member]) -> Iterator[Score]:
-        """Of each network, in the order in which they are ready; stops all commands when it is closed."""
+    def score_members(self, members: Iterable[Member]) -> Iterator[NetworkScore]:
+        """Yield each network's score as soon as it is ready; closing the iterator stops all commands."""
         with self._pool() as submit:
             pending = {submit(member) for member in members}
             while pending:
@@ -107,7 +113,7 @@ class Scorer:
                     yield future.result()
 
     @contextmanager
-    def _pool(self) -> Iterator[Callable[[Member], "Future[Score]"]]:
+    def _pool(self) -> Iterator[Callable[[Member], "Future[NetworkScore]"]]:
         pool = ThreadPoolExecutor(self._jobs)
         try:
             yield lambda member: pool.submit(self._score, member)
@@ -120,24 +126,24 @@ class Scorer:
                 _stop(process)
             pool.shutdown()
 
-    def _score(self, member: Member) -> Score:
+    def _score(self, member: Member) -> NetworkScore:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder, f"{member.name}.onnx")
             model.write_bytes(to_bytes(build_onnx_model(*prepare_export(member))))
             status, out, err = self._run(member, model)
-        value = _number(out)
+        value = _parse_number(out)
         failure = None
         if status != 0:
             failure = f"status {status}: {_last_line(err)}"
         elif value is None:
-            failure = f"its last line is no number: {_last_line(out)}"
-        score = Score(
+            failure = f"its last line is not a number: {_last_line(out)}"
+        score = NetworkScore(
             network=member.name,
             command=self._command,
             value=None if failure else value,
             failure=failure,
         )
-        if failure is None:  # what failed is tried again the next time
+        if failure is None:  # a failed command is tried again next time
             write_atomically(self._path(member), to_sealed_json(score))
         return score
 
@@ -149,13 +155,13 @@ class Scorer:
             "DEPLOYKIT_WIDTH": f"{scale.width!r}",
             "DEPLOYKIT_SIDE": f"{scale.side_px}",
         }
-        process = self._started([word.replace(_ONNX, str(model)) for word in self._words], network)
+        process = self._start([word.replace(_ONNX, str(model)) for word in self._words], network)
         out, err = process.communicate()
         with self._lock:
             self._running.discard(process)
         return process.returncode, out, err
 
-    def _started(self, words: list[str], network: dict[str, str]) -> subprocess.Popen[str]:
+    def _start(self, words: list[str], network: dict[str, str]) -> subprocess.Popen[str]:
         with self._lock:
             if self._is_stopped:
                 raise CancelledError
@@ -172,29 +178,29 @@ class Scorer:
                 )
             except OSError as error:
                 raise DeployError(
-                    f"--score-command can't be run: {error}.",
+                    f"--score-command cannot be run: {error}.",
                     code="score-command-failed",
-                    fix="name a program that is there",
+                    fix="give --score-command with a program that exists",
                 ) from error
             self._running.add(process)
             return process
 
     def _path(self, member: Member) -> Path:
-        asked = hashlib.sha256(f"{self._command}\n{member.network()!r}".encode()).hexdigest()[:8]
-        return self._folder / f"{member.name}.{asked}.json"
+        digest = hashlib.sha256(f"{self._command}\n{member.network()!r}".encode()).hexdigest()[:8]
+        return self._folder / f"{member.name}.{digest}.json"
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """It, and all that it started."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    """Stop the process and everything that it started."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
+            os.killpg(process.pid, sent)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE_S)
+            process.wait(_STOP_TIMEOUT_S)
             return
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         value = float(_last_line(text))
     except ValueError:
@@ -204,4 +210,4 @@ def _number(text: str) -> float | None:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1].strip()[:_TOLD] if lines else "nothing was printed"
+    return lines[-1].strip()[:_MAX_OUTPUT] if lines else "nothing was printed"

@@ -7,13 +7,19 @@ from records import MACHINE, engine, latency
 
 from deploykit.bench.record_file import write_record
 from deploykit.networks.scaling import Scale
-from deploykit.reporting.report.gather import arrange, gather, network_name, setup_of, short_machine
+from deploykit.reporting.report.report_data import (
+    arrange_records,
+    network_name,
+    read_report_data,
+    short_machine,
+)
+from deploykit.reporting.report.setup import Setup
 
 
 def test_of_what_was_measured_twice_the_later_is_shown_and_told():
     once = latency(engine(), 4.0)
     again = latency(engine(), 5.0, started="2026-01-03T00:00:00.000+00:00")
-    found = arrange([again, once, latency(engine(), 6.0, batch=8)])
+    found = arrange_records([again, once, latency(engine(), 6.0, batch=8)])
     assert [each.percentile_ms(50).value for each in found.latencies] == pytest.approx([5.0, 6.0])
     assert found.superseded == 1
 
@@ -25,13 +31,13 @@ def test_what_ran_otherwise_is_another_series_named_by_what_differs():
         latency(engine(precision="int8"), 3.0),
         latency(engine(), 2.0, machine=elsewhere),
     ]
-    setups = arrange(records).setups
-    assert [setup_of(each).title(setups) for each in records] == [
+    setups = arrange_records(records).setups
+    assert [Setup.from_record(each).title(setups) for each in records] == [
         "FP32, Abacus 9000",
         "INT8, Abacus 9000",
         "FP32, Quipu",
     ]
-    alone = arrange(records[:2]).setups
+    alone = arrange_records(records[:2]).setups
     assert [each.title(alone) for each in alone] == ["FP32", "INT8"]
 
 
@@ -63,15 +69,15 @@ def test_processors_lose_their_trademarks():
 def test_records_are_read_from_files_and_folders(tmp_path):
     one = write_record(latency(engine(), 4.0), tmp_path)
     write_record(latency(engine(phi=1), 4.0), tmp_path)
-    assert len(gather([tmp_path, one]).latencies) == 2
-    assert len(gather([one]).latencies) == 1
+    assert len(read_report_data([tmp_path, one]).latencies) == 2
+    assert len(read_report_data([one]).latencies) == 1
 
 
 def test_two_engines_of_one_network_are_two_series_and_one_under_two_names_is_one():
     kinder = engine(precision="int8", sha256="of other layers", name="kinder.onnx")
     renamed = engine(precision="int8", name="renamed.onnx")
     records = [latency(each, ms) for each, ms in ((engine(precision="int8"), 3), (kinder, 4), (renamed, 5))]
-    found = arrange(records)
+    found = arrange_records(records)
     assert sorted(setup.title(found.setups) for setup in found.setups) == [
         "INT8, ONNX Runtime 1.31, kinder.onnx",
         "INT8, ONNX Runtime 1.31, phi0.int8.onnx",
@@ -82,5 +88,5 @@ def test_two_engines_of_one_network_are_two_series_and_one_under_two_names_is_on
 
 def test_machines_of_one_name_are_told_apart_by_their_cores():
     large = replace(MACHINE, cores=64)
-    setups = arrange([latency(engine(), 4.0), latency(engine(), 1.0, machine=large)]).setups
+    setups = arrange_records([latency(engine(), 4.0), latency(engine(), 1.0, machine=large)]).setups
     assert [each.title(setups) for each in setups] == ["FP32, 2 cores", "FP32, 64 cores"]

@@ -1,21 +1,23 @@
-"""Which phis and batches are looked at."""
+"""Which phis and batch sizes a fit considers."""
 
 import math
 from collections.abc import Callable, Sequence
 
 from deploykit.util.errors import DeployError
 
-MIN_PHI_STEP = 0.05  # 141 networks and more: still answered within a second
-MAX_BATCH = 65536
-BATCHES = tuple(2**power for power in range(9))
-"""Tried where the batch is free: 1 to 256. Beyond, throughput hardly grows and latency doubles."""
+MIN_PHI_STEP = 0.05  # 141 networks or more, which still takes less than a second
+MAX_FIT_BATCH = 65536
+FREE_BATCHES = tuple(2**power for power in range(9))
+"""Batch sizes to try when the batch is free. Beyond 256, throughput hardly grows and latency doubles."""
 
 
 def phi_grid(step: float, phi_range: tuple[float, float]) -> tuple[float, ...]:
-    """The range in steps, both ends among them; with steps below 1 the published members, the integers, too.
+    """Return the phis of a range in steps, including both ends.
+
+    With steps below 1 the grid includes the published members as well, which are the integers.
 
     Raises:
-        DeployError: no such step fits in.
+        DeployError: The step is too small, or larger than the range.
     """
     low, high = phi_range
     if not MIN_PHI_STEP <= step <= high:
@@ -29,16 +31,21 @@ def phi_grid(step: float, phi_range: tuple[float, float]) -> tuple[float, ...]:
     return tuple(sorted({*steps, *map(float, published), high}))
 
 
-def at_the_edge(grid: Sequence[float], looked_at: Sequence[float], fitting: float | None) -> list[float]:
-    """The phis of a fine grid above the largest fitting one of those looked at, up to the next of these."""
+def phis_between(grid: Sequence[float], tried: Sequence[float], fitting: float | None) -> list[float]:
+    """Return the phis of a fine grid between the largest fitting one and the next of those tried."""
     if fitting is None:
         return []
-    above = min((phi for phi in looked_at if phi > fitting), default=math.inf)
+    above = min((phi for phi in tried if phi > fitting), default=math.inf)
     return [phi for phi in grid if fitting < phi < above]
 
 
 def bisect_largest(phis: Sequence[float], fits: Callable[[float], bool]) -> None:
-    """Asks about as few phis as tell which is the largest that fits, latency rising with phi."""
+    """Call `fits` for as few phis as it takes to find the largest that fits.
+
+    Args:
+        phis: In rising order; latency is assumed to rise with phi.
+        fits: Remembers its answers, so that nothing is returned here.
+    """
     low, high = 0, len(phis) - 1
     while low <= high:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""Latencies of GPUs that nobody measured, beside those that somebody did."""
+"""Predict the latency of families on GPUs, to show it next to measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from deploykit.stats.estimate import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Predicted:
+class PredictedMember:
     """One member of a family on one GPU, FP16, batch 1."""
 
     family: Family
@@ -23,23 +23,24 @@ class Predicted:
 
     @property
     def estimate(self) -> Estimate:
-        """Its latency, in ms, with the cost model's interval."""
+        """Latency in milliseconds, with the cost model's interval."""
         latency = self.latency
         return Estimate(value=latency.latency_ms, low=latency.low_ms, high=latency.high_ms)
 
     @property
     def series(self) -> str:
+        """Name of its series in plots."""
         return f"{self.family.title} on {self.gpu}, FP16, TensorRT"
 
 
-def predict_families(families: Sequence[Family], gpus: Sequence[str]) -> tuple[Predicted, ...]:
-    """The members that each family's phis lead to, on each GPU.
+def predict_families(families: Sequence[Family], gpus: Sequence[str]) -> tuple[PredictedMember, ...]:
+    """Predict the latency of each family's published phis on each GPU.
 
     Raises:
-        DeployError: a GPU that is not known, or of which too little is.
+        DeployError: A GPU is unknown, or its facts do not suffice.
     """
     return tuple(
-        Predicted(
+        PredictedMember(
             family=family,
             gpu=gpu.name,
             phi=phi,
