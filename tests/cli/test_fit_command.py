@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.bench import measure_network as measure
-from deploykit.planning.latency_source import MeasuredLatency
+from deploykit.planning.measured_latency import MeasuredLatency
 from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import local_gpu
 
@@ -94,7 +94,7 @@ def test_a_description_does_not_answer_to_another_gpus_name(run, tmp_path):
 
 def test_records_that_tell_nothing_are_said_to(run, tmp_path):
     (tmp_path / "records").mkdir()
-    assert "No record is of a network" in run(*TARGET, "--records", "records").err
+    assert "No record matches a network" in run(*TARGET, "--records", "records").err
 
 
 def test_several_gpus_make_a_line_each(run):
@@ -116,7 +116,7 @@ def test_of_several_gpus_each_has_its_nearest_miss_advice_and_remarks(run):
     assert "T4: nothing fits; the nearest miss is phi 0: " in result.out
     assert "T4: --precision int8 is predicted to fit, for phi 0." in result.out
     assert "A100 SXM4 40GB: nothing" not in result.out
-    assert "note: No depth alone has as much work as phi 6" in result.err
+    assert "note: Depth alone cannot reach the work of phi 6" in result.err
     plain = json.loads(run("fit", "--gpu", "T4,A100", "--max-latency", "1.3ms", "--json").out)
     assert [(each["chosen_phi"], each["nearest_miss_phi"]) for each in plain] == [(None, 0), (0, None)]
 
@@ -125,14 +125,14 @@ def test_of_several_gpus_each_has_its_nearest_miss_advice_and_remarks(run):
 def measured(tiny, monkeypatch):
     """What was measured, in order."""
     began: list[str] = []
-    really = MeasuredLatency.latency
+    really = MeasuredLatency.find_latency
 
-    def latency(self, member, *, precision, batch):
+    def find_latency(self, member, *, precision, batch):
         began.append(f"{self.title} {member.name}")
         return really(self, member, precision=precision, batch=batch)
 
-    monkeypatch.setattr(MeasuredLatency, "latency", latency)
-    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    monkeypatch.setattr(MeasuredLatency, "find_latency", find_latency)
+    monkeypatch.setattr(measure, "MIN_SECONDS", 0.01)
     return began
 
 
@@ -163,7 +163,7 @@ def test_a_folder_is_for_those_of_several_that_are_measured(run, tmp_path, measu
     assert not (tmp_path / "records").exists()
     nowhere = run("fit", "--gpu", "L4,T4", *options)
     assert nowhere.status == 2
-    assert "nothing is kept in mine" in nowhere.err
+    assert nowhere.code == "option-not-applicable"
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,11 @@ def test_the_same_model_is_exported_again(run):
 
 def test_a_picture_that_can_not_be_written_does_not_take_the_answer_with_it(run, monkeypatch):
     def full(*_):
-        raise DeployError("fit.svg can't be written: No space left on device.", fix="make room there")
+        raise DeployError(
+            "fit.svg can't be written: No space left on device.",
+            code="output-unwritable",
+            fix="make room there",
+        )
 
     monkeypatch.setattr("deploykit.planning.fit.plot.write_atomically", full)
     result = run(*TARGET, "--plot", "fit.svg")
@@ -315,18 +319,18 @@ def test_a_picture_that_can_not_be_written_does_not_take_the_answer_with_it(run,
 
 def test_the_json_of_a_rival_says_as_much(run):
     found = json.loads(run(*TARGET, "--precision", "best", "--json").out)["fit"]
-    candidates, rivals = found["candidates"], found["rival"]["candidates"]
-    assert {each.keys() >= {"fits", "images_per_s"} for each in (*candidates, *rivals)} == {True}
-    assert candidates[0].keys() == rivals[0].keys()
-    assert found.keys() == found["rival"].keys()
+    candidates, alternatives = found["candidates"], found["alternative"]["candidates"]
+    assert {each.keys() >= {"fits", "images_per_s"} for each in (*candidates, *alternatives)} == {True}
+    assert candidates[0].keys() == alternatives[0].keys()
+    assert found.keys() == found["alternative"].keys()
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--gpu", "T4"), "no target to fit"),
+        (("--gpu", "T4"), "[target-missing]"),
         (("--gpu", "T4", "--max-latency", "10"), "A latency has a unit"),
-        (("--gpu", "T4", "--max-latency", "0ms"), "above zero"),
+        (("--gpu", "T4", "--max-latency", "0ms"), "[invalid-target]"),
         (("--gpu", "T4", "--max-latency", "-1ms"), "not a latency"),
         (("--gpu", "T4", "--max-latency", "1ms", "--min-accuracy", "most"), "not an accuracy"),
         (
@@ -348,10 +352,10 @@ def test_the_json_of_a_rival_says_as_much(run):
             ("--gpu", "T4", "--max-latency", "1ms", "--gpu-file", "a", "--gpu-file", "b"),
             "--gpu-file is given 2 times",
         ),
-        (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "no kind of picture"),
+        (("--gpu", "T4", "--max-latency", "1ms", "--plot", "a.jpg"), "[invalid-output-name]"),
         (("--gpu", "T4", "--max-latency", "1ms", "--plot", "/proc/a.png"), "writable folder with --plot"),
         (("--gpu", "T4", "--max-latency", "1ms", "--records", "none.json"), "none.json"),
-        (("--gpu", "cpu", "--max-latency", "1ms", "--records", "a.json"), "records of others"),
+        (("--gpu", "cpu", "--max-latency", "1ms", "--records", "a.json"), "[option-not-applicable]"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(run, options, sentence):
@@ -393,5 +397,5 @@ def test_where_no_network_is_accurate_enough_to_be_measured_nothing_fits(run):
     done = run("fit", "--gpu", "cpu", "--max-latency", "1s", "--min-accuracy", "95%")
     assert done.status == 3
     error, fix = done.err.splitlines()
-    assert "the nearest has 84.3 %" in error
+    assert "the highest is 84.3 %" in error
     assert fix == "  fix: give --min-accuracy 84.3%"

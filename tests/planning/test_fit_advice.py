@@ -1,4 +1,4 @@
-"""What is said where nothing fits: each sentence of it is true when it is followed."""
+"""Advice if nothing fits: whoever follows a sentence gets a result that fits."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from deploykit.planning.fit.fit import fit_phi
 
 
-def test_no_batch_is_advised_that_takes_more_memory_than_allowed():
+def test_advice_never_suggests_a_batch_that_exceeds_the_memory_limit():
     roomy, tight = (
         fit_phi("T4", min_images_per_s=1500, max_memory_bytes=limit).advice for limit in (1e9, 30e6)
     )
@@ -15,7 +15,7 @@ def test_no_batch_is_advised_that_takes_more_memory_than_allowed():
     assert not any("--batch" in sentence for sentence in tight)
 
 
-def test_where_nothing_fits_it_says_what_would():
+def test_advice_names_a_batch_a_precision_and_gpus_that_fit():
     *others, faster = fit_phi("T4", max_latency_ms=3, batch=8).advice
     assert others == [
         "--batch 4 is predicted to fit, for phi 0.",
@@ -28,7 +28,7 @@ def test_where_nothing_fits_it_says_what_would():
     assert len(named) == 3
     for gpu in named:
         assert fit_phi(gpu, max_latency_ms=3, batch=8).chosen.phi >= 0
-    assert fit_phi("T4", max_latency_ms=0.01).advice == ("No GPU that is known is predicted to fit.",)
+    assert fit_phi("T4", max_latency_ms=0.01).advice == ("No known GPU is predicted to fit.",)
 
 
 def _gpus(sentence):
@@ -44,7 +44,7 @@ CHANGES = {
 
 
 def _changed(asked, sentence):
-    """The questions that a sentence says have an answer."""
+    """Return the arguments with which a sentence promises a result."""
     changes = [make(found[1]) for what, make in CHANGES.items() if (found := re.search(what, sentence))]
     assert len(changes) <= 1, sentence
     changed = asked | (changes[0] if changes else {})
@@ -60,7 +60,7 @@ def _changed(asked, sentence):
     "batches", [{"batch": 1}, {"batch": 8}, {"batch": None, "min_images_per_s": 1000}], ids=str
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_what_is_advised_fits(max_latency_ms, max_memory_bytes, min_accuracy, batches, precision):
+def test_every_suggested_change_fits(max_latency_ms, max_memory_bytes, min_accuracy, batches, precision):
     asked = {"gpu": "T4", "max_latency_ms": max_latency_ms, "max_memory_bytes": max_memory_bytes}
     asked |= {"min_accuracy": min_accuracy, "precision": precision, **batches}
     fit = fit_phi(**asked)
@@ -68,8 +68,8 @@ def test_what_is_advised_fits(max_latency_ms, max_memory_bytes, min_accuracy, ba
     for sentence in fit.advice:
         changed = _changed(asked, sentence)
         assert changed or sentence.startswith("No "), sentence
-        for question in changed:
-            assert fit_phi(**question).chosen is not None, sentence
+        for arguments in changed:
+            assert fit_phi(**arguments).chosen is not None, sentence
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,17 @@ def test_what_is_advised_fits(max_latency_ms, max_memory_bytes, min_accuracy, ba
         ),
         (
             {"max_latency_ms": 0.01, "max_memory_bytes": 1e6},
-            r"No GPU that is known is predicted to fit, with --max-memory 14MB either\.",
+            r"No known GPU is predicted to fit, even with --max-memory 14MB\.",
         ),
         ({"max_latency_ms": 2, "precision": "fp32"}, r"--precision fp16 is predicted to fit, for phi 0\."),
     ],
 )
-def test_what_would_fit_is_advised(asked, sentence):
+def test_a_change_that_fits_is_suggested(asked, sentence):
     fit = fit_phi("T4", **asked)
     assert any(re.fullmatch(sentence, each) for each in fit.advice), fit.advice
 
 
-def test_what_was_compared_already_is_not_advised():
+def test_a_precision_that_was_compared_is_not_suggested():
     assert any("int8" in sentence for sentence in fit_phi("T4", max_latency_ms=1.2).advice)
     compared = fit_phi("T4", max_latency_ms=0.7, precision="best")
     assert compared.chosen is None

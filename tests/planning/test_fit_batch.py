@@ -1,4 +1,4 @@
-"""The batch that suits a network best, where it is free."""
+"""Find the batch that suits a network best, if the batch is free."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from deploykit.planning.latency_source import Latency
 
 
 @pytest.mark.parametrize("gpu", ["T4", "A100", "V100", "RTX 4090"])
-def test_a_free_batch_meets_both_targets_and_is_no_larger_than_it_takes(gpu):
+def test_a_free_batch_meets_both_targets_and_is_no_larger_than_necessary(gpu):
     fit = fit_phi(gpu, max_latency_ms=10, min_images_per_s=800, batch=None)
     assert fit.chosen is not None
     for each in fit.candidates:
@@ -27,11 +27,11 @@ def test_a_free_batch_meets_both_targets_and_is_no_larger_than_it_takes(gpu):
     assert (one.chosen.phi if one.chosen else -1) <= fit.chosen.phi
 
 
-def test_a_free_batch_is_called_auto_too():
+def test_batch_auto_means_the_same_as_none():
     assert fit_phi("T4", max_latency_ms=20, batch="auto") == fit_phi("T4", max_latency_ms=20, batch=None)
 
 
-def test_a_free_batch_under_a_latency_alone_is_the_largest_that_holds_it():
+def test_with_a_latency_target_alone_a_free_batch_is_the_largest_that_meets_it():
     fit = fit_phi("T4", max_latency_ms=20, batch=None)
     for each in fit.candidates:
         if each.fits and each.batch < 256:
@@ -42,7 +42,7 @@ def test_a_free_batch_under_a_latency_alone_is_the_largest_that_holds_it():
 @pytest.mark.parametrize(
     ("gpu", "max_latency_ms", "rate"), [("L4", 5, 3000), ("T4", None, 4000), ("A100", 3, 50_000)]
 )
-def test_where_no_batch_reaches_a_throughput_the_one_that_comes_nearest_is_shown(gpu, max_latency_ms, rate):
+def test_if_no_batch_reaches_the_throughput_the_nearest_one_is_shown(gpu, max_latency_ms, rate):
     fit = fit_phi(gpu, max_latency_ms=max_latency_ms, min_images_per_s=rate, batch=None)
     assert fit.chosen is None
     miss = fit.nearest_miss
@@ -55,25 +55,25 @@ def test_where_no_batch_reaches_a_throughput_the_one_that_comes_nearest_is_shown
     assert miss.batch == max(rates, key=rates.get) > 1
 
 
-def test_where_no_batch_holds_the_latency_a_single_image_is_shown():
+def test_if_no_batch_meets_the_latency_a_single_image_is_shown():
     fit = fit_phi("T4", max_latency_ms=1, min_images_per_s=100, batch=None)
     assert {each.batch for each in fit.candidates} == {1}
 
 
-class Stopwatch:
-    """A machine that takes so many ms a batch; by default its throughput ends to rise at batch 4."""
+class FakeMachine:
+    """Latency source with a given latency per batch; by default throughput stops rising at batch 4."""
 
-    title, measures, compared = "a machine", True, ("fp32",)
+    title, is_measuring, candidate_precisions = "a machine", True, ("fp32",)
 
     def __init__(self, batch_ms=lambda batch: max(batch, 4)) -> None:
-        self.asked: list[int] = []
+        self.measured: list[int] = []
         self.batch_ms = batch_ms
 
-    def precision_for(self, asked):
-        return asked or "fp32"
+    def resolve_precision(self, requested):
+        return requested or "fp32"
 
-    def latency(self, member, *, precision, batch):
-        self.asked.append(batch)
+    def find_latency(self, member, *, precision, batch):
+        self.measured.append(batch)
         ms = float(self.batch_ms(batch))
         rate = 1000 * batch / ms
         return Latency(
@@ -86,16 +86,16 @@ class Stopwatch:
         )
 
 
-def measured_by(clock):
-    """What a free batch is asked about."""
+def request_on(source):
+    """Return a request with a free batch."""
     return FitRequest(
-        clock=clock,
+        latency_source=source,
         gpu=None,
         precision="fp32",
-        compared=("fp32",),
+        compared_precisions=("fp32",),
         family=find_family("efficientnet"),
         axis=None,
-        goal=Targets(min_images_per_s=5000),
+        targets=Targets(min_images_per_s=5000),
         batch=None,
         phi_step=1.0,
         percentile=90.0,
@@ -103,15 +103,15 @@ def measured_by(clock):
     )
 
 
-def test_a_free_batch_is_measured_until_throughput_rises_no_more():
-    clock = Stopwatch()
-    assert evaluate_member(measured_by(clock), 0.0, choose_member(phi=0.0)).batch == 4
-    assert clock.asked == [1, 2, 4, 8]
+def test_a_free_batch_is_measured_until_throughput_stops_rising():
+    source = FakeMachine()
+    assert evaluate_member(request_on(source), 0.0, choose_member(phi=0.0)).batch == 4
+    assert source.measured == [1, 2, 4, 8]
 
 
-@pytest.mark.parametrize(("image_ms", "asked"), [(1, [1, 2]), (0.21, [1, 2, 4, 8, 16, 32, 64, 128, 256])])
-def test_a_free_batch_is_measured_as_long_as_the_target_may_be_reached(image_ms, asked):
-    """Ten ms a batch and one an image never make 5000 images a second: 1000 is the most."""
-    clock = Stopwatch(lambda batch: 10 + image_ms * batch)
-    evaluate_member(measured_by(clock), 0.0, choose_member(phi=0.0))
-    assert clock.asked == asked
+@pytest.mark.parametrize(("image_ms", "measured"), [(1, [1, 2]), (0.21, [1, 2, 4, 8, 16, 32, 64, 128, 256])])
+def test_a_free_batch_is_measured_while_the_target_is_within_reach(image_ms, measured):
+    """Ten ms per batch plus one per image never reach 5000 images/s: 1000 is the limit."""
+    source = FakeMachine(lambda batch: 10 + image_ms * batch)
+    evaluate_member(request_on(source), 0.0, choose_member(phi=0.0))
+    assert source.measured == measured

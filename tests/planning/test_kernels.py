@@ -23,11 +23,11 @@ def by_name(network, **options):
     [(B0, 1 + 16 * 6 + 15 + 3), (resnet(50), 53 + 2 + 1), (mobilenet_v2(), 52 + 1 + 1)],
     ids=["efficientnet_b0", "resnet50", "mobilenet_v2"],
 )
-def test_norms_activations_and_sums_launch_nothing(network, count):
+def test_norms_activations_and_sums_launch_no_kernel(network, count):
     assert len(list_kernels(network)) == count
 
 
-def test_an_unfused_activation_launches_a_kernel_of_its_own():
+def test_an_unfused_activation_launches_a_separate_kernel():
     # SiLU follows the stem, 15 expansions, 16 depthwise convolutions, 16 squeezes and the head.
     assert len(list_kernels(B0, unfused=("silu",))) - len(list_kernels(B0)) == 1 + 15 + 16 + 16 + 1
 
@@ -53,7 +53,7 @@ def test_squeeze_excite_scales_a_whole_feature_map():
     assert scale.macs == 0
 
 
-def test_kinds_say_what_a_kernel_is():
+def test_each_kernel_has_its_kind():
     found = by_name(B0)
     kinds = [found[name].kind for name in ("conv_stem", "blocks.0.0.conv_dw", "conv_head", "classifier")]
     assert kinds == ["dense", "depthwise", "pointwise", "linear"]
@@ -71,7 +71,7 @@ def test_channels_are_padded_in_arithmetic_and_in_memory_but_not_the_image():
     assert by_name(B0, channel_granule=32)["blocks.1.0.conv_pwl"].written_elements == 32 * 56 * 56
 
 
-def test_counted_kernels_are_all_the_kernels():
+def test_counting_kernels_loses_none():
     counted = count_kernels(B0)
     assert sum(count for _, count in counted) == len(list_kernels(B0))
     assert len(counted) < len(list_kernels(B0))

@@ -1,4 +1,4 @@
-"""A report as a whole: its texts, its colours, what it is made from."""
+"""A report as a whole: its texts, its colours, its inputs."""
 
 import pytest
 from records import accuracy, engine, latency, layer, profile
@@ -11,14 +11,14 @@ from deploykit.reporting.report.text import hover_text, plot_label
 from deploykit.reporting.report.traces import COLOURS
 
 
-def test_texts_from_outside_stay_texts_in_plots():
-    assert hover_text("<a href='x'>", "b") == "&lt;a href='x'&gt;<br>b"  # quotes are no danger there
+def test_text_from_records_is_escaped_in_plots():
+    assert hover_text("<a href='x'>", "b") == "&lt;a href='x'&gt;<br>b"  # quotes are harmless there
     hostile = engine(family="unknown", phi=None, depth=None, width=None, name="</script><b>")
     for section in make_sections(arrange_records([latency(hostile, 4.0)])):
         assert "<" not in make_figure_json(section)
 
 
-def test_long_names_are_cut_in_their_middle_and_set_in_lines():
+def test_long_names_are_cut_in_the_middle_and_wrapped():
     assert plot_label("phi 0", "FP32") == "phi 0, FP32"
     assert plot_label("phi 0", "FP32", "Abacus 9000, the second of its kind") == (
         "phi 0,<br>FP32,<br>Abacus 9000, the second of its kind"
@@ -26,7 +26,7 @@ def test_long_names_are_cut_in_their_middle_and_set_in_lines():
     assert plot_label("a" * 40 + "b" * 1000) == "a" * 28 + "…" + "b" * 15
 
 
-def test_what_was_measured_where_has_profiles_too_and_the_top_names_machines():
+def test_the_page_lists_machines_and_methods_including_profiles():
     gathered = arrange_records([latency(engine(), 4.0), profile(engine(), [layer("conv_stem", "Conv", 1.0)])])
     shown = render_page("Mine", gathered, make_sections(gathered))
     assert "layers, 2 threads" in shown
@@ -34,7 +34,7 @@ def test_what_was_measured_where_has_profiles_too_and_the_top_names_machines():
     assert "1 measurement of latency or throughput, 1 profile by layer and 0 evaluations of" in shown
 
 
-def test_colours_are_a_setups_own_in_every_plot():
+def test_a_setup_has_the_same_colour_in_every_plot():
     made = []
     for precision, macs_ms in (("fp32", 10), ("int8", 6)):
         for phi in (0, 1):
@@ -46,30 +46,31 @@ def test_colours_are_a_setups_own_in_every_plot():
     for section in make_sections(gathered):
         for trace in section.traces:
             for name, colours in found.items():
-                if name in trace["name"] and "as the MACs" not in trace["name"]:
+                if name in trace["name"] and "proportional to MACs" not in trace["name"]:
                     colours.add((trace.get("line") or trace["marker"])["color"])
     assert found == {"FP32": {COLOURS[0]}, "INT8": {COLOURS[1]}}
 
 
-def test_what_was_not_measured_is_no_section():
+def test_a_question_without_records_has_no_section():
     assert make_sections(arrange_records([accuracy(engine(), 0.7)])) == ()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "about"),
+    ("arguments", "code"),
     [
-        (("empty",), "no records to report on"),
-        (("none.json",), "There is no record none.json"),
-        (("good", "--predict", "T5"), "No GPU named 'T5'"),
-        (("good", "-o", "good"), "[output-not-a-file]"),
-        (("good/record.json", "-o", "good/record.json"), "[output-is-input]"),
-        (("bad",), "is no record"),
-        (("good", "-o", "other.json"), "is there, and is no HTML page"),
-        (("accuracies",), "answer none of a report's questions"),
-        (("good", "--title", " "), "A page without a title"),
+        (("empty",), "records-missing"),
+        (("none.json",), "record-not-found"),
+        (("good", "--predict", "T5"), "unknown-gpu"),
+        (("good", "-o", "good"), "output-not-a-file"),
+        (("good/record.json", "-o", "good/record.json"), "output-is-input"),
+        (("bad",), "record-damaged"),
+        (("good", "-o", "other.json"), "file-exists"),
+        (("good", "-o", "report.txt"), "invalid-output-name"),
+        (("accuracies",), "records-insufficient"),
+        (("good", "--title", " "), "invalid-title"),
     ],
 )
-def test_bad_input_gets_a_sentence_and_leaves_nothing(run, workplace, arguments, about):
+def test_invalid_input_is_rejected_and_nothing_is_written(run, workplace, arguments, code):
     for name in ("empty", "good", "bad"):
         (workplace / name).mkdir()
     (workplace / "other.json").write_text("{}")
@@ -77,13 +78,12 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(run, workplace, arguments,
     write_record(latency(engine(), 4.0), workplace / "good").rename("good/record.json")
     (workplace / "bad" / "record.json").write_text('{"format": 2, "kind": "latency"}')
     refused = run("report", *arguments)
-    assert (refused.status, refused.out) == (2, "")
-    assert about in refused.err
+    assert (refused.status, refused.out, refused.code) == (2, "", code)
     assert not (workplace / "report.html").exists()
     assert (workplace / "other.json").read_text() == "{}"
 
 
-def test_it_prints_what_it_found_and_where(run, workplace):
+def test_the_command_prints_its_findings_and_the_page(run, workplace):
     write_record(latency(engine(), 4.0), workplace / "records")
     write_record(latency(engine(phi=1), 4.0), workplace / "records")
     shown = run("report", "records", "-o", "out/r.html", "--title", "A & B")
@@ -95,15 +95,18 @@ def test_it_prints_what_it_found_and_where(run, workplace):
     assert "<title>A &amp; B</title>" in (workplace / "out" / "r.html").read_text()
 
 
-def test_json_in_a_folder_that_is_no_record_is_left_out_and_named(run, workplace):
+def test_json_that_is_not_a_record_is_skipped_in_a_folder_and_named(run, workplace):
     write_record(latency(engine(), 4.0), workplace / "records")
     (workplace / "records" / "package.json").write_text("{}")
     shown = run("report", "records")
-    assert (shown.status, shown.err) == (0, "note: Left out, as no records: records/package.json.\n")
-    assert "1 file beside them, no records, left out." in (workplace / "report.html").read_text()
-    assert "is no record" in run("report", "records/package.json").err
+    assert (shown.status, shown.err) == (
+        0,
+        "note: Skipped files that are not records: records/package.json.\n",
+    )
+    assert "It leaves out 1 JSON file that is not a record." in (workplace / "report.html").read_text()
+    assert run("report", "records/package.json").code == "record-damaged"
 
 
-def test_from_python_the_sections_come_back(workplace):
+def test_write_report_returns_the_sections(workplace):
     path = write_record(latency(engine(), 4.0), workplace)
     assert [each.name for each in write_report([path])] == ["work", "accuracy", "distributions"]

@@ -1,4 +1,4 @@
-"""Records, arranged for a report."""
+"""Arrange records for a report."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from deploykit.reporting.report.report_data import (
 from deploykit.reporting.report.setup import Setup
 
 
-def test_of_what_was_measured_twice_the_later_is_shown_and_told():
+def test_of_repeated_measurements_the_latest_is_shown_and_the_others_are_counted():
     once = latency(engine(), 4.0)
     again = latency(engine(), 5.0, started="2026-01-03T00:00:00.000+00:00")
     found = arrange_records([again, once, latency(engine(), 6.0, batch=8)])
@@ -24,7 +24,7 @@ def test_of_what_was_measured_twice_the_later_is_shown_and_told():
     assert found.superseded == 1
 
 
-def test_what_ran_otherwise_is_another_series_named_by_what_differs():
+def test_each_setup_is_a_series_named_by_what_distinguishes_it():
     elsewhere = replace(MACHINE, name="Quipu")
     records = [
         latency(engine(), 4.0),
@@ -48,7 +48,7 @@ def test_what_ran_otherwise_is_another_series_named_by_what_differs():
         (engine(phi=2.5), "phi 2.5"),
         (engine(phi=0, side_px=64), "phi 0, 64 px"),
         (replace(engine(), phi=-2.0, rule="formula", side_px=168), "phi -2"),
-        (replace(engine(), phi=50.0), "phi 50, 224 px"),  # which no rule leads to
+        (replace(engine(), phi=50.0), "phi 50, 224 px"),  # no rule leads to this side
         (engine(phi=1, family="resnet18", rule="formula", side_px=256), "resnet18 phi 1"),
         (engine(phi=1, family="mine", rule="formula"), "mine phi 1, 240 px"),
         (engine(scale=Scale(depth=4.0, width=1.0, side_px=224)), "depth 4"),
@@ -57,11 +57,11 @@ def test_what_ran_otherwise_is_another_series_named_by_what_differs():
         (engine(phi=None, depth=None, width=None, name="old.onnx"), "old.onnx"),
     ],
 )
-def test_networks_are_called_by_how_they_are_scaled(of, name):
+def test_a_networks_name_says_how_it_is_scaled(of, name):
     assert network_name(of) == name
 
 
-def test_processors_lose_their_trademarks():
+def test_a_processors_short_name_has_no_trademarks():
     assert short_machine("Intel(R) Xeon(R) CPU E5-2670 v3 @ 2.30GHz") == "Intel Xeon E5-2670 v3"
     assert short_machine("AMD EPYC 7763 64-Core Processor") == "AMD EPYC 7763"
 
@@ -73,7 +73,7 @@ def test_records_are_read_from_files_and_folders(tmp_path):
     assert len(read_report_data([one]).latencies) == 1
 
 
-def test_two_engines_of_one_network_are_two_series_and_one_under_two_names_is_one():
+def test_two_engines_of_one_network_are_two_series_but_a_renamed_engine_is_one():
     kinder = engine(precision="int8", sha256="of other layers", name="kinder.onnx")
     renamed = engine(precision="int8", name="renamed.onnx")
     records = [latency(each, ms) for each, ms in ((engine(precision="int8"), 3), (kinder, 4), (renamed, 5))]
@@ -86,7 +86,7 @@ def test_two_engines_of_one_network_are_two_series_and_one_under_two_names_is_on
     assert found.superseded == 1
 
 
-def test_machines_of_one_name_are_told_apart_by_their_cores():
+def test_machines_with_the_same_name_are_distinguished_by_their_cores():
     large = replace(MACHINE, cores=64)
     setups = arrange_records([latency(engine(), 4.0), latency(engine(), 1.0, machine=large)]).setups
     assert [each.title(setups) for each in setups] == ["FP32, 2 cores", "FP32, 64 cores"]

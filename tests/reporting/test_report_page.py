@@ -1,4 +1,4 @@
-"""The page in a browser: headless Chromium."""
+"""The page in a browser, headless Chromium."""
 
 import os
 import shutil
@@ -18,9 +18,12 @@ from deploykit.reporting.report.predicted_members import predict_families
 from deploykit.reporting.report.report_data import arrange_records
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 
-# It runs without a display and without looking for updates; root has no sandbox.
+# Chromium runs without a display and without checking for updates; as root it has no sandbox.
 ARGUMENTS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -36,23 +39,23 @@ def browser() -> Iterator:
 
 
 class Opened:
-    """A page, and what it said and asked for while it was opened."""
+    """An opened page, its console messages and its requests."""
 
     def __init__(self, browser, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.messages.append(dialog.message), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
         self.page.wait_for_function(
             "() => [...document.querySelectorAll('.plot')].every((each) => each.querySelector('.main-svg'))"
         )
 
     def plots(self) -> dict[str, list[str]]:
-        """What is drawn in each, by the name of the series."""
+        """Return the names of the visible series of each plot."""
         found: dict[str, list[str]] = self.page.evaluate(
             """() => Object.fromEntries([...document.querySelectorAll('.plot')].map((plot) => [
                 plot.id.replace('plot-', ''),
@@ -61,8 +64,8 @@ class Opened:
         )
         return found
 
-    def drawn(self, name: str) -> int:
-        """How many series have something drawn."""
+    def count_drawn(self, name: str) -> int:
+        """Return how many series of a plot have something drawn."""
         return self.page.locator(f"#plot-{name} .scatterlayer .trace, #plot-{name} .barlayer .trace").count()
 
     def evaluate(self, script: str):
@@ -70,7 +73,7 @@ class Opened:
 
 
 def records() -> list[AnyRecord]:
-    """All that a study has, and an accuracy."""
+    """Return every kind of record that a study has, and an accuracy."""
     members = [engine(phi=phi, precision=precision) for precision in ("fp32", "int8") for phi in (0, 1, 3)]
     made: list[AnyRecord] = [accuracy(members[3], 0.76)]
     for member in members:
@@ -109,7 +112,7 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_draws_every_plot_says_nothing_and_asks_for_nothing(browser, report, width, scheme):
+def test_every_plot_is_drawn_without_console_messages_or_requests(browser, report, width, scheme):
     opened = Opened(browser, report, width=width, scheme=scheme)
     plots = opened.plots()
     assert set(plots) == {
@@ -122,17 +125,19 @@ def test_it_draws_every_plot_says_nothing_and_asks_for_nothing(browser, report, 
         "layers-int8",
         "axes-fp32-0",
     }
-    assert {name: opened.drawn(name) for name in plots} == {name: len(shown) for name, shown in plots.items()}
+    assert {name: opened.count_drawn(name) for name in plots} == {
+        name: len(shown) for name, shown in plots.items()
+    }
     assert all(plots.values())
-    assert opened.said == []
-    assert opened.asked == [report.as_uri()]
+    assert opened.messages == []
+    assert opened.requests == [report.as_uri()]
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     ground = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}[scheme]
     opened.page.close()
 
 
-def test_a_series_can_be_hidden_and_stays_so_when_the_theme_changes(browser, report):
+def test_a_hidden_series_stays_hidden_when_the_theme_changes(browser, report):
     opened = Opened(browser, report)
     assert opened.plots()["work"][:2] == ["FP32", "INT8"]
     opened.page.locator("#plot-work .legendtoggle").first.click(force=True)
@@ -147,7 +152,7 @@ def test_a_series_can_be_hidden_and_stays_so_when_the_theme_changes(browser, rep
     opened.page.close()
 
 
-def test_a_point_tells_what_it_is_under_the_pointer(browser, report):
+def test_hovering_over_a_point_shows_what_it_is(browser, report):
     opened = Opened(browser, report)
     opened.page.locator("#plot-work .points path").first.hover(force=True)
     hovered = opened.page.locator("#plot-work .hoverlayer .hovertext")
@@ -157,7 +162,7 @@ def test_a_point_tells_what_it_is_under_the_pointer(browser, report):
     opened.page.close()
 
 
-def test_it_prints_in_light_with_every_table_whole_and_is_as_before_afterwards(browser, report):
+def test_the_page_prints_in_light_colours_and_returns_to_its_theme(browser, report):
     opened = Opened(browser, report, scheme="dark")
     opened.evaluate(
         """() => window.addEventListener('beforeprint', () => {
@@ -168,7 +173,7 @@ def test_it_prints_in_light_with_every_table_whole_and_is_as_before_afterwards(b
     assert opened.page.pdf().startswith(b"%PDF")
     assert opened.evaluate("window.printed") == ["light", 680]
     opened.page.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
-    assert opened.said == []
+    assert opened.messages == []
     opened.page.close()
 
 
@@ -194,7 +199,7 @@ def hostile_records(name: str) -> list[AnyRecord]:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_very_long_names_make_the_page_no_wider(browser, tmp_path, width):
+def test_very_long_names_do_not_widen_the_page(browser, tmp_path, width):
     name = "efficientnet" * 200
     opened = Opened(browser, write(tmp_path, hostile_records(name), title=name), width=width)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
@@ -209,8 +214,8 @@ def test_very_long_names_make_the_page_no_wider(browser, tmp_path, width):
 
 def test_hostile_names_stay_text(browser, tmp_path):
     opened = Opened(browser, write(tmp_path, [each for name in HOSTILE for each in hostile_records(name)]))
-    assert opened.said == []
-    assert len(opened.asked) == 1
+    assert opened.messages == []
+    assert len(opened.requests) == 1
     rows = opened.page.locator("#distributions tbody th").all_text_contents()
     legend = opened.page.locator("#plot-distributions .legendtext").all_text_contents()
     for name in HOSTILE:
@@ -220,7 +225,7 @@ def test_hostile_names_stay_text(browser, tmp_path):
     opened.page.close()
 
 
-def test_the_page_forbids_every_other_script_and_any_connection(browser, report):
+def test_the_page_forbids_other_scripts_and_connections(browser, report):
     opened = Opened(browser, report)
     opened.evaluate(
         """() => {
@@ -234,5 +239,5 @@ def test_the_page_forbids_every_other_script_and_any_connection(browser, report)
     )
     opened.page.wait_for_timeout(200)
     assert opened.evaluate("window.ran") is None
-    assert sum("Content Security Policy" in said for said in opened.said) == 2
+    assert sum("Content Security Policy" in message for message in opened.messages) == 2
     opened.page.close()

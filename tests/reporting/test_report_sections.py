@@ -1,4 +1,4 @@
-"""What a report's sections say of records, as data."""
+"""The sections of a report: their findings, tables and series."""
 
 import re
 from dataclasses import replace
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from records import MACHINE, QUIET, STRETCHED, accuracy, engine, latency, layer, profile
 
+from deploykit.bench.layers.layer_profile import explain_beaten_bounds
 from deploykit.bench.record import Record
 from deploykit.bench.server_scenario import Trial
 from deploykit.networks.families.registry import FAMILIES
@@ -31,7 +32,7 @@ def series(section: Section) -> dict[str, dict]:
 # ---------------------------------------------------------------- work
 
 
-def test_latency_is_set_beside_work_and_its_cost_beside_the_first_members():
+def test_latency_is_compared_with_work_and_its_cost_with_the_smallest_members():
     members = [
         latency(engine(phi=phi), 10 * engine(phi=phi).macs / 1e9 * cost) for phi, cost in ((0, 1), (3, 2))
     ]
@@ -39,34 +40,36 @@ def test_latency_is_set_beside_work_and_its_cost_beside_the_first_members():
     assert column(found, "network") == ["phi 0", "phi 3"]
     assert column(found, "MACs") == ["0.386 G", "1.83 G"]  # as timm's models have, in G
     assert column(found, "ms per G MACs") == ["10.00", "20.00"]
-    assert column(found, "over the smallest's") == ["1.00", "2.00"]
-    (said,) = found.findings
-    bracket = r"\([\d.]+ to [\d.]+\)"
+    assert column(found, "relative to the smallest") == ["1.00", "2.00"]
+    (finding,) = found.findings
+    interval = r"\([\d.]+ to [\d.]+\)"
     assert re.fullmatch(
-        rf"FP32: from phi 0 to phi 3 the work grows 4\.74-fold and the median latency 9\.47-fold {bracket}\. "
-        rf"They part most from phi 0 to phi 3: 4\.74 times the work takes 9\.47 times the time {bracket}\. "
-        rf"A multiply-accumulate is cheapest at phi 0 and dearest at phi 3, by a factor of 2\.00 {bracket}\.",
-        said,
+        r"FP32: from phi 0 to phi 3 the work grows 4\.74-fold and the median latency 9\.47-fold "
+        rf"{interval}\. They diverge most from phi 0 to phi 3: 4\.74 times the work takes 9\.47 times as "
+        rf"long {interval}\. A multiply-accumulate is cheapest at phi 0 and most expensive at phi 3, by a "
+        rf"factor of 2\.00 {interval}\.",
+        finding,
     )
-    line = series(found)["as the MACs, from phi 0, FP32"]
+    line = series(found)["proportional to MACs, from phi 0,<br>FP32"]
     assert line["y"] == pytest.approx([10 * mac for mac in line["x"]])
 
 
-def test_what_is_not_clearly_dearer_and_what_its_runs_say_is_told():
+def test_ties_and_caveats_of_runs_are_part_of_the_finding():
     members = [latency(engine(phi=phi), (10 + phi / 5000) * engine(phi=phi).macs / 1e9) for phi in (0, 1)]
     drifting = np.linspace(2, 2.6, 300) * 10 * engine(phi=3).macs / 1e9
     members.append(replace(latency(engine(phi=3), 1.0), latency_ms=tuple(map(float, drifting))))
-    (said,) = work.section(arrange_records(members), ()).findings
-    assert "cheapest at phi 0 (phi 1 not clearly dearer)" in said
-    assert said.endswith("Careful: phi 3: the run drifts: latency rose by 19 % over it.")
+    (finding,) = work.section(arrange_records(members), ()).findings
+    assert "cheapest at phi 0 (phi 1 not clearly more expensive)" in finding
+    assert "Caution: phi 3: the run drifts" in finding
+    assert "19 %" in finding
 
 
-def test_members_at_other_sides_are_no_members_of_the_curve():
+def test_members_at_other_sides_are_not_on_the_curve():
     found = work.section(arrange_records([latency(engine(), 4.0), latency(engine(side_px=64), 1.0)]), ())
     assert column(found, "network") == ["phi 0"]
 
 
-def test_predictions_stand_beside_and_are_called_that():
+def test_predictions_are_shown_next_to_measurements_and_labelled():
     found = work.section(
         arrange_records([latency(engine(), 4.0)]), predict_families([FAMILIES["efficientnet"]], ["T4"])
     )
@@ -78,7 +81,7 @@ def test_predictions_stand_beside_and_are_called_that():
 # ---------------------------------------------------------------- accuracy
 
 
-def test_what_is_slower_and_less_accurate_is_off_the_front():
+def test_a_slower_and_less_accurate_network_is_not_on_the_front():
     records = [
         latency(engine(phi=0), 4.0),
         latency(engine(phi=1), 6.0),
@@ -86,54 +89,54 @@ def test_what_is_slower_and_less_accurate_is_off_the_front():
         latency(engine(phi=3), 20.0),
     ]
     found = accuracy_section.section(arrange_records(records), ())
-    front = dict(zip(column(found, "network"), column(found, "on the front"), strict=True))
+    front = dict(zip(column(found, "network"), column(found, "on the Pareto front"), strict=True))
     assert front == {"phi 0": "yes", "phi 1": "yes", "depth 4": "", "phi 3": "yes"}
-    assert "depth 4 (FP32) can be bettered in both" in found.findings[0]
+    assert "Another network is better in both than depth 4 (FP32)." in found.findings[0]
     assert found.evidence == ("measured", "recorded")
 
 
-def test_int8_is_shown_where_it_was_evaluated_and_competes_on_those_images_alone():
+def test_int8_is_shown_only_if_evaluated_and_competes_on_those_images_only():
     int8 = engine(precision="int8")
     records = [latency(engine(), 4.0), latency(int8, 3.0)]
-    assert column(accuracy_section.section(arrange_records(records), ()), "runs on") == ["FP32"]
+    assert column(accuracy_section.section(arrange_records(records), ()), "setup") == ["FP32"]
     found = accuracy_section.section(arrange_records([*records, accuracy(int8, 0.5)]), ())
-    assert dict(zip(column(found, "runs on"), column(found, "top-1, % (interval)"), strict=True)) == {
+    assert dict(zip(column(found, "setup"), column(found, "top-1, % (interval)"), strict=True)) == {
         "FP32": "77.10",
         "INT8": "50.00 (49.00 to 51.00)",
     }
-    assert column(found, "on the front") == ["yes", "yes"]
+    assert column(found, "on the Pareto front") == ["yes", "yes"]
     assert len(found.findings) == 2
-    # Told apart by symbol, name and title, and drawn with their intervals.
+    # The image sets differ in symbol, name and title, and intervals are drawn.
     points = [trace for trace in found.traces if trace["mode"] == "markers"]
     assert len({trace["marker"]["symbol"] for trace in points}) == 2
     assert {trace["marker"]["color"] for trace in points} == set(COLOURS[:2])
     assert "500 images of photos" in points[1]["name"]
     assert points[1]["error_y"]["array"] == pytest.approx([1.0])
-    assert "a symbol for each set of images" in found.layout["yaxis"]["title"]["text"]
+    assert "one symbol per image set" in found.layout["yaxis"]["title"]["text"]
 
 
-def test_accuracies_on_other_images_do_not_compete():
+def test_accuracies_on_different_images_do_not_compete():
     int8 = engine(precision="int8")
     records = [latency(engine(), 4.0), latency(int8, 3.0), accuracy(engine(), 0.8)]
     fewer = accuracy(int8, 0.9, images=20, data_sha256="2" * 64)
     found = accuracy_section.section(arrange_records([*records, fewer]), ())
-    assert column(found, "on the front") == ["yes", "yes"]
+    assert column(found, "on the Pareto front") == ["yes", "yes"]
     alike = accuracy_section.section(arrange_records([*records, accuracy(int8, 0.9)]), ())
-    assert sorted(column(alike, "on the front")) == ["", "yes"]
+    assert sorted(column(alike, "on the Pareto front")) == ["", "yes"]
     others = accuracy(int8, 0.9, images_sha256="other images of the same labels")
     apart = accuracy_section.section(arrange_records([*records, others]), ())
-    assert column(apart, "on the front") == ["yes", "yes"]
+    assert column(apart, "on the Pareto front") == ["yes", "yes"]
 
 
-def test_where_intervals_leave_it_open_a_network_is_on_the_front_perhaps():
+def test_a_network_is_possibly_on_the_front_if_the_intervals_leave_it_open():
     int8 = engine(precision="int8")
     records = [latency(engine(), 4.0), latency(int8, 3.0), accuracy(engine(), 0.8), accuracy(int8, 0.805)]
     found = accuracy_section.section(arrange_records(records), ())
-    assert dict(zip(column(found, "runs on"), column(found, "on the front"), strict=True)) == {
+    assert dict(zip(column(found, "setup"), column(found, "on the Pareto front"), strict=True)) == {
         "INT8": "yes",
-        "FP32": "perhaps",
+        "FP32": "possibly",
     }
-    assert "The intervals leave open whether phi 0 (FP32) can be." in found.findings[0]
+    assert "The intervals leave it open for phi 0 (FP32)." in found.findings[0]
 
 
 def test_fronts_of_different_machines_are_drawn_differently():
@@ -148,7 +151,7 @@ def test_fronts_of_different_machines_are_drawn_differently():
     assert [trace["name"].startswith("front on ") for trace in fronts] == [True, True]
 
 
-def test_predicted_accuracies_stand_at_latencies_with_intervals():
+def test_predicted_latencies_are_drawn_with_their_intervals():
     predicted = predict_families([FAMILIES["efficientnet"]], ["T4"])
     found = accuracy_section.section(arrange_records([latency(engine(), 4.0)]), predicted)
     (points,) = [trace for trace in found.traces if trace.get("marker", {}).get("symbol") == "circle-open"]
@@ -163,12 +166,12 @@ def test_the_accuracy_on_the_most_images_counts():
     assert gathered.find_accuracy(engine()).top1.value == 0.7
 
 
-def test_a_network_of_other_classes_gets_no_accuracy_on_imagenet():
+def test_a_network_with_other_classes_has_no_imagenet_accuracy():
     assert accuracy_section.section(arrange_records([latency(engine(classes=12), 4.0)]), ()) is None
     assert accuracy_section.section(arrange_records([latency(engine(classes=1000), 4.0)]), ()) is not None
 
 
-def test_accuracy_of_the_model_an_engine_was_made_from_counts_in_its_precision_alone():
+def test_a_models_accuracy_counts_for_its_engine_at_the_same_precision_only():
     gathered = arrange_records([accuracy(engine(), 0.7, sha256="the onnx file"), latency(engine(), 4.0)])
     assert gathered.find_accuracy(engine()).top1.value == 0.7
     assert gathered.find_accuracy(engine(precision="int8")) is None
@@ -178,7 +181,7 @@ def test_accuracy_of_the_model_an_engine_was_made_from_counts_in_its_precision_a
 # ---------------------------------------------------------------- batches
 
 
-def test_throughput_is_shown_by_batch_with_the_best():
+def test_throughput_is_shown_by_batch_with_the_best_batch():
     def offline(batch: int, images_per_s: float):
         ms = 1000 * batch / images_per_s
         return replace(latency(engine(), ms, scenario="offline", batch=batch), latency_ms=(ms,) * 10)
@@ -186,20 +189,20 @@ def test_throughput_is_shown_by_batch_with_the_best():
     found = batches.section(arrange_records([offline(1, 100), offline(8, 180), offline(4, 200)]))
     assert column(found, "best batch") == ["4"]
     assert found.findings == (
-        "FP32: a larger batch gives more images/s: 2.00 times (2 to 2) for phi 0 at batch 4.",
+        "FP32: a larger batch increases images/s 2.00 times (2 to 2) for phi 0 at batch 4.",
     )
     assert series(found)["phi 0, FP32"]["y"] == pytest.approx([100, 200, 180])
     assert batches.section(arrange_records([offline(1, 100)])) is None
 
 
-def test_a_batch_that_is_not_clearly_better_is_not_called_that():
+def test_a_batch_within_the_noise_is_not_called_better():
     made = [latency(engine(), ms, scenario="offline", batch=batch) for batch, ms in ((1, 10), (2, 19.99))]
     found = batches.section(arrange_records(made))
     assert found.findings == ("FP32: no batch is clearly better than the smallest for phi 0.",)
     assert column(found, "best batch") == ["2 (1)"]
 
 
-def test_of_many_series_one_setups_are_shown_at_first_and_that_is_said():
+def test_of_many_series_only_one_setup_is_visible_at_first_and_a_note_says_so():
     precisions = ("fp32", "fp16", "int8")
     made = [
         latency(engine(phi=phi, precision=precision), batch * 10.0, scenario="offline", batch=batch)
@@ -210,10 +213,11 @@ def test_of_many_series_one_setups_are_shown_at_first_and_that_is_said():
     found = batches.section(arrange_records(made))
     shown = {trace["name"] for trace in found.traces if trace["visible"] is True}
     assert shown == {f"phi {phi}, FP32" for phi in range(8)}
-    assert "Shown at first: FP32. A click in the legend shows the others." in found.notes
+    (note,) = [each for each in found.notes if "visible at first" in each]
+    assert note.startswith("Only FP32 is visible")
     fewer = batches.section(arrange_records([each for each in made if each.engine.precision != "int8"]))
     assert all(trace["visible"] is True for trace in fewer.traces)
-    assert not any("Shown at first" in note for note in fewer.notes)
+    assert not any("visible at first" in note for note in fewer.notes)
 
 
 # ---------------------------------------------------------------- serving
@@ -232,7 +236,7 @@ def served(bound_ms: float, holds: float, fails: float, batch: int = 4) -> Recor
     )
 
 
-def test_rates_that_hold_a_bound_are_shown_beside_the_throughput_without_one():
+def test_rates_that_meet_a_bound_are_shown_next_to_the_throughput_without_one():
     made = [
         served(10, 100, 104),
         served(50, 160, 166),
@@ -240,12 +244,12 @@ def test_rates_that_hold_a_bound_are_shown_beside_the_throughput_without_one():
     ]
     found = serving.section(arrange_records(made))
     assert column(found, "bound, ms") == ["10", "50"]
-    assert column(found, "holds, images/s") == ["100", "160"]
-    assert column(found, "does not hold") == ["104", "166"]
+    assert column(found, "meets it, images/s") == ["100", "160"]
+    assert column(found, "misses it, images/s") == ["104", "166"]
     assert all(cell.startswith("19") for cell in column(found, "offline, images/s"))  # of 4 in 20 ms
     assert re.fullmatch(
-        r"phi 0, FP32, up to 4 at once: 100 images/s hold a p99 of 10 ms \(104 don't; 5\d % of offline\) and "
-        r"160 images/s hold a p99 of 50 ms \(166 don't; 8\d % of offline\)\.",
+        r"phi 0, FP32, batch up to 4: 100 images/s meet a p99 of 10 ms \(104 do not; 5\d % of offline\) and "
+        r"160 images/s meet a p99 of 50 ms \(166 do not; 8\d % of offline\)\.",
         found.findings[0],
     )
     (points,) = found.traces
@@ -254,16 +258,18 @@ def test_rates_that_hold_a_bound_are_shown_beside_the_throughput_without_one():
     assert serving.section(arrange_records(made[2:])) is None
 
 
-def test_a_search_that_was_cut_short_is_told():
+def test_a_search_that_was_cut_short_gets_a_caveat():
     assert served(10, 100, 104).run_caveats == ()
-    (said,) = serving.section(arrange_records([served(10, 100, 200)])).findings
-    assert said.endswith("the search ran out of time: 100 images/s hold, 200 don't, between is not known.")
+    record = served(10, 100, 200)
+    (caveat,) = record.run_caveats
+    (finding,) = serving.section(arrange_records([record])).findings
+    assert finding.endswith(f"Caution: phi 0 at batch 4: {caveat[0].lower()}{caveat[1:]}")
 
 
 # ---------------------------------------------------------------- distributions
 
 
-def test_a_curve_rises_as_far_as_there_are_calls_enough_and_is_one_at_the_median():
+def test_a_curve_rises_while_there_are_enough_calls_and_is_one_at_the_median():
     record = latency(engine(), 10.0)
     found = distributions.section(arrange_records([record]))
     curve = series(found)["phi 0, FP32"]
@@ -290,16 +296,16 @@ def test_a_curve_rises_as_far_as_there_are_calls_enough_and_is_one_at_the_median
         (layer("conv_stem", "Conv", 1, macs=5), "stem and head"),
         (layer("blocks.1.0.se.scale.transposed", "Transpose", 1), "layout and types"),
         (layer(None, "ReorderOutput", 1), "layout and types"),
-        (layer(None, "QuickGelu", 1), "activations alone"),
+        (layer(None, "QuickGelu", 1), "separate activations"),
         (layer("layer1.0.conv2", "Conv", 1, macs=5), "other products"),
-        (layer("blocks.1.0.add", "Add", 1), "rest"),
+        (layer("blocks.1.0.add", "Add", 1), "other layers"),
     ],
 )
-def test_layers_have_roles(of, role):
+def test_each_layer_has_a_role(of, role):
     assert find_role(of) == role
 
 
-def test_time_by_role_is_set_beside_its_bound():
+def test_time_by_role_is_compared_with_its_bound():
     own = [
         layer("blocks.1.0.conv_pw", "Conv", 6, macs=90, bound_ms=3),
         layer("blocks.1.1.conv_pw", "Conv", 0, macs=0, bound_ms=0.0),
@@ -307,52 +313,57 @@ def test_time_by_role_is_set_beside_its_bound():
     ]
     (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "layers") == ["depthwise", "pointwise"]
-    assert column(found, "of all, %") == ["40.0", "60.0"]
+    assert column(found, "share of time, %") == ["40.0", "60.0"]
     assert column(found, "time / bound") == ["4.0", "2.0"]
     assert found.findings == (
-        "phi 0: pointwise 60 % of the time for 90 % of the MACs, 2.0 times its bound; "
-        "depthwise 40 % of the time for 10 % of the MACs, 4.0 times its bound.",
+        "phi 0: pointwise takes 60 % of the time for 90 % of the MACs, 2.0 times its bound; "
+        "depthwise takes 40 % of the time for 10 % of the MACs, 4.0 times its bound.",
     )
     assert series(found)["depthwise"]["y"] == pytest.approx([40, 10])
 
 
-def test_what_beats_its_bound_is_marked_and_why_it_can():
+def test_a_time_below_its_bound_is_marked_and_explained():
     own = [
         layer("blocks.1.0.conv_dw", "Conv", 4, macs=10, bound_ms=5),
         layer("blocks.1.0.conv_pw", "Conv", 6, macs=10, bound_ms=5),
     ]
     (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "time / bound") == ["0.8 *", "1.2"]
-    (said,) = [note for note in found.notes if note.startswith("*")]
-    assert "of single layers 1 of 2 do" in said
-    assert "finds in a cache what the one before wrote" in said
+    (note,) = [each for each in found.notes if each.startswith("*")]
+    assert "1 of 2 single layers" in note
+    assert note.endswith(explain_beaten_bounds(profile(engine(), own)))
 
 
-def test_shares_of_layers_have_the_intervals_of_their_times():
+def test_shares_of_time_have_intervals():
     own = [
         replace(layer(f"blocks.1.0.{node}", "Conv", ms), low_ms=ms - 1, high_ms=ms + 1)
         for node, ms in (("conv_dw", 4), ("conv_pw", 16))
     ]
     (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "time, ms") == ["4.000 (3 to 5)", "16.000 (15 to 17)"]
-    assert column(found, "of all, %") == ["20.0 (15 to 25)", "80.0 (75 to 85)"]  # 3 of 3 + 17, 5 of 5 + 15
-    assert found.findings[0].startswith("phi 0: pointwise 80 % of the time (75 to 85)")
+    assert column(found, "share of time, %") == [
+        "20.0 (15 to 25)",
+        "80.0 (75 to 85)",
+    ]  # 3 of 3 + 17, 5 of 5 + 15
+    assert found.findings[0].startswith("phi 0: pointwise takes 80 % of the time (75 to 85)")
 
 
-def test_a_profile_that_was_disturbed_says_so():
+def test_a_disturbed_profile_gets_a_caveat():
     after = replace(QUIET, moment_s=10, busy_s=10)
     disturbed = profile(engine(), [layer("conv_stem", "Conv", 1.0)], before=QUIET, after=after)
     (found,) = layers.sections(arrange_records([disturbed]))
-    assert found.findings[0].endswith("Careful: phi 0: other processes used 50 % of the 2 cores meanwhile.")
+    (caveat,) = disturbed.run_caveats
+    assert "50 %" in caveat
+    assert found.findings[0].endswith(f"Caution: phi 0: {caveat[0].lower()}{caveat[1:]}")
 
 
-def test_what_has_no_bound_is_shown_without():
+def test_layers_without_a_bound_are_shown_without_one():
     own = [layer("blocks.1.0.conv_pw", "Conv", 6, macs=90, bound_ms=None), layer(None, "Add", 2, bound_ms=1)]
     (found,) = layers.sections(arrange_records([profile(engine(), own)]))
     assert column(found, "time / bound") == ["", "2.0"]
     assert (
-        "pointwise 75 % of the time for 100 % of the MACs; rest 25 % of the time, 2.0 times"
-        in found.findings[0]
+        "pointwise takes 75 % of the time for 100 % of the MACs; other layers takes 25 % of the time, "
+        "2.0 times" in found.findings[0]
     )
     assert series(found)["pointwise"]["y"] == pytest.approx([75, 0])
 
@@ -360,7 +371,7 @@ def test_what_has_no_bound_is_shown_without():
 # ---------------------------------------------------------------- axes
 
 
-def test_one_axis_alone_is_compared_with_the_member_of_as_much_work():
+def test_one_axis_alone_is_compared_with_the_member_of_similar_work():
     depth4 = engine(scale=STRETCHED[0])
     records = [
         latency(engine(phi=0), 4.0),
@@ -369,22 +380,22 @@ def test_one_axis_alone_is_compared_with_the_member_of_as_much_work():
     ]
     (found,) = axes.sections(arrange_records(records))
     assert found.findings == (
-        "Beside phi 3 (81.6 % top-1), of about the same work, a multiply-accumulate takes 1.50 times as long "
-        "(1.5 to 1.5) in depth 4 (79.0 % top-1).",
+        "Compared with phi 3 (81.6 % top-1), which has about as much work, a multiply-accumulate takes "
+        "1.50 times as long (1.5 to 1.5) in depth 4 (79.0 % top-1).",
     )
-    assert column(found, "work as") == ["", "", "phi 3"]
-    assert column(found, "over compound's") == ["", "", "1.50 (1.5 to 1.5)"]
+    assert column(found, "compared with") == ["", "", "phi 3"]
+    assert column(found, "relative to compound") == ["", "", "1.50 (1.5 to 1.5)"]
     assert set(series(found)) == {"compound", "depth alone"}
     assert axes.sections(arrange_records(records[:2])) == ()
 
 
-def test_a_network_without_a_member_like_it_is_shown_and_not_compared():
+def test_a_network_without_a_similar_member_is_shown_but_not_compared():
     (found,) = axes.sections(arrange_records([latency(engine(scale=STRETCHED[1]), 4.0)]))
     assert found.findings == ()
-    assert column(found, "over compound's") == [""]
+    assert column(found, "relative to compound") == [""]
 
 
-# ---------------------------------------------------------------- axes with numbers
+# ---------------------------------------------------------------- logarithmic axes
 
 
 @pytest.mark.parametrize(
@@ -396,7 +407,7 @@ def test_a_network_without_a_member_like_it_is_shown_and_not_compared():
         ([100], [77, 78]),
     ],
 )
-def test_a_logarithmic_axis_has_numbers_however_little_it_spans(values, ticks):
+def test_a_logarithmic_axis_always_has_at_least_three_numbers(values, ticks):
     axis = log_axis("ms", [{"x": values}], "x")
     assert len(axis["tickvals"]) >= 3
     assert axis["tickvals"][: len(ticks)] == pytest.approx(ticks)

@@ -83,7 +83,7 @@ def resolve_settings(
         folder=folder,
         target=target,
         family=found_family,
-        phis=tuple(phis or found_family.phis),
+        phis=tuple(phis or found_family.default_phis),
         precisions=resolved_precisions,
         batches=resolved_batches,
         threads=threads,
