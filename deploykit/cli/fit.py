@@ -279,7 +279,7 @@ def _batch(text: str) -> int | None:
 
 
 def _exported(fit: FitResult, chosen: Candidate, gpu: str | Gpu, family: str) -> Files:
-    from deploykit.engine.pipeline import build_engine
+    from deploykit.engine.build import build_engine
     from deploykit.engine.shapes import BatchRange
     from deploykit.networks.export import export_onnx
     from deploykit.networks.member import choose_member

@@ -100,10 +100,10 @@ def require_latency_record(record: "Record", path: Path) -> None:
             code="record-wrong-kind",
             fix="leave it out, or measure with deploykit bench without --scenario and --scope",
         )
-    if family is not None and record.engine.classes not in (None, family.classes):
+    if family is not None and record.engine.classes not in (None, family.num_classes):
         raise DeployError(
             f"{path} was measured on a network with {record.engine.classes} classes; {family.title} has "
-            f"{family.classes}.",
+            f"{family.num_classes}.",
             code="record-wrong-network",
             fix="leave it out, or measure a network exported without --weights and --num-classes",
         )

@@ -31,7 +31,7 @@ def format_caveats(runs: Iterable[Record | LayerProfile]) -> str:
 
 def format_interval(estimate: Estimate) -> str:
     """Return ` (1.08 to 1.11)`, or nothing if the interval is unknown."""
-    ends = estimate.ends(3)
+    ends = estimate.format_interval(3)
     return f" ({ends})" if ends else ""
 
 

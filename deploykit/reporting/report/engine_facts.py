@@ -54,7 +54,7 @@ def published_top1(engine: MeasuredEngine) -> PublishedAccuracy | None:
     family = FAMILIES.get(engine.family)
     if family is None or family.metric != "top-1" or engine.scale is None:
         return None
-    if engine.classes not in (None, family.classes):
+    if engine.classes not in (None, family.num_classes):
         return None  # published accuracies are for ImageNet's classes
     return family.accuracy.get(engine.scale)
 
