@@ -151,7 +151,7 @@ COOL = GpuState(sm_mhz=1590, memory_mhz=5000, temperature_c=50, power_w=60)
         (
             replace(QUIET, gpu=COOL),
             replace(QUIET, gpu=replace(COOL, sm_mhz=900)),
-            "The GPU's clock went from 1590 to 900 MHz.",
+            "The GPU's clock changed from 1590 to 900 MHz.",
         ),
     ],
 )
@@ -172,11 +172,11 @@ def test_a_run_that_drifts_or_has_two_modes_says_so_and_how_badly(measured):
     steady = random.lognormal(1, 0.02, 2000)
     assert with_samples(quiet, steady).caveats == ()
     assert with_samples(quiet, steady * np.linspace(1, 1.3, 2000)).caveats == (
-        "The run drifts: latency rose by 19 % over it.",
+        "The run drifts: latency rose by 19 % during the run.",
     )
     slow = np.where(random.random(2000) < 0.4, 1.5, 1)
     (said,) = with_samples(quiet, steady * slow).caveats
-    assert said == "The run has two modes: 2.72 ms, and 4.07 ms in 39 % of the calls."
+    assert said == "The latencies have two modes: 2.72 ms, and 4.07 ms in 39 % of the calls."
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_percentiles_of_too_few_samples_are_marked(measured, count, rough):
     record = with_samples(
         replace(measured, before=QUIET, after=QUIET), np.random.default_rng(0).lognormal(1, 0.02, count)
     )
-    assert [each.split(" of ")[0] for each in record.caveats] == rough
+    assert [each.split(" from ")[0] for each in record.caveats] == rough
 
 
 # ---------------------------------------------------------------- comparing

@@ -140,7 +140,7 @@ def searched(search_seconds: float, **changes):
         max_latency_ms=1000,
         search_seconds=search_seconds,
         clock=stage.clock,
-        progress=lambda phase, fraction: told.append((phase, fraction)),
+        progress=lambda stage, done=0, total=None: told.append((stage, total and done / total)),
         **changes,
     )
     return trials, told, stage.now_s
@@ -167,11 +167,11 @@ def test_more_samples_are_tried_where_they_are_wanted():
 def test_it_tells_which_rate_is_tried_and_how_far_it_is():
     _, told, _ = searched(1000)
     assert told[0] == ("warming up", None)
-    assert told[1][0] == "try 1: 7 images/s (10 don't hold), run 1 of 2 or 3"
+    assert told[1][0] == "trial 1: 7 images/s (10 is not met), run 1 of 2 or 3"
     fractions = [fraction for phase, fraction in told if phase == told[1][0]]
     assert fractions == sorted(fractions)
     assert 90 <= len(fractions) <= 101
-    assert any("hold, 10 don't)" in phase for phase, _ in told)
+    assert any("is met, 10 is not)" in phase for phase, _ in told)
 
 
 @pytest.mark.parametrize("bound", [0, -1, float("nan"), float("inf")])

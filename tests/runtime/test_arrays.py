@@ -148,7 +148,7 @@ def test_tensors_that_numpy_has_no_name_for_are_refused(built, wrong):
         refuses("array-unsupported") as caught,
     ):
         engine(wrong)
-    assert caught.value.fix == "give them as a NumPy array"
+    assert "NumPy array" in caught.value.fix
 
 
 @dataclass
@@ -208,4 +208,4 @@ def test_an_array_on_the_gpu_is_not_for_an_engine_on_the_cpu(built):
         refuses("array-on-gpu") as caught,
     ):
         engine(OnSomeGpu(described()))
-    assert "bring them over" in caught.value.fix
+    assert "to the host" in caught.value.fix

@@ -89,18 +89,22 @@ def test_a_gpu_that_no_plan_is_for_gets_one_built_before_an_artifact_for_the_cpu
 
 
 def test_where_no_plan_runs_one_is_built_once_and_kept(bundled, parts, cache, caplog):
-    sentences: list[str] = []
-    with Engine.load(bundled, threads=1, progress=sentences.append) as engine:
+    stages: list[str] = []
+
+    def progress(stage: str, done: float = 0, total: float | None = None) -> None:
+        stages.append(stage)
+
+    with Engine.load(bundled, threads=1, progress=progress) as engine:
         first = engine(IMAGES)
-    assert f"No plan in {bundled} runs here: building one for the CPU." in caplog.text
+    assert f"No plan in {bundled} runs on this machine, so an engine for the CPU is built." in caplog.text
     caplog.clear()
     (made,) = cache.glob("*/*.engine")
     before = made.stat().st_mtime_ns
-    sentences.clear()
-    with Engine.load(bundled, threads=1, progress=sentences.append) as engine:
+    stages.clear()
+    with Engine.load(bundled, threads=1, progress=progress) as engine:
         np.testing.assert_array_equal(engine(IMAGES), first)
     assert made.stat().st_mtime_ns == before
-    assert sentences == caplog.messages == []
+    assert stages == caplog.messages == []
     with Engine.load(parts["cpu"], threads=1) as engine:  # of the same ranges, built the usual way
         np.testing.assert_array_equal(engine(IMAGES), first)
 
@@ -124,7 +128,7 @@ def test_a_gpu_whose_compiler_is_missing_is_left_for_the_cpu(bundled, monkeypatc
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
     found = Bundle(bundled).resolve(RuntimeEnvironment(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
     assert found.build_target == resolve_target("cpu")
-    assert "TensorRT-RTX is missing" in found.fallback_reason
+    assert "TensorRT-RTX" in found.fallback_reason
     assert Bundle(bundled).resolve(machine(l4)).build_target.name == "NVIDIA L4"
 
 
@@ -219,9 +223,10 @@ def test_check_and_load_both_say_that_integers_for_many_sides_are_not_built_on_t
     checked = run("check", "b.dkb")
     assert checked.status == 3
     assert "b.dkb: cannot run here\n" in checked.out
-    assert "none can be built for the CPU: ONNX Runtime's integers are spelled for images" in checked.out
-    with refuses("dynamic-side-unsupported") as caught:
+    with refuses("bundle-cannot-run") as caught:
         Engine.load("b.dkb")
+    assert "for the CPU" in caught.value.problem
+    assert caught.value.problem in checked.out
     found = json.loads(run("check", "b.dkb", "--json").out)
     assert (found["runs"], found["would_build"], found["kept"]) == (False, None, False)
     assert found["refusal"] == {"problem": caught.value.problem, "fix": caught.value.fix}
@@ -235,15 +240,15 @@ def test_integers_for_many_sides_are_built_for_a_gpu(for_many_sides, monkeypatch
     without_compiler = Bundle(for_many_sides).resolve(
         RuntimeEnvironment(gpu=l4, runtimes={"onnxruntime": "1.31.1"})
     )
-    assert "for images of one side" in without_compiler.error.problem
-    assert "TensorRT-RTX is missing" in without_compiler.fallback_reason
+    assert without_compiler.error.code == "bundle-cannot-run"
+    assert "TensorRT-RTX" in without_compiler.fallback_reason
 
 
 def test_bundling_says_where_integers_for_many_sides_can_not_be_loaded(run, parts, monkeypatch):
     sides = ("--side", "48,64,80", "-o", "b.dkb")
     made = run("bundle", str(parts["model"]), str(parts["T4"]), *sides)
     assert made.status == 0
-    assert "note: Where there is no GPU it can't be loaded: ONNX Runtime's integers" in made.err
+    assert "note: The bundle cannot be loaded on a machine without a GPU" in made.err
     with_cpu = run("bundle", str(parts["model"]), str(parts["cpu"]), *sides)
     assert (with_cpu.status, with_cpu.err) == (0, "")
     assert run("check", "b.dkb").status == 0
@@ -269,7 +274,9 @@ def test_without_onnx_runtime_check_and_load_say_that_nothing_can_be_built(parts
 
     status, shown, _ = outcome("check", "b.dkb")
     assert status == 3
-    problem = "No plan in b.dkb runs here, and ONNX Runtime is missing to build one."
+    problem = (
+        "No plan in b.dkb runs on this machine, and ONNX Runtime, which could build one, is not installed."
+    )
     assert shown.endswith(f"b.dkb: cannot run here\n  {problem}\n  {install_hint('cpu')}\n")
     status, _, told = outcome("bench", "b.dkb")
     assert (status, told) == (2, f"error: {problem} [bundle-cannot-run]\n  fix: {install_hint('cpu')}\n")

@@ -78,7 +78,7 @@ def test_an_engine_kept_for_another_gpu_of_the_same_capability_is_not_taken(
     monkeypatch.setattr("deploykit.engine.targets.is_installed", lambda compiler: True)
     (plan,) = Bundle(with_plan).contents.plans
     target = Bundle(bundled).resolve(on(A10)).build_target
-    kept = Bundle(bundled)._cache.obtain(
+    kept = Bundle(bundled)._cache.get_or_create(
         cached_engine_name(target, TENSORRT),
         on(A10),
         lambda: (
@@ -117,7 +117,7 @@ def test_a_cache_that_was_filled_may_be_read_only(bundled, with_plan, monkeypatc
     def refuse(folder: Path):
         raise AssertionError("the cache was locked, to be written")
 
-    monkeypatch.setattr(bundle_cache, "_alone_in", refuse)
+    monkeypatch.setattr(bundle_cache, "_lock_folder", refuse)
     for path in (bundled, with_plan):
         Engine.load(path).close()
 
@@ -149,7 +149,7 @@ def test_of_two_processes_that_find_nothing_at_once_one_builds(bundled, tmp_path
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     told = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
-    assert sum(each.count("building one for the CPU") for each in told) == 1
+    assert sum(each.count("an engine for the CPU is built") for each in told) == 1
     (made,) = cache.glob("*/*.engine")
     read_engine_manifest(made)
 
@@ -187,11 +187,11 @@ def test_a_bundle_runs_where_the_cache_cannot_be_written_and_says_so(
     path = request.getfixturevalue(which)
     unwritable(tmp_path, monkeypatch)
     Engine.load(path).close()
-    (told,) = [each for each in caplog.messages if "goes when the process ends" in each]
+    (told,) = [each for each in caplog.messages if "deleted when the process ends" in each]
     assert "XDG_CACHE_HOME" in told
     checked = run("check", str(path))
     assert checked.status == 0
-    assert "goes when the process ends" in checked.out
+    assert "deleted when the process ends" in checked.out
 
 
 @pytest.mark.parametrize("which", ["bundled", "with_plan"])
@@ -199,7 +199,7 @@ def test_check_says_nothing_of_a_cache_that_can_be_written_and_leaves_nothing_th
     request, run, tmp_path, cache, which
 ):
     checked = run("check", str(request.getfixturevalue(which)))
-    assert "goes when the process ends" not in checked.out
+    assert "deleted when the process ends" not in checked.out
     assert not cache.exists()
 
 
@@ -209,7 +209,7 @@ def test_a_cache_that_is_not_needed_may_be_unwritable(bundled, run, monkeypatch)
     monkeypatch.setattr("tempfile.TemporaryFile", _refuse)
     checked = run("check", str(bundled))
     assert "was built before and is kept" in checked.out
-    assert "goes when the process ends" not in checked.out
+    assert "deleted when the process ends" not in checked.out
 
 
 def test_a_disk_that_is_full_in_the_end_costs_no_second_build(model, tmp_path, monkeypatch, caplog):
@@ -219,14 +219,14 @@ def test_a_disk_that_is_full_in_the_end_costs_no_second_build(model, tmp_path, m
     def refuse_first(path, *given):
         if not refused:
             refused.append(path)
-            raise DeployError(f"{path} can't be written: No space left on device.", fix="make room")
+            raise DeployError("disk full.", code="output-unwritable", fix="make room")
         write(path, *given)
 
     monkeypatch.setattr(bundle_cache, "write_engine", refuse_first)
     Engine.load(bundled).close()
     assert refused
-    assert "No space left on device. Its engine goes when the process ends" in caplog.text
-    assert caplog.text.count("building one for the CPU") == 1
+    assert "disk full. The engine is deleted when the process ends" in caplog.text
+    assert caplog.text.count("an engine for the CPU is built") == 1
 
 
 LOAD = """
@@ -257,7 +257,7 @@ def test_what_cannot_be_kept_is_there_once_until_the_process_ends(bundled, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(temporary)
-    assert done.stderr.count("building one for the CPU") == 1
+    assert done.stderr.count("an engine for the CPU is built") == 1
     assert not list(temporary.iterdir())
 
 
@@ -272,9 +272,10 @@ def test_where_there_is_no_room_at_all_check_and_load_say_so(request, run, monke
     monkeypatch.setattr("tempfile.mkdtemp", _refuse)
     checked = run("check", str(path))
     assert checked.status == 3
-    assert "cannot run here\n  A folder for temporary files can't be written" in checked.out
-    with pytest.raises(DeployError, match="No usable temporary directory found") as caught:
+    assert "cannot run here\n  The folder for temporary files cannot be written" in checked.out
+    with refuses("cache-unwritable") as caught:
         Engine.load(path)
+    assert "No usable temporary directory found" in caught.value.problem
     assert "TMPDIR" in caught.value.fix
 
 
