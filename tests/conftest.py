@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,11 +60,12 @@ def tiny(workplace: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def cuda_stub(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What cuda_stub.loaded needs."""
-    from cuda_stub.loaded import prepare
+def cuda_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A server for the tests of cuda_stub.loaded."""
+    from cuda_stub.loaded import stub_server
 
-    prepare(tmp_path_factory.mktemp("stub"))
+    with stub_server(tmp_path_factory.mktemp("stub")):
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ BAD_INPUT = {
     "a missing image folder": (("calibrate", "--data", "nowhere"), "model-not-found"),
     "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model file no.onnx"),
     "batches that are no numbers": (("bench", "x.engine", "--batch", "1,b"), "is not what --batch takes"),
-    "a record that is not there": (("compare", "a.json", "b.json"), "no record a.json"),
+    "a record that is not there": (("compare", "a.json", "b.json"), "record-not-found"),
     "a missing engine": (("bench", "no.engine"), "no engine no.engine"),
     "a folder as an engine": (("bench", "."), "no engine ."),
     "contradicting precisions": (("build-engine", "--fp16", "--int8"), "contradict each other"),

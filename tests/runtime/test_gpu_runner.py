@@ -1,6 +1,6 @@
 """The runner for GPUs on cuda-core itself, over a stub of the driver; test_gpu.py is for machines with a GPU.
 
-Each test is a process of its own, which alone finds the stub.
+Each test runs in a fork of a server process that has the stub; see cuda_stub.fork_server.
 """
 
 import threading

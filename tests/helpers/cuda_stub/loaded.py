@@ -1,12 +1,9 @@
-"""What the tests of the runner for GPUs have in common: a process with the stub in it, and engines there."""
+"""Shared by the tests over the stub driver: processes that have the stub, and engines in them."""
 
 import functools
 import importlib.util
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +15,7 @@ import numpy.typing as npt
 import pytest
 from cuda_stub import driver
 from cuda_stub.driver import OnDevice
+from cuda_stub.fork_server import ForkServer
 
 import deploykit
 from deploykit.data.preprocessing import Preprocessing
@@ -32,7 +30,6 @@ from deploykit.runtime.tensorrt.runner import TensorRTRunner
 from deploykit.util.local_gpu import local_gpu
 
 SIDE_PX, CLASSES = 8, 10
-SECONDS = 60
 MANIFEST = EngineManifest(
     engine_sha256="0" * 64,
     precision="fp16",
@@ -58,43 +55,45 @@ PROFILES = replace(MANIFEST, batches=tuple(BatchRange(min=n, opt=n, max=n) for n
 TWO_OUTPUTS = replace(MANIFEST, more_outputs=(TensorSpec(name="more", dtype="float32", shape=(4,)),))
 PIXELS = replace(MANIFEST, input=TensorSpec(name="input", dtype="uint8", shape=(SIDE_PX, SIDE_PX, 3)))
 
-ENVIRONMENT: dict[str, str] = {}
-BODY = """
-import importlib, json, sys
-getattr(importlib.import_module(sys.argv[1]), sys.argv[2]).body(**json.loads(sys.argv[3]))
-"""
-RUN = [sys.executable, "-X", "faulthandler", "-c", BODY]
+_server: list[ForkServer] = []
 
 
-def prepare(folder: Path) -> None:
-    """Makes the stub in a folder, or skips."""
+@contextmanager
+def stub_server(folder: Path) -> Iterator[None]:
+    """Build the stub in a folder and serve the tests that need it, or skip them."""
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
         pytest.skip("needs cuda-core")
     if shutil.which("gcc") is None:
-        pytest.skip("needs gcc, to make the stub")
+        pytest.skip("needs gcc, to build the stub")
     if (gpu := local_gpu()) is not None:
         pytest.skip(f"there is a GPU, {gpu.name}, which test_gpu.py uses")
     driver.build(folder)
     paths = (Path(__file__).parents[1], Path(deploykit.__file__).parents[1])
-    ENVIRONMENT.update(os.environ)
-    ENVIRONMENT.update(LD_LIBRARY_PATH=str(folder), PYTHONPATH=":".join(map(str, paths)))
+    server = ForkServer(
+        {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(folder),
+            "PYTHONPATH": ":".join(map(str, paths)),
+            "OPENBLAS_NUM_THREADS": "1",  # a process with threads cannot be forked safely
+        }
+    )
+    _server.append(server)
+    try:
+        yield
+    finally:
+        _server.remove(server)
+        server.close()
 
 
 def over_the_stub(body: Callable[..., None]) -> Callable[..., None]:
-    """A test whose body runs in a process of its own, at whose end nothing may have gone wrong there."""
-    folder = Path(body.__code__.co_filename).parent
+    """Run a test's body in a fork that has the stub; nothing may have gone wrong on its device at the end."""
+    folder = str(Path(body.__code__.co_filename).parent)
 
     @functools.wraps(body)
     def test(**arguments: Any) -> None:
-        done = subprocess.run(
-            [*RUN, body.__module__, body.__name__, json.dumps(arguments)],
-            env={**ENVIRONMENT, "PYTHONPATH": f"{folder}:{ENVIRONMENT['PYTHONPATH']}"},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, f"ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        (server,) = _server
+        ended = server.run(folder, body.__module__, body.__name__, arguments)
+        assert ended.returncode == 0, f"ended with {ended.returncode}:\n{ended.output}"
 
     @functools.wraps(body)
     def checked(**arguments: Any) -> None:
