@@ -1,4 +1,4 @@
-"""What INT8 costs the shapes model, by how and on what it was calibrated.
+"""Measure what INT8 costs the shapes model, by calibration method and calibration images.
 
 python examples/shapes/compare.py
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-import numpy.typing as npt
 from render import CALIBRATION_SEED, SIDE_PX, VALIDATION_SEED, render, write
 from train import PHI, VALIDATION_COUNT, WEIGHTS
 
@@ -30,12 +29,10 @@ from deploykit.onnx_tools.model_io import read_model, to_bytes
 CALIBRATION_COUNT = 512
 METHODS = ("auto", "max", "percentile", "peak-percentile", "entropy", "mse")
 
-Pixels = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """One way to get ranges; `data` as `deploykit calibrate --data` takes it."""
+    """One way to calibrate; `data` is what `deploykit calibrate --data` takes."""
 
     name: str
     data: str
@@ -44,20 +41,20 @@ class Calibration:
 
 
 def calibrations(folder: Path) -> Iterator[Calibration]:
-    """On typical images by every method, then on others; their files go into the folder."""
+    """Yield calibrations on typical images by every method, then on others; write images to folder."""
     typical = render(CALIBRATION_COUNT, CALIBRATION_SEED)
-    good = folder / "calibration.npz"
-    write(typical, good)
+    typical_file = folder / "calibration.npz"
+    write(typical, typical_file)
     for method in METHODS:
-        yield Calibration(name=f"{CALIBRATION_COUNT} rendered images", data=str(good), method=method)
+        yield Calibration(name=f"{CALIBRATION_COUNT} rendered images", data=str(typical_file), method=method)
     noise = np.random.default_rng(0).integers(0, 256, typical.images.shape, np.uint8)
-    unlike = {
+    other_images = {
         "4 rendered images": typical.images[:4],
         f"{CALIBRATION_COUNT} images at night": typical.images // 8,
         f"{CALIBRATION_COUNT} images of noise": noise,
         "4 black images": np.zeros_like(noise[:4]),
     }
-    for name, images in unlike.items():
+    for name, images in other_images.items():
         data = folder / f"{name}.npz"
         np.savez(data, images=images)
         for method in ("percentile", "max"):
@@ -65,7 +62,7 @@ def calibrations(folder: Path) -> Iterator[Calibration]:
 
 
 def compare(weights: Path, count: int, folder: Path) -> Iterator[str]:
-    """A table's rows, each as soon as it is known."""
+    """Yield the rows of the table as they are measured."""
     model = export_onnx(
         PHI, rule="formula", weights=weights, side_px=SIDE_PX, output=folder / "model.onnx"
     ).path
@@ -80,7 +77,7 @@ def compare(weights: Path, count: int, folder: Path) -> Iterator[str]:
         ranges, _ = calibrate_to_file(
             each.data, onnx=model, method=each.method, output=folder / "ranges.json"
         )
-        # Nothing is spared, so that rows differ in their ranges alone.
+        # No layers stay in float, so that rows differ only in their ranges.
         int8, _ = quantize_model(onnx=model, int8=Int8Options(ranges=ranges, float_budget=0))
         yield _row(each.name, each.method, evaluate_model(int8, validation, reference=model))
 
@@ -89,7 +86,9 @@ def _row(name: str, method: str, measured: Evaluation) -> str:
     scores = measured.scores
     drop, top1, agreement = scores.top1_drop, scores.top1, scores.agreement
     if drop is None or top1 is None or agreement is None or scores.sqnr_db is None:
-        raise DeployError(f"{measured.images.source} has no labels.", fix="render it again")
+        raise DeployError(
+            f"{measured.images.source} has no labels.", code="images-unlabelled", fix="render it again"
+        )
     interval = f"({100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
     sqnr = f"{scores.sqnr_db:.1f} dB" if math.isfinite(scores.sqnr_db) else "exact"
     return (

@@ -1,10 +1,10 @@
-"""Trains the shapes model on the CPU, in seven minutes on two cores.
+"""Train the shapes model on the CPU, in seven minutes on two cores.
 
 python examples/shapes/train.py --out weights.safetensors
 
-A NetworkModule is an ordinary torch module with batch norms, so what `deploykit export` checks against
-is what is trained here. The same seed gives the same images everywhere; torch rounds differently from
-one processor to the next, so weights trained elsewhere differ, and their top-1 by a point or so.
+A NetworkModule is an ordinary torch module with batch norms, and the same one that `deploykit export` checks
+its ONNX model against. A seed gives the same images everywhere. Torch rounds differently on different
+processors, so weights trained elsewhere differ, and their top-1 differs by a point or so.
 """
 
 import time
@@ -30,15 +30,16 @@ from deploykit.util.errors import DeployError
 PHI = -6
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 VALIDATION_COUNT = 4000
-_EVALUATED = 100  # images at a time
-_MOMENTUM = 0.95  # where the rate is low, down to 0.85 at its peak: OneCycleLR's own
+_EVALUATION_BATCH = 100
+_MOMENTUM = 0.95  # at a low learning rate; OneCycleLR lowers it to 0.85 at the peak
 
-Report = Callable[[str], None]
+Log = Callable[[str], None]
+"""Receives a line of text per epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to train; peak_rate is the learning rate a fifth into its one cycle."""
+    """How to train; peak_rate is the learning rate after a fifth of the single cycle."""
 
     images: int = 12_000
     epochs: int = 15
@@ -48,38 +49,38 @@ class Recipe:
     label_smoothing: float = 0.05
 
 
-def network() -> Network:
-    """EfficientNet at phi -6 by the formula, for small images."""
+def build_network() -> Network:
+    """Build EfficientNet at phi -6 by the formula, for small images."""
     return efficientnet(replace(scale_for(PHI, rule="formula"), side_px=SIDE_PX), num_classes=len(CLASSES))
 
 
-def train(data: LabelledImages, recipe: Recipe, report: Report) -> NetworkModule:
-    """A trained module; reports a line an epoch."""
+def train(data: LabelledImages, recipe: Recipe, log: Log) -> NetworkModule:
+    """Train a module, and log a line per epoch."""
     torch.manual_seed(0)
-    module = NetworkModule(network())
+    module = NetworkModule(build_network())
     optimizer = torch.optim.SGD(
-        _groups(module, recipe), lr=recipe.peak_rate, momentum=_MOMENTUM, nesterov=True
+        _parameter_groups(module, recipe), lr=recipe.peak_rate, momentum=_MOMENTUM, nesterov=True
     )
     steps = len(data.images) // recipe.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_rate, total_steps=recipe.epochs * steps, pct_start=0.2
     )
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    loss_function = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     for epoch in range(recipe.epochs):
         total = 0.0
         for images, labels in _batches(data, recipe.batch):
-            loss = loss_of(module(images), labels)
+            loss = loss_function(module(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.item()
-        report(f"epoch {epoch + 1} of {recipe.epochs}: loss {total / steps:.3f}")
+        log(f"epoch {epoch + 1} of {recipe.epochs}: loss {total / steps:.3f}")
     return module
 
 
-def to_file(module: NetworkModule) -> bytes:
-    """The state as safetensors: weights in FP16, half the size; batch norms, whose range is wide, in FP32."""
+def serialize(module: NetworkModule) -> bytes:
+    """Return the state as safetensors: weights in FP16 for half the size, batch norms in FP32."""
     state = {
         name: (tensor.half() if tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in module.state_dict().items()
@@ -88,17 +89,17 @@ def to_file(module: NetworkModule) -> bytes:
     return save(state)
 
 
-def top1_of(weights: Path, data: LabelledImages) -> float:
-    """Fraction of the images that the module classifies rightly with the weights of a file."""
-    module = build_module(network(), load_weights(weights))
+def measure_top1(weights: Path, data: LabelledImages) -> float:
+    """Return the fraction of images that the weights of a file classify correctly."""
+    module = build_module(build_network(), load_weights(weights))
     inputs = torch.from_numpy(Preprocessing(side_px=SIDE_PX).normalize(data.images))
     with torch.inference_mode():
-        logits = torch.cat([module(batch) for batch in torch.split(inputs, _EVALUATED)])
+        logits = torch.cat([module(batch) for batch in torch.split(inputs, _EVALUATION_BATCH)])
     return float((logits.argmax(dim=1) == torch.from_numpy(data.labels)).float().mean())
 
 
-def _groups(module: NetworkModule, recipe: Recipe) -> list[dict[str, object]]:
-    """Weights decay; biases and batch norms don't."""
+def _parameter_groups(module: NetworkModule, recipe: Recipe) -> list[dict[str, object]]:
+    """Return parameter groups: weights decay, biases and batch norms do not."""
     parameters = list(module.parameters())
     return [
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -107,7 +108,7 @@ def _groups(module: NetworkModule, recipe: Recipe) -> list[dict[str, object]]:
 
 
 def _batches(data: LabelledImages, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, each batch turned and mirrored in one of the eight ways that lose nothing."""
+    """Yield shuffled batches, each rotated and mirrored in one of the eight lossless ways."""
     preprocessing = Preprocessing(side_px=SIDE_PX)
     order = torch.randperm(len(data.images)).numpy()
     for start in range(0, len(order) - size + 1, size):
@@ -134,9 +135,9 @@ def main(out: Path, images: int, epochs: int, threads: int) -> None:
         click.echo(f"rendering {images} images")
         data = render(images, TRAINING_SEED)
         module = train(data, Recipe(images=images, epochs=epochs), click.echo)
-        write_atomically(out, to_file(module))
+        write_atomically(out, serialize(module))
         seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - begun_cpu
-        top1 = top1_of(out, render(VALIDATION_COUNT, VALIDATION_SEED))
+        top1 = measure_top1(out, render(VALIDATION_COUNT, VALIDATION_SEED))
     except DeployError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, top-1 {top1:.2%} of {VALIDATION_COUNT} images")

@@ -134,8 +134,8 @@ def test_an_archive_is_the_same_file_each_time(rendered, tmp_path):
         ("render", ("--out", "new", "--count", "0"), "0 is not in the range"),
         ("render", ("--out", "new", "--seed", "-1"), "-1 is not in the range"),
         ("train", ("--out", "full"), "is not a regular file"),
-        ("compare", ("--weights", "none.safetensors", "--count", "12"), "no weights file"),
-        ("compare", ("--weights", "full/file", "--count", "12"), "not a kind of weights file"),
+        ("compare", ("--weights", "none.safetensors", "--count", "12"), "does not exist"),
+        ("compare", ("--weights", "full/file", "--count", "12"), "supported weights format"),
     ],
 )
 def test_wrong_input_is_refused_in_a_sentence(name, arguments, complaint, tmp_path, monkeypatch):
@@ -194,9 +194,9 @@ def test_a_moment_of_training_makes_weights_that_fit(one_thread, tmp_path):
     recipe = train.Recipe(images=36, epochs=1, batch=12, label_smoothing=0.0)
     module = train.train(render.render(recipe.images, render.TRAINING_SEED), recipe, lines.append)
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(train.to_file(module))
-    require_tensor_match(load_weights(path), train.network())
+    path.write_bytes(train.serialize(module))
+    require_tensor_match(load_weights(path), train.build_network())
     (line,) = lines
     assert line.startswith("epoch 1 of 1: loss ")
     assert float(line.rpartition(" ")[2]) == pytest.approx(math.log(12), abs=0.5)  # that of guessing
-    assert 0 <= train.top1_of(path, render.render(24, render.VALIDATION_SEED)) <= 1
+    assert 0 <= train.measure_top1(path, render.render(24, render.VALIDATION_SEED)) <= 1
