@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from deploykit.bench.scenarios import run_single_stream
-from deploykit.bench.server_scenario import run_server
+from deploykit.bench.server_scenario import search_server_rate
 from deploykit.engine.build import build_engine
 from deploykit.engine.shapes import BatchRange
 from deploykit.networks.export import prepare_export
@@ -188,7 +188,7 @@ def _print_stalls(side_px: int, found: dict[str, str]) -> None:
 def _holding(call: Call, bound_ms: float, *, seed: int) -> tuple[float, float]:
     """The rate that holds, and its 99th percentile in ms; NaN where the machine was too busy for any."""
     try:
-        samples, trials = run_server(
+        samples, trials = search_server_rate(
             call, batch=BATCH, max_latency_ms=bound_ms, seconds=SERVER_SECONDS, seed=seed
         )
     except DeployError as error:

@@ -15,7 +15,7 @@ from deploykit.bench.scenarios import (
     run_sequential,
 )
 from deploykit.bench.scopes import open_sampler
-from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, Trial, run_server
+from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, Trial, search_server_rate
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import round_up_batch
@@ -135,7 +135,7 @@ def _run(
     images = random_images((method.batch, *manifest.input.shape), manifest.input.dtype)
     if method.scenario == "server":
         assert method.max_latency_ms is not None  # noqa: S101  # checked before
-        return run_server(
+        return search_server_rate(
             lambda count: engine(images[: round_up_batch(manifest.batches, count)]),
             batch=method.batch,
             max_latency_ms=method.max_latency_ms,

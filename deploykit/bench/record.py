@@ -31,8 +31,8 @@ CoreCount = Annotated[int, Meta(ge=1, le=1_000_000)]
 BatchSize = Annotated[int, Meta(ge=1, le=1_000_000)]
 MacCount = Annotated[int, Meta(ge=0, le=10**18)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=1e9)]
-_Phi = Annotated[float, Meta(ge=-100, le=100)]
-_Side = Annotated[int, Meta(ge=1, le=100_000)]
+Phi = Annotated[float, Meta(ge=-100, le=100)]
+SidePx = Annotated[int, Meta(ge=1, le=100_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +75,11 @@ class MeasuredEngine:
     sha256: str
     onnx_sha256: str | None
     family: str
-    phi: _Phi | None
+    phi: Phi | None
     rule: Rule | None
     depth: PositiveFloat | None
     width: PositiveFloat | None
-    side_px: _Side
+    side_px: SidePx
     precision: Precision
     macs: MacCount
     compiler: str
@@ -207,8 +207,8 @@ class Record:
 
 def comparison_key(record: Record) -> dict[str, object]:
     """Return the fields of the method and the machine that two comparable records share."""
-    alike = {field.name: getattr(record.method, field.name) for field in fields(Method)}
-    return {**alike, "machine": record.machine.name, "cores": record.machine.cores}
+    method_fields = {field.name: getattr(record.method, field.name) for field in fields(Method)}
+    return {**method_fields, "machine": record.machine.name, "cores": record.machine.cores}
 
 
 def utc_timestamp() -> str:

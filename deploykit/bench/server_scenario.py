@@ -127,7 +127,7 @@ class _Server:
         return trial, last
 
 
-def run_server(
+def search_server_rate(
     call: RunBatch,
     *,
     batch: int,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from deploykit.engine.manifest import EngineManifest
 from deploykit.onnx_tools.ort_session import cpu_session, cuda_session
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Outputs, unwrap_single_output
+from deploykit.runtime.outputs import EngineOutputs, unwrap_single_output
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 from deploykit.util.local_gpu import ORDINAL
@@ -35,7 +35,7 @@ class _Runner:
                 fix="rebuild the engine: deploykit build-engine",
             )
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
+    def run(self, images: npt.NDArray[Any], profile: int) -> EngineOutputs:
         try:
             outputs = self._session.run(None, {self._name: images})
         except Exception as error:  # onnxruntime's exceptions share no public base class

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy.typing as npt
 
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Outputs
+from deploykit.runtime.outputs import EngineOutputs
 from deploykit.runtime.tensorrt.layer_profiler import LayerProfiler
 from deploykit.runtime.tensorrt.timing import CallTimer
 
@@ -14,7 +14,7 @@ from deploykit.runtime.tensorrt.timing import CallTimer
 class Runner(Protocol):
     """A backend that runs one engine file."""
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
+    def run(self, images: npt.NDArray[Any], profile: int) -> EngineOutputs:
         """Run images that are in host memory.
 
         Args:

@@ -11,7 +11,7 @@ import pytest
 from fake_clock import FakeClock
 from refusals import refuses
 
-from deploykit.bench.server_scenario import Trial, run_server
+from deploykit.bench.server_scenario import Trial, search_server_rate
 
 
 def serve(service_ms: Callable[[int], float], *, batch: int = 1, max_latency_ms: float, seconds: float = 60):
@@ -23,7 +23,7 @@ def serve(service_ms: Callable[[int], float], *, batch: int = 1, max_latency_ms:
         stage.sizes.append(images)
         stage.now_s += service_ms(images) / 1000
 
-    found, trials = run_server(
+    found, trials = search_server_rate(
         call,
         batch=batch,
         max_latency_ms=max_latency_ms,
@@ -121,7 +121,7 @@ def test_arrivals_are_poissons_at_the_rate_that_is_told():
 def test_a_bound_that_one_image_alone_breaks_is_told_right_after_warming_up():
     stage = FakeClock(itertools.repeat(10.0))
     with refuses("latency-unattainable"):
-        run_server(stage.call, batch=1, max_latency_ms=5, clock=stage.clock)
+        search_server_rate(stage.call, batch=1, max_latency_ms=5, clock=stage.clock)
     assert stage.calls == 20
 
 
@@ -134,7 +134,7 @@ def test_a_bound_that_only_queues_break_is_told_with_the_lowest_rate():
 def searched(search_seconds: float, **changes):
     """Of an engine that takes 100 ms, where a run of 1,000 images takes 140 s or more."""
     stage, told = FakeClock(itertools.repeat(100.0)), []
-    _, trials = run_server(
+    _, trials = search_server_rate(
         stage.call,
         batch=1,
         max_latency_ms=1000,

@@ -31,10 +31,10 @@ class _Event(msgspec.Struct):
 
 
 def time_cpu_layers(
-    path: Path, manifest: EngineManifest, *, batch: int, threads: int | None
+    path: str | Path, manifest: EngineManifest, *, batch: int, threads: int | None
 ) -> list[LayerTime]:
     """Return the time of each layer of an engine that this machine can run, for a valid batch size."""
-    events = _run_profiler(path, manifest, batch, threads)
+    events = _run_profiler(Path(path), manifest, batch, threads)
     compiled = {layer.name: layer for layer in manifest.audit.layers}
     roofline = measure_cpu_roofline(resolve_cpu_threads(threads))
     return [

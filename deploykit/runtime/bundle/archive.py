@@ -76,13 +76,13 @@ class BundleContents:
         }
 
 
-def read_bundle_contents(path: Path) -> tuple[BundleContents, str]:
+def read_bundle_contents(path: str | Path) -> tuple[BundleContents, str]:
     """Read bundle.json and return it with its digest.
 
     Raises:
         DeployError: The file is not a bundle, or was modified or truncated.
     """
-    if not path.is_file():
+    if not Path(path).is_file():
         raise DeployError(
             f"Bundle {path} does not exist.",
             code="bundle-not-found",
@@ -95,7 +95,7 @@ def read_bundle_contents(path: Path) -> tuple[BundleContents, str]:
         return _decode_contents(text), hashlib.sha256(text).hexdigest()
 
 
-def verify_bundle_files(path: Path, contents: BundleContents) -> None:
+def verify_bundle_files(path: str | Path, contents: BundleContents) -> None:
     """Read every file of a bundle and compare it with its digest.
 
     Raises:
@@ -106,7 +106,7 @@ def verify_bundle_files(path: Path, contents: BundleContents) -> None:
             pass
 
 
-def read_bundled_file(path: Path, contents: BundleContents, name: str) -> bytes:
+def read_bundled_file(path: str | Path, contents: BundleContents, name: str) -> bytes:
     """Read one file of a bundle.
 
     Raises:
@@ -115,7 +115,7 @@ def read_bundled_file(path: Path, contents: BundleContents, name: str) -> bytes:
     return b"".join(_read_verified(path, name, contents.sha256s[name]))
 
 
-def write_bundle_file(path: Path, contents: BundleContents, files: Mapping[str, bytes]) -> None:
+def write_bundle_file(path: str | Path, contents: BundleContents, files: Mapping[str, bytes]) -> None:
     """Write a bundle; the same files give the same bytes.
 
     Raises:
@@ -132,17 +132,17 @@ def write_bundle_file(path: Path, contents: BundleContents, files: Mapping[str, 
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in {CONTENTS_NAME: text, **files}.items():
             archive.writestr(zipfile.ZipInfo(name), data)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(Path(path), buffer.getvalue())
 
 
-def looks_like_bundle(path: Path) -> bool:
+def looks_like_bundle(path: str | Path) -> bool:
     """Return whether a file starts like a bundle, even if the rest is damaged; other ZIP archives do not."""
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         start = file.read(30 + len(CONTENTS_NAME))  # a local file header and the first file's name
     return start.startswith(b"PK\x03\x04") and start.endswith(CONTENTS_NAME.encode())
 
 
-def _read_verified(path: Path, name: str, sha256: str) -> Iterator[bytes]:
+def _read_verified(path: str | Path, name: str, sha256: str) -> Iterator[bytes]:
     digest = hashlib.sha256()
     with _open_archive(path, f"{name} in {path} cannot be read") as archive:
         for chunk in _read_chunks(archive, name):
@@ -180,7 +180,7 @@ def _decode_contents(text: bytes) -> BundleContents:
 
 
 @contextmanager
-def _open_archive(path: Path, problem: str) -> Iterator[zipfile.ZipFile]:
+def _open_archive(path: str | Path, problem: str) -> Iterator[zipfile.ZipFile]:
     """Open an archive and turn whatever goes wrong with it into an error with this problem.
 
     Raises:

@@ -32,7 +32,7 @@ from deploykit.runtime.bundle.engine_cache import (
 )
 from deploykit.runtime.bundle.resolution import (
     Resolution,
-    build_precision,
+    choose_build_precision,
     require_buildable_for,
     resolve_plan,
 )
@@ -113,10 +113,8 @@ class Bundle:
         )
 
     def _find_cached(self, resolution: Resolution, environment: RuntimeEnvironment) -> Path | None:
-        if (
-            resolution.build_target is not None
-            and resolution.build_target.compiler not in environment.runtimes
-        ):
+        target = resolution.build_target
+        if target is not None and target.compiler not in environment.runtimes:
             return None
         return self._cache.find(_cache_name(resolution, environment), environment)
 
@@ -167,7 +165,7 @@ class Bundle:
         model = self._read_model()
         info = read_model_info(model)
         if info.precision == "fp32":
-            precision = build_precision(target, self.contents)
+            precision = choose_build_precision(target, self.contents)
             info = info.derive(precision=precision, onnx_sha256=self.contents.fp32_sha256)
         return compile_graph(
             lower_graph(target, model, info),

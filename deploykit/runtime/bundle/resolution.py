@@ -58,14 +58,14 @@ def resolve_plan(contents: BundleContents, environment: RuntimeEnvironment) -> R
     return Resolution(plans=plans, chosen_plan=None, build_target=target, fallback_reason=drawback)
 
 
-def build_precision(target: Target, contents: BundleContents) -> Precision:
+def choose_build_precision(target: Target, contents: BundleContents) -> Precision:
     """Return the precision to build for a target; FP16 becomes FP32 on a CPU.
 
     Raises:
         DeployError: The target cannot run what the bundle contains.
     """
-    asked = contents.precision
-    return resolve_precision(target, None if target.on_cpu and asked == "fp16" else asked)
+    requested = contents.precision
+    return resolve_precision(target, None if target.on_cpu and requested == "fp16" else requested)
 
 
 def require_buildable_for(contents: BundleContents, target: Target) -> None:
@@ -75,7 +75,7 @@ def require_buildable_for(contents: BundleContents, target: Target) -> None:
         DeployError: None can be built; the message says why.
     """
     try:
-        require_buildable(target, contents.model, build_precision(target, contents), contents.side)
+        require_buildable(target, contents.model, choose_build_precision(target, contents), contents.side)
     except DeployError as error:
         raise DeployError(
             error.problem,
@@ -94,12 +94,11 @@ def _choose_target(contents: BundleContents, environment: RuntimeEnvironment) ->
         return resolve_target(CPU), None
     try:
         target = resolve_target(None)
-        build_precision(target, contents)
+        choose_build_precision(target, contents)
     except DeployError as error:
         return resolve_target(CPU), str(error)
     if target.compiler in environment.runtimes:
         return target, None
     facts = COMPILERS[target.compiler]
-    return resolve_target(
-        CPU
-    ), f"{facts.title}, which builds engines for it, is not installed: {facts.install}"
+    reason = f"{facts.title}, which builds engines for it, is not installed: {facts.install}"
+    return resolve_target(CPU), reason

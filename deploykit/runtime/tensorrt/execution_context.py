@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from deploykit.engine.manifest import EngineManifest
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Outputs, unwrap_single_output
+from deploykit.runtime.outputs import EngineOutputs, unwrap_single_output
 from deploykit.runtime.tensorrt.plan import is_capturable
 from deploykit.util.errors import DeployError
 
@@ -44,7 +44,7 @@ class ExecutionContext:
         self._profile = 0
         self._last_event: Any = None  # recorded after the last call on a caller's stream
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
+    def run(self, images: npt.NDArray[Any], profile: int) -> EngineOutputs:
         """Run images that are in host memory: copy in, execute, copy out, and wait."""
         buffers = self.load(images, profile)
         self.bind(buffers)

@@ -21,7 +21,7 @@ _REASONS = {
 }
 
 
-def deserialize_plan(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
+def deserialize_plan(path: str | Path, manifest: EngineManifest) -> tuple[Any, Any]:
     """Deserialize a plan.
 
     Returns:
@@ -30,7 +30,7 @@ def deserialize_plan(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
     Raises:
         DeployError: The plan cannot be loaded; the message says why.
     """
-    facts = COMPILERS[manifest.target.compiler]
+    path, facts = Path(path), COMPILERS[manifest.target.compiler]
     trt = require(facts.module, install=facts.install)
     logger = _make_logger(trt)
     data = path.read_bytes()
@@ -47,7 +47,7 @@ def deserialize_plan(path: Path, manifest: EngineManifest) -> tuple[Any, Any]:
 def create_execution_context(engine: Any, manifest: EngineManifest) -> Any:
     """Create an execution context, or return None if the GPU has too little memory for one.
 
-    TensorRT-RTX specializes kernels for each new input shape. It is told to do so at once: a CUDA graph
+    TensorRT-RTX specializes kernels for each new input shape. This asks it to do so at once: a CUDA graph
     would otherwise capture the generic kernels that it uses in the meantime.
 
     References:

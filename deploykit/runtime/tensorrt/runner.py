@@ -15,7 +15,7 @@ import numpy.typing as npt
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
 from deploykit.runtime.arrays import DeviceArray
-from deploykit.runtime.outputs import Outputs
+from deploykit.runtime.outputs import EngineOutputs
 from deploykit.runtime.tensorrt.execution_context import ExecutionContext
 from deploykit.runtime.tensorrt.layer_profiler import LayerProfiler
 from deploykit.runtime.tensorrt.plan import create_execution_context, deserialize_plan
@@ -48,7 +48,7 @@ class TensorRTRunner:
         self._idle: list[ExecutionContext] = []
         self._lock = threading.Lock()
 
-    def run(self, images: npt.NDArray[Any], profile: int) -> Outputs:
+    def run(self, images: npt.NDArray[Any], profile: int) -> EngineOutputs:
         """Copy images to the GPU, run them, copy the outputs back, and wait."""
         with self._borrow_context() as context:
             return context.run(images, profile)
