@@ -3,6 +3,7 @@
 One call runs on one execution context at a time.
 """
 
+import ctypes
 import logging
 import math
 from collections import OrderedDict
@@ -259,4 +260,6 @@ class ShapeBuffers:
 
 
 def _as_array(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    return np.from_dlpack(buffer).view(dtype).reshape(shape)
+    # np.from_dlpack would do, were its view not read-only before NumPy 2.1.
+    memory = (ctypes.c_uint8 * buffer.size).from_address(int(buffer.handle))
+    return np.frombuffer(memory, dtype).reshape(shape)

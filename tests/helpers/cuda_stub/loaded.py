@@ -73,7 +73,7 @@ def stub_server(folder: Path) -> Iterator[None]:
         {
             **os.environ,
             "LD_LIBRARY_PATH": str(folder),
-            "PYTHONPATH": ":".join(map(str, paths)),
+            "PYTHONPATH": ":".join([*map(str, paths), os.environ.get("PYTHONPATH", "")]),
             "OPENBLAS_NUM_THREADS": "1",  # a process with threads cannot be forked safely
         }
     )
