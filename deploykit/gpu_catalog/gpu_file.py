@@ -4,12 +4,13 @@ import itertools
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deploykit.gpu_catalog.gpus import (
+    NUMERIC_FACTS,
+    TEXT_FACTS,
     THIS_MACHINE,
     Gpu,
     known_gpus,
@@ -17,23 +18,15 @@ from deploykit.gpu_catalog.gpus import (
     normalize_gpu_name,
     normalized_names,
 )
+from deploykit.gpu_catalog.plausibility import implausible_facts
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_builtins
 
-_TEXTS = ("architecture", "source", "compute_capability")
-_FACTS = tuple(field.name for field in fields(Gpu) if field.name not in ("name", "aliases", *_TEXTS))
 _FIX = "use the format of deploykit/gpu_catalog/gpus.toml; docs/fit.md shows an example"
-_FAR = 10.0  # a factor beyond all known GPUs that suggests a wrong unit
 # Orders of magnitude beyond any fact of any GPU. Within these limits every prediction is finite.
 _LOW, _HIGH = 1e-6, 1e9
-# FP32 cores per SM. Source: CUDA C++ Programming Guide, compute capabilities; 192 for Kepler.
-_FEWEST_CORES, _MOST_CORES = 64, 192
-# A factor beyond that range suggests a wrong unit. An H100 SXM5 is off by 1.08: it has two boost clocks.
-_CORES_OFF = 1.5
-_CORE_FACTS = ("fp32_tflops", "sm_count", "boost_mhz")
 # Known facts that no longer hold if a file sets another: the key invalidates the value.
 _OUTDATES = {"tdp_w": "sustained_mhz", "int8_tensor_tops": "int8_dp4a_tops"}
-_RELATIVE_TO_FP32 = ("memory_bandwidth_gb_s", "fp16_tensor_tflops", "int8_tensor_tops", "int8_dp4a_tops")
 
 
 def read_gpu_file(path: str | Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
@@ -72,7 +65,7 @@ def read_gpu_file(path: str | Path) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
                 fix="give them names that differ by more than case, spaces, dashes or a brand",
             )
     return gpus, tuple(
-        sentence for gpu in gpus for sentence in (*_overridden(gpu, path), *_implausible_facts(gpu))
+        sentence for gpu in gpus for sentence in (*_overridden(gpu, path), *implausible_facts(gpu))
     )
 
 
@@ -83,11 +76,11 @@ def _gpu(path: Path, name: str, table: Any) -> Gpu:
             code="gpu-file-invalid",
             fix='write the name of the GPU above it, for example ["My GPU"]',
         )
-    if unknown := [fact for fact in table if fact not in (*_TEXTS, *_FACTS, "aliases")]:
+    if unknown := [fact for fact in table if fact not in (*TEXT_FACTS, *NUMERIC_FACTS, "aliases")]:
         raise DeployError(
             f"{path}: {unknown[0]} of {name} is not a known fact.", code="gpu-file-invalid", fix=_FIX
         )
-    for fact in _FACTS:
+    for fact in NUMERIC_FACTS:
         if fact in table and (fault := _fault(fact, table[fact])):
             raise DeployError(f"{path}: {fact} of {name} is {fault}.", code="gpu-file-invalid", fix=_FIX)
     try:
@@ -118,7 +111,7 @@ def _known_facts(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     if known is None:
         return {"architecture": "unknown"}
     outdated = {old for fact, old in _OUTDATES.items() if fact in table}
-    facts = {fact: getattr(known, fact) for fact in (*_TEXTS, *_FACTS) if fact not in outdated}
+    facts = {fact: getattr(known, fact) for fact in (*TEXT_FACTS, *NUMERIC_FACTS) if fact not in outdated}
     return {fact: value for fact, value in facts.items() if value is not None}
 
 
@@ -152,68 +145,10 @@ def _overridden(gpu: Gpu, path: Path) -> Iterator[str]:
     completed = look_up_gpu(gpu.name)
     if completed is not None:
         yield (
-            f"{path} overrides the built-in facts of the {completed.name} as {gpu.name}; facts that it omits "
-            "are the built-in ones."
+            f"The {gpu.name} of {path} replaces the built-in {completed.name}, whose facts fill in those "
+            "that the file omits."
         )
     for known in known_gpus():
         hiding = [each for each in gpu.aliases if normalize_gpu_name(each) in normalized_names(known)]
         if hiding and known != completed:
             yield f"{hiding[0]} means the {gpu.name} of {path}, not the built-in {known.name}."
-
-
-def _implausible_facts(gpu: Gpu) -> tuple[str, ...]:
-    """Return a note per implausible fact. Peaks are judged relative to fp32_tflops if that is plausible."""
-    sizes = {fact: doubt for fact in _FACTS if (doubt := _implausible_size(gpu, fact))}
-    alone = [doubt for fact, doubt in sizes.items() if fact not in _RELATIVE_TO_FP32]
-    of_cores = () if set(_CORE_FACTS) & set(sizes) else tuple(_implausible_cores(gpu))
-    is_fp32_odd = "fp32_tflops" in sizes or of_cores
-    return (*alone, *of_cores, *(() if is_fp32_odd else _implausible_ratio(gpu, sizes)))
-
-
-def _implausible_size(gpu: Gpu, fact: str) -> str | None:
-    value = getattr(gpu, fact)
-    others = [getattr(each, fact) for each in known_gpus() if getattr(each, fact) is not None]
-    if value is None or not _is_far(value, others):
-        return None
-    return f"Check the unit: {fact} of {gpu.name} is {value:g}; known GPUs have {_range(others)}."
-
-
-def _range(values: Sequence[float]) -> str:
-    ends = dict.fromkeys(f"{end:{'.3g' if end < 1000 else '.0f'}}" for end in (min(values), max(values)))
-    return " to ".join(ends)
-
-
-def _implausible_cores(gpu: Gpu) -> Iterator[str]:
-    """Compare the cores per SM: a small GPU's facts times a thousand are plausible for a large GPU."""
-    tflops, sms, boost_mhz = (getattr(gpu, fact) for fact in _CORE_FACTS)
-    if None in (tflops, sms, boost_mhz):
-        return
-    cores = tflops * 1e6 / (2 * sms * boost_mhz)
-    if not _FEWEST_CORES / _CORES_OFF <= cores <= _MOST_CORES * _CORES_OFF:
-        yield (
-            f"Check the units: fp32_tflops, sm_count and boost_mhz of {gpu.name} imply {cores:.3g} CUDA "
-            f"cores per SM; GPUs have {_FEWEST_CORES} to {_MOST_CORES}."
-        )
-
-
-def _implausible_ratio(gpu: Gpu, sizes: Mapping[str, str]) -> Iterator[str]:
-    """Compare peaks relative to fp32_tflops: a small GPU's facts are small, but in proportion."""
-    for fact in _RELATIVE_TO_FP32:
-        ratio = _ratio_to_fp32(gpu, fact)
-        others = [each for known in known_gpus() if (each := _ratio_to_fp32(known, fact)) is not None]
-        if ratio is None:
-            yield from [sizes[fact]] if fact in sizes else []
-        elif _is_far(ratio, others):
-            yield sizes.get(fact) or (
-                f"Check the unit: {fact} of {gpu.name} is {ratio:.3g} times its fp32_tflops; known GPUs have "
-                f"{_range(others)} times."
-            )
-
-
-def _ratio_to_fp32(gpu: Gpu, fact: str) -> float | None:
-    value: float | None = getattr(gpu, fact)
-    return None if value is None or gpu.fp32_tflops is None else value / gpu.fp32_tflops
-
-
-def _is_far(value: float, others: Sequence[float]) -> bool:
-    return not min(others) / _FAR <= value <= max(others) * _FAR

@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -61,6 +61,12 @@ class Gpu:
     def sm(self) -> int | None:
         """Compute capability as an integer: 75 for 7.5."""
         return int(self.compute_capability.replace(".", "")) if self.compute_capability else None
+
+
+TEXT_FACTS = ("architecture", "source", "compute_capability")
+NUMERIC_FACTS = tuple(
+    field.name for field in fields(Gpu) if field.name not in ("name", "aliases", *TEXT_FACTS)
+)
 
 
 @cache

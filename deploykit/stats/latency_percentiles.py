@@ -12,7 +12,7 @@ from deploykit.util.array_types import Float64Array
 Z_95 = 1.96
 """Standard deviations of a normal distribution that contain 95 %."""
 
-_SAMPLES_BEYOND = 10  # a percentile needs so many samples beyond it
+_SAMPLES_BEYOND = 10  # samples that must lie beyond a percentile
 
 
 def percentile(samples: Float64Array, percent: float) -> float:

@@ -1,4 +1,4 @@
-"""The exception that reaches a user: what went wrong, a stable code for it, and how to fix it."""
+"""The exception that users see: the problem, a stable code for it, and the fix."""
 
 
 class DeployError(Exception):
@@ -8,7 +8,7 @@ class DeployError(Exception):
         problem: One sentence that says what is wrong and names the offending value.
         code: A stable name for this kind of problem, for example `engine-not-found`. Sentences may change
             from release to release, codes do not. docs/troubleshooting.md explains each.
-        fix: What to do about it, a command where possible.
+        fix: How to solve it, as a command if possible.
     """
 
     exit_code = 2

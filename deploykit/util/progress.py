@@ -20,7 +20,7 @@ class Progress(Protocol):
         Args:
             stage: What is going on, for example `calibrating` or `compiling`.
             done: How much of the stage is done, from 0 to total.
-            total: The whole stage, in the same unit as done; None where that is unknown.
+            total: The full amount of the stage, in the same unit as done; None if unknown.
         """
         ...
 

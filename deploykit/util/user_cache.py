@@ -1,4 +1,4 @@
-"""The folder of the user's cache: what deploykit can make again at any time."""
+"""Locate the user's cache folder, for files that deploykit can rebuild at any time."""
 
 import os
 from pathlib import Path

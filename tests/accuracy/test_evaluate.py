@@ -254,11 +254,14 @@ def test_an_int8_onnx_model_uses_tensorrt_arithmetic_by_default(
 
 
 def test_an_int8_engine_is_evaluated_only_with_its_own_arithmetic(trained, photographs, folder):
+    ranges, _ = deploykit.calibrate_to_file(
+        photographs, onnx=trained.path, method="max", output=folder / "r.json"
+    )
     built = deploykit.build_engine(
         onnx=trained.path,
         gpu="cpu",
         precision="int8",
-        int8=deploykit.Int8Options(data=photographs),
+        int8=deploykit.Int8Options(ranges=ranges, float_budget=0),
         output=folder / "int8.cpu.onnx",
     )
     inputs = trained.info.preprocessing.normalize(np.load(photographs)["images"])
@@ -347,10 +350,8 @@ def test_a_reference_with_another_input_size_is_refused(int8, images, random_b0)
     assert "8 px" in error.problem
 
 
-def test_the_fix_for_an_engine_of_a_missing_gpu_suggests_the_cpu(random_b0, images, folder):
-    built = deploykit.build_engine(
-        onnx=random_b0.path, gpu="T4", precision="fp16", output=folder / "x.engine"
-    )
+def test_the_fix_for_an_engine_of_a_missing_gpu_suggests_the_cpu(fp32, images, folder):
+    built = deploykit.build_engine(onnx=fp32, gpu="T4", precision="fp16", output=folder / "x.engine")
     with pytest.raises(DeployError) as caught:
         evaluate_model(built.path, images)
     error = caught.value

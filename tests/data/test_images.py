@@ -18,7 +18,7 @@ from deploykit.data.preprocessing import Overrides, Preprocessing
 from deploykit.util.errors import DeployError
 
 SIDE_PX = 32
-# Scaled to 0..1 and no further, so that inputs are gray levels of 255.
+# No normalization beyond 0..1, so that inputs are gray levels over 255.
 PREPROCESSING = Preprocessing(side_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
 
 
@@ -39,7 +39,7 @@ def open_small(data: str | Path, *, limit: int | None = 100) -> Images:
 
 
 def levels(images: Images, size: int = 4, **options) -> list[int]:
-    """The red of every image's first pixel, 0 to 255."""
+    """Return the red of every image's first pixel, 0 to 255."""
     return [
         round(255 * float(image[0, 0, 0]))
         for batch in images.batches(size, **options)
@@ -174,7 +174,7 @@ def test_broken_files_are_skipped_and_reported_on_request(tmp_path):
     images = open_small(tmp_path)
     skipped: list[DeployError] = []
     batches = list(images.batches(3, on_skipped=skipped.append))
-    # class0: 0 2 4 6 8, class1: 1 3 5 7; batches are full although two are missing.
+    # class0: 0 2 4 6 8, class1: 1 3 5 7. Batches are full although two images are skipped.
     assert [batch.indices.tolist() for batch in batches] == [[0, 1, 3], [4, 6, 7], [8]]
     assert [Path(str(error).partition(" is not")[0]).name for error in skipped] == ["4.png", "1.png"]
     kept = np.concatenate([batch.indices for batch in batches])

@@ -16,7 +16,7 @@ PREPROCESSING = Preprocessing(side_px=32)
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header declares a large image."""
+    """Return a PNG of a few bytes whose header declares a large image."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

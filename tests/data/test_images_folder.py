@@ -73,7 +73,7 @@ def test_a_class_without_images_keeps_its_index(tmp_path):
         ("cat/1.png", "dog/1.png", "stray.png"),
         ("cat/1.png", "dog/puppy/1.png"),
         ("val/cat/1.png", "val/dog/1.png"),
-        ("images/1.png", "images/2.png"),  # one folder is no choice of classes
+        ("images/1.png", "images/2.png"),  # a single folder does not make classes
     ],
 )
 def test_other_folder_structures_have_no_labels(tmp_path, names):

@@ -17,7 +17,7 @@ def test_generated_images_are_reproducible_and_distinct():
 
 
 def test_generated_pixels_match_the_digests_of_this_version():
-    """Whoever changes what is drawn changes _VERSION, and the manifests that name it."""
+    """A change of the drawing requires a new _VERSION and new manifests."""
     pixels = np.stack([draw_dead_leaves(32, index) for index in range(4)])
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     assert digest == "d0a08236d8b04a5cb1c91f12704596e84b9831018782e6cc4cdf06c3f88920dd"
@@ -67,12 +67,12 @@ def test_images_of_any_size_are_generated(side_px):
 
 
 def correlation(gray: np.ndarray, distance_px: int) -> float:
-    """Of pixels so far apart in a row, over all the images."""
+    """Return the correlation of pixels at this distance in a row, over all images."""
     return float(np.corrcoef(gray[:, :, :-distance_px].ravel(), gray[:, :, distance_px:].ravel())[0, 1])
 
 
 def spectral_slope(gray: np.ndarray) -> float:
-    """By how many octaves power falls in an octave of frequency; images of 128 px."""
+    """Return the slope of power over frequency, both logarithmic, of 128 px images."""
     power = (np.abs(np.fft.fft2(gray - gray.mean(axis=(1, 2), keepdims=True))) ** 2).mean(axis=0)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(128), np.fft.fftfreq(128)))
     octaves = [(low <= frequency) & (frequency < 2 * low) for low in 2.0 ** np.arange(-6, -1)]
@@ -80,7 +80,7 @@ def spectral_slope(gray: np.ndarray) -> float:
     return float(np.polyfit(range(len(heights)), heights, 1)[0])
 
 
-# Field, J. Opt. Soc. Am. A 4, 1987, has -2; 48 photographs measured as here have -2.77.
+# Field, J. Opt. Soc. Am. A 4, 1987, gives -2; 48 photographs measured in this way give -2.77.
 OF_PHOTOGRAPHS = -2.77
 
 

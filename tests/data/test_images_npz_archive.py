@@ -42,7 +42,7 @@ def test_drawn_images_keep_their_labels_and_classes(tmp_path):
         classes=np.array(["cat", "dog"]),
     )
     images = open_small(tmp_path / "two.npz", limit=5)
-    # 5 of 20 at even distances are 0, 4, 8, 12 and 16, all of class 0; so one makes room for class 1.
+    # 5 evenly spaced images of 20 are 0, 4, 8, 12 and 16, all of class 0; one is replaced by class 1.
     assert sorted(images.labels.tolist()) == [0, 0, 0, 0, 1]
     np.testing.assert_array_equal(pixels(images)[images.labels == 1], NOISE[[1]])
     assert images.labels.dtype == np.int64
@@ -143,7 +143,7 @@ def test_damage_is_found_even_in_images_that_are_not_drawn(tmp_path, save, limit
     path = tmp_path / "damaged.npz"
     save(path, images=np.tile(NOISE, (20, 1, 1, 1)))
     content = bytearray(path.read_bytes())
-    content[path.stat().st_size * 3 // 4] ^= 0xFF  # a pixel after the last one that is drawn of two
+    content[path.stat().st_size * 3 // 4] ^= 0xFF  # a pixel after the last of the two drawn images
     path.write_bytes(content)
     with refuses("archive-invalid"):
         pixels(open_images(path, PREPROCESSING, limit=limit))

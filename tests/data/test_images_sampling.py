@@ -61,7 +61,7 @@ def test_one_more_file_changes_at_most_one_image_of_a_random_draw():
 
 def test_a_random_draw_covers_all_images():
     drawn = sample_randomly(NAMES, 100, seed=0)
-    # Half of them at random: 50 of either half of the names, give or take four standard deviations of 3.5.
+    # A random half: 50 from each half of the names, within four standard deviations of 3.5.
     assert 36 <= np.count_nonzero(drawn < 100) <= 64
 
 

@@ -17,7 +17,7 @@ AT_32_PX = Preprocessing(side_px=32)
 
 
 def ramp(width: int, height: int) -> Image.Image:
-    """Red counts the columns and green the rows."""
+    """Return an image whose red is the column and whose green is the row."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0] = np.arange(width)
     pixels[..., 1] = np.arange(height)[:, None]
@@ -35,7 +35,7 @@ def test_an_image_of_the_networks_size_is_unchanged():
     np.testing.assert_array_equal(AT_32_PX.crop(Image.fromarray(pixels)), pixels)
 
 
-# The shorter side is 32 + 32 already, so all that happens is the crop.
+# The shorter side is already 32 + 32, so the image is only cropped.
 @pytest.mark.parametrize(
     ("width", "height", "left", "top"),
     [(64, 64, 16, 16), (100, 64, 34, 16), (64, 100, 16, 34), (101, 64, 34.5, 16), (64, 103, 16, 35.5)],
@@ -43,21 +43,21 @@ def test_an_image_of_the_networks_size_is_unchanged():
 def test_the_crop_is_the_centre(width, height, left, top):
     crop = AT_32_PX.crop(ramp(width, height))
     assert crop.shape == (32, 32, 3)
-    # What is rounded to whole numbers is off by half at most.
+    # Rounding to integers is off by at most a half.
     np.testing.assert_allclose(crop[..., 0], np.broadcast_to(left + np.arange(32), (32, 32)), atol=0.5)
     np.testing.assert_allclose(
         crop[..., 1], np.broadcast_to(top + np.arange(32)[:, None], (32, 32)), atol=0.5
     )
 
 
-# Pixel j of the crop is pixel left + j of the resized image, whose centre lies at
-# (left + j + 1/2) / ratio - 1/2 of the first one; on a ramp that is also its value.
+# Pixel j of the crop is pixel left + j of the resized image, whose centre is at
+# (left + j + 1/2) / ratio - 1/2 in the original; on a ramp that is also its value.
 @pytest.mark.parametrize(
     ("width", "height", "column", "row", "step"),
     [
-        (256, 128, 96.5, 32.5, 2),  # to 128 x 64, of which columns 48.. and rows 16..
+        (256, 128, 96.5, 32.5, 2),  # resized to 128 x 64; the crop starts at column 48 and row 16
         (128, 256, 32.5, 96.5, 2),
-        (64, 32, 23.75, 7.75, 0.5),  # to 128 x 64 too
+        (64, 32, 23.75, 7.75, 0.5),  # also resized to 128 x 64
     ],
 )
 def test_the_shorter_side_becomes_the_crop_and_its_padding(width, height, column, row, step):
@@ -67,7 +67,7 @@ def test_the_shorter_side_becomes_the_crop_and_its_padding(width, height, column
     np.testing.assert_allclose(crop[..., 1], np.broadcast_to(row + places[:, None], (32, 32)), atol=0.6)
 
 
-# The step is enlarged to 66 x 64, of which columns 17.. are kept: it lies before column 15. Output pixels
+# The step is enlarged to 66 x 64 and cropped from column 17; it is before column 15. Output pixels
 # are 1/4, 3/4, 5/4, ... of an input pixel away from input pixels. The weights there are a triangle's
 # (3/4, 1/4), Keys' with a = -1/2 (0.867, 0.227, -0.070, -0.023), and sinc(x) sinc(x / 3) up to 3, scaled
 # to a sum of 1.
@@ -94,7 +94,7 @@ def test_resizing_is_bicubic_by_default():
 
 def test_without_padding_a_square_image_is_not_cropped():
     crop = Preprocessing(side_px=32, crop_padding_px=0).crop(ramp(128, 128)).astype(float)
-    # Four columns to one: 1.5, 5.5, ...; at the edges bicubic has one side only.
+    # Four columns become one: 1.5, 5.5, ...; at the edges bicubic has neighbours on one side only.
     np.testing.assert_allclose(crop[0, 2:-2, 0], (1.5 + 4 * np.arange(32))[2:-2], atol=0.6)
 
 
@@ -194,8 +194,8 @@ def test_floating_point_pixels_are_refused():
         crop_of(saved(Image.new("F", (32, 32), 0.5), "TIFF"))
 
 
-# EXIF 2.32, table 6, Orientation: where the stored image's first row and first column are shown. Red is
-# stored at the first row's start, blue at its end.
+# EXIF 2.32, table 6, Orientation: where the first row and the first column of the stored image are shown.
+# Red is stored at the start of the first row, blue at its end.
 @pytest.mark.parametrize(
     ("orientation", "red", "blue"),
     [
@@ -230,9 +230,9 @@ def test_exif_orientation_is_applied(orientation, red, blue):
 
 
 def test_the_crop_follows_the_exif_orientation():
-    # Stored 64 x 100, shown 100 x 64: columns 34 to 65 of the shown one, which are stored rows 65 to 34.
+    # Stored 64 x 100, shown 100 x 64: columns 34 to 65 as shown, which are the stored rows 65 to 34.
     exif = Image.Exif()
-    exif[0x0112] = 8  # shown turned to the left: stored rows are shown columns
+    exif[0x0112] = 8  # rotated to the left: stored rows become columns
     file = io.BytesIO()
     ramp(64, 100).save(file, "PNG", exif=exif)
     with Image.open(file) as stored:
@@ -281,7 +281,7 @@ def test_a_batch_is_channels_first_contiguous_and_float32():
     assert values.dtype == np.float32
     assert values.flags.c_contiguous
     assert values.shape == (2, 3, 4, 4)
-    # Image 1, row 2, column 3, channel 1 stands at 48 + 24 + 9 + 1.
+    # Image 1, row 2, column 3, channel 1 is at index 48 + 24 + 9 + 1.
     assert values[1, 1, 2, 3] == pytest.approx(82 / 255)
 
 
@@ -301,7 +301,7 @@ def test_records_without_an_interpolation_are_bicubic():
 
 def test_overrides_replace_only_what_they_set():
     changed = AT_32_PX.override(Overrides(std=(0.5, 0.25, 1), interpolation="bilinear"))
-    assert repr(changed.std) == "(0.5, 0.25, 1.0)"  # as a file gives them back
+    assert repr(changed.std) == "(0.5, 0.25, 1.0)"  # as a file returns them
     assert changed == Preprocessing(side_px=32, std=(0.5, 0.25, 1), interpolation="bilinear")
     assert AT_32_PX.override(NO_OVERRIDES) == AT_32_PX
 
@@ -330,7 +330,7 @@ def test_unusable_preprocessing_is_refused(overrides, named):
 
 
 def test_a_long_thin_image_needs_little_memory(tmp_path):
-    # Resized whole, to 64 by 3.2 million pixels, it would take 800 MB.
+    # Resizing the whole image, to 64 by 3.2 million pixels, would take 800 MB.
     program = """
 import re
 from pathlib import Path

@@ -45,10 +45,10 @@ def test_a_described_gpu_gets_predictions(tmp_path, run):
     assert theirs.expected_ms < ours.expected_ms < 1.2 * theirs.expected_ms  # slightly less of every resource
 
 
-def test_an_engine_is_built_for_a_described_gpu(tmp_path, run):
+def test_an_engine_is_built_for_a_described_gpu(tmp_path, tiny, run):
     written(tmp_path / "my.toml")
-    options = ("--gpu", "mine", "--gpu-file", "my.toml", "--max-latency", "2ms", "--export", "--json")
-    result = run("fit", *options)
+    options = ("--gpu", "mine", "--gpu-file", "my.toml", "--max-latency", "80us", "--export", "--json")
+    result = run("fit", "--family", tiny, *options)
     assert result.status == 0, result.err
     engine = tmp_path / json.loads(result.out)["engine"]
     assert engine.name == "model.fp16.sm89.engine"
@@ -91,7 +91,7 @@ def test_a_fact_with_a_single_known_value_shows_that_value(tmp_path):
     assert "known GPUs have 900." in doubt
 
 
-# Jetson Nano, of Maxwell: 128 cores at 921.6 MHz, 25.6 GB/s, 0.472 TFLOPS in FP16 and half that in FP32.
+# Jetson Nano (Maxwell): 128 cores at 921.6 MHz, 25.6 GB/s, 0.472 TFLOPS in FP16 and half that in FP32.
 NANO = {
     "compute_capability": '"5.3"',
     "sm_count": 1,
@@ -113,7 +113,7 @@ def times(factor, *facts):
     [
         (times(1000, *PEAKS), "imply 1.28e+05 CUDA cores per SM"),
         (times(1000, "fp32_tflops"), "fp32_tflops, sm_count and boost_mhz of Mine imply"),
-        (times(128, "sm_count"), "imply 1 CUDA cores per SM"),  # cores for SMs
+        (times(128, "sm_count"), "imply 1 CUDA cores per SM"),  # cores instead of SMs
         (times(1000, "memory_bandwidth_gb_s"), "memory_bandwidth_gb_s of Mine is 1.08e+05 times its fp32"),
         (times(1000, "fp16_tensor_tflops"), "fp16_tensor_tflops of Mine is 2e+03 times its fp32_tflops"),
     ],
@@ -175,11 +175,11 @@ def test_a_description_that_overrides_a_known_gpu_gets_a_note(tmp_path, name, kn
     path.write_text(path.read_text().replace("Mine", name))
     _, notes = read_gpu_file(path)
     (note,) = notes
-    assert f"of the {known} as {name};" in note
+    assert note.startswith(f"The {name} of {path} replaces the built-in {known},")
 
 
 def test_a_file_completes_the_facts_of_a_known_gpu(tmp_path, run):
-    """An A10's power is not in gpus.toml; 150 W are in its datasheet."""
+    """gpus.toml lacks the power of an A10, which is 150 W in its datasheet."""
     (tmp_path / "my.toml").write_text('["A10"]\ntdp_w = 150\n')
     options = ("fit", "--gpu", "A10", "--max-latency", "10ms")
     alone, completed = run(*options), run(*options, "--gpu-file", "my.toml")
@@ -191,7 +191,7 @@ def test_a_file_completes_the_facts_of_a_known_gpu(tmp_path, run):
 
 
 def test_a_fact_in_a_file_invalidates_known_facts_that_depend_on_it(tmp_path):
-    """A T4's clock under load was seen at 70 W; a V100's INT8 is without tensor cores."""
+    """A T4's clock under load was observed at 70 W; a V100's INT8 peak is that of its CUDA cores."""
     path = tmp_path / "my.toml"
     path.write_text('["T4"]\ntdp_w = 35\n["V100"]\nint8_tensor_tops = 250\n')
     (t4, v100), _ = read_gpu_file(path)

@@ -5,7 +5,7 @@ from refusals import refuses
 
 from deploykit.gpu_catalog.gpus import Gpu, find_gpu, known_gpus, require_facts
 
-# CUDA C++ Programming Guide, compute capabilities: FP32 cores of an SM.
+# CUDA C++ Programming Guide, compute capabilities: FP32 cores per SM.
 CUDA_CORES_PER_SM = {
     "6.1": 128,
     "7.0": 64,
@@ -19,7 +19,7 @@ CUDA_CORES_PER_SM = {
     "12.0": 128,
 }
 
-# Their FP32 peak is given at another clock than their tensor cores', which is the one in gpus.toml.
+# Their FP32 peak refers to another clock than that of their tensor cores, which gpus.toml has.
 FP32_PEAK_MHZ = {"H100 SXM5": 1980, "H200 SXM": 1980}
 
 

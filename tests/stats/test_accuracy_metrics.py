@@ -37,7 +37,7 @@ def test_top1_ranges_from_0_to_1(labels, fraction):
     assert top1(array([2, 1], [1, 0]), np.array(labels)) == fraction
 
 
-# The label's logit is the fourth largest of the first image's, the second of the other's.
+# The label has the fourth largest logit of the first image, and the second largest of the other.
 @pytest.mark.parametrize(("k", "fraction"), [(1, 0), (2, 0.5), (3, 0.5), (4, 1), (5, 1)])
 def test_topk_counts_labels_among_the_k_largest(k, fraction):
     logits = array([5, 4, 3, 2, 1], [-9, 0, 7, 8, -8])
@@ -82,7 +82,7 @@ def test_sqnr_is_the_power_of_the_reference_over_that_of_the_difference(logits, 
 
 
 def test_sqnr_covers_all_rows_together():
-    # 25 + 0 over 0.25 + 2.25; in more rows than are taken at a time it is the same.
+    # 25 + 0 over 0.25 + 2.25, also for more rows than are processed at once.
     logits, reference = array([3.5, 4], [1.5, 0]), array([3, 4], [0, 0])
     assert sqnr_db(logits, reference) == pytest.approx(10)
     assert sqnr_db(np.tile(logits, (1500, 1)), np.tile(reference, (1500, 1))) == pytest.approx(10)
@@ -128,7 +128,7 @@ def test_a_paired_drop_is_the_lost_hits_minus_the_gained():
 
 
 def test_a_paired_interval_detects_a_drop_that_separate_intervals_hide():
-    # 730 and 715 of 1000, no image won: McNemar's statistic is 15.
+    # 730 and 715 of 1000, no image gained: McNemar's statistic is 15.
     reference, model = mask("1" * 730 + "0" * 270), mask("1" * 715 + "0" * 285)
     assert hit_rate(model).high > hit_rate(reference).low
     assert hit_rate(model).high > hit_rate(reference).value

@@ -72,6 +72,6 @@ def test_an_interval_is_open_with_too_few_samples(percent, count, is_open):
 
 
 def test_an_interval_is_open_with_too_few_independent_samples():
-    """A hundred that wander bound p90 as some twenty would."""
+    """A hundred correlated samples bound p90 like about ten independent ones."""
     found = estimate_percentile(np.repeat(generator().exponential(1, 10), 10), 90)
     assert (found.low is not None, found.high) == (True, None)

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from deploykit.stats.proportion import tango_interval, wilson_interval
 
-CHI_SQUARED_95 = 3.841458821  # 95th percentile, one degree of freedom, of any table
+CHI_SQUARED_95 = 3.841458821  # 95th percentile, one degree of freedom, from any table
 
 
-# Newcombe, Stat. Med. 17:857, 1998, table I, method 3; the last two as statsmodels 0.14 has them.
+# Newcombe, Stat. Med. 17:857, 1998, table I, method 3; the last two from statsmodels 0.14.
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
     [
@@ -35,7 +35,7 @@ def test_a_proportion_interval_contains_its_value_within_0_and_1(trials, data):
 
 
 # Fagerland, Lydersen and Laake, Stat. Med. 33:2850, 2014: airway reactivity before and after a stem cell
-# transplantation; and complete response before and after consolidation, as contingencytables (R) has it.
+# transplantation; and complete response before and after consolidation, from contingencytables (R).
 @pytest.mark.parametrize(
     ("lost", "won", "pairs", "low", "high"), [(1, 7, 21, -0.517, -0.026), (6, 16, 161, -0.1240, -0.0054)]
 )
@@ -47,7 +47,7 @@ def test_paired_difference_intervals_match_tangos(lost, won, pairs, low, high):
 
 
 def test_without_differences_the_bounds_equal_wilsons_for_zero():
-    # By hand: n d = z sqrt(n d (1 - d)) has the root z^2 / (n + z^2), Wilson's for 0 of n.
+    # By hand: n d = z sqrt(n d (1 - d)) has the root z^2 / (n + z^2), which is Wilson's for 0 of n.
     interval = tango_interval(0, 0, 20)
     assert (interval.value, interval.low, interval.high) == pytest.approx((0, -0.1611, 0.1611), abs=5e-5)
 

@@ -94,7 +94,7 @@ import os, signal, sys, threading
 from pathlib import Path
 from deploykit.util.atomic_files import write_atomically
 path = Path(sys.argv[1])
-def interrupt():  # while the temporary file is being filled
+def interrupt():  # while the temporary file is being written
     while not any(entry.stat().st_size > 3 for entry in os.scandir(path.parent)): pass
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt).start()
@@ -176,7 +176,7 @@ def test_digests_are_sha_256(tmp_path):
 
 
 def test_concurrent_writers_do_not_mix_their_files(tmp_path):
-    """Without a lock a third of them are mixed."""
+    """Without a lock, a third of the runs mix files of both writers."""
     begin = threading.Barrier(2)
 
     def write(mark: str) -> None:

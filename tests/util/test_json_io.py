@@ -1,4 +1,4 @@
-"""Checked JSON."""
+"""Conversion between dataclasses and JSON."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Heavy libraries, imported on first use."""
+"""Imports of heavy libraries on first use."""
 
 import sys
 

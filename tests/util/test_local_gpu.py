@@ -1,4 +1,4 @@
-"""Looking for this machine's GPU."""
+"""Detection of this machine's GPU."""
 
 import sys
 
@@ -11,7 +11,7 @@ from deploykit.util.local_gpu import local_gpu
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    """Each test looks anew, without cuda-core; what was found before is not kept for later tests."""
+    """Let every test detect the GPU again, without cuda-core."""
     monkeypatch.setitem(sys.modules, "cuda.core", None)  # its import raises ImportError
     local_gpu.cache_clear()
     yield
