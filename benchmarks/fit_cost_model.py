@@ -1,9 +1,9 @@
-"""Fits deploykit's cost model to published TensorRT latencies and says how far to trust it.
+"""Fit deploykit's cost model to published TensorRT latencies, and measure how far to trust it.
 
     python benchmarks/fit_cost_model.py
 
-Reads cost_model/published_latency.csv and the records of GPUs in engines/results, prints the parameters and
-the errors, and writes them into docs/cost-model.md, docs/cost-model.svg and
+It reads cost_model/published_latency.csv and the GPU records in engines/results, prints the parameters and
+the errors, and writes them to docs/cost-model.md, docs/cost-model.svg and
 deploykit/planning/cost_model/cost_model.json. The same input gives the same bytes.
 """
 
@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from cost_model.errors import interval
-from cost_model.fit import fit, rounded
-from cost_model.page import Evidence, gather, residuals_svg, tables, with_tables
-from cost_model.published import Row, of_tensorrt, read_rows
+from cost_model.errors import compute_interval
+from cost_model.fit import fit_parameters, round_parameters
+from cost_model.page import FitErrors, draw_residuals_svg, fit_all, tables, with_tables
+from cost_model.published import PublishedLatency, keep_tensorrt, read_published
 from cost_model.recorded import read_recorded
 
 ROOT = Path(__file__).parents[1]
@@ -24,25 +24,25 @@ PAGE_MD, RESIDUALS_SVG = ROOT / "docs" / "cost-model.md", ROOT / "docs" / "cost-
 
 
 def main() -> None:
-    evidence = gather(known_rows())
-    MODEL_JSON.write_text(model_json(evidence), encoding="utf-8")
-    RESIDUALS_SVG.write_text(residuals_svg(evidence.left_gpu), encoding="utf-8")
-    made = tables(evidence)
+    fits = fit_all(read_all_rows())
+    MODEL_JSON.write_text(make_model_json(fits), encoding="utf-8")
+    RESIDUALS_SVG.write_text(draw_residuals_svg(fits.without_gpu), encoding="utf-8")
+    made = tables(fits)
     PAGE_MD.write_text(with_tables(PAGE_MD.read_text(encoding="utf-8"), made), encoding="utf-8")
     print("\n".join(made.values()))
 
 
-def known_rows() -> tuple[Row, ...]:
-    """Published and recorded."""
-    return (*read_rows(), *read_recorded(RECORDS))
+def read_all_rows() -> tuple[PublishedLatency, ...]:
+    """Return the published and the recorded latencies."""
+    return (*read_published(), *read_recorded(RECORDS))
 
 
-def model_json(evidence: Evidence) -> str:
-    """What cost_model.json holds."""
-    published = of_tensorrt(evidence.rows)
-    measured, elsewhere, unfamiliar = (interval(pairs) for _, pairs in evidence.behind_intervals)
+def make_model_json(fits: FitErrors) -> str:
+    """Return the contents of cost_model.json."""
+    published = keep_tensorrt(fits.rows)
+    measured, elsewhere, unfamiliar = (compute_interval(pairs) for _, pairs in fits.interval_sources)
     model = {
-        "parameters": asdict(rounded(fit(evidence.rows))),
+        "parameters": asdict(round_parameters(fit_parameters(fits.rows))),
         "gpus": sorted({row.gpu for row in published if row.family == "efficientnet"}),
         "families": sorted({row.family for row in published}),
         "precisions": sorted({row.precision for row in published}),

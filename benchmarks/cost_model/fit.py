@@ -1,7 +1,7 @@
-"""The most plausible parameters of the cost model, given published latencies.
+"""Fit the parameters of the cost model to published latencies.
 
-Least squares on log(predicted / published), with a weak log-normal prior a parameter: where a left-out GPU
-leaves a parameter undetermined, the prior keeps it physical.
+The fit minimizes the squares of log(predicted / published), with a weak log-normal prior on each parameter.
+If a left-out GPU leaves a parameter undetermined, the prior keeps it physical.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.published import Row, network_of
+from cost_model.published import PublishedLatency, build_network
 from deploykit.gpu_catalog.gpus import find_gpu
 from deploykit.planning.cost_model.cost_model import UNFUSED_ACTIVATIONS
 from deploykit.planning.cost_model.fitted_model import Parameters
@@ -20,10 +20,9 @@ from deploykit.planning.cost_model.rates import CHANNEL_GRANULE, Rates, compute_
 from deploykit.util.types import Precision
 
 CONVERGED_LOG_STEP = 1e-7  # far below the four digits kept
-ERROR_SCALE = (
-    0.2  # of a prediction's log; weighs the data, of which a network's batches are much alike, against
-)
-#                    the priors
+# Standard deviation of a prediction's logarithm. It weighs the data against the priors, and is twice the
+# actual error because the batches of one network are not independent.
+ERROR_SCALE = 0.2
 PRIOR_CENTRE = Parameters(
     tensor_fraction=0.6,
     cuda_fraction=0.6,
@@ -53,10 +52,13 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """All kernels of some rows, one after another, as arrays: what the model's formula takes at once.
+class KernelWork:
+    """All kernels of some rows, one after another, as arrays for the model's formula.
 
-    starts: where each row's begin. rates: which of `targets` each runs at. kind: index into KERNEL_KINDS.
+    Attributes:
+        starts: Index of each row's first kernel.
+        rates: Index into `targets` of each kernel.
+        kind: Index into KERNEL_KINDS of each kernel.
     """
 
     targets: tuple[tuple[str, Precision], ...]
@@ -70,7 +72,7 @@ class Work:
     written: Vector
 
     def latencies_ms(self, parameters: Parameters) -> Vector:
-        """What the model says where the rows have what was published; cost_model.batch_ms, of arrays."""
+        """Return the predicted latency of each row; cost_model.compute_batch_ms for arrays."""
         at = [compute_rates(find_gpu(gpu), precision, parameters) for gpu, precision in self.targets]
 
         def each(fact: Callable[[Rates], float]) -> Vector:
@@ -86,14 +88,14 @@ class Work:
 
 
 @cache
-def work_of(rows: tuple[Row, ...]) -> Work:
-    """The kernels that the rows' networks run as."""
+def collect_work(rows: tuple[PublishedLatency, ...]) -> KernelWork:
+    """Return the kernels of the rows' networks."""
     targets = tuple(dict.fromkeys((row.gpu, row.precision) for row in rows))
-    tables = [_kernels_of(row) for row in rows]
+    tables = [_list_kernels(row) for row in rows]
     sizes = [len(table) for table in tables]
     kind, count, macs, moved, weights, written = np.concatenate(tables).T
     batch = np.repeat([float(row.batch) for row in rows], sizes)
-    return Work(
+    return KernelWork(
         targets=targets,
         starts=np.cumsum([0, *sizes[:-1]]),
         rates=np.repeat([targets.index((row.gpu, row.precision)) for row in rows], sizes),
@@ -107,11 +109,13 @@ def work_of(rows: tuple[Row, ...]) -> Work:
 
 
 @cache
-def _kernels_of(row: Row) -> Vector:
-    """Kind, count, multiply-accumulates, elements moved an image, weights and outputs of each kernel."""
+def _list_kernels(row: PublishedLatency) -> Vector:
+    """Return kind, count, MACs, elements moved per image, weights and outputs of each kernel."""
     granule = CHANNEL_GRANULE[storage_precision(find_gpu(row.gpu), row.precision)]
     found = count_kernels(
-        network_of(row.family, row.network, row.side_px), unfused=UNFUSED_ACTIVATIONS, channel_granule=granule
+        build_network(row.family, row.network, row.side_px),
+        unfused=UNFUSED_ACTIVATIONS,
+        channel_granule=granule,
     )
     return np.array(
         [
@@ -129,17 +133,17 @@ def _kernels_of(row: Row) -> Vector:
     )
 
 
-def log_ratios(rows: Iterable[Row], parameters: Parameters) -> Vector:
-    """log(published / predicted): positive where the prediction is too fast."""
+def log_ratios(rows: Iterable[PublishedLatency], parameters: Parameters) -> Vector:
+    """Return log(published / predicted), which is positive if the prediction is too fast."""
     rows = tuple(rows)
     published_ms = np.array([row.latency_ms for row in rows])
-    return np.log(published_ms / work_of(rows).latencies_ms(parameters))
+    return np.log(published_ms / collect_work(rows).latencies_ms(parameters))
 
 
-def fit(rows: Sequence[Row], *, steps: int = 40) -> Parameters:
-    """The most plausible parameters: Levenberg-Marquardt on their logarithms.
+def fit_parameters(rows: Sequence[PublishedLatency], *, steps: int = 40) -> Parameters:
+    """Return the most plausible parameters, by Levenberg-Marquardt on their logarithms.
 
-    A prediction slower than what PyTorch was published with is wrong by that much; a faster one is not.
+    PyTorch's latencies are upper bounds: only a slower prediction is an error.
     """
     centre, spread = np.log(_vector(PRIOR_CENTRE)), _vector(PRIOR_LOG_SPREAD)
     is_bound = np.array([row.runtime == "pytorch" for row in rows])
@@ -182,6 +186,6 @@ def _parameters(logs: Vector) -> Parameters:
     return Parameters(**dict(zip(names, np.exp(logs).tolist(), strict=True)))
 
 
-def rounded(parameters: Parameters) -> Parameters:
-    """To four digits: more than the data know, few enough to come out the same everywhere."""
+def round_parameters(parameters: Parameters) -> Parameters:
+    """Round to four digits: more than the data determine, and few enough to be equal on every machine."""
     return Parameters(**{name: float(f"{value:.4g}") for name, value in asdict(parameters).items()})

@@ -1,4 +1,4 @@
-"""docs/cost-model.md's tables and figure, made from the fits they are about."""
+"""Make the tables and the figure of docs/cost-model.md from the fits."""
 
 import io
 import math
@@ -10,94 +10,98 @@ import numpy as np
 from tables import row as line
 
 from cost_model.errors import (
-    HeldOut,
+    RowError,
     by_gpu,
     by_gpu_and_network,
-    coverage_by_others,
-    coverage_of_all_by_others,
-    efficientnets,
-    extrapolated,
-    held_out,
-    in_sample,
-    interval,
-    left_out_wholly,
-    mean_error,
+    compute_interval,
+    coverage_by_other_gpus,
+    errors_without_gpu_and_design,
+    extrapolation_errors,
+    held_out_errors,
+    in_sample_errors,
+    keep_efficientnets,
+    mean_absolute_error,
+    total_coverage_by_other_gpus,
 )
-from cost_model.fit import PRIOR_CENTRE, PRIOR_LOG_SPREAD, fit, log_ratios
-from cost_model.published import Row
+from cost_model.fit import PRIOR_CENTRE, PRIOR_LOG_SPREAD, fit_parameters, log_ratios
+from cost_model.published import PublishedLatency
 from deploykit.planning.cost_model.fitted_model import Parameters
 
-Pairs = tuple[HeldOut, ...]
+Pairs = tuple[RowError, ...]
 LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """All fits the page is about.
+class FitErrors:
+    """Every fit that the page describes.
 
     Attributes:
-        known, left_gpu, left_network, left_both: each row under the fit to all, without its GPU, without its
-            network on that GPU, without its GPU and all of its design.
+        in_sample: Each row under the fit to all rows.
+        without_gpu, without_network, without_gpu_and_design: Each row under a fit without its GPU, without
+            its network on that GPU, and without its GPU and every size of its design.
     """
 
-    rows: tuple[Row, ...]
-    known: Pairs
-    left_gpu: Pairs
-    left_network: Pairs
-    left_both: Pairs
+    rows: tuple[PublishedLatency, ...]
+    in_sample: Pairs
+    without_gpu: Pairs
+    without_network: Pairs
+    without_gpu_and_design: Pairs
 
     @property
     def named(self) -> tuple[tuple[str, Pairs], ...]:
         return (
-            ("in sample", self.known),
-            ("fitted without that GPU", self.left_gpu),
-            ("fitted without that network on that GPU", self.left_network),
-            ("fitted without that GPU and without any size of that network", self.left_both),
+            ("in sample", self.in_sample),
+            ("fitted without that GPU", self.without_gpu),
+            ("fitted without that network on that GPU", self.without_network),
+            ("fitted without that GPU and without any size of that network", self.without_gpu_and_design),
         )
 
     @property
-    def behind_intervals(self) -> tuple[tuple[str, Pairs], ...]:
+    def interval_sources(self) -> tuple[tuple[str, Pairs], ...]:
         return (
             (
-                "EfficientNets where they were published, from fits without that network there",
-                efficientnets(self.left_network),
+                "EfficientNets on GPUs where they were published, from fits without that network there",
+                keep_efficientnets(self.without_network),
             ),
-            ("published families elsewhere, from fits without that GPU", self.left_gpu),
-            ("other families and FP32, from fits without that GPU and that design", self.left_both),
+            ("published families on other GPUs, from fits without that GPU", self.without_gpu),
+            (
+                "other families and FP32, from fits without that GPU and that design",
+                self.without_gpu_and_design,
+            ),
         )
 
 
-def gather(rows: Sequence[Row]) -> Evidence:
-    """Fits, many times."""
-    return Evidence(
+def fit_all(rows: Sequence[PublishedLatency]) -> FitErrors:
+    """Run every fit."""
+    return FitErrors(
         rows=tuple(rows),
-        known=in_sample(rows),
-        left_gpu=held_out(rows, by_gpu),
-        left_network=held_out(rows, by_gpu_and_network),
-        left_both=left_out_wholly(rows),
+        in_sample=in_sample_errors(rows),
+        without_gpu=held_out_errors(rows, by_gpu),
+        without_network=held_out_errors(rows, by_gpu_and_network),
+        without_gpu_and_design=errors_without_gpu_and_design(rows),
     )
 
 
 def with_tables(page: str, tables: Mapping[str, str]) -> str:
-    """The page with each table where its marks are: `<!-- name -->` and `<!-- end -->`."""
+    """Return the page with each table between its marks, `<!-- name -->` and `<!-- end -->`."""
     for name, table in tables.items():
         begin, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, found, rest = page.partition(begin)
         if not found or end not in rest:
-            raise SystemExit(f"the page has no place for the table of {name}")
+            raise SystemExit(f"the page has no marks for the table {name}")
         page = before + begin + table + end + rest.partition(end)[2]
     return page
 
 
-def tables(evidence: Evidence) -> dict[str, str]:
-    """Markdown, by what it is about."""
+def tables(fits: FitErrors) -> dict[str, str]:
+    """Return the Markdown tables, by name."""
     return {
-        "parameters": _parameters(fit(evidence.rows)),
-        "errors": _errors(evidence),
-        "bounds": _bounds(evidence.rows),
-        "intervals": _intervals(evidence),
-        "distance": _distance(evidence),
-        "points": _points(efficientnets(evidence.left_gpu)),
+        "parameters": _parameters(fit_parameters(fits.rows)),
+        "errors": _errors(fits),
+        "bounds": _bounds(fits.rows),
+        "intervals": _intervals(fits),
+        "distance": _distance(fits),
+        "points": _points(keep_efficientnets(fits.without_gpu)),
     }
 
 
@@ -118,61 +122,69 @@ def _parameters(found: Parameters) -> str:
     )
 
 
-def _errors(evidence: Evidence) -> str:
+def _errors(fits: FitErrors) -> str:
     def cells(name: str, pairs: Pairs) -> tuple[str, ...]:
         mean, low, high = np.exp([each([ratio for _, ratio in pairs]) for each in (np.mean, np.min, np.max)])
-        return name, str(len(pairs)), f"{mean:.3f}", f"{low:.2f} to {high:.2f}", f"{mean_error(pairs):.1%}"
+        return (
+            name,
+            str(len(pairs)),
+            f"{mean:.3f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{mean_absolute_error(pairs):.1%}",
+        )
 
     lines = []
-    for name, pairs in evidence.named:
+    for name, pairs in fits.named:
         lines.append(cells(f"**{name}**", pairs))
-        if pairs in (evidence.left_gpu, evidence.left_both):
+        if pairs in (fits.without_gpu, fits.without_gpu_and_design):
             groups = _grouped(pairs, lambda row: f"{row.gpu}, {row.design}, {row.precision.upper()}")
             lines += [cells(f"- {group}", members) for group, members in groups.items()]
     heading = ("", "rows", "published / predicted, geometric mean", "lowest to highest", "mean error")
     return _table(heading, lines)
 
 
-def _bounds(rows: Sequence[Row]) -> str:
+def _bounds(rows: Sequence[PublishedLatency]) -> str:
     bounds = [row for row in rows if row.runtime == "pytorch"]
-    pairs = tuple(zip(bounds, log_ratios(bounds, fit(rows)).tolist(), strict=True))
+    pairs = tuple(zip(bounds, log_ratios(bounds, fit_parameters(rows)).tolist(), strict=True))
     lines = []
     for gpu, members in _grouped(pairs, by_gpu).items():
         ratios = np.exp([ratio for _, ratio in members])
         lines.append(
             (gpu, str(len(members)), *(f"{each(ratios):.2f}" for each in (np.min, np.median, np.max)))
         )
-    return _table(("PyTorch's over predicted", "rows", "lowest", "median", "highest"), lines)
+    return _table(("PyTorch / predicted", "rows", "lowest", "median", "highest"), lines)
 
 
-def _intervals(evidence: Evidence) -> str:
+def _intervals(fits: FitErrors) -> str:
     lines = []
-    for name, pairs in evidence.behind_intervals:
-        low, high = interval(pairs)
-        lines.append((f"**{name}**", f"{low:.3f} to {high:.3f}", f"{coverage_of_all_by_others(pairs):.1%}"))
-        lines += [(f"- {gpu}", "", f"{share:.1%}") for gpu, share in coverage_by_others(pairs).items()]
+    for name, pairs in fits.interval_sources:
+        low, high = compute_interval(pairs)
+        lines.append(
+            (f"**{name}**", f"{low:.3f} to {high:.3f}", f"{total_coverage_by_other_gpus(pairs):.1%}")
+        )
+        lines += [(f"- {gpu}", "", f"{share:.1%}") for gpu, share in coverage_by_other_gpus(pairs).items()]
     return _table(("", "factors", "rows inside factors from the other GPUs"), lines)
 
 
-def _distance(evidence: Evidence) -> str:
-    known = dict(evidence.known)
+def _distance(fits: FitErrors) -> str:
+    in_sample = dict(fits.in_sample)
     lines = []
 
     def add(fitted_to: str, asked_for: str, pairs: Pairs, doublings: float) -> None:
         there, here = (
             math.sqrt(np.mean(np.square(ratios)))
-            for ratios in ([ratio for _, ratio in pairs], [known[row] for row, _ in pairs])
+            for ratios in ([ratio for _, ratio in pairs], [in_sample[row] for row, _ in pairs])
         )
         lines.append((fitted_to, asked_for, f"{there / here:.2f}", f"{doublings:.1f}"))
 
     for limit in (32, 16, 8):
-        beyond = extrapolated(evidence.rows, lambda row: row.batch, limit)
+        beyond = extrapolation_errors(fits.rows, lambda row: row.batch, limit)
         pairs = tuple(pair for pair in beyond if pair[0].batch == LARGEST_BATCH)
         doublings = math.log2(LARGEST_BATCH / limit)
         add(f"batch up to {limit}", f"batch {LARGEST_BATCH}", pairs, doublings)
     for above, limits_g in ((True, (10, 5, 2.5)), (False, (5, 10))):
         for limit_g in limits_g:
-            pairs = extrapolated(evidence.rows, lambda row: row.macs / 1e9, limit_g, above=above)
+            pairs = extrapolation_errors(fits.rows, lambda row: row.macs / 1e9, limit_g, above=above)
             doublings = float(np.mean([abs(math.log2(row.macs / 1e9 / limit_g)) for row, _ in pairs]))
             sides = ("up to", "above") if above else ("from", "below")
             add(f"networks {sides[0]} {limit_g:g} G MACs", f"those {sides[1]}", pairs, doublings)
@@ -181,7 +193,7 @@ def _distance(evidence: Evidence) -> str:
 
 
 def _points(pairs: Pairs) -> str:
-    def cells(row: Row, ratio: float) -> tuple[str, ...]:
+    def cells(row: PublishedLatency, ratio: float) -> tuple[str, ...]:
         predicted_ms = row.latency_ms * math.exp(-ratio)
         return (
             row.gpu,
@@ -198,19 +210,19 @@ def _points(pairs: Pairs) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits, and no exponent."""
+    """Format with three digits and no exponent."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-def _grouped(pairs: Iterable[HeldOut], group_of: Callable[[Row], str]) -> dict[str, Pairs]:
+def _grouped(pairs: Iterable[RowError], get_group: Callable[[PublishedLatency], str]) -> dict[str, Pairs]:
     groups: dict[str, Pairs] = {}
     for pair in pairs:
-        groups[group_of(pair[0])] = (*groups.get(group_of(pair[0]), ()), pair)
+        groups[get_group(pair[0])] = (*groups.get(get_group(pair[0]), ()), pair)
     return groups
 
 
-def residuals_svg(pairs: Iterable[HeldOut]) -> str:
-    """Published over predicted against the published latency of one image, a panel a GPU."""
+def draw_residuals_svg(pairs: Iterable[RowError]) -> str:
+    """Return a figure of published / predicted against published latency per image, one panel per GPU."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -222,7 +234,7 @@ def residuals_svg(pairs: Iterable[HeldOut]) -> str:
     gpus = list(dict.fromkeys(row.gpu for row, _ in pairs))
     colours = {design: f"C{at}" for at, design in enumerate(dict.fromkeys(row.design for row, _ in pairs))}
     figure, panels = pyplot.subplots(1, len(gpus), figsize=(11, 3.2), sharey=True, layout="constrained")
-    low, high = interval(pairs)
+    low, high = compute_interval(pairs)
     for panel, gpu in zip(panels, gpus, strict=True):
         panel.axhspan(low, high, color="0.92")
         panel.axhline(1, color="0.5", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""The published latencies, and the networks they are of."""
+"""Read the published latencies, and build their networks."""
 
 import csv
 import re
@@ -14,14 +14,15 @@ from deploykit.util.types import Precision
 
 PUBLISHED_CSV = Path(__file__).parent / "published_latency.csv"
 PRECISION: dict[str, Precision] = {"fp16": "fp16", "int8": "int8"}
-RELU6 = "-relu6"  # of a network whose SiLU was replaced
+RELU6 = "-relu6"  # suffix of a network whose SiLU was replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One published latency; PyTorch's are what TensorRT takes at most.
+class PublishedLatency:
+    """One published latency; PyTorch's are upper bounds for TensorRT.
 
-    Attributes: side_px: None for the network's own.
+    Attributes:
+        side_px: Side of the images; None for the network's default.
     """
 
     runtime: Literal["tensorrt", "pytorch"]
@@ -35,20 +36,20 @@ class Row:
 
     @property
     def design(self) -> str:
-        """What its family is a size of: `resnet`, `efficientnetv2`."""
+        """The design that its family is one size of: `resnet`, `efficientnetv2`."""
         return re.sub(r"(?<=resnet)\d+|-.*", "", self.family)
 
     @property
     def macs(self) -> int:
-        """Of one image."""
-        return network_of(self.family, self.network, self.side_px).macs
+        """Multiply-accumulates per image."""
+        return build_network(self.family, self.network, self.side_px).macs
 
 
-def read_rows(path: Path = PUBLISHED_CSV) -> tuple[Row, ...]:
-    """The published figures, in the file's order."""
+def read_published(path: Path = PUBLISHED_CSV) -> tuple[PublishedLatency, ...]:
+    """Return the published latencies, in the order of the file."""
     with path.open(newline="", encoding="utf-8") as file:
         return tuple(
-            Row(
+            PublishedLatency(
                 runtime="pytorch" if line["runtime"] == "pytorch" else "tensorrt",
                 gpu=line["gpu"],
                 family=line["family"],
@@ -63,8 +64,8 @@ def read_rows(path: Path = PUBLISHED_CSV) -> tuple[Row, ...]:
 
 
 @cache
-def network_of(family: str, name: str, side_px: int | None = None) -> Network:
-    """The network a figure is of."""
+def build_network(family: str, name: str, side_px: int | None = None) -> Network:
+    """Return the network of a published latency."""
     found = find_family(family)
     scale = found.member_scale(name.removesuffix(RELU6))
     network = found.network(scale if side_px is None else replace(scale, side_px=side_px))
@@ -77,6 +78,6 @@ def network_of(family: str, name: str, side_px: int | None = None) -> Network:
     return replace(network, layers=tuple(layers))
 
 
-def of_tensorrt(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Those that are to be predicted."""
+def keep_tensorrt(rows: Iterable[PublishedLatency]) -> tuple[PublishedLatency, ...]:
+    """Return the rows that are to be predicted."""
     return tuple(row for row in rows if row.runtime == "tensorrt")

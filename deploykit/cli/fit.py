@@ -157,7 +157,7 @@ def command(
     others |= targets | {"batch": _batch(batch), "axis": one_axis, "records": records}
     try:
         with phases("fitting") as progress:
-            fits = _fits(gpus, folder, **others, progress=lambda stage, done=0, total=None: progress(stage))
+            fits = _fits(gpus, folder, **others, progress=progress)
     except KeyboardInterrupt:
         print(f"stopped; {_kept(folder)}", file=sys.stderr)
         sys.exit(STOPPED)

@@ -90,7 +90,7 @@ def command(
                 score_command=score_command,
                 jobs=jobs,
                 folder=output,
-                progress=lambda stage, done=0, total=None: progress(stage, done, total or 0),
+                progress=progress,
             )
     except KeyboardInterrupt:
         print(f"stopped; what was found so far is in {output}, and the same command goes on", file=sys.stderr)

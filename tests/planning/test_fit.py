@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from refusals import refuses
 
@@ -18,8 +18,10 @@ from deploykit.planning.fit.phi_grid import bisect_largest, phi_grid, phis_betwe
 from deploykit.planning.fit.targets import Targets
 
 GPUS = ("T4", "A100", "V100", "RTX 4090")
+few = settings(max_examples=15)
 
 
+@few
 @given(
     target_ms=st.floats(0.5, 60),
     factor=st.floats(1, 4),
@@ -33,6 +35,7 @@ def test_a_looser_latency_never_gives_a_smaller_phi(target_ms, factor, gpu, prec
     assert (tight.phi if tight else -1) <= (loose.phi if loose else -1)
 
 
+@few
 @given(rate=st.floats(1, 20000), factor=st.floats(1, 4), gpu=st.sampled_from(GPUS))
 def test_a_looser_throughput_never_gives_a_smaller_phi(rate, factor, gpu):
     tight = fit_phi(gpu, min_images_per_s=rate, batch=8).chosen
@@ -40,6 +43,7 @@ def test_a_looser_throughput_never_gives_a_smaller_phi(rate, factor, gpu):
     assert (tight.phi if tight else -1) <= (loose.phi if loose else -1)
 
 
+@few
 @given(target_ms=st.floats(0.5, 60), gpu=st.sampled_from(GPUS))
 def test_at_batch_1_a_throughput_target_is_a_latency_target(target_ms, gpu):
     by_latency = fit_phi(gpu, max_latency_ms=target_ms).chosen
@@ -87,6 +91,7 @@ def test_a_grid_of_small_steps_includes_the_published_members():
     assert phi_grid(0.7, (0.0, 3.0)) == (0, 0.7, 1, 1.4, 2, 2.1, 2.8, 3)
 
 
+@few
 @given(
     step=st.floats(0.05, 1),
     target_ms=st.floats(0.5, 40),
@@ -160,8 +165,10 @@ def test_a_gpu_with_too_few_facts_is_rejected():
         fit_phi("RTX 5090", max_latency_ms=10)
 
 
-def test_the_cpu_is_measured(workplace):
-    fit = fit_phi("cpu", max_latency_ms=1e-3, phi_step=7)  # nothing is that fast, which one measurement shows
+def test_the_cpu_is_measured(tiny):
+    fit = fit_phi(
+        "cpu", max_latency_ms=1e-3, phi_step=7, family=tiny
+    )  # nothing is that fast, which one measurement shows
     assert fit.chosen is None
     assert [(each.phi, each.latency.evidence) for each in fit.candidates] == [(0, "measured")]
     assert fit.candidates[0].latency.expected_ms > 1e-3

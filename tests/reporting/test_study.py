@@ -91,9 +91,10 @@ def test_a_stopped_study_continues_where_it_stopped(tmp_path):
     assert (again.records, again.written) == (study.records, ())
 
 
-def test_another_number_of_threads_is_a_new_measurement(tmp_path):
-    run_study(tmp_path, batches=[1], **SMALL)
-    assert len(run_study(tmp_path, batches=[1], **{**SMALL, "threads": 2}).written) == 3
+def test_another_number_of_threads_is_a_new_measurement(tmp_path, tiny):
+    arguments = {**SMALL, "family": tiny, "batches": [1]}
+    run_study(tmp_path / "records", **arguments)
+    assert len(run_study(tmp_path / "records", **{**arguments, "threads": 2}).written) == 3
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,14 @@ def predict_latency(network: Network, gpu: Gpu, *, precision: Precision, batch: 
         )
     model = load_fitted_model()
     rates = compute_rates(gpu, precision, model.parameters)
-    fastest = allow_tf32(rates, gpu, model.parameters) if precision == "fp32" else rates
-    latency_ms = _predict_ms(network, rates, batch)
+    kernels = count_kernels(network, unfused=UNFUSED_ACTIVATIONS, channel_granule=rates.channel_granule)
+    latency_ms = fastest_ms = compute_batch_ms(kernels, rates, batch)
+    if precision == "fp32":
+        fastest_ms = compute_batch_ms(kernels, allow_tf32(rates, gpu, model.parameters), batch)
     low, high = model.compute_interval(network, gpu, precision=precision, batch=batch)
     return Prediction(
         latency_ms=latency_ms,
-        low_ms=_predict_ms(network, fastest, batch) * low,
+        low_ms=fastest_ms * low,
         high_ms=latency_ms * high,
         has_published_data=precision in model.precisions,
     )
@@ -85,11 +87,6 @@ def can_predict(gpu: Gpu, precision: Precision = "fp16") -> bool:
 def compute_batch_ms(kernels: Iterable[tuple[Kernel, int]], rates: Rates, batch: int) -> float:
     """Return the latency of one batch: every kernel in turn, as often as it runs."""
     return sum(count * _compute_kernel_s(kernel, rates, batch) for kernel, count in kernels) * 1e3
-
-
-def _predict_ms(network: Network, rates: Rates, batch: int) -> float:
-    kernels = count_kernels(network, unfused=UNFUSED_ACTIVATIONS, channel_granule=rates.channel_granule)
-    return compute_batch_ms(kernels, rates, batch)
 
 
 def _compute_kernel_s(kernel: Kernel, rates: Rates, batch: int) -> float:
