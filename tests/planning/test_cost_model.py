@@ -208,7 +208,7 @@ def test_the_page_counts_the_published_latencies_with_a_cuda_graph():
     silent = [line["gpu"] for line in lines if "--useCudaGraph" not in line["note"]]
     text = fit_cost_model.PAGE_MD.read_text(encoding="utf-8")
     assert f"{len(lines) - len(silent)} of the {len(lines)} TensorRT figures" in text
-    assert f"The T4's {len(silent)}\ndon't say" in text
+    assert f"The T4's {len(silent)} figures do not say" in text
     assert set(silent) == {"T4"}
 
 
