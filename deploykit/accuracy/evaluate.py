@@ -1,113 +1,27 @@
 """Measure the accuracy of a model or an engine, and its loss against the FP32 model it was made from."""
 
-import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.accuracy.evaluation import Evaluation, unlabelled_error
 from deploykit.accuracy.model_loader import Arithmetic, LoadedModel, open_model
 from deploykit.accuracy.reference import find_reference
-from deploykit.bench.accuracy_record import AccuracyRecord
 from deploykit.bench.record import utc_timestamp
 from deploykit.data.images.generated import GENERATED
 from deploykit.data.images.open import MAX_IMAGES, open_images
 from deploykit.data.images.selection import Images, OnSkipped
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.engine.shapes import round_up_batch
-from deploykit.stats.accuracy_metrics import Logits, Scores, score
-from deploykit.stats.estimate import CONFIDENCE
+from deploykit.stats.accuracy_metrics import Logits, score
 from deploykit.stats.proportion import is_within_chance
-from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
-from deploykit.util.json_io import to_json
 from deploykit.util.progress import Note, Progress, ignore_note, no_progress
 
 _BATCH = 8  # a larger batch gains little on a CPU, and takes gigabytes at phi 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """The scores of a model on a set of images.
-
-    Attributes:
-        model: The evaluated model.
-        reference: The FP32 model that it was compared with.
-        images: The images that were drawn.
-        indices: The readable images, which the scores are from, (n,).
-        scores: Accuracy, agreement and SQNR.
-        started: Start time, UTC, ISO 8601.
-    """
-
-    model: LoadedModel
-    reference: Path | None
-    images: Images
-    indices: npt.NDArray[np.int64]
-    scores: Scores
-    started: str
-
-    @property
-    def count(self) -> int:
-        """Number of images that the scores are from."""
-        return len(self.indices)
-
-    def record(self) -> AccuracyRecord:
-        """Return the top-1 record that a report plots against latency.
-
-        This reads the images again, for their digest.
-
-        Raises:
-            DeployError: The images have no labels, or can no longer be read.
-        """
-        if self.scores.top1 is None:
-            raise _no_top1(self.images)
-        info, digest = self.model.info, file_sha256(self.model.path)
-        return AccuracyRecord(
-            model=self.model.path.name,
-            sha256=digest,
-            onnx_sha256=info.onnx_sha256 if self.model.is_derived else digest,
-            precision=self.model.precision,
-            data=self.images.source,
-            images=self.count,
-            data_sha256=self._data_sha256(),
-            images_sha256=self.images.subset(self.indices).sha256,
-            top1=self.scores.top1,
-            ran_by=self.model.ran_by,
-            started=self.started,
-        )
-
-    def _data_sha256(self) -> str:
-        digest = hashlib.sha256(to_json(self.images.preprocessing).encode())
-        digest.update(np.ascontiguousarray(self.images.labels, np.int64).tobytes())
-        digest.update(str(self.count).encode())
-        return digest.hexdigest()
-
-    def summary(self) -> dict[str, Any]:
-        """Return JSON-compatible values; an infinite SQNR is None, with `identical` true."""
-        scores = asdict(self.scores)
-        decibels = self.scores.sqnr_db
-        for name in ("sqnr_db", "median_sqnr_db"):
-            if scores[name] is not None and not math.isfinite(scores[name]):
-                scores[name] = None
-        return {
-            "model": str(self.model.path),
-            "precision": self.model.precision,
-            "arithmetic": self.model.arithmetic,
-            "ran_by": self.model.ran_by,
-            "reference": str(self.reference) if self.reference is not None else None,
-            "data": self.images.source,
-            "images": self.count,
-            "skipped": self.images.count - self.count,
-            "preprocessing": asdict(self.images.preprocessing),
-            "confidence": CONFIDENCE,
-            **scores,
-            "identical": decibels == math.inf if decibels is not None else None,
-        }
 
 
 def evaluate_model(
@@ -147,7 +61,7 @@ def evaluate_model(
         limit = images if images is not None or str(data) == GENERATED else MAX_IMAGES
         drawn = open_images(data, judged.info.preprocessing, limit=limit, overrides=overrides)
         if require_labels and drawn.labels is None:
-            raise _no_top1(drawn)
+            raise unlabelled_error(drawn)
         compared, sentence = find_reference(judged, Path(reference) if reference is not None else None)
         models = [judged]
         if compared is not None:
@@ -179,14 +93,6 @@ def evaluate_model(
         indices=indices,
         scores=scores,
         started=started,
-    )
-
-
-def _no_top1(images: Images) -> DeployError:
-    return DeployError(
-        f"{images.source} has no labels, so top-1 can't be recorded.",
-        code="images-unlabelled",
-        fix="give --data labelled images: one folder per class",
     )
 
 

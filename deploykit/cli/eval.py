@@ -3,7 +3,8 @@ from pathlib import Path
 
 import click
 
-from deploykit.accuracy.evaluate import Evaluation, evaluate_model
+from deploykit.accuracy.evaluate import evaluate_model
+from deploykit.accuracy.evaluation import Evaluation
 from deploykit.accuracy.model_loader import ARITHMETICS
 from deploykit.bench.record_file import require_record_folder, write_record
 from deploykit.cli.image_options import ImageOptions, image_options

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Outputs = tuple[Float32Array, ...]
 """The outputs of a model, (images, ...) each."""
-Indices = npt.NDArray[np.int64]
+AnchorIndices = npt.NDArray[np.int64]
 _ANCHORS = 1000  # about as many as non-maximum suppression receives
 _PRECISION = 2.0**40  # sums of multiples of 2^-40 are exact for up to 2^12 images, in any order
 
@@ -68,7 +68,7 @@ class ReferenceOutputs:
     """
 
     outputs: Outputs
-    anchors: tuple[Indices, ...]
+    anchors: tuple[AnchorIndices, ...]
 
     @property
     def is_classifier(self) -> bool:
@@ -128,13 +128,13 @@ def _averaged(
     return _rounded(np.mean([measure(given, wanted) for given, wanted in pairs], axis=0))
 
 
-def _best_anchors(scores: Float32Array) -> Indices:
+def _best_anchors(scores: Float32Array) -> AnchorIndices:
     best = scores.max(axis=2)
     count = min(_ANCHORS, best.shape[1])
     return np.argpartition(-best, count - 1, axis=1)[:, :count, None]
 
 
-def _at_anchors(outputs: list[Float32Array], anchors: Indices) -> list[Float32Array]:
+def _at_anchors(outputs: list[Float32Array], anchors: AnchorIndices) -> list[Float32Array]:
     return [np.take_along_axis(each, anchors, axis=1) for each in outputs]
 
 

@@ -19,3 +19,6 @@ Float64Array = npt.NDArray[np.float64]
 
 Labels = npt.NDArray[np.int64]
 """The class of each image, counted from 0, (n,)."""
+
+Indices = npt.NDArray[np.int64]
+"""Indices of images, ascending, (n,)."""

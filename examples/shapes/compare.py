@@ -22,7 +22,7 @@ from deploykit import (
     export_onnx,
     quantize_model,
 )
-from deploykit.accuracy.evaluate import Evaluation
+from deploykit.accuracy.evaluation import Evaluation
 from deploykit.onnx_tools.fp16 import to_fp16
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 

@@ -5,12 +5,8 @@ import heapq
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from deploykit.util.array_types import Labels
-
-Indices = npt.NDArray[np.int64]
-"""Indices of images, ascending, (n,)."""
+from deploykit.util.array_types import Indices, Labels
 
 
 def sample_evenly(count: int, limit: int, labels: Labels | None = None) -> Indices:

@@ -7,16 +7,17 @@ products of inputs 2i and 2i + 1 in 16 bits and saturates.
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.util.array_types import Float32Array
+
 LARGEST_PAIR = 128  # 255 * 128 = 32640 is below 2^15, 255 * 129 = 32895 is not
 LARGEST_BIAS = 2**30  # leaves half of a 32-bit accumulator to the products: 65,000 inputs
 
-Array = npt.NDArray[np.float32]
 Int8s = npt.NDArray[np.int8]
 
 
 def fit_weight(
-    values: Int8s, scales: Array, *, bias: npt.NDArray[np.float64], activation_step: float
-) -> tuple[Int8s, Array]:
+    values: Int8s, scales: Float32Array, *, bias: npt.NDArray[np.float64], activation_step: float
+) -> tuple[Int8s, Float32Array]:
     """The same weight in steps that are coarser where sums could leave their accumulators.
 
     Args:

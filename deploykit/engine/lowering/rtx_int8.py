@@ -20,14 +20,13 @@ import numpy.typing as npt
 from deploykit.engine.targets import SMS_WITHOUT_INT8_CONVOLUTIONS
 from deploykit.onnx_tools.fp16 import FP16_MAX
 from deploykit.onnx_tools.rewriter import GraphEdit, attributes_of, is_matrix_product
+from deploykit.util.array_types import Float32Array
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _LARGEST_PRODUCT = 127 * 127
 _LARGEST_SCALE = 2.0**15  # FP16's largest power of two
-
-Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +47,8 @@ class _Product:
     activation: str
     activation_scale: float
     values: npt.NDArray[np.int8]
-    scales: Array
-    bias: Array
+    scales: Float32Array
+    bias: Float32Array
     output: str
     attributes: dict[str, Any]
 
