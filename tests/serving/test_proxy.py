@@ -52,11 +52,11 @@ def proxy(behind) -> Iterator[Proxy]:
         yield opened
 
 
-def test_requests_and_answers_pass_as_they_are(proxy):
+def test_requests_and_answers_pass_unchanged(proxy):
     assert ask(proxy, bytes(range(256))) == (200, bytes(range(256)))
 
 
-def test_many_follow_each_other_on_one_connection(proxy):
+def test_many_requests_share_one_connection(proxy):
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
     for number in range(50):
         connection.request("POST", ECHO, str(number), BINARY)
@@ -65,7 +65,7 @@ def test_many_follow_each_other_on_one_connection(proxy):
     assert proxy.requests == 50
 
 
-def test_a_client_that_waits_for_leave_to_send_gets_it_or_the_refusal(proxy):
+def test_expect_100_continue_gets_a_continue_or_the_refusal(proxy):
     for length, expected in ((5, b"HTTP/1.1 100 "), (5000, b"HTTP/1.1 413 ")):
         with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
             head = f"POST {ECHO} HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n"
@@ -73,18 +73,18 @@ def test_a_client_that_waits_for_leave_to_send_gets_it_or_the_refusal(proxy):
             assert client.recv(2**12).startswith(expected)
 
 
-def test_a_server_behind_that_goes_is_the_protocols_error(proxy):
+def test_an_upstream_that_closes_the_connection_is_a_503(proxy):
     status, text = ask(proxy, path=GONE)
     assert (status, json.loads(text)) == (503, {"error": "the upstream server does not answer"})
     assert ask(proxy)[0] == 200
 
 
-def test_a_server_behind_that_breaks_off_is_no_mistake_of_the_clients(proxy):
+def test_an_upstream_answer_that_breaks_off_is_a_503(proxy):
     status, text = ask(proxy, path=CUT)
     assert (status, json.loads(text)) == (503, {"error": "the upstream server does not answer"})
 
 
-def test_a_connection_that_the_server_behind_has_ended_is_made_again(proxy):
+def test_a_connection_that_the_upstream_closed_is_opened_again(proxy):
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
     for path in (LAST, LAST, ECHO):
         connection.request("POST", path, b"hello", BINARY)
@@ -92,13 +92,13 @@ def test_a_connection_that_the_server_behind_has_ended_is_made_again(proxy):
     connection.close()
 
 
-def test_a_client_of_http_1_0_is_answered_without_a_host(proxy):
+def test_an_http_1_0_client_needs_no_host_header(proxy):
     answer = raw(proxy, b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\ngot")
 
 
-def test_clients_that_do_not_read_are_not_kept_forever(behind):
+def test_clients_that_do_not_read_are_disconnected(behind):
     with open_proxy(behind, connections=2, idle_s=0.2) as proxy:
         deaf = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(2)]
         for each in deaf:
@@ -108,7 +108,7 @@ def test_clients_that_do_not_read_are_not_kept_forever(behind):
             each.close()
 
 
-def test_whoever_reads_late_gets_all_of_an_answer_though_the_proxy_closes(proxy):
+def test_a_slow_reader_gets_the_whole_answer_while_the_proxy_closes(proxy):
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE_S) as client:
         begin = BEGIN.replace(b"echo", b"much") + b"Connection: close\r\n"
         client.sendall(begin + b"Host: here\r\nContent-Length: 2\r\n\r\n{}")
@@ -123,7 +123,7 @@ def test_whoever_reads_late_gets_all_of_an_answer_though_the_proxy_closes(proxy)
     assert len(answer.partition(b"\r\n\r\n")[2]) == MUCH_BYTES
 
 
-def test_a_connection_whose_answer_had_begun_is_not_waited_for_once_it_has_ended(behind, slow):
+def test_closing_does_not_wait_for_a_connection_whose_answer_is_complete(behind, slow):
     with open_proxy(behind, last_request_s=0.1) as proxy:
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
         connection.request("POST", HALF, b"hello", BINARY)
@@ -140,14 +140,14 @@ def test_a_connection_whose_answer_had_begun_is_not_waited_for_once_it_has_ended
         connection.close()
 
 
-def test_a_server_behind_that_is_silent_is_not_waited_for_forever(behind, slow):
+def test_a_silent_upstream_times_out(behind, slow):
     proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, answer_s=0.2))
     proxy.open("127.0.0.1", 0)
     assert ask(proxy, path=SLOW) == (503, b'{"error": "the upstream server does not answer"}')
     proxy.close(1)
 
 
-def test_a_server_behind_that_is_not_there_is_too():
+def test_a_missing_upstream_is_a_503():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     proxy = Proxy(upstream_port=port, limits=Limits(body_bytes=100))
@@ -156,7 +156,7 @@ def test_a_server_behind_that_is_not_there_is_too():
     proxy.close(1)
 
 
-def test_a_silent_client_is_not_waited_for_forever(behind):
+def test_a_silent_client_is_disconnected(behind):
     proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, idle_s=0.2))
     proxy.open("127.0.0.1", 0)
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
@@ -165,7 +165,7 @@ def test_a_silent_client_is_not_waited_for_forever(behind):
     proxy.close(1)
 
 
-def test_connections_beyond_the_limit_are_refused_and_then_taken_again(behind):
+def test_connections_over_the_limit_are_refused_until_others_close(behind):
     proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8))
     proxy.open("127.0.0.1", 0)
     held = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(8)]
@@ -181,7 +181,7 @@ def test_connections_beyond_the_limit_are_refused_and_then_taken_again(behind):
     proxy.close(1)
 
 
-def test_closing_answers_what_was_asked_and_takes_nothing_new(proxy, slow):
+def test_closing_answers_running_requests_and_accepts_no_new_connections(proxy, slow):
     answers: list[tuple[int, bytes]] = []
     asking = threading.Thread(target=lambda: answers.append(ask(proxy, path=SLOW)))
     asking.start()
@@ -204,7 +204,7 @@ def test_closing_answers_what_was_asked_and_takes_nothing_new(proxy, slow):
     assert answers == [(200, b"hello")]
 
 
-def test_connections_that_are_being_taken_when_it_closes_are_answered(behind):
+def test_connections_being_accepted_when_the_proxy_closes_are_answered(behind):
     found: Counter[str] = Counter()
 
     def work(port: int) -> None:
@@ -233,7 +233,7 @@ def test_connections_that_are_being_taken_when_it_closes_are_answered(behind):
     assert found["lost"] <= 1  # that the system queued in the moment between the last look and the close
 
 
-def test_what_takes_longer_than_it_may_is_ended_without_a_word(proxy, slow, caplog):
+def test_closing_cancels_slow_requests_without_logging(proxy, slow, caplog):
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
         client.sendall(BEGIN.replace(b"echo", b"slow") + b"Host: here\r\nContent-Length: 2\r\n\r\n{}")
         wait_for(lambda: is_asked(SLOW))
@@ -242,6 +242,6 @@ def test_what_takes_longer_than_it_may_is_ended_without_a_word(proxy, slow, capl
     assert caplog.records == []
 
 
-def test_a_taken_port_is_named(proxy, behind):
+def test_a_port_in_use_is_refused(proxy, behind):
     with refuses("address-unavailable"):
         Proxy(upstream_port=behind, limits=Limits(body_bytes=1)).open("127.0.0.1", proxy.port)

@@ -47,7 +47,7 @@ def answering(status: int, body: bytes) -> Iterator[int]:
             thread.join()
 
 
-def test_a_proxy_does_not_stand_between_a_server_and_whether_it_is_ready(monkeypatch):
+def test_readiness_ignores_the_environments_proxy(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with answering(200, b"") as port:
         assert is_ready(port)
@@ -73,7 +73,7 @@ def refused(run, tmp_path, *arguments: str):
         *("http://there:8000/v2", "http://there:8000/?a=b", "http://there:8000#a", "grpc://me:secret@there"),
     ],
 )
-def test_what_is_no_address_is_said(run, tmp_path, url):
+def test_an_invalid_url_is_refused(run, tmp_path, url):
     done = refused(run, tmp_path, "--url", url)
     assert done.code == "invalid-url"
     assert f"'{url}'" in done.err
@@ -82,14 +82,14 @@ def test_what_is_no_address_is_said(run, tmp_path, url):
 
 @pytest.mark.parametrize("model", [(), ("--model", "flowers-image")])
 @pytest.mark.parametrize("body", [b"<html></html>", b"{}", b"[1]", b'{"inputs": 3}', b"null", b"\xff"])
-def test_what_speaks_another_protocol_is_said(run, tmp_path, body, model):
+def test_a_server_of_another_protocol_is_an_error(run, tmp_path, body, model):
     with answering(200, body) as port:
         done = refused(run, tmp_path, "--url", f"http://127.0.0.1:{port}", *model)
     assert done.code == "server-protocol-mismatch"
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_a_server_that_never_answers_is_not_waited_for_without_end(run, tmp_path, monkeypatch, scheme):
+def test_a_silent_server_is_a_timeout(run, tmp_path, monkeypatch, scheme):
     monkeypatch.setattr(client, "_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
@@ -98,7 +98,7 @@ def test_a_server_that_never_answers_is_not_waited_for_without_end(run, tmp_path
     assert f"{url} (timed out)" in done.err
 
 
-def test_stopped_while_it_waits_it_ends_without_a_stack(tmp_path):
+def test_interrupting_the_client_prints_no_traceback(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "deploykit", "client", _file(tmp_path), "--url", url]
@@ -121,7 +121,7 @@ def test_stopped_while_it_waits_it_ends_without_a_stack(tmp_path):
         (503, "the upstream server does not answer", "check the names of the models"),
     ],
 )
-def test_the_way_out_is_that_of_the_refusal(tmp_path, status, problem, way_out):
+def test_the_fix_depends_on_the_refusal(tmp_path, status, problem, way_out):
     body = json.dumps({"error": problem}).encode()
     with answering(status, body) as port:
         asked = client.Client(f"http://127.0.0.1:{port}")
@@ -147,7 +147,7 @@ def _file(folder):
         ("::", "[::]", True),
     ],
 )
-def test_what_is_announced_can_be_given_to_the_client(capsys, host, shown, is_open):
+def test_the_client_accepts_the_announced_urls(capsys, host, shown, is_open):
     proxies = [SimpleNamespace(port=port) for port in (8000, 8001, 8002)]
     server = Server(SimpleNamespace(pid=1), proxies, host, ("flowers",))
     _announce(server, as_json=True)
@@ -163,7 +163,7 @@ def test_what_is_announced_can_be_given_to_the_client(capsys, host, shown, is_op
     assert ("There is no authentication" in printed.err) == is_open
 
 
-def test_a_file_is_no_version(tmp_path):
+def test_a_file_is_not_a_version(tmp_path):
     (tmp_path / "7").write_text("")
     (tmp_path / "2").mkdir()
     assert version_numbers(tmp_path) == (2,)

@@ -1,4 +1,4 @@
-"""What users copy runs as it stands."""
+"""The examples in examples/serving run unchanged."""
 
 import asyncio
 import importlib
@@ -42,7 +42,7 @@ def engine(random_b0, tmp_path_factory) -> Path:
 
 @contextmanager
 def process(command: list[str], environment: dict[str, str], url: str, body: bytes) -> Iterator[None]:
-    """A server that answers, until the block ends."""
+    """Run a server until the block ends, once it answers."""
     started = subprocess.Popen(
         command,
         cwd=EXAMPLES,
@@ -90,16 +90,16 @@ def many_pixels() -> bytes:
     return written.getvalue()
 
 
-def assert_refuses_what_it_should(url: str) -> None:
+def assert_refuses_invalid_images(url: str) -> None:
     for body, status in ((b"no image", 400), (many_pixels(), 400), (bytes(20_000_001), 413)):
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(url, body)
         assert caught.value.code == status
 
 
-def test_an_engine_that_fails_in_the_fastapi_application_is_no_fault_of_the_image(engine, monkeypatch):
+def test_an_engine_failure_in_fastapi_is_not_blamed_on_the_image(engine, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the application has its own
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the application sets it
     application = importlib.import_module("fastapi_app")
 
     async def body() -> dict[str, object]:
@@ -119,17 +119,18 @@ def test_the_fastapi_application_answers(engine):
     with process(command, {"ENGINE": str(engine)}, url, photo(0)):
         for seed in range(3):
             assert ask(url, photo(seed)) == pytest.approx(expected(engine, seed), rel=1e-3)
-        assert_refuses_what_it_should(url)
+        assert_refuses_invalid_images(url)
         assert len(ask(url, photo(0))) == 5
 
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """Ray's sockets lie in it, whose paths the system bounds."""
+    """A short path for Ray's sockets, as the system limits their length."""
     with tempfile.TemporaryDirectory(prefix="ray") as name:
         yield Path(name)
 
 
+@pytest.mark.integration
 def test_the_ray_serve_deployment_answers(engine, tmp_path, short_folder):
     pytest.importorskip("ray.serve", reason="needs ray[serve]")
     port, code = free_port(), tmp_path / "run.py"
@@ -153,10 +154,11 @@ def test_the_ray_serve_deployment_answers(engine, tmp_path, short_folder):
     with process([sys.executable, str(code)], environment, url, photo(0)):
         for seed in range(3):
             assert ask(url, photo(seed)) == pytest.approx(expected(engine, seed), rel=1e-3)
-        assert_refuses_what_it_should(url)
+        assert_refuses_invalid_images(url)
 
 
-def test_a_ray_replica_that_never_had_an_engine_is_let_go_without_one(engine, monkeypatch):
+@pytest.mark.integration
+def test_a_ray_replica_without_an_engine_can_be_deleted(engine, monkeypatch):
     pytest.importorskip("ray.serve", reason="needs ray[serve]")
     monkeypatch.setenv("ENGINE", str(engine))
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -164,7 +166,7 @@ def test_a_ray_replica_that_never_had_an_engine_is_let_go_without_one(engine, mo
     classifier.__del__(classifier.__new__(classifier))
 
 
-def test_kubernetes_takes_the_manifest():
+def test_the_kubernetes_manifests_are_valid():
     manifests = list(yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text()))
     assert [each["kind"] for each in manifests] == [
         "Deployment",
@@ -176,7 +178,7 @@ def test_kubernetes_takes_the_manifest():
         kubernetes_validate.validate(each, "1.31", strict=True)
 
 
-def test_a_manifest_that_kubernetes_would_not_take_would_be_found():
+def test_an_invalid_kubernetes_manifest_is_detected():
     (deployment, *_) = yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text())
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     container["startupProbe"]["failureTreshold"] = 60

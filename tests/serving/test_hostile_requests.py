@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,7 +23,6 @@ from served_models import (
     ask,
     assert_answers,
     memory_kb,
-    served_models,
 )
 from tritonclient.utils import InferenceServerException
 
@@ -38,11 +36,7 @@ from deploykit.serving.proxy.grpc_relay import (
     encoded_frame,
 )
 
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
-    with served_models(tmp_path_factory.mktemp("served")) as found:
-        yield found
+pytestmark = pytest.mark.integration
 
 
 def post(served: Served, path: str, body: bytes, **headers: str) -> tuple[int, dict]:
@@ -75,7 +69,7 @@ def post(served: Served, path: str, body: bytes, **headers: str) -> tuple[int, d
         ),
     ],
 )
-def test_a_wrong_request_gets_the_protocols_error_and_the_next_is_answered(
+def test_an_invalid_request_gets_the_protocols_error_and_the_next_is_answered(
     served, path, text, expected_status, problem
 ):
     status, answer = post(served, f"/v2/models/{path}/infer", text)
@@ -85,7 +79,7 @@ def test_a_wrong_request_gets_the_protocols_error_and_the_next_is_answered(
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image", photo(1)[:100], photo(1, kind="JPEG")[:300]])
-def test_what_is_no_image_is_refused_with_the_reason(served, encoded):
+def test_an_unreadable_image_is_refused_with_the_reason(served, encoded):
     image = tritonclient.http.InferInput("image", [1, 1], "BYTES")
     image.set_data_from_numpy(np.array([[encoded]], np.object_))
     with pytest.raises(InferenceServerException, match="is not a readable image"):
@@ -93,13 +87,13 @@ def test_what_is_no_image_is_refused_with_the_reason(served, encoded):
     assert_answers(served)
 
 
-def test_what_is_no_image_is_the_clients_mistake_to_curl_too(served):
+def test_an_unreadable_image_posted_with_curl_is_a_400(served):
     path = f"/v2/models/{COLOURS}-image/infer"
     status, answer = post(served, path, b"no image", Inference_Header_Content_Length="0")
     assert (status, "is not a readable image" in answer["error"]) == (400, True)
 
 
-def test_a_bad_image_spoils_no_other_request(served):
+def test_an_unreadable_image_affects_no_other_request(served):
     def work(seed: int) -> bool:
         with_client = Client(served.server.url)
         path = ROOT / "README.md" if seed % 2 else None
@@ -114,7 +108,7 @@ def test_a_bad_image_spoils_no_other_request(served):
         assert all(pool.map(work, range(16)))
 
 
-def test_a_request_without_images_spoils_no_other_that_it_is_put_together_with(served):
+def test_a_request_without_images_affects_no_other_in_its_batch(served):
     """Triton lets it through where its bytes are those of one."""
 
     def work(seed: int) -> int:
@@ -149,7 +143,7 @@ def test_a_body_of_2_gb_is_refused_before_it_is_read(served):
     assert memory_kb(served) - before < 50_000
 
 
-def test_a_message_that_is_too_long_is_refused_over_grpc_and_its_connection_goes_on(served):
+def test_a_grpc_message_over_the_limit_is_refused_and_its_connection_goes_on(served):
     """Triton alone would keep gigabytes of it."""
     client, before = served.grpc(), memory_kb(served)
     for count in (1000, 100_000):  # 0.8 and 77 MB
@@ -162,7 +156,7 @@ def test_a_message_that_is_too_long_is_refused_over_grpc_and_its_connection_goes
     assert memory_kb(served) - before < 50_000
 
 
-def test_a_message_whose_length_padding_hides_is_refused_over_grpc_and_its_connection_goes_on(served):
+def test_a_padded_grpc_message_is_refused_and_its_connection_goes_on(served):
     padded = encoded_frame(DATA, 1, b"\3" + bytes(20) + bytes(3), flags=PADDED)
     empty = encoded_frame(DATA, 3, bytes(5), flags=END_STREAM)
     live = encoded_frame(DATA, 3, b"\0\0\0\0\2" + b"\x08\1")
@@ -181,7 +175,7 @@ def test_a_message_whose_length_padding_hides_is_refused_over_grpc_and_its_conne
         wait_until(live)
 
 
-def test_a_call_that_is_none_of_a_clients_hides_no_other(served):
+def test_a_call_on_an_even_stream_hides_no_other(served):
     """Triton passes over a stream of an even number, whose number is higher than those to come."""
     before = memory_kb(served)
     endless = encoded_frame(DATA, 1, b"\0" + struct.pack(">I", 2**30) + bytes(2**13))
@@ -195,7 +189,7 @@ def test_a_call_that_is_none_of_a_clients_hides_no_other(served):
     assert memory_kb(served) - before < 10_000
 
 
-def test_a_frame_longer_than_triton_takes_is_not_waited_for(served):
+def test_a_frame_over_tritons_limit_ends_the_connection(served):
     with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=20) as client:
         client.sendall(PREFACE + encoded_frame(SETTINGS, 0, b"") + b"\xff\xff\xff" + bytes(6))
         with contextlib.suppress(ConnectionResetError):
@@ -204,7 +198,7 @@ def test_a_frame_longer_than_triton_takes_is_not_waited_for(served):
     assert_answers(served)
 
 
-def test_a_compressed_request_is_refused_whose_length_nobody_knows(served):
+def test_compressed_requests_are_refused(served):
     images = flat_images(1)
     by_grpc = tritonclient.grpc.InferInput("input", images.shape, "FP32").set_data_from_numpy(images)
     with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED\] compressed messages are refused"):
@@ -239,7 +233,7 @@ def ask_fuzzed(served: Served, random: np.random.Generator, at: int) -> None:
 
 
 @pytest.mark.parametrize(("asked", "seed"), [(ask_fuzzed, 0), (ask_nonsense, 1)])
-def test_1_000_requests_at_random_are_answered_or_refused_and_memory_stays_flat(served, asked, seed):
+def test_1_000_random_requests_are_answered_or_refused_and_memory_stays_flat(served, asked, seed):
     """Damaged ones, and sound JSON that makes no sense."""
     random = np.random.default_rng(seed)
     for at in range(100):
@@ -254,7 +248,7 @@ def test_1_000_requests_at_random_are_answered_or_refused_and_memory_stays_flat(
 @pytest.mark.parametrize(
     "path", ["repository/index", f"models/{COLOURS}/generate", "repository/models/x/load", "logging"]
 )
-def test_json_is_looked_at_wherever_triton_reads_it(served, path):
+def test_json_is_checked_wherever_triton_parses_it(served, path):
     """Whatever a header says of its length: so many brackets end Triton."""
     headers = {"Inference-Header-Content-Length": "0"}
     body = b'{"a":' + b"[" * 200_000
@@ -264,7 +258,7 @@ def test_json_is_looked_at_wherever_triton_reads_it(served, path):
     assert_answers(served)
 
 
-def test_garbage_over_grpc_is_survived(served):
+def test_triton_survives_garbage_over_grpc(served):
     for seed in range(20):
         garbage = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[: seed + 5] + struct.pack(">I", seed) * 200
         with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=30) as client:
@@ -272,7 +266,7 @@ def test_garbage_over_grpc_is_survived(served):
     assert ask(served.grpc(), tritonclient.grpc, COLOURS, flat_images(1)).shape == (1, 3)
 
 
-def test_nobody_else_is_let_into_the_servers_memory(served):
+def test_clients_cannot_register_shared_memory_or_load_models(served):
     client = served.client()
     with pytest.raises(InferenceServerException, match="restricted"):
         client.register_system_shared_memory("mine", "/somebodys", 64)

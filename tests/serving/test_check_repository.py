@@ -83,7 +83,7 @@ PLANS = 'backend: "python" platform: "tensorrt_plan"'
         ("colours-image", 'key: "input"', 'key: "x"', "needs the tensor x of colours"),
     ],
 )
-def test_a_repository_that_disagrees_is_found_out(models, model, before, after, problem):
+def test_a_configuration_that_disagrees_is_found(models, model, before, after, problem):
     rewrite(models / model / "config.pbtxt", before, after)
     findings = check_repository(models).findings
     assert any(problem in each.problem for each in findings), findings
@@ -149,9 +149,7 @@ def follow(engine):
 
 
 @pytest.mark.parametrize(("path", "change", "problem"), BROKEN)
-def test_whatever_is_broken_is_found_out_and_written_anew_as_the_fix_says(
-    models, follow, path, change, problem
-):
+def test_damage_is_found_and_the_fixes_restore_every_file(models, follow, path, change, problem):
     before = contents(models)
     edit(change, models / path)
     findings = check_repository(models).findings
@@ -177,9 +175,7 @@ def test_whatever_is_broken_is_found_out_and_written_anew_as_the_fix_says(
         ("colours-decode/1/preprocessing.json", "8 -> 12", "disagrees with the new engine's manifest"),
     ],
 )
-def test_a_broken_model_gets_no_other_version_until_it_is_written_anew_as_the_fix_says(
-    models, follow, path, change, problem
-):
+def test_a_damaged_model_gets_no_new_version_until_the_fix_is_followed(models, follow, path, change, problem):
     before = contents(models)
     edit(change, models / path)
     with pytest.raises(DeployError) as caught:
@@ -190,7 +186,7 @@ def test_a_broken_model_gets_no_other_version_until_it_is_written_anew_as_the_fi
 
 
 @pytest.mark.parametrize("model", ["colours", "colours-decode"])
-def test_what_leads_to_a_model_that_was_tuned_to_smaller_batches_is_written_for_those(models, follow, model):
+def test_an_ensemble_is_rewritten_for_smaller_batches(models, follow, model):
     tuned = models / model / "config.pbtxt"
     rewrite(tuned, "max_batch_size: 32", "max_batch_size: 8")
     before = tuned.read_text()
@@ -216,7 +212,7 @@ def test_what_leads_to_a_model_that_was_tuned_to_smaller_batches_is_written_for_
         ["colours/1/model.cpu.engine.json", "colours-decode/1", "colours-image/labels.txt"],
     ],
 )
-def test_any_fix_mends_a_model_that_is_broken_in_several_places(models, follow, tmp_path, deleted):
+def test_any_one_fix_repairs_a_model_damaged_in_several_places(models, follow, tmp_path, deleted):
     before = contents(models)
     for each in deleted:
         edit("delete", models / each)
@@ -228,7 +224,7 @@ def test_any_fix_mends_a_model_that_is_broken_in_several_places(models, follow, 
         assert contents(models) == before
 
 
-def test_the_writer_says_all_that_has_to_be_moved(models, follow):
+def test_the_writer_names_every_folder_to_move(models, follow):
     before = contents(models)
     shutil.rmtree(models / "colours")
     for each in ("colours-decode", "colours-image"):
@@ -239,7 +235,7 @@ def test_the_writer_says_all_that_has_to_be_moved(models, follow):
     assert contents(models) == before
 
 
-def test_what_is_around_an_engine_that_is_gone_is_found_out(models, follow):
+def test_an_ensemble_without_its_engine_is_found(models, follow):
     shutil.rmtree(models / "colours")
     (finding,) = check_repository(models).findings
     assert "colours-image needs the model colours, which is missing" in finding.problem
@@ -248,7 +244,7 @@ def test_what_is_around_an_engine_that_is_gone_is_found_out(models, follow):
 
 
 @pytest.mark.parametrize("gone", ["model.cpu.engine", "model.cpu.engine.json", "model.py", "*"])
-def test_a_broken_version_is_found_out_beside_a_whole_one(models, follow, tmp_path, gone):
+def test_a_damaged_version_is_found_beside_a_valid_one(models, follow, tmp_path, gone):
     write_repository(models, [colours(tmp_path, max_batch=33, labels=LABELS)], OPTIONS)
     for each in (models / "colours" / "1").glob(gone):
         each.unlink()
@@ -284,9 +280,7 @@ def test_a_configuration_may_be_tuned(models, path, change):
         ('"model.onnx"', '"model.onnx.json"', ["has no manifest", "needs the model file model.onnx; its"]),
     ],
 )
-def test_what_loads_an_engine_may_be_said_in_tritons_other_ways_and_in_no_wrong_one(
-    engine, tmp_path, before, after, problems
-):
+def test_equivalent_configurations_pass_and_wrong_ones_are_found(engine, tmp_path, before, after, problems):
     models = tmp_path / "models"
     write_repository(models, [engine], ModelOptions(name="colours"))
     rewrite(models / "colours" / "config.pbtxt", before, after)
@@ -295,7 +289,7 @@ def test_what_loads_an_engine_may_be_said_in_tritons_other_ways_and_in_no_wrong_
     assert all(problem in found.problem for problem, found in zip(problems, findings, strict=True))
 
 
-def test_an_engine_without_its_manifest_is_found_out_for_tritons_own_backend_too(engine, tmp_path):
+def test_a_missing_manifest_is_found_for_native_backends(engine, tmp_path):
     models = tmp_path / "models"
     write_repository(models, [engine], ModelOptions(name="colours"))
     (models / "colours" / "1" / "model.onnx.json").unlink()
@@ -303,7 +297,7 @@ def test_an_engine_without_its_manifest_is_found_out_for_tritons_own_backend_too
     assert "has no manifest model.onnx.json" in finding.problem
 
 
-def test_a_single_model_without_its_configuration_is_written_anew_as_the_fix_says(engine, follow, tmp_path):
+def test_a_missing_configuration_is_restored_without_image_models(engine, follow, tmp_path):
     models = tmp_path / "models"
     write_repository(models, [engine], replace(OPTIONS, images=False))
     (models / "colours" / "config.pbtxt").unlink()
@@ -312,7 +306,7 @@ def test_a_single_model_without_its_configuration_is_written_anew_as_the_fix_say
     assert check_repository(models).findings == ()
 
 
-def test_models_of_others_are_left_alone(models):
+def test_models_that_are_not_deploykits_are_ignored(models):
     tokens = models / "tokens"
     (tokens / "1").mkdir(parents=True)
     (tokens / "config.pbtxt").write_text('backend: "python"')
@@ -322,7 +316,7 @@ def test_models_of_others_are_left_alone(models):
 
 
 @pytest.mark.parametrize("name", [".git", "lost+found", "photos"])
-def test_a_folder_that_is_no_model_is_found_out_for_triton_would_not_start(models, follow, name):
+def test_a_folder_that_is_not_a_model_is_found(models, follow, name):
     (models / name).mkdir()
     (finding,) = check_repository(models).findings
     assert finding.code == "repository-folder-invalid"
@@ -330,20 +324,20 @@ def test_a_folder_that_is_no_model_is_found_out_for_triton_would_not_start(model
     assert check_repository(models).findings == ()
 
 
-def test_an_altered_manifest_is_found_out(models):
+def test_an_altered_manifest_is_found(models):
     rewrite(models / "colours" / "1" / "model.cpu.engine.json", "build_seconds", "build_second")
     (finding,) = check_repository(models).findings
     assert finding.code == "manifest-damaged"
 
 
-def test_links_that_leave_a_model_are_found_out(models, tmp_path):
+def test_links_out_of_a_model_are_found(models, tmp_path):
     (models / "colours" / "1" / "secret").symlink_to(tmp_path)
     (finding,) = check_repository(models).findings
     assert finding.code == "repository-path-escapes"
     assert str(models / "colours" / "1" / "secret") in finding.problem
 
 
-def test_a_folder_that_can_be_no_models_name_is_to_be_renamed(models):
+def test_a_folder_with_an_invalid_model_name_is_found(models):
     (models / "colours").rename(models / "my colours")
     fix = f"rename {models / 'my colours'}, in its config.pbtxt and in ensembles that use it too"
     found = [each for each in check_repository(models).findings if each.model == "my colours"]
@@ -354,7 +348,7 @@ def test_a_folder_that_can_be_no_models_name_is_to_be_renamed(models):
 @pytest.mark.parametrize(
     ("make", "code"), [(None, "file-not-found"), ("empty", "repository-empty"), ("other", "repository-empty")]
 )
-def test_what_is_no_repository_is_refused(tmp_path, make, code):
+def test_a_folder_that_is_not_a_repository_is_refused(tmp_path, make, code):
     folder = tmp_path / "models"
     if make:
         folder.mkdir()

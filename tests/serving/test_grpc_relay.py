@@ -140,7 +140,7 @@ ANSWER = encoded_frame(HEADERS, 1, encoded_header(":status", "200"), flags=END_H
 TOO_LONG = encoded_frame(DATA, 1, message(20, told=MOST_BYTES + 1))
 
 
-def test_all_that_is_within_the_limits_passes_as_it_is_both_ways(ends):
+def test_frames_within_the_limits_pass_unchanged_both_ways(ends):
     client, server = ends
     asked = [
         encoded_frame(SETTINGS, 0, b""),
@@ -153,7 +153,7 @@ def test_all_that_is_within_the_limits_passes_as_it_is_both_ways(ends):
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 6, 7, 100])
-def test_messages_that_frames_cut_anywhere_are_measured_right(ends, size):
+def test_message_lengths_are_read_across_frame_boundaries(ends, size):
     client, server = ends
     text = message(0) + message(MOST_BYTES) + message(3) + message(MOST_BYTES)
     frames = [encoded_frame(DATA, 1, text[at : at + size]) for at in range(0, len(text), size)]
@@ -187,7 +187,7 @@ def test_messages_that_frames_cut_anywhere_are_measured_right(ends, size):
     ],
 )
 @pytest.mark.parametrize("is_answered", [False, True])
-def test_a_refused_call_ends_at_both_ends_and_the_window_is_given_back(
+def test_a_refused_call_ends_at_both_ends_and_its_window_is_returned(
     ends, frame, status, problem, is_answered
 ):
     client, server = ends
@@ -207,7 +207,7 @@ def test_a_refused_call_ends_at_both_ends_and_the_window_is_given_back(
     assert (window.kind, window.stream, code(window)) == (WINDOW_UPDATE, 0, len(frame) - HEAD_BYTES)
 
 
-def test_of_a_refused_call_nothing_more_is_passed_on_and_others_go_on(ends):
+def test_later_frames_of_a_refused_call_are_dropped_and_other_calls_go_on(ends):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1), TOO_LONG)
     sent(server, client)
@@ -227,7 +227,7 @@ def test_of_a_refused_call_nothing_more_is_passed_on_and_others_go_on(ends):
         encoded_frame(RST_STREAM, 1, bytes(4)),
     ],
 )
-def test_what_comes_after_a_calls_answer_is_not_passed_on(ends, end):
+def test_frames_after_a_calls_answer_are_dropped(ends, end):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1))
     assert [each.encoded for each in sent(server, client, end)] == [end]
@@ -236,7 +236,7 @@ def test_what_comes_after_a_calls_answer_is_not_passed_on(ends, end):
     assert window.kind == WINDOW_UPDATE
 
 
-def test_closing_answers_the_calls_there_are_and_takes_no_others(ends, proxy):
+def test_closing_answers_running_calls_and_accepts_no_new_ones(ends, proxy):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1), begun_call("ModelInfer", 3))
     assert proxy.requests == 2
@@ -261,7 +261,7 @@ def test_closing_answers_the_calls_there_are_and_takes_no_others(ends, proxy):
 
 
 @pytest.mark.parametrize("last", [encoded_frame(RST_STREAM, 1, bytes(4)), TOO_LONG])
-def test_closing_waits_for_no_call_that_was_cancelled_or_refused(ends, proxy, last):
+def test_closing_does_not_wait_for_cancelled_or_refused_calls(ends, proxy, last):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1))
     closing = Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than this waits
@@ -272,7 +272,7 @@ def test_closing_waits_for_no_call_that_was_cancelled_or_refused(ends, proxy, la
     assert not closing.is_alive()
 
 
-def test_a_client_that_does_not_read_is_not_kept_forever(behind):
+def test_a_grpc_client_that_does_not_read_is_disconnected(behind):
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.2)
     proxy = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
     proxy.open("127.0.0.1", 0)
@@ -296,7 +296,7 @@ def test_a_client_that_does_not_read_is_not_kept_forever(behind):
         b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
     ],
 )
-def test_what_no_client_of_grpcs_sends_ends_its_connection_alone(ends, proxy, text):
+def test_a_protocol_violation_ends_only_its_own_connection(ends, proxy, text):
     client, server = ends
     with connected(proxy) as other:
         other.send(text)
@@ -305,7 +305,7 @@ def test_what_no_client_of_grpcs_sends_ends_its_connection_alone(ends, proxy, te
     assert [each.encoded for each in sent(client, server, whole)] == [whole]
 
 
-def test_whoever_does_not_say_what_it_is_is_not_waited_for(behind):
+def test_a_client_that_never_completes_the_preface_is_disconnected(behind):
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.1)
     proxy = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
     proxy.open("127.0.0.1", 0)
@@ -316,7 +316,7 @@ def test_whoever_does_not_say_what_it_is_is_not_waited_for(behind):
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
-def test_an_end_that_goes_takes_the_other_with_it(ends, proxy, who):
+def test_closing_one_end_closes_the_other(ends, proxy, who):
     client, server = ends
     gone, other = (client, server) if who == "client" else (server, client)
     gone.connection.shutdown(socket.SHUT_RDWR)

@@ -25,7 +25,7 @@ def proxy(behind) -> Iterator[Proxy]:
         yield opened
 
 
-def test_the_limit_is_of_the_body_to_the_byte(proxy):
+def test_the_body_limit_is_exact_to_the_byte(proxy):
     assert ask(proxy, bytes(1000))[0] == 200
     status, text = ask(proxy, bytes(1001))
     assert status == 413
@@ -35,14 +35,14 @@ def test_the_limit_is_of_the_body_to_the_byte(proxy):
 JSON = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[0.1,2e3]}],"id":"7"}'
 
 
-def test_json_passes_with_its_data_as_they_are(proxy):
+def test_json_passes_with_its_data_unchanged(proxy):
     status, text = ask(proxy, JSON, headers={})
     assert status == 200
     assert json.loads(text) == json.loads(JSON)
     assert b"[0.1,2e3]" in text
 
 
-def test_data_after_the_json_pass_and_its_length_is_that_of_what_is_passed_on(proxy):
+def test_binary_data_pass_and_the_json_length_is_updated(proxy):
     spaced = JSON.replace(b":", b" : ")
     status, text = ask(
         proxy, spaced + bytes(100), headers={"Inference-Header-Content-Length": str(len(spaced))}
@@ -50,7 +50,7 @@ def test_data_after_the_json_pass_and_its_length_is_that_of_what_is_passed_on(pr
     assert (status, text) == (200, JSON + bytes(100))
 
 
-def test_of_a_key_that_is_there_twice_one_is_passed_on(proxy):
+def test_only_one_of_two_equal_keys_is_passed_on(proxy):
     twice = b'{"inputs":[{"shape":[99999],"shape":[1]}],"inputs":[{"shape":[2],"shape":[3]}]}'
     assert ask(proxy, twice, headers={}) == (200, b'{"inputs":[{"shape":[3]}]}')
 
@@ -67,7 +67,7 @@ def test_of_a_key_that_is_there_twice_one_is_passed_on(proxy):
     ],
     ids=["objects", "objects in one", "names", "arrays", "numbers", "sizes"],
 )
-def test_what_is_no_data_takes_no_memory_to_speak_of(text):
+def test_json_besides_tensor_data_takes_little_memory(text):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"at most|more than"):
@@ -85,7 +85,7 @@ def test_what_is_no_data_takes_no_memory_to_speak_of(text):
     ],
     ids=["keys", "tensors"],
 )
-def test_what_is_no_data_is_bounded_in_all_and_not_each(text):
+def test_json_besides_tensor_data_is_limited_in_total(text):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="more than 4194304 bytes besides tensor data"):
@@ -95,7 +95,7 @@ def test_what_is_no_data_is_bounded_in_all_and_not_each(text):
         tracemalloc.stop()
 
 
-def test_data_may_take_all_of_the_request():
+def test_tensor_data_may_fill_the_whole_request():
     text = b'{"inputs":[{"shape":[4000000],"data":[' + b"1," * 3_999_999 + b"1]}]}"
     assert sanitize_request_json(text, request_bytes=len(text)) == text
 
@@ -115,7 +115,7 @@ def test_data_may_take_all_of_the_request():
         (b'{"a":"\xff"}', "failed to parse a"),
     ],
 )
-def test_json_that_would_end_the_server_behind_is_refused(proxy, text, problem):
+def test_json_that_would_crash_triton_is_refused(proxy, text, problem):
     before = len(Behind.seen)
     status, answer = ask(proxy, text, headers={})
     if problem is None:  # deep, and no deeper than is safe
@@ -127,7 +127,7 @@ def test_json_that_would_end_the_server_behind_is_refused(proxy, text, problem):
 
 
 @pytest.mark.parametrize("depth", [1_000, 50_000, 1_000_000])
-def test_json_that_nests_too_deep_is_refused(behind, depth):
+def test_deeply_nested_json_is_refused(behind, depth):
     text = b'{"inputs":[{"name":"x","shape":[1],"data":' + b"[" * depth + b"]" * depth + b"}]}"
     with open_proxy(behind, body_bytes=2**22) as proxy:
         status, answer = ask(proxy, text, headers={})
@@ -147,7 +147,7 @@ def test_json_that_nests_too_deep_is_refused(behind, depth):
         "/v2//models/x/infer",
     ],
 )
-def test_what_is_all_json_to_the_server_behind_is_read_as_that(proxy, path):
+def test_a_body_that_triton_parses_as_json_is_checked_as_json(proxy, path):
     """Which ends it where arrays nest too deep."""
     before = len(Behind.seen)
     status, text = ask(proxy, b"hello", path=path)
@@ -158,7 +158,7 @@ def test_what_is_all_json_to_the_server_behind_is_read_as_that(proxy, path):
     assert len(Behind.seen) == before
 
 
-def test_json_that_waits_to_be_read_takes_no_more_than_a_few_bodies_in_all(behind):
+def test_json_waiting_to_be_parsed_is_limited_over_all_connections(behind):
     long = json.dumps({"inputs": [{"shape": [1], "data": "x" * 900}]}).encode()
     with open_proxy(behind) as proxy:
         begun = BEGIN + b"Host: here\r\nContent-Length: 1000\r\n\r\n" + bytes(950)
@@ -200,7 +200,7 @@ def test_json_that_waits_to_be_read_takes_no_more_than_a_few_bodies_in_all(behin
         (b"X: " + b"a" * 200_000, 431),
     ],
 )
-def test_what_two_readers_could_take_differently_is_refused(proxy, head, status):
+def test_ambiguous_requests_are_refused(proxy, head, status):
     before = len(Behind.seen)
     answer = raw(proxy, BEGIN + b"Host: here\r\n" + head + b"\r\n\r\nhello")
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer

@@ -49,7 +49,7 @@ def written(tmp_path: Path, *engines: Path, **options):
     return folder, read_config(folder / "config.pbtxt")
 
 
-def test_a_tensorrt_engine_is_a_plan_for_tritons_own_backend(engine, tmp_path):
+def test_a_tensorrt_engine_uses_the_tensorrt_backend(engine, tmp_path):
     profiles = parse_profiles("1,1,4;1,8,16")
     folder, config = written(tmp_path, engine(T4, batches=profiles))
     assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
@@ -64,7 +64,7 @@ def test_a_tensorrt_engine_is_a_plan_for_tritons_own_backend(engine, tmp_path):
     assert config.version_policy.latest.num_versions == 1
 
 
-def test_plans_for_several_gpus_are_one_model_that_takes_the_right_one(engine, tmp_path):
+def test_plans_for_several_gpus_become_one_model(engine, tmp_path):
     folder, config = written(tmp_path, engine(T4), engine(A100))
     assert dict(config.cc_model_filenames) == {"7.5": "model.sm75.plan", "8.0": "model.sm80.plan"}
     assert sorted(each.name for each in (folder / "1").iterdir()) == [
@@ -75,13 +75,13 @@ def test_plans_for_several_gpus_are_one_model_that_takes_the_right_one(engine, t
     ]
 
 
-def test_a_tensorrt_rtx_engine_is_run_by_the_python_backend(engine, tmp_path):
+def test_a_tensorrt_rtx_engine_uses_the_python_backend(engine, tmp_path):
     folder, config = written(tmp_path, engine(RTX_T4))
     assert (config.backend, config.platform) == ("python", "")
     assert "deploykit.serving.python_model" in (folder / "1" / "model.py").read_text()
 
 
-def test_an_onnx_artifact_is_run_by_onnx_runtimes_backend(tmp_path):
+def test_an_onnx_artifact_uses_the_onnxruntime_backend(tmp_path):
     _, config = written(tmp_path, colours(tmp_path), threads=3)
     assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
     assert config.default_model_filename == "model.onnx"
@@ -89,7 +89,7 @@ def test_an_onnx_artifact_is_run_by_onnx_runtimes_backend(tmp_path):
     assert config.instance_group[0].kind == type(config.instance_group[0]).KIND_CPU
 
 
-def test_names_types_and_dims_are_the_manifests(engine, manifest, tmp_path):
+def test_names_types_and_dims_come_from_the_manifest(engine, manifest, tmp_path):
     odd = replace(
         manifest,
         input=replace(manifest.input, name="picture", dtype="uint8", shape=(8, 8, 3)),
@@ -105,19 +105,19 @@ def test_names_types_and_dims_are_the_manifests(engine, manifest, tmp_path):
     assert (given.name, given.data_type, list(given.dims)) == ("heat", config_schema().TYPE_FP32, [2, 5, 7])
 
 
-def test_a_side_of_many_is_free(engine, tmp_path):
+def test_an_engine_with_a_dynamic_side_has_dynamic_dims(engine, tmp_path):
     _, config = written(tmp_path, engine(RTX_T4, side=SideRange(min=32, opt=32, max=64)), images=False)
     assert list(config.input[0].dims) == [3, -1, -1]
 
 
-def test_labels_are_triton_s_own(engine, manifest, tmp_path):
+def test_labels_are_written_for_triton(engine, manifest, tmp_path):
     named = replace(manifest.model, labels=("red\nish", "green", "blue"))
     folder, config = written(tmp_path, engine(RTX_T4, model=named))
     assert config.output[0].label_filename == "labels.txt"
     assert (folder / "labels.txt").read_text() == "red ish\ngreen\nblue\n"
 
 
-def test_the_ensemble_leads_from_encoded_images_to_the_engine(engine, tmp_path):
+def test_the_ensemble_connects_encoded_images_to_the_engine(engine, tmp_path):
     written(tmp_path, engine(RTX_T4))
     ensemble = read_config(tmp_path / "models" / "flowers-image" / "config.pbtxt")
     assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["flowers-decode", "flowers"]
@@ -127,7 +127,7 @@ def test_the_ensemble_leads_from_encoded_images_to_the_engine(engine, tmp_path):
 
 
 @pytest.mark.parametrize("profiles", ["1;8", "4,8,16"])
-def test_batches_between_profiles_are_for_the_python_backend(engine, tmp_path, profiles):
+def test_batches_between_profiles_need_the_python_backend(engine, tmp_path, profiles):
     path = engine(T4, batches=parse_profiles(profiles))
     with refuses("triton-batch-mismatch") as caught:
         written(tmp_path, path)
@@ -137,7 +137,7 @@ def test_batches_between_profiles_are_for_the_python_backend(engine, tmp_path, p
     assert config.max_batch_size == max(each.max for each in parse_profiles(profiles))
 
 
-def test_another_compilers_backend_is_refused(engine, tmp_path):
+def test_a_backend_of_another_compiler_is_refused(engine, tmp_path):
     with refuses("triton-backend-mismatch"):
         written(tmp_path, engine(T4), backend="onnxruntime")
 
@@ -168,7 +168,7 @@ def test_images_wait_for_what_two_batches_leave_of_the_latency(manifest, target_
     assert (found.preferred, found.delay_us) == (preferred, delay_us)
 
 
-def test_where_nothing_was_timed_they_wait_a_quarter(manifest):
+def test_without_timing_images_wait_a_quarter_of_the_latency(manifest):
     assert batching(manifest, None, 10).delay_us == 2500
 
 
@@ -187,7 +187,7 @@ def test_without_batching_nothing_waits(manifest):
         {"max_queue": 2**32},
     ],
 )
-def test_a_latency_or_a_queue_that_cannot_be_is_refused(manifest, wrong):
+def test_a_latency_or_queue_out_of_range_is_refused(manifest, wrong):
     with pytest.raises(DeployError):
         batching(manifest, None, wrong.get("target_ms"), max_queue=wrong.get("max_queue"))
 
@@ -197,7 +197,7 @@ def test_a_latency_or_a_queue_that_cannot_be_is_refused(manifest, wrong):
     ("batches", "dynamic", "way"),
     [("1,8,16", False, "leave out --no-batching"), ("1", True, "build the engine with --batch")],
 )
-def test_what_puts_requests_together_is_refused_where_none_are(manifest, option, batches, dynamic, way):
+def test_batching_options_are_refused_without_batching(manifest, option, batches, dynamic, way):
     alone = replace(manifest, batches=parse_profiles(batches))
     with refuses("option-not-applicable") as caught:
         choose_batching(alone, dynamic=dynamic, **{option: 5})
@@ -205,37 +205,37 @@ def test_what_puts_requests_together_is_refused_where_none_are(manifest, option,
     assert way in caught.value.fix
 
 
-def test_threads_of_an_engine_for_a_gpu_are_refused(engine, tmp_path):
+def test_threads_are_refused_for_a_gpu_engine(engine, tmp_path):
     with refuses("option-not-applicable"):
         written(tmp_path, engine(RTX_T4), threads=3)
 
 
 @pytest.mark.parametrize(("latency_ms", "count"), [(1e-6, 1), (1e6, 0)])
-def test_a_latency_that_one_image_alone_exceeds_here_is_said(tmp_path, latency_ms, count):
+def test_a_latency_that_one_image_exceeds_is_noted(tmp_path, latency_ms, count):
     notes: list[str] = []
     options = ModelOptions(name="flowers", max_latency_ms=latency_ms)
     write_repository(tmp_path / "models", [colours(tmp_path)], options, note=notes.append)
     assert [each.endswith("so it can't meet a latency of 1e-06 ms.") for each in notes] == [True] * count
 
 
-def test_the_longest_queue_and_latency_are_what_the_schema_holds(engine, tmp_path):
+def test_the_largest_queue_and_latency_fit_the_schema(engine, tmp_path):
     _, config = written(tmp_path, engine(RTX_T4), max_queue=2**32 - 1, max_latency_ms=1e16)
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 2**32 - 1
 
 
-def test_requests_that_may_wait_are_bounded_where_asked_for(engine, tmp_path):
+def test_max_queue_limits_waiting_requests(engine, tmp_path):
     _, config = written(tmp_path, engine(RTX_T4), max_queue=7)
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 7
 
 
-def test_a_configuration_that_the_schema_does_not_know_is_refused(tmp_path):
+def test_a_configuration_outside_the_schema_is_refused(tmp_path):
     path = tmp_path / "config.pbtxt"
     path.write_text("max_batch_sise: 4")
     with refuses("repository-config-invalid"):
         read_config(path)
 
 
-def test_engines_of_one_gpu_cannot_be_one_model(engine, tmp_path):
+def test_two_engines_for_one_gpu_are_refused(engine, tmp_path):
     first = engine(T4)
     twin = tmp_path / "twin.engine"
     plan = first.read_bytes()

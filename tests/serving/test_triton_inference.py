@@ -3,7 +3,6 @@
 import io
 import json
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,23 +13,19 @@ import tritonclient.http
 from PIL import Image
 from refusals import refuses
 from served import ROOT, flat_images, photo
-from served_models import B0, BATCHED, COLOURS, Served, ask, served_models
+from served_models import B0, BATCHED, COLOURS, ask
 from waiting import wait_for
 
 from deploykit.runtime import Engine
 from deploykit.serving.client import Client
 from deploykit.util.errors import DeployError
 
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
-    with served_models(tmp_path_factory.mktemp("served")) as found:
-        yield found
+pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_it_answers_as_the_engine_does_bit_for_bit(served, protocol, count):
+def test_triton_answers_as_the_engine_does_bit_for_bit(served, protocol, count):
     images = np.random.default_rng(count).standard_normal((count, 3, 64, 64), np.float32)
     module = getattr(tritonclient, protocol)
     client = served.client() if protocol == "http" else served.grpc()
@@ -40,7 +35,7 @@ def test_it_answers_as_the_engine_does_bit_for_bit(served, protocol, count):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_an_encoded_image_is_answered_as_its_pixels_are(served, kind):
+def test_an_encoded_image_gets_the_same_answer_as_its_pixels(served, kind):
     encoded = photo(1, side_px=80, kind=kind)
     image = tritonclient.http.InferInput("image", [1, 1], "BYTES")
     image.set_data_from_numpy(np.array([[encoded]], np.object_))
@@ -51,7 +46,7 @@ def test_an_encoded_image_is_answered_as_its_pixels_are(served, kind):
         np.testing.assert_array_equal(answer, engine(preprocessing.normalize(pixels)))
 
 
-def test_a_file_is_all_that_curl_has_to_send(served):
+def test_an_image_file_can_be_posted_with_curl(served):
     url = f"{served.server.url}/v2/models/{B0}-image/infer"
     request = urllib.request.Request(url, photo(2), {"Inference-Header-Content-Length": "0"})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -59,7 +54,7 @@ def test_a_file_is_all_that_curl_has_to_send(served):
     assert head["outputs"][0]["shape"] == [1, 1000]
 
 
-def test_10_000_requests_of_32_clients_get_each_their_own_answer(served):
+def test_10_000_requests_of_32_clients_each_get_their_own_answer(served):
     """Half of them put together into batches, half one by one; a colour's answer is that colour, exactly."""
     clients, each = 32, 313
     with Engine.load(served.colours) as engine:
@@ -79,7 +74,7 @@ def test_10_000_requests_of_32_clients_get_each_their_own_answer(served):
         assert sum(pool.map(work, range(clients))) == clients * each >= 10_000
 
 
-def test_requests_are_put_together_where_that_was_asked_for(served):
+def test_requests_are_batched_only_with_batching(served):
     """Triton counts what it runs: fewer batches than images."""
 
     def counts(name: str) -> np.ndarray:
@@ -103,10 +98,7 @@ def test_requests_are_put_together_where_that_was_asked_for(served):
     assert images_a_batch(BATCHED) > 1.2
 
 
-# --- requests that are wrong
-
-
-def test_all_ports_are_on_loopback_alone(served):
+def test_all_ports_listen_on_loopback_only(served):
     text = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     rows = [line.split() for line in text.splitlines() if ": " in line and "local" not in line]
     listening = [row[1].split(":") for row in rows if row[3] == "0A"]
@@ -118,18 +110,15 @@ def test_all_ports_are_on_loopback_alone(served):
     assert {address[-8:] for address in found} == {"0100007F"}
 
 
-def test_metrics_are_prometheuss(served):
+def test_metrics_are_in_prometheus_format(served):
     url = f"http://127.0.0.1:{served.server.ports.metrics}/metrics"
     with urllib.request.urlopen(url, timeout=30) as answer:
         text = answer.read().decode()
     assert f'nv_inference_request_success{{model="{COLOURS}",version="1"}}' in text
 
 
-# --- clients
-
-
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_the_client_gives_labels_and_their_odds(served, tmp_path, protocol):
+def test_the_client_returns_labels_and_probabilities(served, tmp_path, protocol):
     path = tmp_path / "photo.png"
     path.write_bytes(photo(3))
     port = getattr(served.server.ports, protocol)
@@ -158,7 +147,7 @@ def test_the_client_command_prints_labels_and_times(served, run, tmp_path):
     assert "unknown model: 'roses'" in run("client", "red.png", *there, "roses").err
 
 
-def test_the_client_tells_that_the_port_is_the_other_protocols(served):
+def test_the_client_suggests_the_other_protocol_for_a_wrong_port(served):
     for url in (
         f"http://127.0.0.1:{served.server.ports.grpc}",
         f"grpc://127.0.0.1:{served.server.ports.http}",
@@ -168,13 +157,13 @@ def test_the_client_tells_that_the_port_is_the_other_protocols(served):
         assert "--url http://HOST:8000, or --url grpc://HOST:8001" in caught.value.fix
 
 
-def test_a_client_that_has_to_guess_the_model_says_which_there_are(served):
+def test_several_image_models_need_a_choice(served):
     with refuses("served-model-ambiguous") as caught:
         list(Client(served.server.url).classify([ROOT / "README.md"]))
     assert "--model" in caught.value.fix
 
 
-def test_the_client_of_the_readme_works(served, tmp_path, monkeypatch, capsys):
+def test_the_client_in_the_readme_works(served, tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text()
     (code,) = [part.split("```")[0] for part in text.split("```python\n") if "tritonclient" in part]
     assert len(code.strip().splitlines()) <= 10

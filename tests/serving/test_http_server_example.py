@@ -1,3 +1,5 @@
+"""examples/http_server.py runs unchanged."""
+
 import http.client
 import io
 import json
@@ -66,11 +68,11 @@ def photo(seed: int) -> tuple[np.ndarray, bytes]:
     return pixels, written.getvalue()
 
 
-def test_it_is_short():
+def test_the_example_has_fewer_than_40_lines():
     assert len(SERVER.read_text().splitlines()) < 40
 
 
-def test_each_of_many_clients_gets_its_own_images_answer(address, engine):
+def test_each_concurrent_client_gets_the_answer_to_its_own_image(address, engine):
     photos = [photo(seed) for seed in range(24)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda each: ask(address, each[1]), photos))
@@ -85,7 +87,7 @@ def test_each_of_many_clients_gets_its_own_images_answer(address, engine):
             assert max(answer.values()) == pytest.approx(odds.max(), rel=1e-3)
 
 
-def test_what_is_no_image_is_an_error_and_the_next_request_is_answered(address):
+def test_an_invalid_image_is_an_error_and_the_next_request_is_answered(address):
     for body in (b"no image", b"", photo(0)[1][:100]):
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(address, body)

@@ -15,7 +15,7 @@ from deploykit.serving.triton.log import ModelEvents, startup_error
 from deploykit.util.install_hint import install_hint
 
 
-def test_the_helper_runs_the_python_it_was_made_for(tmp_path):
+def test_the_stub_loads_the_library_of_its_python(tmp_path):
     """The library that the loader finds for it is the one of the Python whose packages are imported."""
     found = triton()
     if found.stub is None:
@@ -67,7 +67,7 @@ def a_python(tmp_path):
     return write
 
 
-def test_a_python_that_fits_is_taken(a_python, tmp_path):
+def test_a_suitable_python_is_accepted(a_python, tmp_path):
     found = find_triton(a_python())
     assert found.is_bundled
     assert found.variables["LD_LIBRARY_PATH"].split(":")[0] == str(tmp_path)
@@ -83,14 +83,14 @@ def test_a_python_that_fits_is_taken(a_python, tmp_path):
         ({"libraries": ["/nowhere/libpython3.11.so.1.0"]}, "no shared libpython", "--enable-shared"),
     ],
 )
-def test_a_python_that_does_not_fit_is_refused_with_the_reason(a_python, facts, problem, fix):
+def test_an_unsuitable_python_is_refused_with_the_reason(a_python, facts, problem, fix):
     with refuses("triton-python-unusable") as caught:
         find_triton(a_python(**facts))
     assert problem in caught.value.problem
     assert fix in caught.value.fix
 
 
-def test_where_there_is_no_triton_the_extra_is_named(a_python, monkeypatch):
+def test_a_missing_triton_names_the_extra_to_install(a_python, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with refuses("triton-not-found") as caught:
         find_triton(a_python(pytriton=None))
@@ -106,9 +106,7 @@ def test_where_there_is_no_triton_the_extra_is_named(a_python, monkeypatch):
         (["folder"], "repository-empty"),
     ],
 )
-def test_a_mistake_in_what_is_named_is_told_before_a_missing_triton(
-    a_python, workplace, monkeypatch, named, code
-):
+def test_mistakes_are_reported_before_a_missing_triton(a_python, workplace, monkeypatch, named, code):
     monkeypatch.setenv("PATH", "/nowhere")
     (workplace / "model.onnx").touch()
     (workplace / "folder").mkdir()
@@ -117,7 +115,7 @@ def test_a_mistake_in_what_is_named_is_told_before_a_missing_triton(
         pass
 
 
-def test_a_triton_that_is_installed_by_itself_is_taken(a_python, tmp_path, monkeypatch):
+def test_a_separate_triton_installation_is_found(a_python, tmp_path, monkeypatch):
     server = tmp_path / "tritonserver"
     server.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -126,7 +124,7 @@ def test_a_triton_that_is_installed_by_itself_is_taken(a_python, tmp_path, monke
     assert found.backend_folder(tmp_path / "unused") is None
 
 
-def test_what_a_triton_can_be_told_is_read_from_its_help(a_python, tmp_path, monkeypatch):
+def test_supported_options_are_read_from_the_help(a_python, tmp_path, monkeypatch):
     server = tmp_path / "tritonserver"
     server.write_text("#!/bin/sh\necho Usage: --http-max-input-size '<integer>'\n")
     server.chmod(0o755)
@@ -136,7 +134,7 @@ def test_what_a_triton_can_be_told_is_read_from_its_help(a_python, tmp_path, mon
     assert not found.supports_option("--http-max-output-size")
 
 
-def test_nothing_of_the_current_folder_is_run_to_ask_a_python(workplace, monkeypatch):
+def test_querying_a_python_runs_nothing_from_the_current_folder(workplace, monkeypatch):
     found = triton()
     Path("json.py").write_text("raise SystemExit('run')\n")
     Path("python3").write_text("#!/bin/sh\necho no\n")
@@ -148,7 +146,7 @@ def test_nothing_of_the_current_folder_is_run_to_ask_a_python(workplace, monkeyp
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "folder", "text"])
-def test_what_is_no_python_is_refused(tmp_path, wrong):
+def test_a_file_that_is_not_a_python_is_refused(tmp_path, wrong):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("no program")
     with refuses("triton-python-unusable"):
@@ -186,7 +184,7 @@ LINE = 'E1122 23:14:15.490867 8803 model_lifecycle.cc:642] "{}"'
         ),
     ],
 )
-def test_what_triton_says_becomes_a_sentence(said, problem, fix):
+def test_tritons_log_becomes_an_error(said, problem, fix):
     error = startup_error(
         ["I1122 started", said, "error: creating server: Internal - failed to load all models"]
     )

@@ -28,7 +28,7 @@ def engine(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("counts", [(1,), (3,), (2,), (1, 1), (1, 3), (2, 3, 2), (8,)])
-def test_requests_run_together_get_each_their_own_answers(engine, counts):
+def test_batched_requests_each_get_their_own_outputs(engine, counts):
     """Batches that no profile holds are filled up."""
     images = flat_images(sum(counts))
     parts = np.split(images, np.cumsum(counts)[:-1])
@@ -40,14 +40,14 @@ def test_requests_run_together_get_each_their_own_answers(engine, counts):
     )
 
 
-def test_more_than_the_largest_batch_is_refused(engine):
+def test_a_batch_over_the_largest_profile_is_refused(engine):
     with Engine.load(engine) as loaded, pytest.raises(DeployError, match="not 9"):
         infer_batch(loaded, [flat_images(9)])
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (0, 3, 8, 8), (1, 3, 8, 9), (9, 3, 8, 8), (3,), ()])
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_request_that_cannot_be_run_fails_alone(engine, shape, at):
+def test_an_invalid_request_fails_alone(engine, shape, at):
     """Triton lets some of them through: a batch of no images with the bytes of one."""
     good = [flat_images(1, seed=1), flat_images(2, seed=2)]
     with Engine.load(engine) as loaded:
@@ -57,7 +57,7 @@ def test_a_request_that_cannot_be_run_fails_alone(engine, shape, at):
         np.testing.assert_allclose(answer, images[:, :, 0, 0], rtol=1e-6)
 
 
-def test_the_engine_that_runs_here_is_taken(engine, tmp_path):
+def test_the_engine_that_runs_here_is_chosen(engine, tmp_path):
     (tmp_path / "model.py").touch()
     with refuses("engine-not-found"):
         find_engine(tmp_path)
@@ -66,7 +66,7 @@ def test_the_engine_that_runs_here_is_taken(engine, tmp_path):
     assert find_engine(tmp_path) == tmp_path / "model.cpu.engine"
 
 
-def test_instances_share_the_cores_unless_told_otherwise():
+def test_instances_share_the_cores_by_default():
     cores = len(os.sched_getaffinity(0))
     assert thread_count({"instance_group": [{"count": 1}]}) == cores
     assert thread_count({"instance_group": [{"count": 2 * cores}]}) == 1
@@ -74,7 +74,7 @@ def test_instances_share_the_cores_unless_told_otherwise():
     assert thread_count(told) == 3
 
 
-def test_formats_that_start_other_programs_are_not_read():
+def test_formats_that_start_other_programs_are_refused():
     """Pillow gives PostScript to Ghostscript."""
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     with refuses("image-unreadable"):

@@ -1,10 +1,9 @@
-"""deploykit serve and client as their users meet them: started, stopped, and asked for what can't be."""
+"""deploykit serve in a process of its own: started, stopped, killed, and given new versions."""
 
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,8 @@ from deploykit.serving.repository.options import ModelOptions
 from deploykit.serving.repository.write import write_repository
 from deploykit.util.local_gpu import local_gpu
 
+pytestmark = pytest.mark.integration
+
 ANY = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
 
@@ -36,9 +37,14 @@ def engine(tmp_path_factory) -> Path:
     return colours(tmp_path_factory.mktemp("engine"))
 
 
+def serve_arguments(*arguments: object) -> list[str]:
+    which = ("--python", python()) if python() else ()
+    return [str(each) for each in ("serve", *arguments, *which)]
+
+
 @contextmanager
 def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen, dict]]:
-    """deploykit serve in a process of its own, ready."""
+    """Start deploykit serve in its own process, and wait until it is ready."""
     triton()  # skips where there is none
     which = ("--python", python()) if python() else ()
     command = [sys.executable, "-m", "deploykit", "serve", *arguments, *ANY, *which, "--json"]
@@ -65,7 +71,7 @@ def answer(module, url: str, model: str, images: np.ndarray, client=None) -> np.
 
 
 class Load:
-    """Clients that ask without a pause until refused or stopped, and what became of what they sent."""
+    """Clients that send requests without a pause until refused or stopped, and what became of them."""
 
     def __init__(self, found: dict, model: str) -> None:
         self._found, self._model = found, model
@@ -89,7 +95,7 @@ class Load:
                 self._count("refused")
                 return
             except (InferenceServerException, OSError) as error:
-                # So gRPC refuses what was not taken; over HTTP nothing that was sent may be dropped.
+                # gRPC refuses calls that were not accepted this way; over HTTP no request sent may be dropped.
                 if module is tritonclient.grpc and "UNAVAILABLE" in str(error):
                     self._count("refused")
                 else:
@@ -108,7 +114,7 @@ class Load:
             assert not each.is_alive()
 
 
-def test_stopped_under_load_it_answers_all_it_has_taken_and_ends_with_success(engine):
+def test_stopping_under_load_answers_every_accepted_request_and_succeeds(engine):
     with started(engine, "--name", "colours") as (process, found):
         load = Load(found, "colours")
         wait_for(lambda: load.right > 200)
@@ -123,9 +129,9 @@ def test_stopped_under_load_it_answers_all_it_has_taken_and_ends_with_success(en
     assert load.refused == 8
 
 
-def test_what_it_started_is_gone_with_it_even_when_it_is_killed(engine, tmp_path, monkeypatch):
+def test_a_killed_server_leaves_no_processes(engine, tmp_path, monkeypatch):
     before = set(Path("/dev/shm").glob("deploykit-*"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # nobody is left to remove what it had there
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the killed process can't remove its files
     with started(engine, "--name", "colours", "--no-images") as (process, found):
         process.kill()
         process.wait()
@@ -134,7 +140,7 @@ def test_what_it_started_is_gone_with_it_even_when_it_is_killed(engine, tmp_path
         each.unlink()
 
 
-def test_a_triton_that_ends_by_itself_ends_it_with_a_sentence(engine):
+def test_a_triton_that_exits_is_an_error(engine):
     with started(engine, "--name", "colours", "--no-images") as (process, found):
         os.kill(found["pid"], signal.SIGKILL)
         _, said = process.communicate(timeout=60)
@@ -143,7 +149,7 @@ def test_a_triton_that_ends_by_itself_ends_it_with_a_sentence(engine):
     assert "[triton-exited]" in said
 
 
-def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_ones(engine, tmp_path):
+def test_new_versions_load_while_serving_and_bad_ones_never_replace_good_ones(engine, tmp_path):
     models = tmp_path / "models"
     options = ModelOptions(name="colours", backend="python", images=False)
     write_repository(models, [engine], options)
@@ -157,7 +163,7 @@ def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_
         bad = tmp_path / "bad"
         shutil.copytree(models / "colours" / "2", bad)
         (bad / "model.cpu.engine").write_bytes(b"no engine")
-        bad.rename(models / "colours" / "3")  # behind deploykit's back, which would have refused it
+        bad.rename(models / "colours" / "3")  # not through deploykit, which would have refused it
         for _ in range(2):  # it tries again and again
             wait_for(lambda: version_state(client, "3") == "UNAVAILABLE")
             time.sleep(1.5)
@@ -170,8 +176,8 @@ def test_new_versions_are_taken_while_it_serves_and_bad_ones_never_replace_good_
         process.terminate()
         _, said = process.communicate(timeout=60)
     assert (load.lost, load.wrong, load.refused) == ([], 0, 0)
-    news = [line for line in said.splitlines() if line.startswith("note: ")]
-    first, bad, last = news  # each once, however often Triton looked
+    events = [line for line in said.splitlines() if line.startswith("note: ")]
+    first, bad, last = events  # each once, however often Triton looked
     assert (first, last) == (
         "note: Triton has loaded colours, version 2.",
         "note: Triton has loaded colours, version 4.",
@@ -186,13 +192,13 @@ def version_state(client, version: str) -> str | None:
 
 
 @pytest.mark.parametrize("after_s", [0.9, 1.4])  # it starts in one to three seconds
-def test_stopped_while_it_starts_it_leaves_no_process(engine, after_s):
+def test_stopping_during_startup_leaves_no_processes(engine, after_s):
     def helpers() -> set[str]:
         return {each.parent.name for each in Path("/proc").glob("[0-9]*/cmdline") if is_helper(each)}
 
     triton()
     before = helpers()
-    command = [sys.executable, "-m", "deploykit", *own(engine, *ANY)]
+    command = [sys.executable, "-m", "deploykit", *serve_arguments(engine, *ANY)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     time.sleep(after_s)
     process.terminate()
@@ -208,158 +214,55 @@ def is_helper(cmdline: Path) -> bool:
         return False
 
 
-# --- mistakes
-
-
-def own(*arguments: object) -> list[str]:
-    which = ("--python", python()) if python() else ()
-    return [str(each) for each in ("serve", *arguments, *which)]
-
-
-def test_a_port_that_is_taken_is_named_with_a_way_out(run, engine):
-    triton()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = run(*own(engine, "--http-port", port, "--grpc-port", "0", "--metrics-port", "0"))
-    assert done.status == 2
-    assert done.code == "address-unavailable"
-    assert f"127.0.0.1:{port}: address already in use" in done.err
-    assert "--http-port" in done.err
-
-
-def test_a_backend_that_this_triton_has_not_is_named_with_a_way_out(run, engine, tmp_path):
-    if not triton().is_bundled:
-        pytest.skip("this Triton may have it")
-    write_repository(tmp_path / "models", [engine], ModelOptions(name="colours"))
-    done = run(*own(tmp_path / "models", *ANY))
-    assert done.status == 2
-    assert done.code == "triton-backend-missing"
-    assert "--backend python" in done.err
-
-
-def test_an_engine_that_triton_cannot_load_is_a_sentence(run, engine, tmp_path):
-    """By a configuration that may be tuned, and was to no purpose."""
+def test_a_model_that_triton_cannot_load_is_an_error(run, engine, tmp_path):
+    """Its configuration was edited, and holds a value that makes no sense."""
     triton()
     write_repository(
         tmp_path / "models", [engine], ModelOptions(name="colours", backend="python", images=False)
     )
     with (tmp_path / "models" / "colours" / "config.pbtxt").open("a") as config:
         config.write('parameters { key: "threads" value { string_value: "many" } }\n')
-    done = run(*own(tmp_path / "models", *ANY))
+    done = run(*serve_arguments(tmp_path / "models", *ANY))
     assert done.status == 2
     assert "Triton can't load colours, version 1: invalid literal for int() with base 10: 'many'." in done.err
     assert len(done.err.splitlines()) == 2
 
 
 @pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
-def test_an_engine_for_a_gpu_is_refused_where_none_is(run, tmp_path):
+def test_an_engine_for_a_gpu_is_refused_without_one(run, tmp_path):
     triton()
     colour_blocks(tmp_path / "colours.onnx")
     assert run("build-engine", "--onnx", "colours.onnx", "--gpu", "T4").status == 0
-    done = run(*own("colours.fp16.sm75.engine", "--name", "colours", *ANY))
+    done = run(*serve_arguments("colours.fp16.sm75.engine", "--name", "colours", *ANY))
     assert done.status == 2
     assert done.code == "triton-load-failed"
     assert "colours, version 1: it is for an NVIDIA GPU" in done.err
     assert "--gpu cpu" in done.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((), ("engine-missing", "")),
-        (("nothing",), ("engine-not-found", "nothing")),
-        (("folder",), ("repository-empty", "folder")),
-        (("folder", "ENGINE"), ("option-conflict", "folder")),
-        (("--name", "../x", "ENGINE"), ("invalid-model-name", "'../x'")),
-        (("--triton", "ENGINE", "ENGINE"), ("repository-unwritable", "")),
-        (("--triton", "models"), ("engine-missing", "")),
-        (("--check", "nothing"), ("file-not-found", "nothing")),
-        (("--check", "folder", "ENGINE"), ("option-conflict", "--check")),
-        (("ENGINE", "--http-port", "70000"), ("invalid-port", "70000")),
-        (("ENGINE", "--http-port", "9119", "--grpc-port", "9119"), ("invalid-port", "9119 is given twice")),
-        (("ENGINE", "--host", ""), ("address-missing", "--host")),
-        (("--triton", "", "ENGINE"), ("option-incomplete", "--triton")),
-        (("--check", ""), ("option-incomplete", "--check")),
-        (("ENGINE", "--shutdown-timeout", "1e999s"), ("invalid-duration", "1e999s")),
-        (("ENGINE", "--startup-timeout", "0s"), ("invalid-duration", "0s")),
-        (("folder", "--poll", "0.3s"), ("invalid-duration", "0.3s")),
-        (("ENGINE", "--host", "203.0.113.1"), ("address-unavailable", "203.0.113.1:8000")),
-        (("ENGINE", "--shutdown-timeout", "soon"), ("invalid-duration", "'soon'")),
-        (("ENGINE", "--max-body", "much"), ("invalid-memory-target", "'much'")),
-        (("ENGINE", *ANY, "--max-body", "2GiB"), ("invalid-request-limit", "2 GiB")),
-        (("ENGINE", *ANY, "--max-body", "0.5KiB"), ("request-limit-too-small", "512 bytes")),
-        (("ENGINE", "--max-latency", "10"), ("unit-missing", "10")),
-        (("ENGINE", "--poll", "3s"), ("option-not-applicable", "--poll")),
-        (("folder", "--no-images"), ("option-not-applicable", "--no-images")),
-        (("folder", "--max-latency", "9ms"), ("option-not-applicable", "--max-latency")),
-        (("--triton", "models", "ENGINE", "-v"), ("option-not-applicable", "--verbose")),
-        (("--check", "folder", "--backend", "python"), ("option-not-applicable", "--backend")),
-        (("ENGINE", "--python", "folder"), ("triton-python-unusable", "folder")),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_a_fix(run, engine, tmp_path, arguments, expected):
-    triton()
-    (tmp_path / "folder").mkdir()
-    given = [str(engine) if each == "ENGINE" else each for each in arguments]
-    is_done_without = {"--python", "--triton", "--check"} & set(given)
-    done = run(*(["serve", *given] if is_done_without else own(*given)))
-    assert done.status == 2
-    error, fix = done.err.splitlines()[-2:]
-    assert done.code == expected[0]
-    assert expected[1] in error
-    assert fix.startswith("  fix: ")
-    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+@pytest.fixture(scope="module")
+def ipv6_server(engine) -> Iterator[dict]:
+    """What a server on ::1 with a small body limit announces."""
+    with started(engine, "--host", "::1", "--max-body", "32KiB") as (_, found):
+        yield found
 
 
-def test_a_repository_that_disagrees_exits_with_3(run, engine, tmp_path):
-    assert run("serve", "--triton", "models", str(engine), "--name", "colours").status == 0
-    assert run("serve", "--check", "models").status == 0
-    config = tmp_path / "models" / "colours" / "config.pbtxt"
-    config.write_text(config.read_text().replace("dims: 8", "dims: 9"))
-    done = run("serve", "--check", "models", "--json")
-    assert done.status == 3
-    (finding,) = json.loads(done.out)["findings"]
-    assert "its configuration says input FP32 (3, 9, 9)" in finding["problem"]
-
-
-def test_the_client_says_that_nobody_answers(run, tmp_path):
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_the_client_accepts_the_ipv6_urls_that_serve_prints(run, ipv6_server, tmp_path, protocol):
+    url = ipv6_server[protocol]
+    assert "://[::1]:" in url
     Image.new("RGB", (SIDE_PX, SIDE_PX)).save(tmp_path / "a.png")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for url in (f"http://127.0.0.1:{port}", f"grpc://127.0.0.1:{port}"):
-        done = run("client", "a.png", "--url", url)
-        assert done.status == 2
-        assert done.code == "server-unreachable"
-    assert run("client", "a.png", "--url", "ftp://there").code == "invalid-url"
+    assert run("client", "a.png", "--url", url).status == 0
+    (tmp_path / "b.png").write_bytes(b"no image")
+    done = run("client", "b.png", "--url", url)
+    assert (done.status, done.code) == (2, "server-refused")
+    assert "fix: give JPEG, PNG" in done.err
 
 
-def test_a_file_that_is_called_as_a_version_is_passed_over(run, engine, tmp_path):
-    assert run("serve", "--triton", "models", str(engine), "--name", "colours").status == 0
-    (tmp_path / "models" / "colours" / "7").write_text("")
-    done = run("serve", "--check", "models", "--json")
-    assert done.status == 0
-    (model, *_) = json.loads(done.out)["models"]
-    assert model["versions"] == [1]
-    assert run("serve", "--triton", "models", str(engine), "--name", "colours").status == 0
-
-
-def test_what_serve_prints_of_an_ipv6_address_the_client_takes(run, engine, tmp_path):
-    Image.new("RGB", (SIDE_PX, SIDE_PX)).save(tmp_path / "a.png")
-    with started(engine, "--host", "::1") as (_, found):
-        for url in (found["http"], found["grpc"]):
-            assert "://[::1]:" in url
-            assert run("client", "a.png", "--url", url).status == 0
-            (tmp_path / "b.png").write_bytes(b"no image")
-            done = run("client", "b.png", "--url", url)
-            assert done.status == 2
-            assert "fix: give JPEG, PNG" in done.err
-
-
-def test_a_body_that_is_too_large_has_a_way_out(run, engine, tmp_path):
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_body_over_the_limit_suggests_max_body(run, ipv6_server, tmp_path, protocol):
     (tmp_path / "a.png").write_bytes(bytes(2**16))
-    with started(engine, "--max-body", "32KiB") as (_, found):
-        for url in (found["http"], found["grpc"]):
-            done = run("client", "a.png", "--url", url)
-            assert done.status == 2
-            assert "exceeds the limit of 32768" in done.err
-            assert "--max-body" in done.err
+    done = run("client", "a.png", "--url", ipv6_server[protocol])
+    assert (done.status, done.code) == (2, "server-refused")
+    assert "exceeds the limit of 32768" in done.err
+    assert "--max-body" in done.err

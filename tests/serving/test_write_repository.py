@@ -34,7 +34,7 @@ def models(engine, tmp_path) -> Path:
     return folder
 
 
-def test_a_model_is_three_folders_and_agrees_with_its_engine(models):
+def test_a_model_is_three_folders_that_agree_with_the_engine(models):
     assert sorted(each.name for each in models.iterdir()) == ["colours", "colours-decode", "colours-image"]
     found = check_repository(models)
     assert found.findings == ()
@@ -45,7 +45,7 @@ def test_a_model_is_three_folders_and_agrees_with_its_engine(models):
     ]
 
 
-def test_a_second_engine_is_a_second_version_and_leaves_the_first_alone(models, tmp_path):
+def test_a_second_engine_becomes_version_2_and_leaves_version_1_alone(models, tmp_path):
     before = contents(models)
     (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
     assert written.version == 2
@@ -54,7 +54,7 @@ def test_a_second_engine_is_a_second_version_and_leaves_the_first_alone(models, 
     assert {name.split("/")[1] for name in set(after) - set(before)} == {"2"}
 
 
-def test_the_engine_that_is_there_is_not_written_again(models, engine):
+def test_the_newest_engine_is_not_written_again(models, engine):
     before = contents(models)
     notes: list[str] = []
     (written,) = write_repository(models, [engine], OPTIONS, note=notes.append)
@@ -69,7 +69,7 @@ def test_the_engine_that_is_there_is_not_written_again(models, engine):
         (["colours-decode", "colours-image"], "wrote only colours-decode and colours-image"),
     ],
 )
-def test_what_was_deleted_around_an_engine_is_written_again_and_said(models, engine, deleted, written):
+def test_deleted_image_models_are_written_again_with_a_note(models, engine, deleted, written):
     before = contents(models)
     for each in deleted:
         shutil.rmtree(models / each)
@@ -79,13 +79,13 @@ def test_what_was_deleted_around_an_engine_is_written_again_and_said(models, eng
     assert contents(models) == before
 
 
-def test_an_engine_of_before_is_a_version_again_after_another(models, engine, tmp_path):
+def test_an_older_engine_becomes_a_new_version(models, engine, tmp_path):
     write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
     (written,) = write_repository(models, [engine], OPTIONS)
     assert written.version == 3
 
 
-def test_a_file_that_is_called_as_the_next_version_is_stepped_over(models, tmp_path):
+def test_a_file_with_the_next_versions_name_is_skipped(models, tmp_path):
     (models / "colours" / "2").write_text("no version")
     (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
     assert written.version == 3
@@ -93,14 +93,14 @@ def test_a_file_that_is_called_as_the_next_version_is_stepped_over(models, tmp_p
 
 
 @pytest.mark.parametrize(("newest", "following"), [(999_999_999, 10**9), (10**18 - 2, 10**18 - 1)])
-def test_any_version_that_triton_counts_is_followed_by_the_next(models, tmp_path, newest, following):
+def test_the_next_version_follows_any_number_triton_accepts(models, tmp_path, newest, following):
     (models / "colours" / "1").rename(models / "colours" / str(newest))
     (written,) = write_repository(models, [colours(tmp_path, max_batch=33)], OPTIONS)
     assert written.version == following
     assert check_repository(models).models[0].versions == (newest, following)
 
 
-def test_after_the_last_number_a_version_is_refused(models, tmp_path):
+def test_no_version_follows_the_last_number(models, tmp_path):
     (models / "colours" / "1").rename(models / "colours" / ("9" * 18))
     before = contents(models)
     with refuses("repository-version-invalid"):
@@ -108,9 +108,7 @@ def test_after_the_last_number_a_version_is_refused(models, tmp_path):
     assert contents(models) == before
 
 
-def test_what_is_moved_in_is_on_the_disk_with_its_names_before_and_its_own_name_after(
-    models, tmp_path, monkeypatch
-):
+def test_files_and_folders_are_flushed_before_the_move_and_the_parent_after(models, tmp_path, monkeypatch):
     """As a power cut needs it: every file, then every folder that has it, then it is there, and then that."""
     done: list[str] = []
     fsync, rename = os.fsync, Path.rename
@@ -132,7 +130,7 @@ def test_what_is_moved_in_is_on_the_disk_with_its_names_before_and_its_own_name_
     assert (folder, name, parent) == ("new", "renamed", "colours")
 
 
-def test_versions_written_at_the_same_time_are_all_there(models, tmp_path):
+def test_versions_written_concurrently_all_exist(models, tmp_path):
     folders = [tmp_path / str(size) for size in range(33, 37)]
     for folder in folders:
         folder.mkdir()
@@ -143,7 +141,7 @@ def test_versions_written_at_the_same_time_are_all_there(models, tmp_path):
     assert check_repository(models).findings == ()
 
 
-def test_an_engine_that_was_altered_changes_nothing(models, engine, tmp_path):
+def test_an_altered_engine_changes_nothing(models, engine, tmp_path):
     before = contents(models)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(engine.read_bytes()[:-1])
@@ -153,7 +151,7 @@ def test_an_engine_that_was_altered_changes_nothing(models, engine, tmp_path):
     assert contents(models) == before
 
 
-def test_an_engine_that_answers_nan_changes_nothing(models, tmp_path, monkeypatch):
+def test_an_engine_that_returns_nan_changes_nothing(models, tmp_path, monkeypatch):
     before = contents(models)
     from deploykit.runtime import Engine
 
@@ -165,7 +163,7 @@ def test_an_engine_that_answers_nan_changes_nothing(models, tmp_path, monkeypatc
     assert contents(models) == before
 
 
-def test_a_version_that_takes_less_than_clients_were_promised_is_refused(models, tmp_path):
+def test_a_version_with_smaller_batches_is_refused(models, tmp_path):
     before = contents(models)
     with refuses("repository-version-mismatch") as caught:
         write_repository(models, [colours(tmp_path, max_batch=16)], OPTIONS)
@@ -174,7 +172,7 @@ def test_a_version_that_takes_less_than_clients_were_promised_is_refused(models,
     assert contents(models) == before
 
 
-def test_a_disk_without_room_is_told_by_where_it_is(models, tmp_path):
+def test_a_full_disk_is_an_error_with_the_path(models, tmp_path):
     before = contents(models)
     engine = colours(tmp_path, max_batch=33)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -188,7 +186,7 @@ def test_a_disk_without_room_is_told_by_where_it_is(models, tmp_path):
     assert contents(models) == before
 
 
-def test_an_engine_that_goes_meanwhile_is_named(tmp_path, monkeypatch):
+def test_an_engine_that_disappears_meanwhile_is_named(tmp_path, monkeypatch):
     engine, models = colours(tmp_path), tmp_path / "models"
 
     def meanwhile(folder: Path) -> None:
@@ -218,7 +216,7 @@ def test_another_backend_under_the_same_name_is_refused(models, engine):
 @pytest.mark.parametrize(
     "name", ["../other", "..", ".hidden", "a/b", "/tmp/x", "", "-x", "a b", "a\n", "x" * 101, "a\0b", "ä"]
 )
-def test_a_name_that_leads_elsewhere_is_refused(engine, tmp_path, name):
+def test_a_name_that_escapes_the_repository_is_refused(engine, tmp_path, name):
     with refuses("invalid-model-name"):
         write_repository(tmp_path / "models", [engine], ModelOptions(name=name))
     assert not (tmp_path / "models").exists()
@@ -226,11 +224,11 @@ def test_a_name_that_leads_elsewhere_is_refused(engine, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["flowers", "b0.int8_v2", "7", "a..b"])
-def test_a_plain_name_is_taken(name):
+def test_a_plain_name_is_accepted(name):
     assert require_model_name(name) == name
 
 
-def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path):
+def test_a_folder_with_other_files_than_models_is_refused(engine, tmp_path):
     """Engines' own folder, say, which --check and serve may be given by mistake."""
     engines = tmp_path / "engines"
     shutil.copytree(engine.parent, engines / "colours")
@@ -244,7 +242,7 @@ def test_a_folder_with_others_than_models_is_no_place_for_them(engine, tmp_path)
     assert contents(engines) == before
 
 
-def test_a_folder_without_a_name_is_not_the_current_one(engine, models, tmp_path, monkeypatch):
+def test_an_empty_folder_name_is_not_the_current_folder(engine, models, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with refuses("output-missing"):
@@ -258,7 +256,7 @@ def test_a_folder_without_a_name_is_not_the_current_one(engine, models, tmp_path
     assert check_repository(".").findings == ()
 
 
-def test_a_link_in_the_place_of_a_model_is_not_followed(engine, tmp_path):
+def test_a_link_in_place_of_a_model_is_not_followed(engine, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "models").mkdir()
@@ -271,11 +269,11 @@ def test_a_link_in_the_place_of_a_model_is_not_followed(engine, tmp_path):
 @pytest.mark.parametrize(
     ("name", "inside"), [("a.plan", True), ("../a", False), ("/etc/passwd", False), ("b/../../a", False)]
 )
-def test_what_a_configuration_names_stays_in_its_folder(tmp_path, name, inside):
+def test_file_names_in_a_configuration_stay_in_their_folder(tmp_path, name, inside):
     assert is_inside(tmp_path, name) is inside
 
 
-def test_a_model_that_is_no_engine_is_refused(tmp_path):
+def test_a_model_that_is_not_an_engine_is_refused(tmp_path):
     model = two_convolutions(tmp_path / "model.onnx")
     with refuses("manifest-not-found"):
         write_repository(tmp_path / "models", [model])

@@ -38,7 +38,7 @@ def repository(tmp_path):
         (80, "TYPE_STRING", [1], 81 * MIB),
     ],
 )
-def test_the_largest_batch_is_let_through_within_reason(repository, max_batch, dtype, dims, largest):
+def test_the_default_limit_fits_the_largest_batch_within_bounds(repository, max_batch, dtype, dims, largest):
     assert default_body_limit(repository(max_batch, dtype, dims)) == largest
 
 
@@ -48,7 +48,7 @@ BITS = re.compile(r"TYPE_[A-Z]+([0-9]+)")
 @pytest.mark.parametrize(
     "dtype", [each for each, _ in config_schema().DataType.items() if BITS.fullmatch(each)]
 )
-def test_every_type_takes_the_bits_it_is_named_for(repository, dtype):
+def test_every_type_takes_the_bits_in_its_name(repository, dtype):
     bits = int(BITS.fullmatch(dtype)[1])
     assert default_body_limit(repository(1, dtype, [100 * MIB])) == 100 * MIB * bits // 8 + MIB
 
@@ -61,11 +61,11 @@ def test_a_limit_under_one_image_is_refused(repository):
     assert "b7: its images have 768 bytes" in caught.value.problem
 
 
-def test_encoded_images_are_of_any_size(repository):
+def test_encoded_images_may_have_any_size(repository):
     require_body_limit(repository(8, "TYPE_STRING", [1]), 1)
 
 
-def test_an_empty_repository_asks_for_little(tmp_path):
+def test_an_empty_repository_needs_the_minimum(tmp_path):
     assert default_body_limit(tmp_path) == 64 * MIB
 
 
@@ -79,7 +79,7 @@ def test_an_empty_repository_asks_for_little(tmp_path):
         ('backend: "tensorrt" platform: "tensorrt_plan"', True),
     ],
 )
-def test_a_backend_that_only_other_tritons_have_is_refused_whatever_names_it(tmp_path, said, refused):
+def test_a_backend_that_pytriton_lacks_is_refused(tmp_path, said, refused):
     (tmp_path / "b7").mkdir()
     (tmp_path / "b7" / "config.pbtxt").write_text(said)
     expected = refuses("triton-backend-missing")
