@@ -1,4 +1,4 @@
-"""An engine behind plain HTTP: POST an image, get the likeliest classes and their probabilities.
+"""Serve an engine over plain HTTP: POST an image, get the likeliest classes and their probabilities.
 
 deploykit export --phi 0 && deploykit build-engine --gpu cpu
 python http_server.py engines/efficientnet-phi0/model.fp32.cpu.onnx 8000
@@ -26,10 +26,10 @@ class Handler(BaseHTTPRequestHandler):
             image = Image.open(io.BytesIO(self.rfile.read(length if 0 < length <= 20_000_000 else 0)))
             pixels = model.preprocessing.crop(image)[None]
             logits = engine(pixels if takes_pixels else model.preprocessing.normalize(pixels))[0]
-        except Exception as error:  # whatever is wrong with an image, Pillow has an exception for it
-            return self.send_error(400, f"no image of up to 20 MB that can be run: {type(error).__name__}")
-        odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        likeliest = {(model.labels or range(at + 1))[at]: float(odds[at]) for at in odds.argsort()[:-6:-1]}
+        except Exception as error:  # Pillow raises many types of exceptions for invalid images
+            return self.send_error(400, f"send an image of up to 20 MB ({type(error).__name__})")
+        p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        likeliest = {(model.labels or range(at + 1))[at]: float(p[at]) for at in p.argsort()[:-6:-1]}
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()

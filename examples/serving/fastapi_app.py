@@ -1,4 +1,4 @@
-"""An engine inside a FastAPI application: POST an image to /classify.
+"""Run an engine in a FastAPI application: POST an image to /classify.
 
 deploykit export --phi 0 && deploykit build-engine --gpu cpu
 ENGINE=engines/efficientnet-phi0/model.fp32.cpu.onnx uvicorn fastapi_app:app
@@ -20,12 +20,12 @@ from deploykit import DeployError, Engine
 from deploykit.serving.decode_model import MAX_PIXELS, preprocess_images
 
 MAX_BYTES = 20_000_000
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # few bytes may be many
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # a small file can hold a huge image
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    with Engine.load(os.environ["ENGINE"]) as app.state.engine:  # closed once all requests are answered
+    with Engine.load(os.environ["ENGINE"]) as app.state.engine:  # closes after the last request
         yield
 
 
@@ -43,7 +43,7 @@ async def classify(request: Request) -> dict[str, float]:
     async for chunk in request.stream():
         encoded += chunk
         if len(encoded) > MAX_BYTES:
-            raise HTTPException(413, f"more than {MAX_BYTES} bytes")
+            raise HTTPException(413, f"the image is larger than {MAX_BYTES} bytes")
     manifest = app.state.engine.manifest
     normalizes = manifest.input.dtype != "uint8"
     try:
@@ -56,8 +56,10 @@ async def classify(request: Request) -> dict[str, float]:
 
 
 def likeliest(images: npt.NDArray[Any]) -> dict[str, float]:
-    """The five likeliest classes; an Engine may be called from many threads."""
+    """Return the five likeliest classes; an Engine may be called from many threads."""
     engine = app.state.engine
     labels, logits = engine.manifest.model.labels, engine(images)[0]
-    odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    return {labels[at] if labels else str(at): float(odds[at]) for at in odds.argsort()[:-6:-1]}
+    probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    return {
+        labels[at] if labels else str(at): float(probabilities[at]) for at in probabilities.argsort()[:-6:-1]
+    }

@@ -1,4 +1,4 @@
-"""Repositories that don't agree with their engines, and what mends them."""
+"""Repositories that disagree with their engines, and the fixes that repair them."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from refusals import refuses
 from served import colours, contents
 
-from deploykit.serving.repository.check import check_repository
+from deploykit.serving.repository.check import Finding, check_repository
 from deploykit.serving.repository.options import ModelOptions
 from deploykit.serving.repository.write import write_repository
 from deploykit.util.errors import DeployError
@@ -35,6 +35,11 @@ def rewrite(path: Path, before: str, after: str) -> None:
     path.write_text(text.replace(before, after, 1))
 
 
+def described(finding: Finding | DeployError) -> str:
+    """Return the sentence with its code, as the command line prints errors."""
+    return f"{finding.problem} [{finding.code}]"
+
+
 NAMED = 'backend: "python" default_model_filename: "{}"'
 PLANS = 'backend: "python" platform: "tensorrt_plan"'
 
@@ -48,9 +53,9 @@ PLANS = 'backend: "python" platform: "tensorrt_plan"'
         ("colours", "max_batch_size: 32", "max_batch_size: 64", "batches of up to 32"),
         ("colours", "preferred_batch_size: 8", "preferred_batch_size: 48", "a preferred batch size of 48"),
         ("colours", 'name: "colours"', 'name: "roses"', "names the model 'roses'"),
-        ("colours", "max_batch_size", "max_batch_sise", "not a valid Triton model configuration"),
-        ("colours", 'backend: "python"', NAMED.format("../x"), "outside"),
-        ("colours", 'backend: "python"', NAMED.format("x"), "is missing"),
+        ("colours", "max_batch_size", "max_batch_sise", "[repository-config-invalid]"),
+        ("colours", 'backend: "python"', NAMED.format("../x"), "[repository-path-escapes]"),
+        ("colours", 'backend: "python"', NAMED.format("x"), "[repository-file-missing]"),
         (
             "colours",
             'backend: "python"',
@@ -86,7 +91,7 @@ PLANS = 'backend: "python" platform: "tensorrt_plan"'
 def test_a_configuration_that_disagrees_is_found(models, model, before, after, problem):
     rewrite(models / model / "config.pbtxt", before, after)
     findings = check_repository(models).findings
-    assert any(problem in each.problem for each in findings), findings
+    assert any(problem in described(each) for each in findings), findings
 
 
 def edit(change: str, path: Path) -> None:
@@ -101,30 +106,34 @@ def edit(change: str, path: Path) -> None:
 
 
 BROKEN = [
-    ("colours/labels.txt", "red -> rose", "differs from what deploykit writes for its engine"),
-    ("colours/labels.txt", "lengthen", "differs from what deploykit writes for its engine"),
-    ("colours/labels.txt", "delete", "which config.pbtxt names, is missing"),
-    ("colours-image/labels.txt", "red -> rose", "differs from what deploykit writes for its engine"),
-    ("colours-image/labels.txt", "lengthen", "differs from what deploykit writes for its engine"),
-    ("colours-image/labels.txt", "delete", "which config.pbtxt names, is missing"),
-    ("colours-decode/1/preprocessing.json", "8 -> 12", "differs from what deploykit writes for its engine"),
-    ("colours-decode/1/preprocessing.json", "delete", "is missing"),
-    ("colours/1/model.py", "import -> imprt", "differs from what deploykit writes for its engine"),
-    ("colours/1/model.py", "delete", "which config.pbtxt names, is missing"),
-    ("colours-decode/1/model.py", "lengthen", "differs from what deploykit writes for its engine"),
-    ("colours-decode/1/model.py", "delete", "which config.pbtxt names, is missing"),
-    ("colours/1/model.cpu.engine.json", "delete", "has no manifest"),
-    ("colours/1/model.cpu.engine", "delete", "There is no engine"),
+    ("colours/labels.txt", "red -> rose", "[repository-altered]"),
+    ("colours/labels.txt", "lengthen", "[repository-altered]"),
+    ("colours/labels.txt", "delete", "config.pbtxt names, is missing. [repository-file-missing]"),
+    ("colours-image/labels.txt", "red -> rose", "[repository-altered]"),
+    ("colours-image/labels.txt", "lengthen", "[repository-altered]"),
+    ("colours-image/labels.txt", "delete", "config.pbtxt names, is missing. [repository-file-missing]"),
+    ("colours-decode/1/preprocessing.json", "8 -> 12", "[repository-altered]"),
+    ("colours-decode/1/preprocessing.json", "delete", "[repository-file-missing]"),
+    ("colours/1/model.py", "import -> imprt", "[repository-altered]"),
+    ("colours/1/model.py", "delete", "config.pbtxt names, is missing. [repository-file-missing]"),
+    ("colours-decode/1/model.py", "lengthen", "[repository-altered]"),
+    (
+        "colours-decode/1/model.py",
+        "delete",
+        "config.pbtxt names, is missing. [repository-file-missing]",
+    ),
+    ("colours/1/model.cpu.engine.json", "delete", "[manifest-not-found]"),
+    ("colours/1/model.cpu.engine", "delete", "[engine-not-found]"),
     ("colours-image", "delete", "the ensemble of colours-decode and colours, is missing"),
     ("colours-decode", "delete", "colours-image needs the model colours-decode, which is missing"),
-    ("colours/config.pbtxt", "delete", "config.pbtxt does not exist"),
+    ("colours/config.pbtxt", "delete", "[repository-file-missing]"),
     ("colours/config.pbtxt", "empty", "its configuration says nothing."),
     ("colours/config.pbtxt", "dims: 8 -> dims: 9", "takes input FP32 (3, 8, 8); its"),
     ("colours/config.pbtxt", "max_batch_size: 32 -> max_batch_size: 640", "takes batches of up to 32; its"),
-    ("colours-decode/config.pbtxt", "delete", "config.pbtxt does not exist"),
+    ("colours-decode/config.pbtxt", "delete", "[repository-file-missing]"),
     ("colours-decode/config.pbtxt", "empty", "needs backend python; its configuration says nothing"),
     ("colours-decode/config.pbtxt", "dims: 8 -> dims: 9", "returns prepared FP32 (3, 8, 8); its"),
-    ("colours-image/config.pbtxt", "delete", "config.pbtxt does not exist"),
+    ("colours-image/config.pbtxt", "delete", "[repository-file-missing]"),
     ("colours-image/config.pbtxt", "empty", "needs backend ensemble; its configuration says nothing"),
     ("colours-image/config.pbtxt", "dims: 3 -> dims: 4", "returns logits FP32 (3); its"),
 ]
@@ -132,7 +141,7 @@ BROKEN = [
 
 @pytest.fixture
 def follow(engine):
-    """Does what a fix says, where that is to move or remove a folder, and to write a repository."""
+    """Follow a fix: move or remove folders, and write the repository."""
 
     def do(fix: str) -> None:
         if folder := re.search(r"(?:move|remove) (.+?)( out of|,? elsewhere|,? then|$)", fix):
@@ -153,7 +162,7 @@ def test_damage_is_found_and_the_fixes_restore_every_file(models, follow, path, 
     before = contents(models)
     edit(change, models / path)
     findings = check_repository(models).findings
-    assert any(problem in each.problem for each in findings), findings
+    assert any(problem in described(each) for each in findings), findings
     while findings:
         follow(findings[0].fix)
         left = check_repository(models).findings
@@ -165,12 +174,12 @@ def test_damage_is_found_and_the_fixes_restore_every_file(models, follow, path, 
 @pytest.mark.parametrize(
     ("path", "change", "problem"),
     [
-        ("colours/config.pbtxt", "delete", "config.pbtxt does not exist"),
+        ("colours/config.pbtxt", "delete", "[repository-file-missing]"),
         ("colours/config.pbtxt", "empty", "its configuration says nothing."),
         ("colours/config.pbtxt", "dims: 8 -> dims: 9", "its configuration says"),
         ("colours/config.pbtxt", "max_batch_size: 32 -> max_batch_size: 640", "its configuration says 640"),
-        ("colours/labels.txt", "delete", "is missing"),
-        ("colours-image/config.pbtxt", "delete", "config.pbtxt does not exist"),
+        ("colours/labels.txt", "delete", "labels.txt is missing. [repository-version-mismatch]"),
+        ("colours-image/config.pbtxt", "delete", "[repository-file-missing]"),
         ("colours-image/config.pbtxt", "empty", "takes nothing, but the new engine takes image"),
         ("colours-decode/1/preprocessing.json", "8 -> 12", "disagrees with the new engine's manifest"),
     ],
@@ -180,7 +189,7 @@ def test_a_damaged_model_gets_no_new_version_until_the_fix_is_followed(models, f
     edit(change, models / path)
     with pytest.raises(DeployError) as caught:
         follow(f"deploykit serve --triton {models} ENGINE --name colours --backend python")
-    assert problem in caught.value.problem
+    assert problem in described(caught.value)
     follow(caught.value.fix)
     assert contents(models) == before
 
@@ -277,7 +286,11 @@ def test_a_configuration_may_be_tuned(models, path, change):
         ('platform: "onnxruntime_onnx"', "", []),
         ('default_model_filename: "model.onnx"', "", []),
         ('backend: "onnxruntime"', 'backend: "python"', ["python and onnxruntime"]),
-        ('"model.onnx"', '"model.onnx.json"', ["has no manifest", "needs the model file model.onnx; its"]),
+        (
+            '"model.onnx"',
+            '"model.onnx.json"',
+            ["[manifest-not-found]", "the model file model.onnx; its"],
+        ),
     ],
 )
 def test_equivalent_configurations_pass_and_wrong_ones_are_found(engine, tmp_path, before, after, problems):
@@ -286,7 +299,7 @@ def test_equivalent_configurations_pass_and_wrong_ones_are_found(engine, tmp_pat
     rewrite(models / "colours" / "config.pbtxt", before, after)
     findings = check_repository(models).findings
     assert len(findings) == len(problems)
-    assert all(problem in found.problem for problem, found in zip(problems, findings, strict=True))
+    assert all(problem in described(found) for problem, found in zip(problems, findings, strict=True))
 
 
 def test_a_missing_manifest_is_found_for_native_backends(engine, tmp_path):
@@ -294,7 +307,8 @@ def test_a_missing_manifest_is_found_for_native_backends(engine, tmp_path):
     write_repository(models, [engine], ModelOptions(name="colours"))
     (models / "colours" / "1" / "model.onnx.json").unlink()
     (finding,) = check_repository(models).findings
-    assert "has no manifest model.onnx.json" in finding.problem
+    assert finding.code == "manifest-not-found"
+    assert "model.onnx.json" in finding.problem
 
 
 def test_a_missing_configuration_is_restored_without_image_models(engine, follow, tmp_path):

@@ -1,4 +1,4 @@
-"""The proxy before gRPC, between a client and a server that send each other the frames a test says."""
+"""The gRPC relay between a client and a server that send each other the frames of a test."""
 
 import socket
 import struct
@@ -35,12 +35,12 @@ HEAD_BYTES = 9
 PING = 6
 NO_ERROR, CANCEL = 0, 8
 RESOURCE_EXHAUSTED, UNIMPLEMENTED = "8", "12"
-MARK = encoded_frame(PING, 0, b"the mark")  # passed on: what was to come before it has come then
+MARK = encoded_frame(PING, 0, b"the mark")  # passed on in order, so all frames before it have arrived by then
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of a connection, of which frames are read."""
+    """One end of a connection, to read frames from."""
 
     connection: socket.socket
 
@@ -81,7 +81,8 @@ def behind() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def proxy(behind) -> Iterator[Proxy]:
+def proxy(behind, monkeypatch) -> Iterator[Proxy]:
+    monkeypatch.setattr("deploykit.serving.proxy.grpc_relay._GOODBYE_S", 0.2)
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=PATIENCE_S)
     opened = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
     opened.open("127.0.0.1", 0)
@@ -98,7 +99,7 @@ def connected(proxy: Proxy) -> Iterator[End]:
 
 @pytest.fixture
 def ends(behind, proxy) -> Iterator[tuple[End, End]]:
-    """The client's and the server's, each with a proxy in between."""
+    """The client's end and the server's end, with a proxy in between."""
     with connected(proxy) as client:
         client.send(PREFACE)
         accepted, _ = behind.accept()
@@ -114,13 +115,13 @@ def message(length: int, *, told: int | None = None, is_compressed: bool = False
 
 
 def sent(end: End, other: End, *frames: bytes) -> list[Frame]:
-    """What the other end gets to see of frames."""
+    """Send frames, and return those that the other end receives."""
     end.send(*frames, MARK)
     return other.frames_before_mark()
 
 
 def fields(frame: Frame) -> dict[str, str]:
-    """Of a HEADERS frame whose fields are literals without indexing."""
+    """Return the headers of a HEADERS frame whose fields are literals without indexing."""
     text, found = bytes(frame.payload), []
     while text:
         literal, text = text[0], text[1:]

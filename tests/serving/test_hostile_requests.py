@@ -1,4 +1,4 @@
-"""A real Triton meets requests that are wrong, hostile or nonsense."""
+"""A real Triton behind the proxy gets wrong, hostile and nonsensical requests."""
 
 import contextlib
 import http.client
@@ -109,7 +109,7 @@ def test_an_unreadable_image_affects_no_other_request(served):
 
 
 def test_a_request_without_images_affects_no_other_in_its_batch(served):
-    """Triton lets it through where its bytes are those of one."""
+    """Triton accepts it if it has the bytes of one image."""
 
     def work(seed: int) -> int:
         client, images = served.grpc(), flat_images(1, seed=seed)
@@ -130,7 +130,7 @@ def test_a_request_without_images_affects_no_other_in_its_batch(served):
 
 
 def test_a_body_of_2_gb_is_refused_before_it_is_read(served):
-    """Triton 2.51 alone ends itself over it."""
+    """Without the proxy, Triton 2.51 crashes."""
     before = memory_kb(served)
     with socket.create_connection(served.address.split(":"), timeout=60) as client:
         length = 2**31
@@ -144,7 +144,7 @@ def test_a_body_of_2_gb_is_refused_before_it_is_read(served):
 
 
 def test_a_grpc_message_over_the_limit_is_refused_and_its_connection_goes_on(served):
-    """Triton alone would keep gigabytes of it."""
+    """Without the proxy, Triton would keep gigabytes of it."""
     client, before = served.grpc(), memory_kb(served)
     for count in (1000, 100_000):  # 0.8 and 77 MB
         problem = (
@@ -176,7 +176,7 @@ def test_a_padded_grpc_message_is_refused_and_its_connection_goes_on(served):
 
 
 def test_a_call_on_an_even_stream_hides_no_other(served):
-    """Triton passes over a stream of an even number, whose number is higher than those to come."""
+    """Triton ignores an even stream number, which is higher than those of later calls."""
     before = memory_kb(served)
     endless = encoded_frame(DATA, 1, b"\0" + struct.pack(">I", 2**30) + bytes(2**13))
     with socket.create_connection(("127.0.0.1", served.server.ports.grpc), timeout=20) as client:
@@ -234,7 +234,7 @@ def ask_fuzzed(served: Served, random: np.random.Generator, at: int) -> None:
 
 @pytest.mark.parametrize(("asked", "seed"), [(ask_fuzzed, 0), (ask_nonsense, 1)])
 def test_1_000_random_requests_are_answered_or_refused_and_memory_stays_flat(served, asked, seed):
-    """Damaged ones, and sound JSON that makes no sense."""
+    """Damaged requests, and valid JSON that makes no sense."""
     random = np.random.default_rng(seed)
     for at in range(100):
         asked(served, random, at)
@@ -249,7 +249,7 @@ def test_1_000_random_requests_are_answered_or_refused_and_memory_stays_flat(ser
     "path", ["repository/index", f"models/{COLOURS}/generate", "repository/models/x/load", "logging"]
 )
 def test_json_is_checked_wherever_triton_parses_it(served, path):
-    """Whatever a header says of its length: so many brackets end Triton."""
+    """Whatever a header says about its length: that many brackets crash Triton."""
     headers = {"Inference-Header-Content-Length": "0"}
     body = b'{"a":' + b"[" * 200_000
     request = urllib.request.Request(f"{served.server.url}/v2/{path}", body, headers)

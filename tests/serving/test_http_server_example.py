@@ -27,7 +27,7 @@ SERVER = Path(__file__).parents[2] / "examples" / "http_server.py"
 @pytest.fixture(scope="module", params=[False, True], ids=["float32", "uint8"])
 def engine(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("served")
-    model = export_onnx(0, side_px=64, preprocess=request.param, output=folder / "model.onnx").path
+    model = export_onnx(0, side_px=32, preprocess=request.param, output=folder / "model.onnx").path
     return build_engine(onnx=model, gpu="cpu", output=folder / "e.onnx").path
 
 
@@ -62,7 +62,7 @@ def ask(address: str, body: bytes) -> dict[int, float]:
 
 
 def photo(seed: int) -> tuple[np.ndarray, bytes]:
-    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
     written = io.BytesIO()
     Image.fromarray(pixels).save(written, "PNG")
     return pixels, written.getvalue()

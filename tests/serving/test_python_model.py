@@ -1,4 +1,4 @@
-"""What Triton's Python backend runs, without Triton."""
+"""The models of Triton's Python backend, run without Triton."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from deploykit.util.errors import DeployError
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory) -> Path:
-    """For batches of 1, 3 or 8 alone."""
+    """An engine for batches of 1, 3 or 8."""
     folder = tmp_path_factory.mktemp("engine")
     model = colour_blocks(folder / "colours.onnx")
     profiles = parse_profiles("1;3;8")
@@ -29,7 +29,7 @@ def engine(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("counts", [(1,), (3,), (2,), (1, 1), (1, 3), (2, 3, 2), (8,)])
 def test_batched_requests_each_get_their_own_outputs(engine, counts):
-    """Batches that no profile holds are filled up."""
+    """Batches that no profile covers are padded."""
     images = flat_images(sum(counts))
     parts = np.split(images, np.cumsum(counts)[:-1])
     with Engine.load(engine) as loaded:
@@ -48,7 +48,7 @@ def test_a_batch_over_the_largest_profile_is_refused(engine):
 @pytest.mark.parametrize("shape", [(3, 8, 8), (0, 3, 8, 8), (1, 3, 8, 9), (9, 3, 8, 8), (3,), ()])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_an_invalid_request_fails_alone(engine, shape, at):
-    """Triton lets some of them through: a batch of no images with the bytes of one."""
+    """Triton accepts some of them, such as a batch of no images with the bytes of one."""
     good = [flat_images(1, seed=1), flat_images(2, seed=2)]
     with Engine.load(engine) as loaded:
         answers = infer_requests(loaded, [*good[:at], np.zeros(shape, np.float32), *good[at:]])
@@ -75,7 +75,7 @@ def test_instances_share_the_cores_by_default():
 
 
 def test_formats_that_start_other_programs_are_refused():
-    """Pillow gives PostScript to Ghostscript."""
+    """Pillow runs Ghostscript for PostScript."""
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     with refuses("image-unreadable"):
         preprocess_images([script], PREPROCESSING, normalizes=True)

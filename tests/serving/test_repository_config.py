@@ -30,7 +30,7 @@ def manifest(tmp_path_factory) -> EngineManifest:
 
 @pytest.fixture
 def engine(manifest, tmp_path):
-    """An engine file whose manifest says what a test wants."""
+    """Write an engine file with the manifest that a test needs."""
 
     def write(target: Target, **changes) -> Path:
         path = tmp_path / f"model.{target.label}.engine"
@@ -43,7 +43,7 @@ def engine(manifest, tmp_path):
 
 
 def written(tmp_path: Path, *engines: Path, **options):
-    """The folder of the model, and its configuration as Triton reads it."""
+    """Write a model; return its folder, and its configuration as Triton reads it."""
     write_repository(tmp_path / "models", engines, ModelOptions(**{"name": "flowers", **options}))
     folder = tmp_path / "models" / "flowers"
     return folder, read_config(folder / "config.pbtxt")

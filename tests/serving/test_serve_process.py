@@ -95,7 +95,7 @@ class Load:
                 self._count("refused")
                 return
             except (InferenceServerException, OSError) as error:
-                # gRPC refuses calls that were not accepted this way; over HTTP no request sent may be dropped.
+                # gRPC refuses calls that were not accepted this way. Over HTTP no request may be lost.
                 if module is tritonclient.grpc and "UNAVAILABLE" in str(error):
                     self._count("refused")
                 else:

@@ -1,4 +1,4 @@
-"""What the client makes of servers that are not as they should be, and how a server is seen to be ready."""
+"""The client with servers that misbehave, and how a server is announced."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ from deploykit.serving.triton.server import Server
 
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[int]:
-    """The port of a server that gives that answer to whatever it is asked."""
+    """Run a server that gives the same answer to every request; yields its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

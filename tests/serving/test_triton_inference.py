@@ -1,4 +1,4 @@
-"""A real Triton, of nvidia-pytriton's wheel, serves."""
+"""A real Triton, from nvidia-pytriton's wheel, answers requests."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def test_an_image_file_can_be_posted_with_curl(served):
 
 
 def test_10_000_requests_of_32_clients_each_get_their_own_answer(served):
-    """Half of them put together into batches, half one by one; a colour's answer is that colour, exactly."""
+    """Half of them are batched. An image of one colour gets exactly that colour as its answer."""
     clients, each = 32, 313
     with Engine.load(served.colours) as engine:
         images = flat_images(clients * each)
@@ -75,7 +75,7 @@ def test_10_000_requests_of_32_clients_each_get_their_own_answer(served):
 
 
 def test_requests_are_batched_only_with_batching(served):
-    """Triton counts what it runs: fewer batches than images."""
+    """Triton's statistics show fewer batches than images."""
 
     def counts(name: str) -> np.ndarray:
         (found,) = served.client().get_inference_statistics(name)["model_stats"]
@@ -90,7 +90,7 @@ def test_requests_are_batched_only_with_batching(served):
         before = counts(name)
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(work, range(16)))
-        wait_for(lambda: (counts(name) - before)[0] == 16 * 25)  # it counts after it has answered
+        wait_for(lambda: (counts(name) - before)[0] == 16 * 25)  # it counts after it answers
         images, batches = counts(name) - before
         return images / batches
 

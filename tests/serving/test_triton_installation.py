@@ -1,4 +1,4 @@
-"""Finding Triton, and a Python that its helper can run models with."""
+"""Finding Triton and a Python for its stub, and reading its log."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from deploykit.util.install_hint import install_hint
 
 
 def test_the_stub_loads_the_library_of_its_python(tmp_path):
-    """The library that the loader finds for it is the one of the Python whose packages are imported."""
+    """The loader finds the library of the Python whose packages the stub imports."""
     found = triton()
     if found.stub is None:
         pytest.skip("this Triton has a helper of its own")
@@ -35,7 +35,7 @@ def test_the_stub_loads_the_library_of_its_python(tmp_path):
 
 @pytest.fixture
 def a_python(tmp_path):
-    """A program that answers for a Python of which something is said."""
+    """Write a program that answers like a Python with given facts."""
 
     def write(**facts: object) -> Path:
         stub = tmp_path / "pytriton" / "tritonserver" / "python_backend_stubs" / "3.11"

@@ -1,4 +1,4 @@
-"""What lands in a repository, beside what is there."""
+"""Writing engines into new and existing repositories."""
 
 import os
 import resource
@@ -109,7 +109,7 @@ def test_no_version_follows_the_last_number(models, tmp_path):
 
 
 def test_files_and_folders_are_flushed_before_the_move_and_the_parent_after(models, tmp_path, monkeypatch):
-    """As a power cut needs it: every file, then every folder that has it, then it is there, and then that."""
+    """A power cut leaves no partial version: files first, then folders, the move, and its parent."""
     done: list[str] = []
     fsync, rename = os.fsync, Path.rename
 
@@ -229,7 +229,7 @@ def test_a_plain_name_is_accepted(name):
 
 
 def test_a_folder_with_other_files_than_models_is_refused(engine, tmp_path):
-    """Engines' own folder, say, which --check and serve may be given by mistake."""
+    """For example the folder of engines, given to --check or serve by mistake."""
     engines = tmp_path / "engines"
     shutil.copytree(engine.parent, engines / "colours")
     before = contents(engines)
