@@ -1,6 +1,6 @@
 # Each target sets up what it needs; the second time that takes no time.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The built wheel, unpacked where it shadows the source tree: `make check` tests what users get.
@@ -10,16 +10,22 @@ PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # A trained model and real images, which are not part of the project; what needs them is skipped without.
 TEST_DATA ?= $(or $(DEPLOYKIT_TEST_DATA),../shared/data)
 
-.PHONY: demo test check docs bench test-gpu clean
+.PHONY: demo test test-numpy1 check docs bench test-gpu clean
 
-BINDINGS := .cache/tensorrt
+BINDINGS := .cache/tensorrt-python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 SERVE := .cache/serve
+NUMPY1 := .cache/numpy1
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-test: $(INSTALLED) $(BINDINGS)/.installed $(SERVE)/.installed
-	$(BIN)/pytest -n auto
+# The fast tests; `make check` also runs those that need a browser, Ray, W&B or Triton.
+test: $(INSTALLED) $(BINDINGS)/.installed
+	$(BIN)/pytest -n auto -m "not integration"
+
+# The runtime serves in Triton's environment, which has NumPy 1.
+test-numpy1: $(INSTALLED) $(NUMPY1)/.installed
+	PYTHONPATH=$(CURDIR)/$(NUMPY1) $(BIN)/pytest -n auto -m "not integration" tests/runtime
 
 check: $(INSTALLED) $(BINDINGS)/.installed $(SERVE)/.installed
 	$(BIN)/ruff format --check .
@@ -54,6 +60,10 @@ bench: $(INSTALLED) $(SERVE)/.installed
 $(BINDINGS)/.installed: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --target $(BINDINGS)/10 tensorrt-cu13-bindings==10.16.1.11
 	$(BIN)/pip install --quiet --no-deps --target $(BINDINGS)/11 tensorrt-cu13-bindings==11.4.0.106
+	touch $@
+
+$(NUMPY1)/.installed: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(NUMPY1) numpy==1.26.4
 	touch $@
 
 # What Triton's wheel runs models with is for NumPy 1, so it lives apart; all else it reads from $(VENV).

@@ -13,14 +13,20 @@ COMMAND_LINE_CODES = {"usage", "out-of-memory", "system-error", "internal-error"
 
 
 def codes_in_source() -> set[str]:
-    codes = set()
+    codes: set[str] = set()
     for path in Path(deploykit.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call):
-                values = (each.value for each in node.keywords if each.arg == "code")
-                constants = (part for each in values for part in ast.walk(each))
-                codes |= {each.value for each in constants if isinstance(each, ast.Constant) and each.value}
-    return {each for each in codes if isinstance(each, str)}
+        module = ast.parse(path.read_text("utf-8"))
+        constants = {
+            node.targets[0].id: node.value
+            for node in module.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for node in ast.walk(module):
+            if isinstance(node, ast.keyword) and node.arg == "code":
+                value = constants.get(node.value.id) if isinstance(node.value, ast.Name) else node.value
+                found = (each.value for each in ast.walk(value or node) if isinstance(each, ast.Constant))
+                codes |= {each for each in found if isinstance(each, str) and each}
+    return codes
 
 
 def test_troubleshooting_explains_every_error_code_and_no_others():

@@ -21,7 +21,7 @@ from deploykit.engine.build import build_engine
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(deploykit.__file__).parent
-BINDINGS = ROOT / ".cache" / "tensorrt"
+BINDINGS = ROOT / ".cache" / f"tensorrt-python{sys.version_info.major}.{sys.version_info.minor}"
 USERS = (
     "engine/tensorrt_compiler.py",
     "engine/timing_cache.py",
