@@ -27,7 +27,7 @@ B0 = efficientnet(scale_for(0))
         (7, 600, 66_347_960, 37.745884, 1200 - 163),
     ],
 )
-def test_every_member_has_timms_parameters_and_work(phi, side_px, parameters, gmacs, tensors):
+def test_every_member_has_the_parameters_and_macs_of_timm(phi, side_px, parameters, gmacs, tensors):
     network = efficientnet(scale_for(phi))
     assert network.input == (3, side_px, side_px)
     assert network.parameter_count == parameters
@@ -48,14 +48,14 @@ def test_every_member_has_timms_parameters_and_work(phi, side_px, parameters, gm
         (6, 7, 320, 1),
     ],
 )
-def test_the_baseline_is_the_papers_table_1(stage, side_px, channels, layers):
+def test_the_baseline_matches_table_1_of_the_paper(stage, side_px, channels, layers):
     convolutions = [conv for conv in B0.convolutions if conv.block.startswith(f"blocks.{stage}.")]
     assert B0.shapes[convolutions[0].inputs[0]][1:] == (side_px, side_px)
     assert convolutions[-1].output[0] == channels
     assert len({conv.block for conv in convolutions}) == layers
 
 
-def test_the_baseline_has_timms_names_and_shapes():
+def test_the_baseline_has_the_names_and_shapes_of_timm():
     state = B0.state_shapes
     assert state["conv_stem.weight"] == (32, 3, 3, 3)
     assert state["bn1.running_mean"] == (32,)
@@ -69,7 +69,7 @@ def test_the_baseline_has_timms_names_and_shapes():
     assert state["classifier.weight"] == (1000, 1280)
 
 
-def test_a_checkpoint_of_timms_has_just_these_tensors(shared):
+def test_a_timm_checkpoint_has_exactly_these_tensors(shared):
     from safetensors import safe_open
 
     network = efficientnet(scale_for(0), num_classes=10)
@@ -80,19 +80,19 @@ def test_a_checkpoint_of_timms_has_just_these_tensors(shared):
     } == network.state_shapes
 
 
-def test_nine_blocks_have_a_residual_sum_and_all_sixteen_squeeze_and_excite():
+def test_nine_blocks_have_a_residual_sum_and_all_sixteen_have_squeeze_excite():
     # Table 1: every repeat but a stage's first, 1 + 1 + 2 + 2 + 3.
     assert sum(isinstance(layer, Add) for layer in B0.layers) == 9
     assert sum(isinstance(layer, ChannelScale) for layer in B0.layers) == 16
 
 
-def test_ten_classes_leave_990_rows_of_the_classifier_out():
+def test_ten_classes_remove_990_rows_of_the_classifier():
     network = efficientnet(scale_for(0), num_classes=10)
     assert network.num_classes == 10
     assert network.parameter_count == 5_288_548 - 990 * (1280 + 1)
 
 
-def test_an_odd_side_is_halved_upwards():
+def test_halving_an_odd_side_rounds_up():
     network = efficientnet(Scale(width=1, depth=1, side_px=65))
     sides = {name: shape[1] for name, shape in network.shapes.items()}
     ends = (
@@ -121,19 +121,19 @@ def test_an_odd_side_is_halved_upwards():
         (12, 16),
     ],
 )
-def test_channels_go_to_the_nearest_multiple_of_eight_but_not_far_down(asked, rounded):
+def test_channels_round_to_the_nearest_multiple_of_eight_but_not_far_down(asked, rounded):
     assert round_channels(asked) == rounded
 
 
 @settings(deadline=None)
 @given(st.floats(1, 5000))
-def test_rounding_never_takes_more_than_a_tenth_nor_adds_more_than_a_step(asked):
+def test_rounding_removes_at_most_a_tenth_and_adds_at_most_a_step(asked):
     rounded = round_channels(asked)
     assert rounded % 8 == 0
     assert 0.9 * asked <= rounded < asked + 8
 
 
-def test_work_and_parameters_of_a_small_network_are_what_a_hand_counts():
+def test_macs_and_parameters_of_a_small_network_match_a_hand_count():
     net = NetworkBuilder(32)
     net.conv("stem", 8, kernel=3, stride=2, norm="bn")
     net.conv("depthwise", 8, kernel=5, groups=8)
@@ -150,7 +150,7 @@ def test_work_and_parameters_of_a_small_network_are_what_a_hand_counts():
     assert sum(math.prod(shape) for shape in network.state_shapes.values()) == network.parameter_count + 8 + 8
 
 
-def test_convolutions_know_their_kind():
+def test_convolutions_are_classified_as_pointwise_or_depthwise():
     kinds = {
         name: (conv.is_pointwise, conv.is_depthwise)
         for conv in B0.convolutions

@@ -31,7 +31,7 @@ def place(name: str, *, age_s: float = 0) -> Path:
         (None, None, "efficientnet"),
     ],
 )
-def test_a_models_name_tells_its_phi_and_rule(phi, rule, name):
+def test_a_model_name_contains_phi_and_rule(phi, rule, name):
     assert model_name("efficientnet", phi, rule) == name
 
 
@@ -45,7 +45,7 @@ def test_a_models_name_tells_its_phi_and_rule(phi, rule, name):
         ("v1.2", "v1.2/model.onnx"),
     ],
 )
-def test_an_export_goes_into_a_folder_or_becomes_the_file_named(output, path):
+def test_an_export_path_is_in_a_folder_or_is_the_named_file(output, path):
     assert export_path("b0", None if output is None else Path(output)) == Path(path)
 
 
@@ -56,7 +56,7 @@ def test_an_export_goes_into_a_folder_or_becomes_the_file_named(output, path):
         ("elsewhere/mine.onnx", "calibration/mine.ranges.json"),
     ],
 )
-def test_ranges_are_named_for_the_model_or_for_its_file(model, ranges):
+def test_ranges_are_named_after_the_model_or_its_file(model, ranges):
     assert default_ranges_path(Path(model), "b0") == Path(ranges)
 
 

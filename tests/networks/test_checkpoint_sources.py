@@ -1,4 +1,4 @@
-"""Checkpoints under others' names, against the networks that wrote them."""
+"""Checkpoints from other libraries give the logits of the models that wrote them."""
 
 import re
 
@@ -16,11 +16,11 @@ from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import INPUT_NAME, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
 
-SIDE_PX = 96  # even: there TensorFlow pads to one side, where a stride is 2
+SIDE_PX = 96  # even, so that TensorFlow pads asymmetrically at stride 2
 
 
 def difference(theirs: torch.nn.Module, path, family: str, member: str, source=None, **options) -> float:
-    """Between their logits and those of the exported graph, over their largest."""
+    """Return the difference of their logits from the exported graph's, over the largest."""
     chosen = choose_member(family, named=member, side_px=SIDE_PX)
     graph = build_onnx_model(*prepare_export(chosen, weights=path, source=source, **options))
     images = np.random.default_rng(0).standard_normal((2, 3, SIDE_PX, SIDE_PX), np.float32)
@@ -34,21 +34,21 @@ def difference(theirs: torch.nn.Module, path, family: str, member: str, source=N
     [
         ("efficientnet_b0", "efficientnet", "b0"),
         ("efficientnet_b4", "efficientnet", "b4"),
-        ("efficientnet_b5", "efficientnet", "b5"),  # with another epsilon
+        ("efficientnet_b5", "efficientnet", "b5"),  # different epsilon
         ("efficientnet_v2_s", "efficientnetv2-s", "s"),
         ("mobilenet_v2", "mobilenet-v2", "1.00"),
         ("resnet50", "resnet50", "50"),
     ],
 )
-def test_torchvisions_checkpoints_give_its_logits(tmp_path, name, family, member):
+def test_torchvision_checkpoints_give_the_logits_of_torchvision(tmp_path, name, family, member):
     theirs = torchvision_model(name)
-    path = tmp_path / "w.safetensors"  # whose names are sorted: order tells nothing
+    path = tmp_path / "w.safetensors"  # names are sorted, so that order carries no information
     save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, path)
     assert difference(theirs, path, family, member) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_b0", "tf_efficientnetv2_b1"])
-def test_tensorflows_ports_are_told_by_source(tmp_path, name):
+def test_tensorflow_ports_need_the_source_unless_the_file_name_shows_it(tmp_path, name):
     theirs = timm_model(name)
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     family = "efficientnetv2" if "v2" in name else "efficientnet"
@@ -57,7 +57,7 @@ def test_tensorflows_ports_are_told_by_source(tmp_path, name):
 
 
 def renamed(source: str, state: dict, network) -> dict:
-    """timm's state dict under their names, as our table has them."""
+    """Rename timm's state dict to a source's names."""
     names = SOURCES[source].layer_names(network)
     return {
         f"{names[prefix]}.{part}": value
@@ -67,8 +67,8 @@ def renamed(source: str, state: dict, network) -> dict:
     }
 
 
-def test_lukemelas_and_nvidias_names_are_theirs():
-    """Read off their code, see schemes.py: a stem, an expanding block of the third stage, the head."""
+def test_lukemelas_and_nvidia_names_match_their_code():
+    """Expected names are read from their code: the stem, an expanding block of the third stage, the head."""
     network = choose_member(phi=0).network()
     lukemelas, nvidia = (SOURCES[source].layer_names(network) for source in ("lukemelas", "nvidia"))
     for ours, one, other in (
@@ -89,7 +89,7 @@ def test_lukemelas_and_nvidias_names_are_theirs():
 
 
 @pytest.mark.parametrize("phi", [0, 3])
-def test_checkpoints_of_efficientnet_pytorch_give_its_logits(tmp_path, phi):
+def test_efficientnet_pytorch_checkpoints_give_its_logits(tmp_path, phi):
     from efficientnet_pytorch import EfficientNet
 
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def test_checkpoints_of_efficientnet_pytorch_give_its_logits(tmp_path, phi):
     assert difference(theirs, tmp_path / "w.pth", "efficientnet", f"b{phi}") < 1e-4
 
 
-def test_lite_under_efficientnet_pytorchs_names_gives_timms_logits_and_images_from_minus_1_to_1(tmp_path):
+def test_lite_under_efficientnet_pytorch_names_gives_timm_logits_and_images_from_minus_1_to_1(tmp_path):
     theirs = timm_model("tf_efficientnet_lite0")
     network = choose_member("efficientnet-lite", named="lite0").network()
     state = renamed("lukemelas", theirs.state_dict(), network)
@@ -109,7 +109,7 @@ def test_lite_under_efficientnet_pytorchs_names_gives_timms_logits_and_images_fr
 
 
 @pytest.mark.parametrize("stage", ["layers.{}.", "layer{}."], ids=["in the code", "on NGC"])
-def test_nvidias_names_are_recognized_and_their_arithmetic_kept(tmp_path, stage):
+def test_nvidia_names_are_recognized_and_their_arithmetic_is_kept(tmp_path, stage):
     theirs = timm_model("efficientnet_b0")
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -119,7 +119,7 @@ def test_nvidias_names_are_recognized_and_their_arithmetic_kept(tmp_path, stage)
         re.sub(r"layers\.(\d)\.", lambda found: stage.format(int(found[1]) + first), key): value
         for key, value in renamed("nvidia", theirs.state_dict(), choose_member(phi=0).network()).items()
     }
-    state = {  # whose squeeze-excite has linear layers in some versions
+    state = {  # squeeze-excite has linear layers in some versions
         key: value[:, :, 0, 0] if ".se." in key and value.ndim == 4 else value for key, value in state.items()
     }
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "w.pth")
@@ -127,7 +127,7 @@ def test_nvidias_names_are_recognized_and_their_arithmetic_kept(tmp_path, stage)
 
 
 @pytest.mark.parametrize("wrapped", ["state_dict", "model"])
-def test_what_training_wraps_around_weights_is_taken_off(tmp_path, wrapped):
+def test_wrappers_of_training_scripts_are_removed(tmp_path, wrapped):
     theirs, averaged = timm_model("resnet18"), timm_model("resnet18")
     random_norms(averaged, seed=1)
     path = tmp_path / "checkpoint.pt"
@@ -139,14 +139,14 @@ def test_what_training_wraps_around_weights_is_taken_off(tmp_path, wrapped):
         prepare_export(choose_member("resnet18"), weights=path, ema=True)
 
 
-def test_the_number_of_classes_follows_from_the_checkpoint(workplace):
+def test_the_number_of_classes_is_inferred_from_the_checkpoint(workplace):
     theirs = torchvision_model("efficientnet_b0", classes=7)
     torch.save(theirs.state_dict(), "w.pth")
     assert export_onnx(0, side_px=32, weights="w.pth").network.num_classes == 7
 
 
 @pytest.mark.parametrize("option", [{"source": "timm"}, {"ema": True}])
-def test_what_is_about_weights_is_refused_without_them(option):
+def test_options_about_weights_are_refused_without_weights(option):
     with refuses("option-not-applicable"):
         prepare_export(0, **option)
 

@@ -1,4 +1,4 @@
-"""EfficientDet against efficientdet-pytorch's own, by what the same random weights give."""
+"""EfficientDet gives the outputs of efficientdet-pytorch for the same random weights."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def largest_difference(given: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("name", "member", "side_px"), MODELS, ids=str)
-def test_a_checkpoint_gives_effdets_outputs_boxes_and_scores(tmp_path, name, member, side_px):
+def test_a_checkpoint_gives_the_boxes_and_scores_of_effdet(tmp_path, name, member, side_px):
     theirs = effdet_model(name, side_px=side_px, classes=CLASSES)
     from effdet.anchors import Anchors, decode_box_outputs
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_gives_effdets_outputs_boxes_and_scores(tmp_path, name, mem
 @pytest.mark.parametrize(
     ("name", "source"), [("tf_efficientdet_d0", "effdet-tf"), ("efficientdet_d0", "effdet")]
 )
-def test_whose_checkpoint_it_is_is_told_by_its_biases(name, source):
+def test_the_source_is_recognized_by_redundant_biases(name, source):
     state = effdet_model(name, side_px=128).state_dict()
     arrays = {key: value.numpy() for key, value in state.items() if "num_batches" not in key}
     network = choose_member("efficientdet", phi=0).network()
@@ -82,7 +82,7 @@ def test_whose_checkpoint_it_is_is_told_by_its_biases(name, source):
     assert translated.state.keys() == network.state_shapes.keys()
 
 
-def test_a_source_without_detectors_is_refused_rather_than_run_with_its_padding():
+def test_a_source_without_detectors_is_refused():
     network = choose_member("efficientdet", phi=0).network()
     with refuses("source-family-mismatch") as caught:
         translate_weights(Weights(state={}, origin="w.pth"), network, "timm")
@@ -90,7 +90,7 @@ def test_a_source_without_detectors_is_refused_rather_than_run_with_its_padding(
 
 
 @pytest.mark.parametrize("phi", range(8))
-def test_every_member_has_effdets_parameters(phi):
+def test_every_member_has_the_parameters_of_effdet(phi):
     from timm_models import _timm
 
     _timm()
@@ -111,7 +111,7 @@ def _redundant(network):
     return {f"{conv.prefix}.bias" for conv in network.convolutions if conv.norm is not None}
 
 
-def test_anchors_are_effdets_for_every_member():
+def test_every_member_has_the_anchors_of_effdet():
     from timm_models import _timm
 
     _timm()
@@ -132,7 +132,7 @@ def test_anchors_are_effdets_for_every_member():
 # ---------------------------------------------------------------- as data
 
 
-def test_weights_that_levels_share_are_one_parameter_and_work_at_each():
+def test_weights_shared_by_levels_count_once_as_parameters_and_per_level_as_macs():
     network = efficientdet(Scale(width=1, depth=1, side_px=512))
     sharing = [layer for layer in network.convolutions if layer.prefix == "class_net.predict.conv_pw"]
     assert [layer.output[1] for layer in sharing] == [64, 32, 16, 8, 4]
@@ -144,7 +144,7 @@ def test_weights_that_levels_share_are_one_parameter_and_work_at_each():
     assert sum(layer.macs for layer in sharing) == 64 * 9 * 90 * places
 
 
-def test_levels_share_a_tensor_in_onnx_but_where_batch_norms_are_folded_in():
+def test_levels_share_a_tensor_in_onnx_unless_batch_norms_are_folded_in():
     member = choose_member("efficientdet", phi=0, side_px=128)
     model = build_onnx_model(*prepare_export(member))
     names = [tensor.name for tensor in model.graph.initializer]
@@ -154,7 +154,7 @@ def test_levels_share_a_tensor_in_onnx_but_where_batch_norms_are_folded_in():
     assert "class_net.conv_rep.0.conv_pw.weight" not in names
 
 
-def test_answers_are_boxes_and_scores_of_each_anchor():
+def test_outputs_are_boxes_and_scores_per_anchor():
     network = efficientdet(Scale(width=1, depth=1, side_px=512), num_classes=3)
     assert network.output_shapes == {"boxes": (49104, 4), "scores": (49104, 3)}
     assert network.num_classes == 3
@@ -166,7 +166,7 @@ def test_a_single_class_keeps_its_dimension():
     assert network.num_classes == 1
 
 
-def test_the_two_largest_have_no_weights_of_fusion():
+def test_the_two_largest_members_have_no_fusion_weights():
     assert any(
         "edge_weights" in name for name in choose_member("efficientdet", named="d5").network().state_shapes
     )
@@ -175,7 +175,7 @@ def test_the_two_largest_have_no_weights_of_fusion():
     )
 
 
-def test_each_axis_stretches_what_it_is_named_for():
+def test_each_axis_scales_its_own_part():
     base = Scale(width=1, depth=1, side_px=256)
     network = efficientdet(base)
     wide = efficientdet(Scale(width=2, depth=1, side_px=256))
@@ -187,14 +187,14 @@ def test_each_axis_stretches_what_it_is_named_for():
     assert narrow.parameter_count < network.parameter_count / 6
 
 
-def test_an_image_of_too_few_pixels_is_refused_with_a_side_that_does():
+def test_a_side_that_is_too_small_is_refused():
     with refuses("invalid-side") as caught:
         choose_member("efficientdet", phi=0, side_px=96).network()
     assert "128" in caught.value.fix
 
 
 @pytest.mark.parametrize("phi", [0, 4])
-def test_random_weights_make_boxes_about_the_image(phi):
+def test_random_weights_give_boxes_near_the_image(phi):
     network, weights, info = prepare_export(
         choose_member("efficientdet", phi=phi, side_px=256), num_classes=2
     )

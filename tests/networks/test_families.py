@@ -1,4 +1,4 @@
-"""Every family's members against what was published of them."""
+"""Members of every family match what was published about them."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ MEMBERS = {
 
 
 @pytest.mark.parametrize(("family", "member"), MEMBERS)
-def test_members_have_the_published_parameters_and_work(family, member):
+def test_members_have_the_published_parameters_and_macs(family, member):
     mega_parameters, gmacs = MEMBERS[family, member]
     network = choose_member(family, named=member).network()
     assert network.parameter_count / 1e6 == pytest.approx(mega_parameters, rel=0.005, abs=0.06)
@@ -70,7 +70,7 @@ def test_members_have_the_published_parameters_and_work(family, member):
         assert network.macs / 1e9 == pytest.approx(gmacs, rel=0.07, abs=0.011)
 
 
-def test_every_member_is_held_to_something():
+def test_every_member_is_compared_with_a_publication():
     told = {family for family, _ in MEMBERS}
     assert told == set(FAMILIES)
 
@@ -172,7 +172,7 @@ def tiny(workplace) -> str:
     return "tiny.py"
 
 
-def test_the_documentations_example_is_exported_built_and_fitted(run, tiny):
+def test_the_example_in_the_documentation_is_exported_built_and_fitted(run, tiny):
     exported = run("export", "--family", tiny, "--phi", "1", "--num-classes", "10")
     assert exported.status == 0, exported.err
     assert exported.out.startswith("engines/tiny-formula-phi1/model.onnx: 72 px, 10 classes")

@@ -81,7 +81,7 @@ def macs_of(model: onnx.ModelProto) -> int:
         (7, 66_347_960, 37.745884, 155_360),
     ],
 )
-def test_the_graph_has_timms_parameters_and_work(phi, parameters, gmacs, normalized_channels):
+def test_the_graph_has_the_parameters_and_macs_of_timm(phi, parameters, gmacs, normalized_channels):
     network = efficientnet(scale_for(phi))
     model = without_data(build_onnx_model(network, zeros(network), INFO))
     held = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
@@ -90,13 +90,13 @@ def test_the_graph_has_timms_parameters_and_work(phi, parameters, gmacs, normali
     assert macs_of(model) == network.macs
 
 
-def test_it_is_valid_onnx_of_opset_20_or_later(model):
+def test_the_graph_is_valid_onnx_of_opset_20_or_later(model):
     onnx.checker.check_model(model, full_check=True)
     assert [opset.domain for opset in model.opset_import] == [""]
     assert model.opset_import[0].version >= 20
 
 
-def test_it_takes_any_batch_of_float32_nchw_and_gives_logits(model):
+def test_the_graph_takes_any_batch_of_float32_nchw_and_gives_logits(model):
     (images,), (logits,) = model.graph.input, model.graph.output
     for value, name, shape in ((images, "input", ["batch", 3, 64, 64]), (logits, "logits", ["batch", 1000])):
         assert value.name == name
@@ -104,7 +104,7 @@ def test_it_takes_any_batch_of_float32_nchw_and_gives_logits(model):
         assert [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] == shape
 
 
-def test_nothing_in_it_is_idle(model):
+def test_every_node_and_constant_is_used(model):
     graph = model.graph
     assert {node.op_type for node in graph.node} == {
         "Conv", "Sigmoid", "Mul", "Add", "GlobalAveragePool", "Flatten", "Gemm",
@@ -116,14 +116,14 @@ def test_nothing_in_it_is_idle(model):
     assert len(set(made + held)) == len(made + held)
 
 
-def test_every_node_has_its_own_name_from_the_network(model, random_b0):
+def test_every_node_has_a_unique_name_from_the_network(model, random_b0):
     layers = [layer.name for layer in random_b0.network.layers]
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     assert [name for name in names if name in layers] == layers
 
 
-def test_nothing_of_the_machine_gets_into_the_file(model, random_b0):
+def test_the_file_contains_nothing_about_the_machine(model, random_b0):
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
     text = str(without_data(stripped))
@@ -177,7 +177,7 @@ def test_a_batch_norm_folds_into_weight_and_bias():
     assert weight.dtype == bias.dtype == np.float32
 
 
-def test_folding_is_done_before_rounding_to_float32():
+def test_folding_happens_before_rounding_to_float32():
     # With mean * gamma / sqrt(variance) = 1e8 / 3 and beta as near, float32's steps of 2 would show.
     net = NetworkBuilder(4)
     net.conv("conv", 1, norm="bn")

@@ -1,4 +1,4 @@
-"""Which network a checkpoint is of, and what is said of those that are of none."""
+"""Checkpoints are recognized, and unsupported ones are described."""
 
 import json
 import pickle
@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from refusals import refuses
 from timm_models import timm_model, torchvision_model
 
 from deploykit.networks.checkpoints.load import load_weights
@@ -15,7 +16,6 @@ from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.export import prepare_export
 from deploykit.networks.member import choose_member, member_options
 from deploykit.networks.random_weights import random_weights
-from deploykit.util.errors import DeployError
 
 
 def saved(model: torch.nn.Module, path) -> Weights:
@@ -35,7 +35,7 @@ def saved(model: torch.nn.Module, path) -> Weights:
         ((torchvision_model, "mobilenet_v2"), "--family mobilenet-v2 --member 1.00", "torchvision"),
     ],
 )
-def test_a_whole_checkpoint_is_recognized_whatever_its_classes(tmp_path, model, network, source):
+def test_a_complete_checkpoint_is_recognized_with_any_number_of_classes(tmp_path, model, network, source):
     make, name = model
     match = recognize(saved(make(name, classes=7), tmp_path / "w.pth"))
     assert (member_options(match.member), match.source) == (network, source)
@@ -54,7 +54,7 @@ def test_a_whole_checkpoint_is_recognized_whatever_its_classes(tmp_path, model, 
         ("regnetx_032", "a RegNet"),
     ],
 )
-def test_a_stranger_is_called_what_it_looks_like(tmp_path, run, name, network):
+def test_an_unsupported_network_is_named_in_the_error(tmp_path, run, name, network):
     saved(timm_model(name), tmp_path / "w.pth")
     result = run("import-weights", "w.pth")
     assert result.status == 2
@@ -62,22 +62,21 @@ def test_a_stranger_is_called_what_it_looks_like(tmp_path, run, name, network):
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
-def test_what_is_like_nothing_is_shown_by_its_first_names():
+def test_an_unknown_network_is_described_by_its_first_tensors():
     assert "its first tensors: a.b, c.d)" in describe_checkpoint(
         Weights(state={"a.b": 0, "c.d": 0}, origin="x")
     )
     assert describe_checkpoint(Weights(state={}, origin="x")) == "an empty file"
 
 
-def test_weights_of_another_network_are_refused_with_its_name(tmp_path):
+def test_weights_of_a_different_network_are_refused_with_its_name(tmp_path):
     saved(timm_model("resnet18"), tmp_path / "w.pth")
-    with pytest.raises(
-        DeployError, match="it looks like --family resnet18 --member 18 under the names of timm"
-    ):
+    with refuses("checkpoint-unrecognized") as caught:
         prepare_export(0, weights=tmp_path / "w.pth")
+    assert "--family resnet18 --member 18 under the names of timm" in caught.value.problem
 
 
-def test_names_that_match_by_half_are_counted(tmp_path, run):
+def test_half_matching_names_are_counted(tmp_path, run):
     state = timm_model("resnet18").state_dict()
     half = {f"{'x.' if at % 2 else ''}{name}": tensor for at, (name, tensor) in enumerate(state.items())}
     torch.save(half, tmp_path / "w.pth")
@@ -92,14 +91,14 @@ def test_names_that_match_by_half_are_counted(tmp_path, run):
     assert "a variant that deploykit does not support" in result.err
 
 
-def test_other_classes_than_asked_for_are_no_variant(tmp_path, run):
+def test_a_different_number_of_classes_is_not_called_a_variant(tmp_path, run):
     saved(timm_model("resnet18"), tmp_path / "w.pth")
     result = run("import-weights", "w.pth", "--num-classes", "7")
     assert result.status == 2
     assert "the --num-classes it was trained with" in result.err
 
 
-def test_a_check_writes_nothing_and_an_import_what_export_would(tmp_path, run):
+def test_a_check_writes_nothing_and_an_import_writes_what_export_would(tmp_path, run):
     saved(timm_model("efficientnet_lite0", classes=5), tmp_path / "w.pth")
     checked = run("import-weights", "w.pth", "--check", "--side", "64")
     assert checked.status == 0
@@ -122,9 +121,7 @@ def test_a_check_writes_nothing_and_an_import_what_export_would(tmp_path, run):
         ("rw.pth", "efficientnet", "timm", 0.485),
     ],
 )
-def test_files_called_as_they_are_published_tell_their_source_and_normalization(
-    tmp_path, file, family, source, mean
-):
+def test_published_file_names_give_source_and_normalization(tmp_path, file, family, source, mean):
     """Expected: timm's default_cfgs, and EfficientNet-PyTorch's README on advprop."""
     member = choose_member(family, side_px=64)
     network = member.network()
@@ -153,21 +150,21 @@ def test_a_pickle_with_code_is_refused_from_every_source(tmp_path, run, source):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod."])
-def test_what_wraps_a_network_is_taken_off_its_names(tmp_path, prefix):
+def test_wrapper_prefixes_are_removed_from_names(tmp_path, prefix):
     state = {f"{prefix}{name}": value for name, value in timm_model("resnet18").state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
     assert recognize(load_weights(tmp_path / "w.pth")).tensors.is_complete
 
 
-def test_a_source_is_asked_about_its_own_networks_alone(tmp_path, run):
-    """EfficientNet-PyTorch has EfficientNets; names that are timm's are ours, and stay."""
+def test_a_source_is_only_asked_about_networks_it_has(tmp_path, run):
+    """EfficientNet-PyTorch has EfficientNets; timm's names are this package's, and stay."""
     saved(timm_model("efficientnet_b0"), tmp_path / "w.pth")
     result = run("import-weights", "w.pth", "--source", "lukemelas", "--check")
     assert result.status == 0
     assert "network: --family efficientnet --member b0" in result.out
 
 
-def test_a_check_looks_at_values_too(tmp_path, run):
+def test_a_check_also_checks_values(tmp_path, run):
     state = timm_model("resnet18").state_dict()
     state["bn1.running_var"][0] = -1
     torch.save(state, tmp_path / "w.pth")

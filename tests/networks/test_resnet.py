@@ -18,13 +18,13 @@ from deploykit.networks.scaling import BASE
         (152, 60_192_808, 11.51),
     ],
 )
-def test_parameters_and_work_are_the_published_ones(depth, parameters, gmacs):
+def test_parameters_and_macs_are_the_published_ones(depth, parameters, gmacs):
     network = resnet(depth)
     assert network.parameter_count == parameters
     assert network.macs / 1e9 == pytest.approx(gmacs, abs=0.006)
 
 
-def test_a_resnet50_checkpoint_has_timms_tensors():
+def test_a_resnet50_checkpoint_has_the_tensors_of_timm():
     # 320 in timm's and torchvision's state dict, 53 of them batch counters.
     state = resnet(50).state_shapes
     assert len(state) == 320 - 53
@@ -51,13 +51,13 @@ def test_the_last_feature_map_is_a_32nd_of_the_input():
     assert resnet(18, replace(BASE, side_px=256)).shapes["layer4.1.add"] == (512, 8, 8)
 
 
-def test_an_unpublished_depth_is_refused_with_the_published_ones():
+def test_an_unpublished_depth_is_refused_with_a_list_of_depths():
     with refuses("unknown-member") as caught:
         resnet(20)
     assert "18, 34, 50, 101, 152" in caught.value.fix
 
 
-def test_depth_multiplies_blocks_and_width_filters():
+def test_depth_multiplies_blocks_and_width_multiplies_channels():
     deep, wide = resnet(18, replace(BASE, depth=2.0)), resnet(18, replace(BASE, width=2.0))
     assert sum(layer.name.endswith(".add") for layer in deep.layers) == 2 * 8
     assert wide.state_shapes["layer1.0.conv1.weight"] == (128, 128, 3, 3)

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from refusals import refuses
 
 from deploykit.networks.scaling import (
     MIN_SIDE_PX,
@@ -10,7 +11,6 @@ from deploykit.networks.scaling import (
     format_phi,
     scale_for,
 )
-from deploykit.util.errors import DeployError
 
 
 # The reference implementation's efficientnet_params; timm's models have the same.
@@ -27,7 +27,7 @@ from deploykit.util.errors import DeployError
         (7, 2.0, 3.1, 600),
     ],
 )
-def test_a_whole_phi_is_the_published_member(phi, width, depth, side_px):
+def test_an_integer_phi_is_the_published_member(phi, width, depth, side_px):
     assert scale_for(phi) == Scale(width=width, depth=depth, side_px=side_px)
 
 
@@ -40,7 +40,7 @@ def test_a_whole_phi_is_the_published_member(phi, width, depth, side_px):
         (6.25, 1.848042, 2.716881, 544),  # 528 * (600 / 528)^0.25 = 545.1
     ],
 )
-def test_between_two_members_lies_their_log_interpolation(phi, width, depth, side_px):
+def test_members_are_interpolated_log_linearly(phi, width, depth, side_px):
     scale = scale_for(phi)
     assert scale.width == pytest.approx(width, rel=1e-6)
     assert scale.depth == pytest.approx(depth, rel=1e-6)
@@ -59,14 +59,14 @@ def test_between_two_members_lies_their_log_interpolation(phi, width, depth, sid
         (12, 3.138428, 8.916100, 1200),  # 1198.5 px, the largest
     ],
 )
-def test_the_formula_is_the_papers(phi, width, depth, side_px):
+def test_the_formula_is_that_of_the_paper(phi, width, depth, side_px):
     scale = scale_for(phi, rule="formula")
     assert scale.width == pytest.approx(width, rel=1e-6)
     assert scale.depth == pytest.approx(depth, rel=1e-6)
     assert scale.side_px == side_px
 
 
-def test_one_more_phi_about_doubles_the_work():
+def test_increasing_phi_by_one_about_doubles_the_macs():
     # arXiv:1905.11946, equation 3.
     found = Coefficients()
     factor = found.depth * found.width**2 * found.side**2
@@ -74,7 +74,7 @@ def test_one_more_phi_about_doubles_the_work():
 
 
 @pytest.mark.parametrize(("rule", "low", "high"), [("published", 0, 7), ("formula", -8, 12)])
-def test_a_larger_phi_is_never_smaller_in_anything(rule, low, high):
+def test_a_larger_phi_is_not_smaller_in_any_dimension(rule, low, high):
     steps = 20 * (high - low)
     scales = [scale_for(low + (high - low) * step / steps, rule=rule) for step in range(steps + 1)]
     for field in ("width", "depth", "side_px"):
@@ -89,7 +89,7 @@ def test_every_member_is_large_enough_for_the_network(rule):
     assert scale_for(low, rule=rule).side_px >= MIN_SIDE_PX
 
 
-def test_a_phi_next_to_a_whole_one_is_next_to_that_member():
+def test_a_phi_near_an_integer_gives_a_scale_near_that_member():
     near, at = scale_for(4 - 1e-9), scale_for(4)
     assert near.width == pytest.approx(at.width)
     assert near.depth == pytest.approx(at.depth)
@@ -97,27 +97,28 @@ def test_a_phi_next_to_a_whole_one_is_next_to_that_member():
 
 
 @pytest.mark.parametrize("phi", [-0.001, 7.001, -8, 12])
-def test_a_phi_outside_the_published_ones_is_refused_with_the_rule_that_has_it(phi):
-    with pytest.raises(DeployError, match="between 0 and 7") as caught:
+def test_a_phi_outside_the_published_range_is_refused_with_the_rule_that_allows_it(phi):
+    with refuses("invalid-phi") as caught:
         scale_for(phi)
     assert "--rule formula" in caught.value.fix
 
 
 @pytest.mark.parametrize("phi", [100, -9, math.nan, math.inf, -math.inf])
-def test_a_phi_that_no_rule_has_is_refused_with_the_range(phi):
-    with pytest.raises(DeployError, match=f"not {phi:g}") as caught:
+def test_a_phi_outside_every_rule_is_refused_with_the_range(phi):
+    with refuses("invalid-phi") as caught:
         scale_for(phi)
     assert caught.value.fix == "give --phi from 0 to 7"
-    with pytest.raises(DeployError, match="between -8 and 12"):
+    with refuses("invalid-phi") as outside_formula:
         scale_for(phi, rule="formula")
+    assert "between -8 and 12" in outside_formula.value.problem
 
 
 @pytest.mark.parametrize(
     ("phi", "label"), [(3, "3"), (3.0, "3"), (2.5, "2.5"), (-1.0, "-1"), (10, "10"), (0.0, "0"), (-0.0, "0")]
 )
-def test_phi_is_written_as_people_write_it(phi, label):
+def test_phi_is_formatted_as_people_write_it(phi, label):
     assert format_phi(phi) == label
 
 
-def test_two_phis_that_differ_have_two_labels():
+def test_different_phis_are_formatted_differently():
     assert format_phi(3) != format_phi(3 - 1e-12)

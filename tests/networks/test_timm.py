@@ -1,4 +1,4 @@
-"""Networks against timm's own, by the logits that the same random weights give."""
+"""Networks give the logits of timm's models for the same random weights."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ MEMBERS = [
 
 
 @pytest.mark.parametrize(("family", "member", "name"), MEMBERS, ids=[name for _, _, name in MEMBERS])
-def test_a_checkpoint_gives_timms_logits(tmp_path, family, member, name):
+def test_a_timm_checkpoint_gives_its_logits(tmp_path, family, member, name):
     theirs = timm_model(name)
     path = tmp_path / "weights.pth"
     torch.save(theirs.state_dict(), path)
@@ -52,7 +52,7 @@ def test_a_checkpoint_gives_timms_logits(tmp_path, family, member, name):
     assert np.abs(expected).max() > 1e-3
 
 
-def test_a_port_of_tensorflow_pads_as_it_does_at_every_side(tmp_path):
+def test_a_tensorflow_port_pads_as_tensorflow_does_at_every_side(tmp_path):
     theirs = timm_model("tf_efficientnet_b0")
     path = tmp_path / "tf_efficientnet_b0.pth"  # so called, its source needn't be named
     torch.save(theirs.state_dict(), path)

@@ -47,7 +47,7 @@ def image(side_px: int) -> np.ndarray:
     ],
     ids=["b0", "phi2.5", "resnet50", "mobilenet_v2"],
 )
-def test_its_state_dict_has_the_networks_names_and_shapes(network):
+def test_the_state_dict_has_the_names_and_shapes_of_the_network(network):
     with torch.device("meta"):
         state = NetworkModule(network).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -58,7 +58,7 @@ def test_its_state_dict_has_the_networks_names_and_shapes(network):
     )
 
 
-def test_the_trained_model_gives_timms_own_logits(shared, validation):
+def test_the_trained_model_gives_the_logits_of_timm(shared, validation):
     expected = np.load(shared / "expected_logits.npz")["logits"]
     network = efficientnet(Scale(width=1, depth=1, side_px=64), num_classes=10)
     module = build_module(network, load_weights(shared / "efficientnet_b0_cifar10_64px.safetensors"))
@@ -68,7 +68,7 @@ def test_the_trained_model_gives_timms_own_logits(shared, validation):
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_it_runs_in_inference_mode_so_an_image_does_not_depend_on_its_batch():
+def test_the_output_of_an_image_does_not_depend_on_its_batch():
     network = efficientnet(Scale(width=1, depth=1, side_px=32), num_classes=3)
     module = build_module(network, random_weights(network))
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -78,7 +78,7 @@ def test_it_runs_in_inference_mode_so_an_image_does_not_depend_on_its_batch():
     torch.testing.assert_close(together[1:2], alone)
 
 
-def test_a_convolution_and_its_norm_are_what_a_hand_computes():
+def test_a_convolution_and_its_norm_match_a_hand_computation():
     net = NetworkBuilder(2)
     net.conv("conv", 1, norm="bn")
     state = {
@@ -94,7 +94,7 @@ def test_a_convolution_and_its_norm_are_what_a_hand_computes():
     )
 
 
-def test_a_kernel_of_three_pads_one_zero_on_each_side_and_strides_from_the_corner():
+def test_a_3x3_kernel_pads_one_zero_on_each_side_and_strides_from_the_corner():
     net = NetworkBuilder(4)
     net.conv("conv", 1, kernel=3, stride=2)
     state = {"conv.weight": [1] * 9 + [0] * 18, "conv.bias": [0.5]}
@@ -122,7 +122,7 @@ def test_groups_keep_channels_apart():
         ("silu", [-0.238406, 0, 1.761594, 7.997317]),
     ],
 )
-def test_activations_are_what_a_hand_computes(kind, expected):
+def test_activations_match_a_hand_computation(kind, expected):
     net = NetworkBuilder(2)
     net.activation(kind)
     values = np.broadcast_to(np.array([[-2, 0], [2, 8]], np.float32), (1, 3, 2, 2))
@@ -131,7 +131,7 @@ def test_activations_are_what_a_hand_computes(kind, expected):
     )
 
 
-def test_pools_sums_and_channel_scales_are_what_a_hand_computes():
+def test_pools_sums_and_channel_scales_match_a_hand_computation():
     net = NetworkBuilder(4)
     net.max_pool("max", kernel=3, stride=2)
     assert outputs_of(net.network("x"), {}, image(4))[0, 0].tolist() == [[6, 8], [14, 16]]
@@ -143,7 +143,7 @@ def test_pools_sums_and_channel_scales_are_what_a_hand_computes():
     assert outputs_of(net.network("x"), {}, image(4))[0, 2].tolist() == [[132, 176], [308, 352]]
 
 
-def test_a_linear_layer_is_what_a_hand_computes():
+def test_a_linear_layer_matches_a_hand_computation():
     net = NetworkBuilder(1)
     net.linear("head", 2)
     state = {"head.weight": [1, 2, 3, 0, -1, 0], "head.bias": [10, 20]}
@@ -173,7 +173,7 @@ def test_onnx_runtime_and_torch_agree_on_every_family(network):
     assert difference.relative < 1e-4
 
 
-def test_a_kind_of_layer_it_does_not_know_is_an_error():
+def test_an_unknown_kind_of_layer_is_an_error():
     stranger = Layer(name="stranger", block="", inputs=("input",), output=(3, 2, 2))
     network = Network(family="x", input=(3, 2, 2), layers=(stranger,))
     with pytest.raises(NotImplementedError, match="Layer"):

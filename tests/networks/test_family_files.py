@@ -1,4 +1,4 @@
-"""Family files, whose network may change under the same name."""
+"""Family files: errors in them, and changes under the same name."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ CODE = DOCS.read_text("utf-8").partition("```python\n")[2].partition("```")[0]
 OTHER = CODE.replace("16, 32, 64, 128, 256", "16, 32, 64, 128, 200")
 
 
-def test_another_network_under_the_same_name_is_measured_again(tiny, monkeypatch):
+def test_a_changed_family_file_is_measured_again(tiny, monkeypatch):
     for name, value in (("MIN_SECONDS", 0.01), ("MIN_CALLS", 10), ("MAX_EXTRA_SECONDS", 0.0)):
         monkeypatch.setattr(measure, name, value)
     fit_phi("cpu", max_latency_ms=1000, family=tiny, phi_step=7)
@@ -29,7 +29,7 @@ def test_another_network_under_the_same_name_is_measured_again(tiny, monkeypatch
     assert len(set(Path("records").glob("*.json")) - before) == len(before)
 
 
-def test_a_study_of_another_network_is_another_study(tiny):
+def test_a_changed_family_file_is_studied_again(tiny):
     options = {
         "gpu": "cpu",
         "family": tiny,
@@ -44,7 +44,7 @@ def test_a_study_of_another_network_is_another_study(tiny):
     assert len(run_study("st", **options, seconds=0.1).written) == 3
 
 
-def test_another_network_under_the_same_name_is_scored_again(tiny):
+def test_a_changed_family_file_is_scored_again(tiny):
     scorer = Scorer("sh -c 'echo 1'", Path("scores"))
     member = choose_member(find_family(tiny))
     assert [score.value for score in scorer.scores([member])] == [1.0]
