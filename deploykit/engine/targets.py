@@ -1,4 +1,4 @@
-"""What an engine is compiled for, and which compiler does it."""
+"""What an engine is compiled for, and by which compiler."""
 
 import re
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from deploykit.util.local_gpu import LocalGpu, local_gpu
 from deploykit.util.types import Precision
 
 CPU, LOCAL, PORTABLE = "cpu", "local", "portable"
-AMPERE_SM = 80  # from here on TensorRT builds engines for all that follow, if asked to
+AMPERE_SM = 80  # hardware-compatible TensorRT engines run on GPUs from this compute capability on
 
-# tensorrt_rtx.ComputeCapability's members, 1.7. SM70, SM90 and SM100 are not among them.
+# The members of tensorrt_rtx.ComputeCapability, 1.7. SM70, SM90 and SM100 are not among them.
 AHEAD_OF_TIME_SMS = (75, 80, 86, 89, 120, 121)
-# Seen in its builder's log, 1.7: Q/DQ convolutions are dequantized and computed in FP16.
+# Observed in the builder's log, 1.7: Q/DQ convolutions are dequantized and computed in FP16.
 SMS_WITHOUT_INT8_CONVOLUTIONS = frozenset({75})
-# Without a compute capability the engine covers these, and what comes after the last.
+# Without a compute capability the engine covers these, and all after the last.
 PORTABLE_SMS = (80, 86, 89, 120)
 PORTABLE_TITLE = "GPUs of SM80, 86, 89, 120 and later"
 
@@ -29,10 +29,11 @@ class Target:
     """What an engine is compiled for.
 
     Attributes:
-        name: the GPU's, `CPU`, or `portable`.
-        sm: compute capability to compile for, 75 for 7.5; None for the CPU and the portable engine.
-        hardware_compatible: TensorRT's engines run on one model of GPU alone; these on more.
-        note: a sentence the user should read, or None.
+        name: Name of the GPU, `CPU`, or `portable`.
+        compiler: What compiles for it.
+        sm: Compute capability to compile for, 75 for 7.5; None for the CPU and the portable engine.
+        hardware_compatible: Whether a TensorRT engine runs on more than one GPU model.
+        note: A sentence for the user, or None.
     """
 
     name: str
@@ -43,28 +44,28 @@ class Target:
 
     @property
     def label(self) -> str:
-        """As file names have it: `sm75`, `portable`, `cpu`."""
+        """The target in file names: `sm75`, `portable`, `cpu`."""
         return f"sm{self.sm}" if self.sm is not None else self.name.lower()
 
     @property
     def compiler_title(self) -> str:
-        """As messages have it: `TensorRT-RTX`."""
+        """The compiler in messages: `TensorRT-RTX`."""
         return COMPILERS[self.compiler].title
 
     @property
     def title(self) -> str:
-        """As messages have it: `T4 (SM75)`."""
+        """The target in messages: `T4 (SM75)`."""
         if self.sm is not None:
             return f"{self.name} (SM{self.sm})"
         return PORTABLE_TITLE if self.name == "portable" else "the CPU"
 
     @property
     def on_cpu(self) -> bool:
-        """Whether it is for no GPU."""
+        """Whether the engine runs on the CPU."""
         return self.compiler == "onnxruntime" and self.sm is None
 
     def runs_on(self, gpu: LocalGpu) -> bool:
-        """Whether that GPU runs the engine."""
+        """Return whether a GPU runs the engine."""
         sm = gpu.sm
         if self.compiler == "onnxruntime":
             return True
@@ -78,20 +79,21 @@ class Target:
 
 
 def resolve_target(gpu: str | Gpu | None, compiler: Compiler | None = None) -> Target:
-    """The target a user means by --gpu and --compiler.
+    """Return the target that --gpu and --compiler denote.
 
     Args:
-        gpu: a GPU or its name, `cpu`, `portable`, `local`, or None: the local GPU, else the portable engine.
-        compiler: None for the one that fits; the target's note says why.
+        gpu: A GPU or its name, `cpu`, `portable` or `local`; None for the local GPU if there is one, else
+            the portable engine.
+        compiler: None for the most suitable one; the target's note explains the choice.
 
     Raises:
-        DeployError: unknown GPU, none here though `local` was asked for, or one no compiler here builds for.
+        DeployError: The GPU is unknown, `local` finds none, or no installed compiler can build for it.
     """
     if compiler not in (None, *COMPILERS):
         raise DeployError(
-            f"There is no compiler {compiler}.",
+            f"Unknown compiler {compiler}.",
             code="unknown-compiler",
-            fix=f"take one of {', '.join(COMPILERS)}",
+            fix=f"use one of {', '.join(COMPILERS)}",
         )
     if isinstance(gpu, Gpu):
         return _for_model(gpu, gpu.name, compiler)
@@ -101,15 +103,15 @@ def resolve_target(gpu: str | Gpu | None, compiler: Compiler | None = None) -> T
             raise DeployError(
                 f"{COMPILERS[compiler].title} compiles for NVIDIA GPUs, not for the CPU.",
                 code="compiler-target-mismatch",
-                fix="leave out --compiler, or name a GPU",
+                fix="remove --compiler, or give a GPU with --gpu",
             )
         return Target(name="CPU", compiler="onnxruntime")
     if gpu is not None and gpu.lower() == PORTABLE:
         if compiler not in (None, "tensorrt-rtx"):
             raise DeployError(
-                f"{COMPILERS[compiler].title} builds no portable engines.",
+                f"{COMPILERS[compiler].title} can't build portable engines.",
                 code="compiler-target-mismatch",
-                fix="leave out --compiler",
+                fix="remove --compiler",
             )
         return Target(
             name=PORTABLE,
@@ -121,33 +123,35 @@ def resolve_target(gpu: str | Gpu | None, compiler: Compiler | None = None) -> T
     return _for_model(find_gpu(gpu), gpu, compiler)
 
 
-def resolve_precision(target: Target, asked: Precision | None) -> Precision:
-    """What to build where the user may not have said: FP16, and FP32 on the CPU.
+def resolve_precision(target: Target, requested: Precision | None) -> Precision:
+    """Return the precision to build: the requested one, else FP16, or FP32 on the CPU.
+
+    Args:
+        requested: What the user asked for; None for the default.
 
     Raises:
-        DeployError: one there is not, or one that ONNX Runtime would compute in another: FP16 on CPUs, which
-            have no such arithmetic, and INT8 on GPUs, where it has no integer convolutions
-            (microsoft/onnxruntime#12229).
+        DeployError: The precision is unknown, or ONNX Runtime would compute in another one. It has no FP16
+            arithmetic on CPUs, and no INT8 convolutions on GPUs (microsoft/onnxruntime#12229).
     """
-    if asked not in (None, *get_args(Precision)):
+    if requested not in (None, *get_args(Precision)):
         raise DeployError(
-            f"There is no precision {asked}.",
+            f"Unknown precision {requested}.",
             code="unknown-precision",
-            fix=f"take one of {', '.join(get_args(Precision))}",
+            fix=f"use one of {', '.join(get_args(Precision))}",
         )
-    if target.on_cpu and asked == "fp16":
+    if target.on_cpu and requested == "fp16":
         raise DeployError(
-            "ONNX Runtime has no FP16 arithmetic on CPUs and would compute in FP32.",
+            "ONNX Runtime has no FP16 arithmetic on CPUs; it would compute in FP32.",
             code="precision-unsupported",
-            fix="take FP32 or INT8",
+            fix="build in FP32 or INT8",
         )
-    if target.compiler == "onnxruntime" and not target.on_cpu and asked == "int8":
+    if target.compiler == "onnxruntime" and not target.on_cpu and requested == "int8":
         raise DeployError(
-            "ONNX Runtime has no INT8 convolutions on GPUs and would compute them in floating point.",
+            "ONNX Runtime has no INT8 convolutions on GPUs; it would compute them in floating point.",
             code="precision-unsupported",
-            fix="take FP16 or FP32, or another --compiler",
+            fix="build in FP16 or FP32, or use another --compiler",
         )
-    return asked or ("fp32" if target.on_cpu else "fp16")
+    return requested or ("fp32" if target.on_cpu else "fp16")
 
 
 def _local(*, required: bool, compiler: Compiler | None) -> Target:
@@ -156,43 +160,43 @@ def _local(*, required: bool, compiler: Compiler | None) -> Target:
         return _for_gpu_here(gpu, compiler)
     if required or compiler == "tensorrt":
         raise DeployError(
-            "This machine shows no NVIDIA GPU.",
+            "No NVIDIA GPU was found on this machine.",
             code="gpu-not-found",
-            fix="leave out --compiler, or build on the machine with the GPU"
+            fix="remove --compiler, or build on the machine with the GPU"
             if compiler == "tensorrt"
-            else "name the GPU to build for, as in --gpu T4, or use --gpu cpu",
+            else "name the GPU to build for, for example --gpu T4, or use --gpu cpu",
         )
     return Target(
         name="portable",
         compiler="tensorrt-rtx",
-        note=f"No GPU here and none named: building the portable engine with TensorRT-RTX, for "
+        note=f"No GPU found and none named: building the portable engine with TensorRT-RTX, for "
         f"{PORTABLE_TITLE}; a T4 (SM75) needs --gpu T4.",
     )
 
 
 def _for_model(gpu: Gpu, name: str, compiler: Compiler | None) -> Target:
-    """The GPU here, if it is that, by the name it was called; else one that is compiled for ahead of time."""
+    """Return the local GPU if the name matches it, else a target for ahead-of-time compilation."""
     here = local_gpu()
     if here is not None and gpu.sm == here.sm and _words(name) <= _words(here.name):
         return _for_gpu_here(here, compiler)
     if compiler in ("tensorrt", "onnxruntime"):
         raise DeployError(
-            f"{COMPILERS[compiler].title} compiles for the GPU of its machine alone, and {gpu.name} is not "
+            f"{COMPILERS[compiler].title} compiles only for the GPU of this machine, and {gpu.name} is not "
             "here.",
             code="compiler-target-mismatch",
-            fix="leave out --compiler, or build on a machine with that GPU",
+            fix="remove --compiler, or build on a machine with that GPU",
         )
     if gpu.sm is None:
         raise DeployError(
-            f"Nobody can compile for {gpu.name}, which has an unknown compute capability.",
+            f"The compute capability of {gpu.name} is unknown, so no engine can be compiled for it.",
             code="gpu-facts-missing",
-            fix="""add compute_capability = "8.9", or what it is, to its description""",
+            fix="add it to the GPU's description, for example compute_capability = '8.9'",
         )
     return _ahead_of_time(gpu.name, gpu.sm)
 
 
 def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
-    """TensorRT where it is the documented compiler and installed, or the only one; ONNX Runtime at last."""
+    """Prefer TensorRT if it is installed and documented for the GPU, or the only one; ONNX Runtime is last."""
     fits_rtx = gpu.sm in AHEAD_OF_TIME_SMS
     has_tensorrt = is_installed("tensorrt")
     if compiler == "tensorrt" or (compiler is None and has_tensorrt and not (fits_rtx and "RTX" in gpu.name)):
@@ -218,82 +222,81 @@ def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
 
 
 def _words(name: str) -> set[str]:
-    """`A100 SXM4` is among those of `NVIDIA A100-SXM4-40GB`."""
+    """Split a name, so that `A100 SXM4` matches `NVIDIA A100-SXM4-40GB`."""
     return set(re.split(r"[\s-]+", name.lower()))
 
 
-def _ahead_of_time(name: str, sm: int, *, why: str = "which needs none here") -> Target:
+def _ahead_of_time(name: str, sm: int, *, why: str = "which needs no GPU to compile") -> Target:
     if sm not in AHEAD_OF_TIME_SMS:
         raise DeployError(
             f"TensorRT-RTX can't compile for {name} (SM{sm}), only for "
             f"{', '.join(f'SM{each}' for each in AHEAD_OF_TIME_SMS)}.",
             code="compiler-target-mismatch",
-            fix="take the ONNX model to that GPU and build there with NVIDIA's tensorrt or with --compiler "
-            "onnxruntime, or use --gpu cpu",
+            fix="copy the ONNX model to the machine with that GPU and build there with NVIDIA's tensorrt or "
+            "with --compiler onnxruntime, or use --gpu cpu",
         )
-    note = _what_nvidia_documents(name, sm, why=why)
+    note = _documentation_note(name, sm, why=why)
     return Target(name=name, compiler="tensorrt-rtx", sm=sm, note=note)
 
 
-def _what_nvidia_documents(name: str, sm: int, *, why: str) -> str:
+def _documentation_note(name: str, sm: int, *, why: str) -> str:
     if "RTX" in name:
-        return f"Compiling for {name} with TensorRT-RTX, NVIDIA's own for RTX GPUs."
+        return f"Compiling for {name} with TensorRT-RTX, NVIDIA's compiler for RTX GPUs."
     return (
-        f"Compiling for {name} with TensorRT-RTX, {why}. NVIDIA documents it for RTX GPUs, "
-        f"whose compute capability (SM{sm}) {name} shares; its documented compiler for data-centre cards is "
-        "tensorrt."
+        f"Compiling for {name} with TensorRT-RTX, {why}. NVIDIA documents TensorRT-RTX for RTX GPUs, with "
+        f"which {name} shares its compute capability (SM{sm}), and tensorrt for data-centre GPUs."
     )
 
 
-def resolve_int8_policy(target: Target, asked: Policy | None = None) -> Policy:
-    """What is in INT8: what was asked for, else what the compilers make fast.
+def resolve_int8_policy(target: Target, requested: Policy | None = None) -> Policy:
+    """Return the INT8 policy: the requested one, else the fastest for the target's compiler.
 
     Raises:
-        DeployError: the compiler has no integer kernels for it.
+        DeployError: The compiler lacks INT8 kernels for the requested policy.
     """
     if not lacks_int8_convolutions(target):
-        return asked or COMPILERS[target.compiler].int8_policy
-    if asked not in (None, "pointwise"):
+        return requested or COMPILERS[target.compiler].int8_policy
+    if requested not in (None, "pointwise"):
         raise DeployError(
-            f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
-            f"of convolutions only pointwise ones are those: policy {asked} needs more.",
+            f"{target.compiler_title} has only INT8 matrix products for {target.title}, to which pointwise "
+            f"convolutions are lowered; policy {requested} includes other convolutions.",
             code="precision-unsupported",
-            fix="leave out --int8-policy, or build for another GPU",
+            fix="remove --int8-policy, or build for another GPU",
         )
     return "pointwise"
 
 
 def require_int8_kernels(target: Target, placement: Placement) -> None:
-    """Fails where the compiler has no integer kernels for a layer that the user adds to the policy's.
+    """Check that the compiler has INT8 kernels for every layer that the user added to the policy.
 
     Raises:
-        DeployError: it has none.
+        DeployError: It lacks one.
     """
     others = [node.output for node in placement.products if not node.is_matrix_product]
     if others and lacks_int8_convolutions(target):
         raise DeployError(
-            f"For {target.title} {target.compiler_title} computes matrix products alone in integers, and "
-            f"{others[0]} is none.",
+            f"{target.compiler_title} has only INT8 matrix products for {target.title}, and {others[0]} is "
+            "not one.",
             code="precision-unsupported",
-            fix="leave it out of --int8-include, or build for another GPU",
+            fix="remove it from --int8-include, or build for another GPU",
         )
 
 
 def lacks_int8_convolutions(target: Target) -> bool:
-    """Whether its compiler has integers for matrix products and for no other convolutions."""
+    """Return whether the target has INT8 kernels for matrix products but not for convolutions."""
     return target.on_cpu or (target.compiler == "tensorrt-rtx" and target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS)
 
 
 def int8_caveat(target: Target) -> str | None:
-    """What a user of INT8 on this target should know, or None."""
+    """Return what a user of INT8 should know about this target, or None."""
     if target.compiler != "tensorrt-rtx":
         return None
     if target.sm in SMS_WITHOUT_INT8_CONVOLUTIONS:
         return (
-            f"TensorRT-RTX compiles no INT8 convolutions for SM{target.sm}: pointwise ones are built as INT8 "
-            "matrix products, whose speed has not been measured; compare with --fp16 on that GPU."
+            f"TensorRT-RTX has no INT8 convolutions for SM{target.sm}: pointwise ones become INT8 matrix "
+            "products, whose speed has not been measured. Compare with --fp16 on that GPU."
         )
     return (
-        "INT8 convolutions are not in TensorRT-RTX's support matrix though its builder takes them: "
-        "compare with --fp16 on that GPU before relying on their speed."
+        "INT8 convolutions are not in TensorRT-RTX's support matrix, although its builder accepts them. "
+        "Compare with --fp16 on that GPU before relying on their speed."
     )

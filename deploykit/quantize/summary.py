@@ -1,4 +1,4 @@
-"""What of a model is in INT8, and how that came about; carried in engine manifests."""
+"""The part of an INT8 plan that engine manifests keep."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,15 +10,15 @@ from deploykit.quantize.placement import Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Summary:
-    """What of a model is in INT8, as manifests keep it.
+    """Which part of a model is in INT8. The field names are those of the manifest file.
 
     Attributes:
-        policy: of the placement.
-        method: by which the ranges were read off.
-        share: of the multiply-accumulates that are in INT8.
-        left_out: nodes left in float since they cost most accuracy for their work.
-        excluded: blocks left in float by the accuracy gate.
-        drop: of top-1 in points, as the gate measured it; None without a gate.
+        policy: Of the placement.
+        method: How ranges were read off the statistics.
+        share: Fraction of the multiply-accumulates in INT8.
+        left_out: Nodes of the float fallback.
+        excluded: Blocks that the accuracy gate moved to float.
+        drop: Drop of top-1 that the gate measured, points; None without a gate.
     """
 
     policy: Policy

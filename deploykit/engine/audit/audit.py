@@ -1,4 +1,4 @@
-"""What the compiler really made, and whether that is what was asked for."""
+"""The layers that a compiler produced, and whether they have the requested precision."""
 
 from dataclasses import dataclass, replace
 
@@ -6,45 +6,46 @@ from deploykit.util.errors import DeployError
 from deploykit.util.types import Precision
 
 _PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-_MOST_UNSEEN = 0.1  # of the products, so that the claim about the others is still one about the engine
+_MAX_MISSING = 0.1  # of the products; with more missing, the others say too little about the engine
 _FIXES: dict[Precision, str] = {
-    "int8": "leave out --int8-policy and --int8-include; if they weren't there, report this with the model",
-    "fp16": "build with another precision, and report this with the model",
-    "fp32": "build with another precision, and report this with the model",
+    "int8": "remove --int8-policy and --int8-include, or report this together with the model",
+    "fp16": "build with another precision, and report this together with the model",
+    "fp32": "build with another precision, and report this together with the model",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """What a layer reads and writes.
+    """Bytes that a layer reads and writes.
 
     Attributes:
-        fixed_bytes: whatever the batch: weights, and in a profile of one batch size all there is.
-        image_bytes: for each image besides.
+        fixed_bytes: Independent of the batch: weights, or everything in a profile with one batch size.
+        image_bytes: In addition for each image.
     """
 
     fixed_bytes: int
     image_bytes: int
 
     def size_bytes(self, batch: int) -> int:
+        """Return the bytes for a batch of this size."""
         return self.fixed_bytes + batch * self.image_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledLayer:
-    """A kernel, or a few that are launched as one.
+    """A kernel, or several that are launched as one.
 
     Attributes:
-        name, kind: as the compiler calls it.
-        nodes: of the graph, that it computes.
-        products: how many of these are convolutions and matrix products.
-        macs: multiply-accumulates an image of those.
-        precision: of what they read; None where it has none.
-        padded: how many channels it reads for one of the model's; 1 where nothing is padded.
-        is_depthwise: its product is a depthwise convolution.
-        is_reformat: it computes nothing, but changes layout or type.
-        profile: of the engine's optimization profiles, the one it is of.
-        traffic: None where the compiler doesn't tell it.
+        name, kind: As reported by the compiler.
+        nodes: Graph nodes that it computes.
+        products: How many of these are convolutions or matrix products.
+        macs: Their multiply-accumulates per image.
+        precision: Of their inputs; None without products.
+        padded: Channels that it reads per channel of the model; 1 without padding.
+        is_depthwise: Whether its product is a depthwise convolution.
+        is_reformat: Whether it only changes layout or type.
+        profile: Index of the optimization profile that it belongs to.
+        traffic: Bytes read and written; None if the compiler does not report them.
     """
 
     name: str
@@ -61,7 +62,7 @@ class CompiledLayer:
 
     @property
     def is_fused(self) -> bool:
-        """Whether a product has been joined with other nodes."""
+        """Whether a product is fused with other nodes."""
         return 0 < self.products < len(self.nodes)
 
 
@@ -70,8 +71,8 @@ class Audit:
     """The layers of a compiled engine.
 
     Attributes:
-        source: where this was read: `builder log`, `engine inspector`, or ONNX Runtime's optimized graph.
-        graph_products: convolutions and matrix products of the graph that was compiled.
+        source: Where they were read: `builder log`, `engine inspector`, or ONNX Runtime's optimized graph.
+        graph_products: Convolutions and matrix products in the graph that was compiled.
     """
 
     source: str
@@ -80,12 +81,12 @@ class Audit:
 
     @property
     def missing_products(self) -> int:
-        """Products of the graph that no layer says it computes."""
+        """Products of the graph that no layer reports to compute."""
         return max(self.graph_products - sum(layer.products for layer in self.layers), 0)
 
     @property
     def profiles(self) -> "tuple[Audit, ...]":
-        """An audit of each optimization profile, which has layers of its own for the whole graph."""
+        """An audit for each optimization profile: each has separate layers for the whole graph."""
         numbers = sorted({layer.profile for layer in self.layers}) or [0]
         return tuple(
             replace(self, layers=tuple(layer for layer in self.layers if layer.profile == number))
@@ -93,28 +94,29 @@ class Audit:
         )
 
     def product_count(self, precision: Precision) -> int:
-        """How many convolutions and matrix products are computed in it."""
+        """Return how many convolutions and matrix products are computed in this precision."""
         return sum(layer.products for layer in self.layers if layer.precision == precision)
 
     def macs_share(self, precision: Precision) -> float:
-        """The part of the multiply-accumulates that is computed in it, from 0 to 1."""
+        """Return the fraction of the multiply-accumulates computed in this precision, from 0 to 1."""
         total = sum(layer.macs for layer in self.layers)
         return sum(layer.macs for layer in self.layers if layer.precision == precision) / (total or 1)
 
     @property
     def padded_depthwise(self) -> tuple[CompiledLayer, ...]:
+        """Depthwise convolutions that read padded channels."""
         return tuple(layer for layer in self.layers if layer.is_depthwise and layer.padded > 1)
 
     def summary(self) -> str:
-        """One line."""
-        found = [each._words() for each in self.profiles]
-        if len(found) > 1 and len(set(found)) == 1:
-            found = [f"each of {len(found)} profiles: {found[0]}"]
-        elif len(found) > 1:
-            found = [f"profile {number}: {words}" for number, words in enumerate(found)]
-        return f"{'; '.join(found)} ({self.source})"
+        """Return a description in one line."""
+        parts = [each._summarize_layers() for each in self.profiles]
+        if len(parts) > 1 and len(set(parts)) == 1:
+            parts = [f"each of {len(parts)} profiles: {parts[0]}"]
+        elif len(parts) > 1:
+            parts = [f"profile {number}: {part}" for number, part in enumerate(parts)]
+        return f"{'; '.join(parts)} ({self.source})"
 
-    def _words(self) -> str:
+    def _summarize_layers(self) -> str:
         products = [
             f"{count} {each.upper()} ({100 * self.macs_share(each):.1f} % of the work)"
             for each in _PRECISIONS
@@ -133,33 +135,32 @@ class Audit:
         return "; ".join(parts)
 
     def require_precision(self, precision: Precision, *, planned_int8: int = 1, on_cpu: bool = False) -> None:
-        """Fails where the engine is not of that precision, in some profile.
+        """Check that every profile of the engine has a precision.
 
         Args:
-            planned_int8: how many products the graph spells out in INT8.
-            on_cpu: what is not in INT8 is in FP32 there, and in FP16 elsewhere.
+            planned_int8: How many products the graph has in INT8.
+            on_cpu: Whether the rest of an INT8 engine is FP32, as on the CPU, rather than FP16.
 
         Raises:
-            DeployError: less INT8 than planned, or anything but FP16 in an FP16 engine, and so on; or more
-                than a tenth of the products can't be found, so that nobody knows.
+            DeployError: An INT8 engine has less INT8 than planned, an FP16 engine has anything but FP16, and
+                so on; or more than a tenth of the products is missing.
         """
         for profile in self.profiles:
             int8, fp16, fp32 = map(profile.product_count, _PRECISIONS)
-            right = {
+            is_as_requested = {
                 "int8": int8 >= planned_int8 and (on_cpu or fp32 == 0),
                 "fp16": fp16 > 0 and int8 == fp32 == 0,
                 "fp32": fp32 > 0 and int8 == fp16 == 0,
             }
-            if not right[precision]:
+            if not is_as_requested[precision]:
                 raise DeployError(
-                    f"The compiler was asked for {precision.upper()} and made something else: "
-                    f"{self.summary()}.",
+                    f"The compiled engine is not {precision.upper()} as requested: {self.summary()}.",
                     code="engine-precision-mismatch",
                     fix=_FIXES[precision],
                 )
-            if profile.missing_products > _MOST_UNSEEN * self.graph_products:
+            if profile.missing_products > _MAX_MISSING * self.graph_products:
                 raise DeployError(
-                    f"What the compiler made of this model can't be told: {self.summary()}.",
+                    f"Too many layers of this model can't be found in the compiled engine: {self.summary()}.",
                     code="engine-audit-failed",
-                    fix="report this with the model",
+                    fix="report this together with the model",
                 )

@@ -1,16 +1,16 @@
-"""Compiled layers as TensorRT describes them: in a builder's log, which needs no GPU, or in an engine.
+"""Read compiled layers from TensorRT: from a builder's log, which needs no GPU, or from an engine.
 
-TensorRT-RTX logs each compiled layer, at VERBOSE with detailed profiling, as
+With detailed profiling, TensorRT-RTX logs each compiled layer at level VERBOSE as
 
     Name: ..., LayerType: correlation, Inputs: [ { ..., Dimensions: [...], Datatype: Int8, ...} ],
     Constants: [...], Outputs: [...], TacticName: ..., StreamId: 0, Metadata: [ONNX Layer: ...][...]
 
-where `correlation` is a convolution, `gemm` a matrix product, `runtime_fusion` one of these with
-what follows it, and `kgen` a generated kernel of elementwise operations, whose name lists them.
+where `correlation` is a convolution, `gemm` a matrix product, `runtime_fusion` one of these fused with
+the following operations, and `kgen` a generated kernel of elementwise operations, listed in its name.
 
-An engine's inspector gives JSON: objects of Name, LayerType, Inputs of Dimensions and a type, and the
-same Metadata. TensorRT 10 has the type in words under Format/Datatype ("Thirty-two wide channel
-vectorized row major Int8 format"), 11 under keys of its own (NVIDIA's migration guide).
+The engine inspector returns JSON: objects with Name, LayerType, Inputs with Dimensions and a type, and the
+same Metadata. TensorRT 10 writes the type in words under Format/Datatype ("Thirty-two wide channel
+vectorized row major Int8 format"); TensorRT 11 uses separate keys (NVIDIA's migration guide).
 """
 
 import json
@@ -38,7 +38,7 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _GENERATED = re.compile(r"^__myl_((?:[A-Z][a-z]+)+)_")
 _OPERATION = re.compile(r"[A-Z][a-z]+")
 _MOVES = frozenset({"Cast", "Conc", "Move", "Repl", "Resh", "Slic", "Tran"})
-# Kernels that may name a product only because they prepare its input.
+# Kernels that may list a product only because they prepare its input.
 _PREPARING_KINDS = frozenset({"kgen", "NoOp", "Reformat", "Shuffle", "shape_call", "Constant"})
 _TYPE_WORDS: tuple[tuple[re.Pattern[str], Precision], ...] = (
     (re.compile(r"\bint8\b", re.IGNORECASE), "int8"),
@@ -48,13 +48,13 @@ _TYPE_WORDS: tuple[tuple[re.Pattern[str], Precision], ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Logged:
-    """A layer as the log has it.
+class _ReportedLayer:
+    """A layer as the compiler reports it.
 
     Attributes:
-        shape, datatype: of its first input, the type in the compiler's words; () and "" where it has none.
-        tensors: all that it reads and writes; None where not all are told.
-        profile: see _profiles.
+        shape, datatype: Of its first input, the type as the compiler writes it; () and "" without inputs.
+        tensors: Everything that it reads and writes; None if the report is incomplete.
+        profile: See _profiles.
     """
 
     name: str
@@ -67,70 +67,70 @@ class _Logged:
 
 
 def audit_builder_log(lines: Iterable[str], model: "ModelProto") -> Audit:
-    """The layers in the builder's log.
+    """Return the layers in a builder's log.
 
     Args:
-        lines: others than layers' are passed over.
-        model: what was compiled, its nodes named.
+        lines: Lines that describe no layer are ignored.
+        model: The compiled model, with named nodes.
     """
     plumbing = plumbing_of(model)
-    found = [(match, line) for line in lines if (match := LAYER_LINE.match(line))]
-    profiles = _profiles([line for _, line in found])
-    logged = [
+    matches = [(match, line) for line in lines if (match := LAYER_LINE.match(line))]
+    profiles = _profiles([line for _, line in matches])
+    reported = [
         replace(_read(match, line, plumbing), profile=profile)
-        for (match, line), profile in zip(found, profiles, strict=True)
+        for (match, line), profile in zip(matches, profiles, strict=True)
     ]
-    return _audited("builder log", logged, model)
+    return _audited("builder log", reported, model)
 
 
 def audit_engine_inspector(text: str, model: "ModelProto") -> Audit:
-    """The layers an engine's inspector gives.
+    """Return the layers that an engine inspector reports.
 
     Args:
-        text: its JSON of the whole engine, built with detailed profiling.
-        model: what was compiled, its nodes named.
+        text: Its JSON for the whole engine, which was built with detailed profiling.
+        model: The compiled model, with named nodes.
     """
     plumbing = plumbing_of(model)
-    layers = [each for each in json.loads(text)["Layers"] if isinstance(each, dict)]  # else names alone
+    layers = [each for each in json.loads(text)["Layers"] if isinstance(each, dict)]  # otherwise only names
     profiles = _profiles([json.dumps(each) for each in layers])
-    logged = [
+    reported = [
         replace(_inspected(each, plumbing), profile=profile)
         for each, profile in zip(layers, profiles, strict=True)
     ]
-    return _audited("engine inspector", logged, model)
+    return _audited("engine inspector", reported, model)
 
 
-def _audited(source: str, logged: list[_Logged], model: "ModelProto") -> Audit:
-    work, answers = work_of(model), frozenset(value.name for value in model.graph.output)
+def _audited(source: str, reported: list[_ReportedLayer], model: "ModelProto") -> Audit:
+    work, outputs = work_of(model), frozenset(value.name for value in model.graph.output)
     layers: list[CompiledLayer] = []
-    for profile in sorted({layer.profile for layer in logged}):
-        own = [layer for layer in logged if layer.profile == profile]
+    for profile in sorted({layer.profile for layer in reported}):
+        own = [layer for layer in reported if layer.profile == profile]
         products = [[work[name] for name in names] for names in _computed(own, work)]
-        traffic = layer_traffic([layer.tensors for layer in own], products, answers)
+        traffic = layer_traffic([layer.tensors for layer in own], products, outputs)
         layers += map(_compiled, own, products, traffic)
     return Audit(source=source, layers=tuple(layers), graph_products=len(work))
 
 
 def _profiles(layers: list[str]) -> list[int]:
-    """Which optimization profile each layer is of, by what is said of it.
+    """Return the optimization profile of each layer.
 
-    Tensors and layers of other profiles than the first have names with ` [profile 1]`. Where a generated
-    kernel has none, its graph, `_myl1`, is one that others are of.
+    Tensors and layers of profiles after the first have names with ` [profile 1]`. A generated kernel without
+    that belongs to the profile of other layers in its graph, for example `_myl1`.
     """
     graphs = [match[1] if (match := _GRAPH.search(text)) else None for text in layers]
-    told = [int(match[1]) if (match := _PROFILE.search(text)) else None for text in layers]
-    of_graph = {
-        graph: number for graph, number in zip(graphs, told, strict=True) if graph and number is not None
+    numbers = [int(match[1]) if (match := _PROFILE.search(text)) else None for text in layers]
+    profile_of_graph = {
+        graph: number for graph, number in zip(graphs, numbers, strict=True) if graph and number is not None
     }
     return [
-        number if number is not None else of_graph.get(graph, 0)
-        for graph, number in zip(graphs, told, strict=True)
+        number if number is not None else profile_of_graph.get(graph, 0)
+        for graph, number in zip(graphs, numbers, strict=True)
     ]
 
 
-def _inspected(layer: Mapping[str, Any], plumbing: frozenset[str]) -> _Logged:
+def _inspected(layer: Mapping[str, Any], plumbing: frozenset[str]) -> _ReportedLayer:
     first: Mapping[str, Any] = next(iter(layer.get("Inputs", [])), {})
-    return _Logged(
+    return _ReportedLayer(
         name=layer["Name"],
         kind=layer.get("LayerType", ""),
         shape=tuple(first.get("Dimensions", ())),
@@ -145,7 +145,7 @@ def _inspected_type(tensor: Mapping[str, Any]) -> str:
 
 
 def _inspected_tensors(layer: Mapping[str, Any]) -> tuple[LayerTensor, ...] | None:
-    """Where weights are told: as tensors, or how many there are of what type."""
+    """Return all tensors if weights are reported, either as tensors or as counts and types."""
     if not layer.keys() >= {"Inputs", "Outputs"} or not layer.keys() & {"Constants", "Weights"}:
         return None
     tensors = [
@@ -164,19 +164,19 @@ def _nodes(metadata: str, plumbing: frozenset[str]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(_NODE.findall(metadata)) if name not in plumbing)
 
 
-def _read(match: "re.Match[str]", line: str, plumbing: frozenset[str]) -> _Logged:
+def _read(match: "re.Match[str]", line: str, plumbing: frozenset[str]) -> _ReportedLayer:
     tensor = _FIRST_TENSOR.search(match["inputs"])
-    return _Logged(
+    return _ReportedLayer(
         name=match["name"],
         kind=match["kind"],
         shape=_sides(tensor[1]) if tensor else (),
         datatype=tensor[2] if tensor else "",
         nodes=_nodes(line, plumbing),
-        tensors=_logged_tensors(line),
+        tensors=_reported_tensors(line),
     )
 
 
-def _logged_tensors(line: str) -> tuple[LayerTensor, ...] | None:
+def _reported_tensors(line: str) -> tuple[LayerTensor, ...] | None:
     found = _TENSOR.findall(line)
     if len(found) < line.count("{ Name: "):
         return None
@@ -191,20 +191,20 @@ def _tensor(name: str, shape: Iterable[int], datatype: str) -> LayerTensor:
     return LayerTensor(name=_PROFILE.sub("", name), shape=tuple(shape), datatype=datatype)
 
 
-def _computed(logged: list[_Logged], work: Mapping[str, Work]) -> list[list[str]]:
-    """For each layer the products it computes: each product in one layer, the last that may compute it."""
+def _computed(reported: list[_ReportedLayer], work: Mapping[str, Work]) -> list[list[str]]:
+    """Return the products of each layer. A product belongs to the last layer that may compute it."""
     place: dict[str, int] = {}
-    for at, layer in enumerate(logged):
+    for at, layer in enumerate(reported):
         for name in layer.nodes:
             if name not in work:
                 continue
-            known = name in place and logged[place[name]].kind not in _PREPARING_KINDS
+            known = name in place and reported[place[name]].kind not in _PREPARING_KINDS
             if layer.kind not in _PREPARING_KINDS or not known:
                 place[name] = at
-    return [[name for name, where in place.items() if where == at] for at in range(len(logged))]
+    return [[name for name, where in place.items() if where == at] for at in range(len(reported))]
 
 
-def _compiled(layer: _Logged, products: list[Work], traffic: Traffic | None) -> CompiledLayer:
+def _compiled(layer: _ReportedLayer, products: list[Work], traffic: Traffic | None) -> CompiledLayer:
     return CompiledLayer(
         name=layer.name,
         kind=layer.kind,
@@ -220,7 +220,7 @@ def _compiled(layer: _Logged, products: list[Work], traffic: Traffic | None) -> 
     )
 
 
-def _padded(layer: _Logged, product: Work) -> float:
+def _padded(layer: _ReportedLayer, product: Work) -> float:
     if layer.kind in _PREPARING_KINDS or not layer.shape:
         return 1.0
     channels = layer.shape[1] if len(layer.shape) == 4 and layer.kind != "gemm" else layer.shape[-1]
@@ -231,7 +231,7 @@ def _precision(datatype: str) -> Precision | None:
     return next((precision for words, precision in _TYPE_WORDS if words.search(datatype)), None)
 
 
-def _is_reformat(layer: _Logged) -> bool:
+def _is_reformat(layer: _ReportedLayer) -> bool:
     if layer.kind == "Reformat":
         return True
     generated = _GENERATED.match(layer.name)

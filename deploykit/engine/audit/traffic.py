@@ -1,8 +1,8 @@
-"""What compiled layers read and write, by the shapes that TensorRT tells of their tensors.
+"""Bytes that compiled layers read and write, from the tensor shapes that TensorRT reports.
 
-Of a profile for several batch sizes the first dimension is -1. It counts images, but in a matrix rows, which
-may be many an image: how many is told by the product that has the matrix, or by another layer that sees the
-same tensor in more dimensions.
+In a profile for several batch sizes the first dimension is -1. It counts images, except in a matrix, where it
+counts rows. An image may have many rows. Their number follows from the product that reads the matrix, or from
+another layer that sees the same tensor with more dimensions.
 """
 
 import math
@@ -23,11 +23,11 @@ _ITEM_BYTES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTensor:
-    """As one layer sees it.
+    """A tensor as one layer sees it.
 
     Attributes:
-        shape: -1 for what is not known before it runs.
-        datatype: in the compiler's words.
+        shape: -1 for dimensions that are unknown before execution.
+        datatype: As the compiler writes it.
     """
 
     name: str
@@ -36,44 +36,45 @@ class LayerTensor:
 
     @property
     def item_bytes(self) -> int | None:
+        """Bytes of an element; None for an unknown type."""
         return next((size for words, size in _ITEM_BYTES if words.search(self.datatype)), None)
 
     @property
     def is_matrix(self) -> bool:
-        """Of as many rows as there are images, or of many for each."""
+        """Whether it is a matrix with one or more rows per image."""
         return len(self.shape) == 2 and self.shape[0] == -1 < self.shape[1]
 
 
 LayerTensors = Sequence[LayerTensor]
-"""All that a layer reads and writes, weights among it."""
+"""Everything that a layer reads and writes, including weights."""
 
 
 def layer_traffic(
-    layers: Sequence[LayerTensors | None], products: Sequence[Sequence[Work]], answers: frozenset[str]
+    layers: Sequence[LayerTensors | None], products: Sequence[Sequence[Work]], outputs: frozenset[str]
 ) -> list[Traffic | None]:
-    """What each layer reads and writes; None where that can't be told.
+    """Return the bytes that each layer reads and writes; None if they are unknown.
 
     Args:
-        layers: of one profile; None for what the compiler doesn't say.
-        products: what each of them computes.
-        answers: names of what the engine gives, a row an image.
+        layers: The tensors of each layer of one profile; None if the compiler does not report them.
+        products: What each layer computes.
+        outputs: Names of the engine's outputs, which have one row per image.
     """
     elements: dict[str, int] = {}
     for tensors, work in zip(layers, products, strict=True):
-        elements.update(_elements(tensors or (), work, answers))
+        elements.update(_elements(tensors or (), work, outputs))
     return [None if tensors is None else _traffic(tensors, elements) for tensors in layers]
 
 
 def _elements(
-    tensors: LayerTensors, work: Sequence[Work], answers: frozenset[str]
+    tensors: LayerTensors, work: Sequence[Work], outputs: frozenset[str]
 ) -> Iterator[tuple[str, int]]:
-    """How many an image, of the tensors of which this layer tells."""
+    """Yield the elements per image of the tensors that this layer determines."""
     multiplies = len(work) == 1 and all(tensor.is_matrix for tensor in tensors if -1 in tensor.shape)
     for tensor in tensors:
         first, *others = tensor.shape or (0,)
         if first == -1 and len(others) > 1 and min(others) > 0:
             yield tensor.name, math.prod(others)
-        elif tensor.is_matrix and tensor.name in answers:
+        elif tensor.is_matrix and tensor.name in outputs:
             yield tensor.name, others[0]
         elif tensor.is_matrix and multiplies:
             yield tensor.name, work[0].places * others[0]
@@ -81,7 +82,7 @@ def _elements(
 
 def _traffic(tensors: LayerTensors, elements: Mapping[str, int]) -> Traffic | None:
     fixed = image = 0
-    for tensor in {tensor.name: tensor for tensor in tensors}.values():  # what is read twice is near by then
+    for tensor in {tensor.name: tensor for tensor in tensors}.values():  # a second read comes from the cache
         size = tensor.item_bytes
         if size is None or (-1 in tensor.shape and tensor.name not in elements):
             return None
