@@ -196,7 +196,7 @@ def _for_model(gpu: Gpu, name: str, compiler: Compiler | None) -> Target:
 
 
 def _for_gpu_here(gpu: LocalGpu, compiler: Compiler | None) -> Target:
-    """Prefer TensorRT if it is installed and documented for the GPU, or the only one; ONNX Runtime is last."""
+    """Prefer TensorRT if it is installed and documented for the GPU; ONNX Runtime comes last."""
     fits_rtx = gpu.sm in AHEAD_OF_TIME_SMS
     has_tensorrt = is_installed("tensorrt")
     if compiler == "tensorrt" or (compiler is None and has_tensorrt and not (fits_rtx and "RTX" in gpu.name)):

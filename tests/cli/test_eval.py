@@ -93,7 +93,7 @@ BAD_INPUT = {
     "no model": (("none.onnx", "--data", "images"), "[model-not-found]"),
     "a folder": (("images", "--data", "images"), "[model-not-found]"),
     "an image": (("images/a/0.png", "--data", "images"), "not an ONNX model"),
-    "an engine without its manifest": (("lone.engine", "--data", "images"), "no manifest"),
+    "an engine without its manifest": (("lone.engine", "--data", "images"), "[manifest-not-found]"),
     "no images": (("model.onnx",), "Missing option '--data'"),
     "a missing folder": (("model.onnx", "--data", "nowhere"), "[file-not-found]"),
     "an empty folder": (("model.onnx", "--data", "empty"), "[images-missing]"),

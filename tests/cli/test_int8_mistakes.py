@@ -43,16 +43,16 @@ BAD_INPUT = {
     "calibrate: another method": ((*CALIBRATE, "--data", "flat", "--method", "minmax"), "'minmax'"),
     "calibrate: max with a percentile": (
         (*CALIBRATE, "--data", "flat", "--method", "max", "--percentile", "99"),
-        "Method max has no percentile",
+        "[option-not-applicable]",
     ),
     "calibrate: a percentile alone": ((*CALIBRATE, "--data", "flat", "--percentile", "99"), "percentile"),
     "calibrate: half a percentile": (
         (*CALIBRATE, "--data", "flat", "--method", "percentile", "--percentile", "50"),
-        "percentile of 50",
+        "[invalid-percentile]",
     ),
     "calibrate: a percentile of NaN": (
         (*CALIBRATE, "--data", "flat", "--method", "peak-percentile", "--percentile", "nan"),
-        "percentile of nan",
+        "[invalid-percentile]",
     ),
     "calibrate: a file as images": ((*CALIBRATE, "--data", "sound.json"), "[data-unsupported]"),
     "calibrate: over its own model": (
@@ -71,70 +71,70 @@ BAD_INPUT = {
         "[invalid-output-name]",
     ),
     "merge: no files": (MERGE, "--merge names no files"),
-    "merge: no place to go": (("calibrate", "--merge", "sound.json"), "no place to go"),
-    "merge: a missing file": ((*MERGE, "sound.json", "none.json"), "no ranges file none.json"),
-    "merge: a damaged file": ((*MERGE, "sound.json", "cut.json"), "cut.json is no ranges file"),
-    "merge: no ranges": ((*MERGE, "sound.json", "model.onnx"), "model.onnx is no ranges file"),
-    "merge: another model's": ((*MERGE, "sound.json", "other.json"), "another model"),
-    "merge: other preprocessing": ((*MERGE, "sound.json", "std.json"), "different preprocessing"),
+    "merge: no place to go": (("calibrate", "--merge", "sound.json"), "[output-missing]"),
+    "merge: a missing file": ((*MERGE, "sound.json", "none.json"), "[ranges-not-found]"),
+    "merge: a damaged file": ((*MERGE, "sound.json", "cut.json"), "[ranges-damaged]"),
+    "merge: no ranges": ((*MERGE, "sound.json", "model.onnx"), "[ranges-damaged]"),
+    "merge: another model's": ((*MERGE, "sound.json", "other.json"), "[ranges-wrong-model]"),
+    "merge: other preprocessing": ((*MERGE, "sound.json", "std.json"), "[ranges-preprocessing-mismatch]"),
     "merge: images too": ((*MERGE, "sound.json", "--data", "flat"), "ranges alone"),
     "merge: a model too": ((*MERGE, "sound.json", *MODEL), "ranges alone"),
     "merge: preprocessing too": ((*MERGE, "sound.json", "--mean", "0.5,0.5,0.5"), "ranges alone"),
     "merge: bad images too": ((*MERGE, "sound.json", "--skip-bad"), "ranges alone"),
     "merge: max with a percentile": (
         (*MERGE, "sound.json", "--method", "max", "--percentile", "99"),
-        "no percentile",
+        "[option-not-applicable]",
     ),
-    "quantize: no images": (QUANTIZE, "needs calibration images"),
+    "quantize: no images": (QUANTIZE, "[calibration-data-missing]"),
     "quantize: NaN weights": (("quantize", "--onnx", "nan.onnx", "--data", "flat"), "nan.onnx holds NaN"),
-    "quantize: another model's ranges": ((*QUANTIZE, "--ranges", "other.json"), "another model"),
-    "quantize: damaged ranges": ((*QUANTIZE, "--ranges", "cut.json"), "cut.json is no ranges file"),
-    "quantize: missing ranges": ((*QUANTIZE, "--ranges", "none.json"), "no ranges file none.json"),
+    "quantize: another model's ranges": ((*QUANTIZE, "--ranges", "other.json"), "[ranges-wrong-model]"),
+    "quantize: damaged ranges": ((*QUANTIZE, "--ranges", "cut.json"), "[ranges-damaged]"),
+    "quantize: missing ranges": ((*QUANTIZE, "--ranges", "none.json"), "[ranges-not-found]"),
     "quantize: ranges and images": (
         (*QUANTIZE, "--ranges", "sound.json", "--data", "flat"),
-        "--ranges and --data",
+        "[option-conflict]",
     ),
     "quantize: a broken image": ((*QUANTIZE, "--data", "broken"), "2.png"),
     "quantize: a bound without images": (
         (*QUANTIZE, "--ranges", "sound.json", "--max-drop", "1"),
-        "labelled images",
+        "[option-incomplete]",
     ),
     "quantize: a negative bound": (
         (*QUANTIZE, "--ranges", "sound.json", "--eval", "images", "--max-drop", "-1"),
-        "-1 points",
+        "[invalid-max-drop]",
     ),
     "quantize: a bound of NaN": (
         (*QUANTIZE, "--ranges", "sound.json", "--eval", "images", "--max-drop", "nan"),
-        "nan points",
+        "[invalid-max-drop]",
     ),
     "quantize: images without labels": (
         (*QUANTIZE, "--ranges", "sound.json", "--eval", "flat"),
-        "flat has no labels",
+        "[images-unlabelled]",
     ),
     "quantize: labels beyond the outputs": (
         (*QUANTIZE, "--ranges", "sound.json", "--eval", "wrong.npz"),
-        "labels up to 7",
+        "[class-count-mismatch]",
     ),
     "quantize: other classes": (
         (*QUANTIZE, "--ranges", "sound.json", "--eval", "five"),
-        "five has 5 classes",
+        "[class-count-mismatch]",
     ),
     "quantize: a bound that can't be met": (
         (*QUANTIZE, "--ranges", "hopeless.json", "--eval", "images", "--max-drop", "1"),
-        "can't be kept within 1 points",
+        "[gate-failed]",
     ),
-    "quantize: too much to spare": (
-        (*QUANTIZE, "--ranges", "sound.json", "--int8-spare", "101"),
-        "101 % of the work",
+    "quantize: too large a float budget": (
+        (*QUANTIZE, "--ranges", "sound.json", "--int8-float-budget", "101"),
+        "[invalid-float-budget]",
     ),
     "quantize: another policy": ((*QUANTIZE, "--ranges", "sound.json", "--int8-policy", "all"), "'all'"),
     "quantize: a pattern of nothing": (
         (*QUANTIZE, "--ranges", "sound.json", "--int8-exclude", "conv_steam"),
-        "called conv_steam",
+        "[unknown-layer]",
     ),
     "quantize: a pattern of everything": (
         (*QUANTIZE, "--ranges", "sound.json", "--int8-exclude", "*"),
-        "nothing of this model in INT8",
+        "[nothing-to-quantize]",
     ),
     "quantize: over its own model": (
         ("quantize", *MODEL, "--ranges", "sound.json", "-o", "model.onnx"),
@@ -142,7 +142,7 @@ BAD_INPUT = {
     ),
     "quantize: preprocessing that the ranges don't have": (
         (*QUANTIZE, "--ranges", "sound.json", "--mean", "0.5,0.5,0.5"),
-        "preprocessing",
+        "[ranges-preprocessing-mismatch]",
     ),
     "sensitivity: no model": (("sensitivity", "none.onnx", "--data", "images"), "no model file none.onnx"),
     "sensitivity: no images": (("sensitivity", "model.onnx"), "Missing option '--data'"),
@@ -152,33 +152,33 @@ BAD_INPUT = {
         "[file-not-found]",
     ),
     "sensitivity: no images at all": ((*SENSITIVITY, "--images", "0"), "[invalid-image-count]"),
-    "sensitivity: another model's ranges": ((*SENSITIVITY, "--ranges", "other.json"), "another model"),
+    "sensitivity: another model's ranges": ((*SENSITIVITY, "--ranges", "other.json"), "[ranges-wrong-model]"),
     "sensitivity: labels beyond the outputs": (
         ("sensitivity", "model.onnx", "--data", "wrong.npz", "--ranges", "sound.json"),
-        "labels up to 7",
+        "[class-count-mismatch]",
     ),
     "sensitivity: a broken image": (
         ("sensitivity", "model.onnx", "--data", "broken", "--ranges", "sound.json"),
         "2.png",
     ),
-    "build-engine: no images": (BUILD, "needs calibration images"),
+    "build-engine: no images": (BUILD, "[calibration-data-missing]"),
     "build-engine: NaN weights": (
         ("build-engine", "--int8", "--gpu", "cpu", "--onnx", "nan.onnx", "--data", "flat"),
         "nan.onnx holds NaN",
     ),
-    "build-engine: another model's ranges": ((*BUILD, "--ranges", "other.json"), "another model"),
-    "build-engine: damaged ranges": ((*BUILD, "--ranges", "cut.json"), "cut.json is no ranges file"),
+    "build-engine: another model's ranges": ((*BUILD, "--ranges", "other.json"), "[ranges-wrong-model]"),
+    "build-engine: damaged ranges": ((*BUILD, "--ranges", "cut.json"), "[ranges-damaged]"),
     "build-engine: a bound without images": (
         (*BUILD, "--ranges", "sound.json", "--max-drop", "1"),
-        "labelled images",
+        "[option-incomplete]",
     ),
     "build-engine: a bound that can't be met": (
         (*BUILD, "--ranges", "hopeless.json", "--eval", "images"),
-        "can't be kept within 0.5 points",
+        "[gate-failed]",
     ),
     "build-engine: INT8's options without INT8": (
         ("build-engine", "--gpu", "cpu", *MODEL, "--ranges", "sound.json"),
-        "for INT8 alone",
+        "[option-not-applicable]",
     ),
 }
 
@@ -204,6 +204,5 @@ def test_a_model_in_int8_already_is_refused(run, folder, command):
     named = ["q.onnx"] if command == "sensitivity" else ["--onnx", "q.onnx"]
     shown = run(command, *named, "--data", "flat")
     assert shown.status == 2
-    assert "q.onnx is already INT8" in shown.err
-    assert "give the FP32 model" in shown.err
+    assert shown.code == "model-not-fp32"
     assert contents(folder) == before

@@ -125,7 +125,7 @@ def test_an_engine_for_other_sizes_is_not_replaced_without_a_word(run):
     run("export", "--phi", "0", "--side", "64")
     build = ("build-engine", "--gpu", "cpu")
     assert "Replacing" not in run(*build).err + run(*build).err
-    assert "which takes float32 (n, 3, 64, 64), n of 1 to 64; -o" in run(*build, "--batch", "1,2,4").err
+    assert "which accepts float32 (n, 3, 64, 64), n of 1 to 64; use -o" in run(*build, "--batch", "1,2,4").err
 
 
 def test_calibrate_writes_ranges_that_the_int8_build_finds(run, tmp_path):
@@ -141,7 +141,7 @@ def test_calibrate_writes_ranges_that_the_int8_build_finds(run, tmp_path):
     assert [path.name for path in (tmp_path / "calibration").iterdir()] == ["efficientnet-phi0.ranges.json"]
     built = run("build-engine", "--int8", "--gpu", "cpu")
     assert built.status == 0
-    assert "Ranges: calibration/efficientnet-phi0.ranges.json, of 3 images" in built.err
+    assert "Ranges: calibration/efficientnet-phi0.ranges.json, from 3 images" in built.err
 
 
 def test_bench_reports_percentiles_method_and_samples(run):

@@ -23,7 +23,6 @@ from deploykit.quantize.summary import Int8Summary
 from deploykit.runtime import Engine
 from deploykit.stats.accuracy_metrics import agreement
 from deploykit.util.atomic_files import file_sha256
-from deploykit.util.errors import DeployError
 
 
 @pytest.fixture
@@ -171,7 +170,7 @@ def test_what_is_left_out_for_accuracy_is_told_and_not_counted_as_planned(built_
 def test_random_weights_are_calibrated_on_generated_images_and_the_user_told(model):
     notes = []
     build_engine(onnx=model, precision="int8", gpu="cpu", note=notes.append)
-    assert any("generated images, right for latency alone" in note for note in notes)
+    assert any("4 generated images" in note for note in notes)
 
 
 def calibrated(name: str, model: Path, *, folder: Path = Path("calibration")) -> Path:
@@ -186,7 +185,7 @@ def test_ranges_of_the_model_are_found_in_calibration_whatever_they_are_called(t
     built = build_engine(onnx=trained_model, precision="int8", gpu="cpu", note=notes.append)
     assert built.manifest.model.ranges_sha256 == file_sha256(workplace / "calibration" / "odd.ranges.json")
     (credit,) = (note for note in notes if note.startswith("Ranges: "))
-    assert credit.startswith("Ranges: calibration/odd.ranges.json, of 2 images from generated (")
+    assert credit.startswith("Ranges: calibration/odd.ranges.json, from 2 images of generated (")
 
 
 def test_ranges_of_another_model_in_calibration_are_passed_over(trained_model, random_b0):
@@ -249,54 +248,54 @@ def test_the_model_itself_is_not_overwritten(model):
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"),
+    ("options", "code"),
     [
-        ({"gpu": "T4", "precision": "fp32"}, "no FP32 matrix products for T4"),
-        ({"gpu": "cpu", "precision": "fp16"}, "no FP16 arithmetic on CPUs"),
-        ({"gpu": "V100"}, "can't compile for V100"),
+        ({"gpu": "T4", "precision": "fp32"}, "precision-unsupported"),
+        ({"gpu": "cpu", "precision": "fp16"}, "precision-unsupported"),
+        ({"gpu": "V100"}, "compiler-target-mismatch"),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(data="photos")},
-            r"broken\.png is not a readable image",
+            "image-unreadable",
         ),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(data="nowhere")},
-            "nowhere does not exist",
+            "file-not-found",
         ),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(ranges=Path("none.json"))},
-            r"no ranges file none\.json",
+            "ranges-not-found",
         ),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(exclude=("blocks.9.*",))},
-            r"No convolution or linear layer is called blocks\.9\.\*",
+            "unknown-layer",
         ),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(exclude=("*",))},
-            "puts nothing of this model in INT8",
+            "nothing-to-quantize",
         ),
         (
             {"gpu": "T4", "precision": "int8", "int8": Int8Options(policy="bandwidth")},
-            r"For T4 \(SM75\) TensorRT-RTX computes matrix products alone in integers.*policy bandwidth",
+            "precision-unsupported",
         ),
         (
             {"gpu": "cpu", "precision": "int8", "int8": Int8Options(policy="all-conv")},
-            "For the CPU ONNX Runtime computes matrix products alone in integers.*policy all-conv",
+            "precision-unsupported",
         ),
         (
             {"gpu": "T4", "precision": "int8", "int8": Int8Options(include=("blocks.0.0.conv_dw",))},
-            r"matrix products alone in integers, and blocks\.0\.0\.conv_dw is none",
+            "precision-unsupported",
         ),
-        ({"gpu": "cpu", "int8": Int8Options(policy="all-conv")}, "INT8 options are for INT8 alone"),
+        ({"gpu": "cpu", "int8": Int8Options(policy="all-conv")}, "option-not-applicable"),
         (
             {"gpu": "T4", "precision": "fp16", "int8": Int8Options(float_budget=0)},
-            "INT8 options are for INT8 alone",
+            "option-not-applicable",
         ),
     ],
 )
-def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, problem):
+def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, code):
     (workplace / "photos").mkdir()
     (workplace / "photos" / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DeployError, match=problem):
+    with refuses(code):
         build_engine(onnx=model, **options)
     assert files_in(workplace) == {"model.onnx", "photos/broken.png"}
 

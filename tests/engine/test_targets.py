@@ -4,7 +4,6 @@ from refusals import refuses
 from deploykit.engine import targets
 from deploykit.engine.targets import Target, int8_caveat, resolve_precision, resolve_target
 from deploykit.gpu_catalog.gpus import Gpu, known_gpus
-from deploykit.util.errors import DeployError
 from deploykit.util.local_gpu import LocalGpu, local_gpu
 
 
@@ -99,7 +98,7 @@ def test_a_described_gpu_that_nobody_compiles_for_is_refused():
     with refuses("gpu-facts-missing") as caught:
         resolve_target(described())
     assert "compute_capability" in caught.value.fix
-    with pytest.raises(DeployError, match="Mine is not here"):
+    with refuses("compiler-target-mismatch"):
         resolve_target(described(compute_capability="8.9"), "tensorrt")
 
 
@@ -122,14 +121,17 @@ def test_the_compilers_list_is_what_it_offers():
 @pytest.mark.parametrize("name", ["T4", "A100", "L4", "A10"])
 def test_data_centre_cards_come_with_what_nvidia_documents(name):
     note = resolve_target(name).note
-    assert "NVIDIA documents it for RTX GPUs" in note
+    assert "NVIDIA documents TensorRT-RTX for RTX GPUs" in note
     assert resolve_target(name).name in note
-    assert "its documented compiler for data-centre cards is tensorrt" in note
+    assert "tensorrt for data-centre GPUs" in note
 
 
 @pytest.mark.parametrize("name", ["RTX 2080 Ti", "RTX 3090", "RTX 4090"])
 def test_rtx_cards_have_a_compiler_of_their_own(name):
-    assert resolve_target(name).note == f"Compiling for {name} with TensorRT-RTX, NVIDIA's own for RTX GPUs."
+    assert (
+        resolve_target(name).note
+        == f"Compiling for {name} with TensorRT-RTX, NVIDIA's compiler for RTX GPUs."
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_rtx_cards_have_a_compiler_of_their_own(name):
 def test_int8_comes_with_what_is_known_of_it(gpu, said):
     note = int8_caveat(resolve_target(gpu))
     assert said in note
-    assert "compare with --fp16" in note
+    assert "Compare with --fp16" in note
 
 
 def test_int8_on_the_cpu_needs_no_note():
@@ -168,7 +170,7 @@ def test_the_precision_is_the_one_asked_for_or_the_targets_own(gpu, asked, built
 def test_fp16_on_the_cpu_is_refused():
     with refuses("precision-unsupported") as caught:
         resolve_precision(resolve_target("cpu"), "fp16")
-    assert caught.value.fix == "take FP32 or INT8"
+    assert "FP32 or INT8" in caught.value.fix
 
 
 def test_a_precision_that_there_is_not_is_refused_with_those_there_are():

@@ -57,7 +57,7 @@ def test_what_is_submitted_is_answered_later_and_as_a_call_answers(built):
 def test_what_is_wrong_with_images_submitted_comes_with_the_result(built):
     with Engine.load(built) as engine:
         future = engine.submit(IMAGES.astype(np.float64))
-        with pytest.raises(DeployError, match="takes float32"):
+        with pytest.raises(DeployError, match="accepts float32"):
             future.result()
 
 
@@ -135,7 +135,7 @@ def test_a_tensor_that_wants_gradients_is_refused_with_what_to_do(built):
     [torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 64, 64, dtype=torch.float64), torch.zeros(3, 64, 64)],
 )
 def test_tensors_of_another_shape_or_type_are_refused_as_arrays_are(built, wrong):
-    with Engine.load(built) as engine, pytest.raises(DeployError, match="takes float32"):
+    with Engine.load(built) as engine, pytest.raises(DeployError, match="accepts float32"):
         engine(wrong)
 
 

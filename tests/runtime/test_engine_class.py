@@ -68,7 +68,7 @@ def test_images_need_not_be_contiguous(built):
 def test_other_images_are_refused_with_what_the_engine_takes(built, wrong):
     with Engine.load(built) as engine, pytest.raises(DeployError) as caught:
         engine(wrong)
-    assert "takes float32 (n, 3, 64, 64), n of 1 to 4" in caught.value.problem
+    assert "accepts float32 (n, 3, 64, 64), n of 1 to 4" in caught.value.problem
     assert f"not {wrong.dtype} {wrong.shape}" in caught.value.problem
 
 
