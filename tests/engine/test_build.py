@@ -83,7 +83,7 @@ def test_without_a_gpu_named_or_present_the_engine_is_portable(model, monkeypatc
 def test_a_cpu_artifact_carries_its_story_in_its_metadata(model):
     built = build_engine(onnx=model, precision="int8", gpu="cpu")
     metadata = {entry.key: entry.value for entry in onnx.load(built.path).metadata_props}
-    assert metadata["deploykit.onnx_tools.fp16"] == "int8"
+    assert metadata["deploykit.precision"] == "int8"
     assert metadata["deploykit.onnx_sha256"] == file_sha256(model)
     assert metadata["deploykit.ranges_sha256"] == built.manifest.model.ranges_sha256
 
@@ -227,12 +227,19 @@ def test_a_model_that_is_int8_already_is_refused(model):
     assert "FP32 model" in caught.value.fix
 
 
-@pytest.mark.parametrize("output", ["file/engine.onnx", "file/deeper/engine.onnx", "folder"])
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(model, workplace, output):
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [
+        ("file/engine.onnx", "output-unwritable"),
+        ("file/deeper/engine.onnx", "output-unwritable"),
+        ("folder", "output-not-a-file"),
+    ],
+)
+def test_an_unwritable_output_is_refused_before_the_work(model, workplace, output, code):
     (workplace / "file").write_text("in the way")
     (workplace / "folder").mkdir()
     stages: list[str] = []
-    with refuses("output-not-a-file"):
+    with refuses(code):
         build_engine(
             onnx=model, gpu="cpu", output=workplace / output, progress=lambda stage, *_: stages.append(stage)
         )

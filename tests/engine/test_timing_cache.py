@@ -78,13 +78,13 @@ def test_a_compiler_without_a_use_for_timings_gets_none(path):
     assert (timings.sha256, config.takes, path.exists()) == (None, [], False)
 
 
-def test_timings_that_the_compiler_refuses_are_begun_anew(path, caplog):
+def test_timings_that_the_compiler_refuses_are_replaced_by_empty_ones(path, caplog):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"damaged")
     config = Config()
     timings = TimingCache(TRT, config, T4)
     assert (timings.sha256, config.takes) == (None, [b"damaged", b""])
-    assert "begun anew" in caplog.text
+    assert "starting an empty one" in caplog.text
     timings.save()
     assert path.read_bytes() == b"timings"
 
@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_written_costs_no_build(tmp_path, caplog):
     (tmp_path / "deploykit").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         TimingCache(TRT, Config(), T4).save()
-    assert "Timings are not kept for the next build" in caplog.text
+    assert "Kernel timings are not saved" in caplog.text
 
 
 def test_timings_that_cannot_be_read_are_passed_over(path, caplog):
