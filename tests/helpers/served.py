@@ -21,6 +21,7 @@ from deploykit.util.errors import DeployError
 ROOT = Path(__file__).parents[2]
 APART = ROOT / ".cache" / "serve" / "bin" / "python"
 ANY_PORTS = Ports(http=0, grpc=0, metrics=0)
+FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
 
 def options(**others) -> ServerOptions:
@@ -34,7 +35,14 @@ def python() -> Path | None:
     return APART if APART.is_file() else None
 
 
+def serve_arguments(*arguments: object) -> list[str]:
+    """Return the arguments of deploykit serve, with the interpreter of Triton's environment."""
+    which = ("--python", python()) if python() else ()
+    return [str(each) for each in ("serve", *arguments, *which)]
+
+
 def triton() -> TritonInstallation:
+    """Return the Triton to test with; skip the test if it is not installed."""
     try:
         return find_triton(python())
     except DeployError as error:

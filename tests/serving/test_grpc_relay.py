@@ -110,8 +110,8 @@ def ends(behind, proxy) -> Iterator[tuple[End, End]]:
             yield client, server
 
 
-def message(length: int, *, told: int | None = None, is_compressed: bool = False) -> bytes:
-    return struct.pack(">BI", is_compressed, length if told is None else told) + bytes(length)
+def message(length: int, *, stated: int | None = None, is_compressed: bool = False) -> bytes:
+    return struct.pack(">BI", is_compressed, length if stated is None else stated) + bytes(length)
 
 
 def sent(end: End, other: End, *frames: bytes) -> list[Frame]:
@@ -138,7 +138,7 @@ def code(frame: Frame) -> int:
 
 
 ANSWER = encoded_frame(HEADERS, 1, encoded_header(":status", "200"), flags=END_HEADERS)
-TOO_LONG = encoded_frame(DATA, 1, message(20, told=MOST_BYTES + 1))
+TOO_LONG = encoded_frame(DATA, 1, message(20, stated=MOST_BYTES + 1))
 
 
 def test_frames_within_the_limits_pass_unchanged_both_ways(ends):
@@ -160,7 +160,7 @@ def test_message_lengths_are_read_across_frame_boundaries(ends, size):
     frames = [encoded_frame(DATA, 1, text[at : at + size]) for at in range(0, len(text), size)]
     seen = sent(client, server, begun_call("ModelStreamInfer", 1), *frames)
     assert b"".join(bytes(each.payload) for each in seen[1:]) == text
-    end = message(10, told=MOST_BYTES + 1)
+    end = message(10, stated=MOST_BYTES + 1)
     client.send(*(encoded_frame(DATA, 1, end[at : at + size]) for at in range(0, len(end), size)), MARK)
     *_, reset = server.frames_before_mark()
     assert (reset.kind, code(reset)) == (RST_STREAM, CANCEL)
@@ -171,7 +171,7 @@ def test_message_lengths_are_read_across_frame_boundaries(ends, size):
     [
         (TOO_LONG, RESOURCE_EXHAUSTED, "a message of 1001 bytes exceeds the limit of 1000"),
         (
-            encoded_frame(DATA, 1, message(5) + message(0, told=2**32 - 1)),
+            encoded_frame(DATA, 1, message(5) + message(0, stated=2**32 - 1)),
             RESOURCE_EXHAUSTED,
             "a message of 4294967295 bytes",
         ),

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ import pytest
 from PIL import Image
 
 from deploykit.engine.build import build_engine
-from deploykit.networks.export import export_onnx
+from deploykit.networks.export import prepare_export
+from deploykit.networks.onnx_writer.writer import build_onnx_model
+from deploykit.onnx_tools.model_io import to_bytes
+from deploykit.onnx_tools.uint8_input import with_pixels
 from deploykit.runtime import Engine
 
 SERVER = Path(__file__).parents[2] / "examples" / "http_server.py"
@@ -27,7 +31,14 @@ SERVER = Path(__file__).parents[2] / "examples" / "http_server.py"
 @pytest.fixture(scope="module", params=[False, True], ids=["float32", "uint8"])
 def engine(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("served")
-    model = export_onnx(0, side_px=32, preprocess=request.param, output=folder / "model.onnx").path
+    network, weights, info = prepare_export(0, side_px=32)
+    graph = build_onnx_model(
+        network, weights, replace(info, input_type="uint8" if request.param else "float32")
+    )
+    if request.param:
+        graph = with_pixels(graph, info.preprocessing)
+    model = folder / "model.onnx"
+    model.write_bytes(to_bytes(graph))
     return build_engine(onnx=model, gpu="cpu", output=folder / "e.onnx").path
 
 

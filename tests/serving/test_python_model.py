@@ -70,8 +70,8 @@ def test_instances_share_the_cores_by_default():
     cores = len(os.sched_getaffinity(0))
     assert thread_count({"instance_group": [{"count": 1}]}) == cores
     assert thread_count({"instance_group": [{"count": 2 * cores}]}) == 1
-    told = {"parameters": {"threads": {"string_value": "3"}}, "instance_group": [{"count": 2}]}
-    assert thread_count(told) == 3
+    config = {"parameters": {"threads": {"string_value": "3"}}, "instance_group": [{"count": 2}]}
+    assert thread_count(config) == 3
 
 
 def test_formats_that_start_other_programs_are_refused():

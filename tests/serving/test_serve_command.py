@@ -6,24 +6,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from served import colours, python, triton
+from served import FREE_PORTS, colours, serve_arguments, triton
 from solid_colours import SIDE_PX
 
 from deploykit.serving.repository.options import ModelOptions
 from deploykit.serving.repository.write import write_repository
 
-ANY = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory) -> Path:
     return colours(tmp_path_factory.mktemp("engine"))
-
-
-def serve_arguments(*arguments: object) -> list[str]:
-    """The serve command with the Python that has Triton."""
-    which = ("--python", python()) if python() else ()
-    return [str(each) for each in ("serve", *arguments, *which)]
 
 
 def test_a_server_port_in_use_is_refused(run, engine):
@@ -41,7 +33,7 @@ def test_a_backend_missing_from_this_triton_is_refused(run, engine, tmp_path):
     if not triton().is_bundled:
         pytest.skip("this Triton may have it")
     write_repository(tmp_path / "models", [engine], ModelOptions(name="colours"))
-    done = run(*serve_arguments(tmp_path / "models", *ANY))
+    done = run(*serve_arguments(tmp_path / "models", *FREE_PORTS))
     assert done.status == 2
     assert done.code == "triton-backend-missing"
     assert "--backend python" in done.err
@@ -70,8 +62,8 @@ def test_a_backend_missing_from_this_triton_is_refused(run, engine, tmp_path):
         (("ENGINE", "--host", "203.0.113.1"), ("address-unavailable", "203.0.113.1:8000")),
         (("ENGINE", "--shutdown-timeout", "soon"), ("invalid-duration", "'soon'")),
         (("ENGINE", "--max-body", "much"), ("invalid-memory-target", "'much'")),
-        (("ENGINE", *ANY, "--max-body", "2GiB"), ("invalid-request-limit", "2 GiB")),
-        (("ENGINE", *ANY, "--max-body", "0.5KiB"), ("request-limit-too-small", "512 bytes")),
+        (("ENGINE", *FREE_PORTS, "--max-body", "2GiB"), ("invalid-request-limit", "2 GiB")),
+        (("ENGINE", *FREE_PORTS, "--max-body", "0.5KiB"), ("request-limit-too-small", "512 bytes")),
         (("ENGINE", "--max-latency", "10"), ("unit-missing", "10")),
         (("ENGINE", "--poll", "3s"), ("option-not-applicable", "--poll")),
         (("folder", "--no-images"), ("option-not-applicable", "--no-images")),

@@ -1,4 +1,4 @@
-"""deploykit serve in a process of its own: started, stopped, killed, and given new versions."""
+"""deploykit serve in its own process: started, stopped, killed, and given new versions."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from PIL import Image
-from served import colours, flat_images, python, triton
+from served import FREE_PORTS, colours, flat_images, serve_arguments, triton
 from small_models import colour_blocks
 from solid_colours import SIDE_PX
 from tritonclient.utils import InferenceServerException
@@ -29,28 +29,18 @@ from deploykit.util.local_gpu import local_gpu
 
 pytestmark = pytest.mark.integration
 
-ANY = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory) -> Path:
     return colours(tmp_path_factory.mktemp("engine"))
 
 
-def serve_arguments(*arguments: object) -> list[str]:
-    which = ("--python", python()) if python() else ()
-    return [str(each) for each in ("serve", *arguments, *which)]
-
-
 @contextmanager
 def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen, dict]]:
     """Start deploykit serve in its own process, and wait until it is ready."""
-    triton()  # skips where there is none
-    which = ("--python", python()) if python() else ()
-    command = [sys.executable, "-m", "deploykit", "serve", *arguments, *ANY, *which, "--json"]
-    process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    triton()  # skips if it is not installed
+    command = [sys.executable, "-m", "deploykit", *serve_arguments(*arguments, *FREE_PORTS, "--json")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         text = ""
         while not text.endswith("}\n"):
@@ -198,7 +188,7 @@ def test_stopping_during_startup_leaves_no_processes(engine, after_s):
 
     triton()
     before = helpers()
-    command = [sys.executable, "-m", "deploykit", *serve_arguments(engine, *ANY)]
+    command = [sys.executable, "-m", "deploykit", *serve_arguments(engine, *FREE_PORTS)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     time.sleep(after_s)
     process.terminate()
@@ -222,7 +212,7 @@ def test_a_model_that_triton_cannot_load_is_an_error(run, engine, tmp_path):
     )
     with (tmp_path / "models" / "colours" / "config.pbtxt").open("a") as config:
         config.write('parameters { key: "threads" value { string_value: "many" } }\n')
-    done = run(*serve_arguments(tmp_path / "models", *ANY))
+    done = run(*serve_arguments(tmp_path / "models", *FREE_PORTS))
     assert done.status == 2
     assert "Triton can't load colours, version 1: invalid literal for int() with base 10: 'many'." in done.err
     assert len(done.err.splitlines()) == 2
@@ -233,7 +223,7 @@ def test_an_engine_for_a_gpu_is_refused_without_one(run, tmp_path):
     triton()
     colour_blocks(tmp_path / "colours.onnx")
     assert run("build-engine", "--onnx", "colours.onnx", "--gpu", "T4").status == 0
-    done = run(*serve_arguments("colours.fp16.sm75.engine", "--name", "colours", *ANY))
+    done = run(*serve_arguments("colours.fp16.sm75.engine", "--name", "colours", *FREE_PORTS))
     assert done.status == 2
     assert done.code == "triton-load-failed"
     assert "colours, version 1: it is for an NVIDIA GPU" in done.err

@@ -19,7 +19,7 @@ def test_the_stub_loads_the_library_of_its_python(tmp_path):
     """The loader finds the library of the Python whose packages the stub imports."""
     found = triton()
     if found.stub is None:
-        pytest.skip("this Triton has a helper of its own")
+        pytest.skip("this Triton includes its own stub")
     listed = subprocess.run(
         ["ldd", found.stub], env=dict(found.variables), capture_output=True, text=True, check=True
     ).stdout
