@@ -54,7 +54,7 @@ def timed(*layers: CompiledLayer, gpu: str | None = "Tesla T4") -> list[LayerTim
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_a_call_tells_what_its_layers_take_in_the_order_they_ran(cuda_graphs):
+def test_layer_times_are_returned_in_execution_order(cuda_graphs):
     with loaded(cuda_graphs=cuda_graphs) as engine:
         engine.trt.layers = lambda execution: [("b", 0.25 + execution), ("a", 0.5), ("b", 1.0)]
         with engine.engine.profile_layers(whole_numbers(8)) as call:
@@ -66,7 +66,7 @@ def test_a_call_tells_what_its_layers_take_in_the_order_they_ran(cuda_graphs):
 
 
 @over_the_stub
-def test_a_profiler_slows_no_other_call_down():
+def test_a_profiler_does_not_slow_other_calls_down():
     with loaded() as engine:
         engine.trt.layers = lambda execution: [("a", 0.5)]
         engine.check(whole_numbers(8))
@@ -80,7 +80,7 @@ def test_a_profiler_slows_no_other_call_down():
 
 
 @over_the_stub
-def test_where_nothing_is_told_of_graphs_the_fix_is_to_do_without():
+def test_if_graphs_have_no_layer_times_the_fix_is_to_disable_them():
     with loaded() as engine:
         engine.trt.layers = lambda execution: [("a", 0.5)]
         engine.trt.profiles_graphs = False
@@ -96,7 +96,7 @@ def test_where_nothing_is_told_of_graphs_the_fix_is_to_do_without():
 
 
 @over_the_stub
-def test_a_profiler_that_tells_of_no_layer_is_an_error():
+def test_a_profiler_without_layer_times_is_an_error():
     with (
         loaded(cuda_graphs=False) as engine,
         engine.engine.profile_layers(whole_numbers(8)) as call,
@@ -106,7 +106,7 @@ def test_a_profiler_that_tells_of_no_layer_is_an_error():
 
 
 @over_the_stub
-def test_layers_have_the_audits_blocks_work_and_bytes():
+def test_layers_have_the_blocks_work_and_bytes_of_the_audit():
     layers = timed(STEM, EXPAND, SCALE)
     stem, _, scale, copy = layers
     assert [layer.name for layer in layers] == [STEM.name, EXPAND.name, SCALE.name, "copy"]
@@ -122,7 +122,7 @@ def test_layers_have_the_audits_blocks_work_and_bytes():
 
 
 @over_the_stub
-def test_bounds_are_by_the_gpus_datasheet():
+def test_bounds_come_from_the_gpus_datasheet():
     """A T4 has 65e12 operations a second in FP16, twice that in INT8, and 320e9 bytes."""
     stem, expand, *_ = timed(STEM, EXPAND)
     assert stem.bound_ms == expand.bound_ms == pytest.approx(1000 * 8_002_000 / 320e9)
@@ -132,7 +132,7 @@ def test_bounds_are_by_the_gpus_datasheet():
 
 
 @over_the_stub
-def test_a_gpu_of_which_no_datasheet_is_known_has_no_bounds():
+def test_a_gpu_without_a_known_datasheet_has_no_bounds():
     layers = timed(STEM, EXPAND, gpu=None)
     assert layers[0].size_bytes == 8_002_000
     assert [layer.bound_ms for layer in layers] == [None] * 4

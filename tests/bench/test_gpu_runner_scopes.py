@@ -42,7 +42,7 @@ EXPECTED_MS = {"end-to-end": 0.53, "device": 0.4, "host": 0.02}
 
 @pytest.mark.parametrize("scope", EXPECTED_MS)
 @over_the_stub
-def test_each_scope_takes_its_part_of_a_call(scope):
+def test_each_scope_times_its_part_of_a_call(scope):
     clock = Clock(now_s=driver.host_s)
     driver.pace(**PACE)
     with loaded() as engine, open_sampler(engine.engine, whole_numbers(BATCH), scope, clock=clock) as sample:
@@ -50,7 +50,7 @@ def test_each_scope_takes_its_part_of_a_call(scope):
 
 
 @over_the_stub
-def test_a_benchmark_of_what_the_gpu_takes_is_of_that_alone():
+def test_a_device_benchmark_times_only_the_gpu():
     driver.pace(**PACE)
     with loaded() as engine:
         record = measured(engine, scope="device")
@@ -72,7 +72,7 @@ def test_a_scope_is_printed_with_its_latency_and_without_a_throughput():
 
 
 @over_the_stub
-def test_a_benchmark_of_what_the_host_takes_is_by_its_clock():
+def test_a_host_benchmark_uses_the_hosts_clock():
     with loaded() as engine:
         record = measured(engine, scope="host")
     assert record.method.scope == "host"
@@ -90,7 +90,7 @@ def test_a_benchmark_of_what_the_host_takes_is_by_its_clock():
     ],
 )
 @over_the_stub
-def test_a_record_says_whether_calls_were_graphs_and_not_what_was_asked(
+def test_a_record_says_whether_calls_used_graphs_not_what_was_requested(
     scope, asked, can_be_captured, expected
 ):
     with loaded(cuda_graphs=asked) as engine:
@@ -99,7 +99,7 @@ def test_a_record_says_whether_calls_were_graphs_and_not_what_was_asked(
 
 
 @over_the_stub
-def test_a_server_whose_smaller_batches_were_no_graphs_had_none():
+def test_a_server_with_some_batches_outside_graphs_records_no_graphs():
     with loaded() as engine:
         engine.trt.refuses = lambda shape, capturing: capturing and shape[0] == 1
         record = measured(engine, scenario="server", max_latency_ms=1000)
@@ -107,7 +107,7 @@ def test_a_server_whose_smaller_batches_were_no_graphs_had_none():
 
 
 @over_the_stub
-def test_tensorrts_engines_have_every_scope():
+def test_tensorrt_engines_support_every_scope():
     driver.pace(**PACE)
     with loaded(TENSORRT) as engine, engine.engine.time_calls(whole_numbers(BATCH)) as call:
         assert call.device_ms() == pytest.approx(0.4)

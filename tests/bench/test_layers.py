@@ -32,7 +32,7 @@ def test_every_layer_of_the_audit_is_timed_with_its_work(engine, layers):
     assert sum(layer.ms for layer in layers) > 0
 
 
-def test_layers_go_to_the_blocks_of_the_network_in_its_order(layers):
+def test_layers_are_summed_by_block_in_network_order(layers):
     blocks = [block.name for block in sum_by_block(layers) if block.name != NO_BLOCK]
     # B0's seven stages of 1, 2, 2, 3, 3, 4 and 1 blocks (Table 1 of arXiv:1905.11946).
     members = [
@@ -41,7 +41,7 @@ def test_layers_go_to_the_blocks_of_the_network_in_its_order(layers):
     assert blocks == ["conv_stem", *members, "conv_head", "global_pool", "classifier"]
 
 
-def test_sums_are_of_all_layers(layers):
+def test_sums_include_all_layers(layers):
     for rows in (sum_by_block(layers), sum_by_kind(layers)):
         assert sum(row.ms for row in rows) == pytest.approx(sum(layer.ms for layer in layers))
         assert sum(row.macs for row in rows) == sum(layer.macs for layer in layers)
@@ -50,24 +50,24 @@ def test_sums_are_of_all_layers(layers):
     assert sum_by_kind(layers)[0].name == "Conv"
 
 
-def test_weights_that_are_packed_are_moved_too(layers):
+def test_packed_weights_count_as_moved_bytes(layers):
     (classifier,) = [layer for layer in layers if layer.block == "classifier" and layer.macs]
     assert classifier.size_bytes == pytest.approx(4 * 1280 * 1000, rel=0.01)
 
 
-def test_a_batch_is_all_its_images(engine, layers):
+def test_work_and_bytes_are_those_of_the_whole_batch(engine, layers):
     eight = time_layers(engine, batch=8, threads=1)
     assert sum(layer.macs for layer in eight) == 8 * sum(layer.macs for layer in layers)
     assert sum(layer.ms for layer in eight) > 2 * sum(layer.ms for layer in layers)
 
 
-def test_int8_is_held_to_the_bound_of_integers(random_b0, tmp_path):
+def test_int8_layers_use_the_integer_peak(random_b0, tmp_path):
     built = build_engine(onnx=random_b0.path, precision="int8", gpu="cpu", output=tmp_path / "e.onnx")
     found = time_layers(built.path, threads=1)
     assert sum(layer.precision == "int8" for layer in found) == 33
 
 
-def test_a_bound_is_the_larger_of_computing_and_moving():
+def test_a_bound_is_the_longer_of_computing_and_moving():
     roofline = Roofline(macs_per_s={"fp32": 1e9, "int8": 4e9}, bytes_per_s=((1000, 1e9), (100_000, 1e8)))
     assert roofline.bound_ms(macs=10**6, size_bytes=1000, precision="fp32") == pytest.approx(1.0)
     assert roofline.bound_ms(macs=10**6, size_bytes=1000, precision="int8") == pytest.approx(0.25)
@@ -75,7 +75,7 @@ def test_a_bound_is_the_larger_of_computing_and_moving():
     assert roofline.bound_ms(macs=10**6, size_bytes=10**6, precision="int8") == pytest.approx(10.0)
 
 
-def test_what_is_not_known_has_no_bound():
+def test_unknown_work_or_bytes_have_no_bound():
     roofline = Roofline(macs_per_s={"fp32": 1e9}, bytes_per_s=((1000, 1e9),))
     assert roofline.bound_ms(macs=10, size_bytes=None, precision="fp32") is None
     assert roofline.bound_ms(macs=10, size_bytes=1000, precision="int8") is None
@@ -90,36 +90,36 @@ def test_what_is_not_known_has_no_bound():
         ("Tesla P4", {"fp32", "int8"}),  # which has none
     ],
 )
-def test_a_datasheet_bounds_what_it_tells_of(gpu, precisions):
+def test_a_datasheet_bounds_only_the_precisions_it_lists(gpu, precisions):
     found = look_up_gpu_roofline(gpu)
     assert found is not None
     assert found.macs_per_s.keys() == precisions
 
 
 @pytest.mark.parametrize("gpu", ["Stub", "NVIDIA GeForce RTX 2080 Ti"])  # none; one without bandwidth
-def test_a_gpu_without_datasheet_has_no_roofline(gpu):
+def test_a_gpu_without_a_datasheet_has_no_roofline(gpu):
     assert look_up_gpu_roofline(gpu) is None
 
 
-def test_this_cpus_roofline_is_measured():
+def test_the_roofline_of_this_cpu_is_measured():
     found = measure_cpu_roofline(1)
     assert found.macs_per_s["int8"] > 0
     assert found.macs_per_s["fp32"] > 1e8
     assert min(rate for _, rate in found.bytes_per_s) > 1e7
 
 
-def test_a_batch_that_the_engine_does_not_take_is_refused(engine):
+def test_layers_of_a_batch_outside_the_range_are_refused(engine):
     with refuses("batch-out-of-range"):
         time_layers(engine, batch=65)
 
 
-def test_an_engine_for_a_gpu_that_is_not_here_is_refused(random_b0, tmp_path):
+def test_layers_of_an_engine_for_a_missing_gpu_are_refused(random_b0, tmp_path):
     built = build_engine(onnx=random_b0.path, gpu="T4", output=tmp_path / "e.engine")
     with refuses("engine-cannot-run"):
         time_layers(built.path)
 
 
-def test_layers_have_no_scenario(run, engine):
+def test_layers_and_scenarios_exclude_each_other(run, engine):
     for option in (("--scenario", "offline"), ("--scope", "device"), ("--max-latency", "1ms")):
         refused = run("bench", str(engine), "--layers", *option)
         assert (refused.status, refused.out) == (2, "")
@@ -133,7 +133,7 @@ def test_layers_are_printed_from_the_command_line(run, engine):
         assert part in shown.out
 
 
-def test_what_is_not_known_is_printed_blank(run, engine, monkeypatch):
+def test_unknown_values_are_printed_as_blanks(run, engine, monkeypatch):
     known = LayerTime(
         name="k",
         kind="gemm",

@@ -42,7 +42,7 @@ QUIET = MachineState(moment_s=0, cpu_mhz=None, busy_s=0, own_s=0, load=0)
 # ---------------------------------------------------------------- measuring
 
 
-def test_a_record_keeps_every_sample_the_method_the_engine_and_the_machine(engine, measured):
+def test_a_record_contains_every_sample_the_method_the_engine_and_the_machine(engine, measured):
     assert len(measured.latency_ms) >= 100
     assert 500 * measured.seconds < sum(measured.latency_ms) <= 1000 * measured.seconds
     assert measured.seconds >= 0.2
@@ -58,18 +58,18 @@ def test_a_record_keeps_every_sample_the_method_the_engine_and_the_machine(engin
     assert measured.machine == describe_machine(on_cpu=True)
 
 
-def test_without_a_batch_the_one_the_engine_is_tuned_for_is_measured(engine):
+def test_the_default_batch_is_the_one_the_engine_is_tuned_for(engine):
     assert benchmark(engine, seconds=0.01, samples=1).method.batch == 2
 
 
-def test_without_threads_all_cores_are_used_and_recorded(engine):
+def test_by_default_all_cores_are_used_and_recorded(engine):
     record = benchmark(engine, seconds=0.01, samples=1)
     assert record.method.threads == record.machine.cores == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("scenario", ["single-stream", "offline"])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_each_call_that_is_timed_takes_and_answers_a_whole_batch(engine, batch, scenario, monkeypatch):
+def test_each_timed_call_processes_a_whole_batch(engine, batch, scenario, monkeypatch):
     sizes: list[tuple[int, int]] = []
     call = Engine.__call__
 
@@ -90,7 +90,7 @@ def test_throughput_is_images_over_the_time_they_took(measured):
     assert record.images_per_s.low < record.images_per_s.value < record.images_per_s.high
 
 
-def test_the_server_scenario_holds_its_bound(tmp_path):
+def test_the_server_scenario_meets_its_bound(tmp_path):
     quick = colours(tmp_path)
     record = benchmark(quick, scenario="server", batch=4, max_latency_ms=500, seconds=0.1, threads=1)
     assert record.percentile_ms(99).value <= 500
@@ -100,19 +100,19 @@ def test_the_server_scenario_holds_its_bound(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [0, -1, 5])
-def test_a_batch_the_engine_does_not_take_is_refused(engine, batch):
+def test_a_batch_outside_the_engines_range_is_refused(engine, batch):
     with refuses("batch-out-of-range"):
         benchmark(engine, batch=batch, seconds=0.01)
 
 
 @pytest.mark.parametrize("threads", [0, -2, 10**6])
-def test_threads_that_no_machine_has_are_refused(engine, threads):
+def test_an_impossible_number_of_threads_is_refused(engine, threads):
     with refuses("invalid-thread-count"):
         benchmark(engine, threads=threads, seconds=0.01)
 
 
 @pytest.mark.parametrize("options", [{"scenario": "server"}, {"max_latency_ms": 10}])
-def test_a_bound_goes_with_the_server_scenario_alone(engine, options):
+def test_a_latency_bound_needs_the_server_scenario(engine, options):
     with refuses("option-not-applicable"):
         benchmark(engine, **options)
 
@@ -125,7 +125,7 @@ def test_a_missing_engine_is_refused(tmp_path):
 # ---------------------------------------------------------------- the machine
 
 
-def test_the_processor_is_named_as_the_system_names_it():
+def test_the_cpu_has_the_name_that_the_system_reports():
     machine = describe_machine(on_cpu=True)
     assert machine.kind == "cpu"
     assert f": {machine.name}\n" in Path("/proc/cpuinfo").read_text()
@@ -155,7 +155,7 @@ COOL = GpuState(sm_mhz=1590, memory_mhz=5000, temperature_c=50, power_w=60)
         ),
     ],
 )
-def test_what_of_the_machine_makes_figures_doubtful_is_said(before, after, said):
+def test_disturbances_of_the_machine_are_described(before, after, said):
     machine = describe_machine(on_cpu=True)
     assert [said in each for each in describe_disturbances(machine, before, after)] == [True]
     assert describe_disturbances(machine, QUIET, QUIET) == ()
@@ -167,7 +167,7 @@ def test_what_of_the_machine_makes_figures_doubtful_is_said(before, after, said)
 # ---------------------------------------------------------------- remarks
 
 
-def test_a_run_that_drifts_or_has_two_modes_says_so_and_how_badly(measured):
+def test_drift_and_two_modes_are_described_with_their_size(measured):
     random, quiet = np.random.default_rng(0), replace(measured, before=QUIET, after=QUIET)
     steady = random.lognormal(1, 0.02, 2000)
     assert with_samples(quiet, steady).caveats == ()
@@ -182,7 +182,7 @@ def test_a_run_that_drifts_or_has_two_modes_says_so_and_how_badly(measured):
 @pytest.mark.parametrize(
     ("count", "rough"), [(1000, []), (999, ["p99"]), (100, ["p99"]), (99, ["p90", "p99"])]
 )
-def test_percentiles_of_too_few_samples_are_marked(measured, count, rough):
+def test_percentiles_from_too_few_samples_are_marked(measured, count, rough):
     record = with_samples(
         replace(measured, before=QUIET, after=QUIET), np.random.default_rng(0).lognormal(1, 0.02, count)
     )
@@ -197,7 +197,7 @@ def pair(measured: Record, factor: float, *, spread: float = 0.05) -> tuple[Reco
     return with_samples(measured, first), with_samples(measured, factor * second)
 
 
-def test_the_ratio_of_medians_comes_with_an_interval_that_holds_it(measured):
+def test_the_interval_of_a_ratio_of_medians_contains_it(measured):
     found = compare_records(*pair(measured, 0.8))
     assert found.ratio.low < 0.8 < found.ratio.high
     assert found.ratio.high - found.ratio.low < 0.03
@@ -206,7 +206,7 @@ def test_the_ratio_of_medians_comes_with_an_interval_that_holds_it(measured):
     assert not compare_records(*pair(measured, 1.0)).is_significant
 
 
-def test_the_interval_of_the_ratio_holds_it_as_often_as_it_says(measured):
+def test_the_interval_of_a_ratio_has_its_nominal_coverage(measured):
     random, held = np.random.default_rng(3), 0
     for _ in range(1000):
         records = (with_samples(measured, random.exponential(1, 150)) for _ in range(2))
@@ -215,7 +215,7 @@ def test_the_interval_of_the_ratio_holds_it_as_often_as_it_says(measured):
     assert 0.93 <= held / 1000 <= 0.97
 
 
-def test_throughput_is_compared_where_the_scenario_is_about_it(measured):
+def test_offline_records_are_compared_by_throughput(measured):
     first, second = (
         replace(each, method=replace(each.method, scenario="offline")) for each in pair(measured, 0.5)
     )
@@ -224,7 +224,7 @@ def test_throughput_is_compared_where_the_scenario_is_about_it(measured):
     assert found.ratio.low < 2 < found.ratio.high
 
 
-def test_rates_that_hold_are_compared_by_the_trials_around_them(measured):
+def test_server_records_are_compared_by_the_rates_that_enclose_them(measured):
     def served(low: float, high: float) -> Record:
         trials = tuple(
             Trial(rate_per_s=rate, requests=1000, late=0, holds=holds)
@@ -246,7 +246,7 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize(("name", "value"), UNLIKE.items())
-def test_records_that_were_not_made_alike_are_refused_unless_told_what_to_ignore(measured, name, value):
+def test_records_of_different_methods_are_refused_unless_ignored(measured, name, value):
     other = replace(measured, method=replace(measured.method, **{name: value}))
     with refuses("records-not-comparable") as caught:
         compare_records(measured, other)
@@ -267,7 +267,7 @@ def test_latency_is_not_compared_with_throughput(measured):
         compare_records(measured, other, ignore=["scenario"])
 
 
-def test_nothing_else_can_be_ignored(measured):
+def test_an_unknown_field_cannot_be_ignored(measured):
     assert set(comparison_key(measured)) == set(IGNORABLE_FIELDS)
     with refuses("unknown-field"):
         compare_records(measured, measured, ignore=["weather"])

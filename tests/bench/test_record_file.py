@@ -79,7 +79,7 @@ def altered(measured: Record, **changes) -> str:
         lambda text: "\x00\xff",
     ],
 )
-def test_a_record_that_was_damaged_is_refused(measured, tmp_path, spoil):
+def test_a_damaged_record_is_refused(measured, tmp_path, spoil):
     path = write_record(measured, tmp_path)
     path.write_text(spoil(path.read_text()))
     with refuses("record-damaged"):
@@ -100,7 +100,7 @@ def test_a_record_that_was_damaged_is_refused(measured, tmp_path, spoil):
         {"seconds": 1e300},
     ],
 )
-def test_a_record_without_sense_is_refused(measured, tmp_path, changes):
+def test_a_record_with_invalid_values_is_refused(measured, tmp_path, changes):
     path = tmp_path / "record.json"
     path.write_text(altered(measured, **changes))
     with refuses("record-damaged") as caught:
@@ -125,12 +125,12 @@ def test_a_record_too_large_to_be_read_is_not_written(measured, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_the_system_does_not_let_read_is_told_as_such():
+def test_an_unreadable_file_is_reported():
     with refuses("file-unreadable"):
         read_record("/proc/self/mem")
 
 
-def test_json_that_is_no_record_is_set_aside_in_a_folder_and_a_damaged_record_is_not(measured, tmp_path):
+def test_other_json_in_a_folder_is_skipped_but_a_damaged_record_is_not(measured, tmp_path):
     path = write_record(measured, tmp_path)
     stray = tmp_path / "package.json"
     stray.write_text('{"name": "mine"}')
@@ -143,7 +143,7 @@ def test_json_that_is_no_record_is_set_aside_in_a_folder_and_a_damaged_record_is
 
 
 @pytest.mark.parametrize("format_of", ["profile", "accuracy"])
-def test_a_record_from_before_more_was_recorded_is_read(profile, tmp_path, format_of):
+def test_older_records_of_the_same_format_can_be_read(profile, tmp_path, format_of):
     record = profile if format_of == "profile" else ACCURACY
     fields = json.loads(to_json(record))
     for since in ("before", "after", "images_sha256"):
@@ -157,20 +157,20 @@ def test_a_record_from_before_more_was_recorded_is_read(profile, tmp_path, forma
     )
 
 
-def test_the_committed_records_are_read():
+def test_the_committed_records_can_be_read():
     folder = Path(__file__).parents[2] / "engines" / "results" / "cpu"
     if not folder.is_dir():
         pytest.skip("the committed records are not beside the tests")
     assert len(read_record_folder(folder).records) >= 100
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_a_missing_record_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none.json"):
         with refuses("record-not-found"):
             read_record(path)
 
 
-def test_layers_and_accuracy_are_records_too(profile, tmp_path):
+def test_layer_profiles_and_accuracy_are_records(profile, tmp_path):
     for record, name in (
         (profile, "model.onnx.layers.b2.20"),
         (ACCURACY, "model.onnx.accuracy.20260102T0304"),
@@ -182,7 +182,7 @@ def test_layers_and_accuracy_are_records_too(profile, tmp_path):
             read_record(path)
 
 
-def test_a_profile_says_what_was_timed_where(profile, engine, measured):
+def test_a_layer_profile_contains_the_engine_and_the_machine(profile, engine, measured):
     assert profile.engine == measured.engine
     assert profile.machine == measured.machine
     assert (profile.batch, profile.threads, profile.kind) == (2, 1, "layers")
@@ -194,7 +194,7 @@ def test_a_profile_says_what_was_timed_where(profile, engine, measured):
 
 
 @pytest.mark.parametrize("older", [{"format": 1}, {"format": 3}])
-def test_a_record_of_another_format_is_refused_and_told_which(measured, tmp_path, older):
+def test_a_record_of_another_format_is_refused_with_its_number(measured, tmp_path, older):
     path = tmp_path / "record.json"
     fields = {**json.loads(to_json(measured)), **older}
     if older["format"] == 1:
@@ -208,7 +208,7 @@ def test_a_record_of_another_format_is_refused_and_told_which(measured, tmp_path
     "absurd",
     [{"phi": 1e300}, {"classes": 0}, {"side_px": 0}, {"macs": 10**30}, {"depth": 0}, {"width": 1e300}],
 )
-def test_an_engine_without_sense_is_refused(measured, tmp_path, absurd):
+def test_a_record_of_an_invalid_engine_is_refused(measured, tmp_path, absurd):
     path = tmp_path / "record.json"
     path.write_text(altered(measured, engine={**json.loads(to_json(measured.engine)), **absurd}))
     with refuses("record-damaged"):
@@ -216,7 +216,7 @@ def test_an_engine_without_sense_is_refused(measured, tmp_path, absurd):
 
 
 @pytest.mark.parametrize("ms", [0.0, -1.0])
-def test_layers_that_took_no_time_are_refused(profile, tmp_path, ms):
+def test_layer_times_of_zero_are_refused(profile, tmp_path, ms):
     path = tmp_path / "record.json"
     fields = json.loads(to_json(profile))
     path.write_text(to_sealed_json({**fields, "layers": [{**layer, "ms": ms} for layer in fields["layers"]]}))

@@ -24,18 +24,18 @@ def measure(latencies_ms: Iterable[float], *, seconds: float = 1.0, samples: int
     return found
 
 
-def test_known_latencies_are_measured_as_they_are():
+def test_known_latencies_are_measured_correctly():
     samples = measure(itertools.cycle([9.0, 10.0, 11.0, 10.0]))
     assert len(samples.latency_ms) == pytest.approx(100, abs=1)
     assert np.unique(np.round(samples.latency_ms, 6)) == pytest.approx([9, 10, 11])
 
 
-def test_samples_stay_in_the_order_they_came_in():
+def test_samples_stay_in_order():
     samples = measure([*[10.0] * WARM_UP_CALLS, *range(50, 150)], seconds=0.7)
     assert samples.latency_ms == pytest.approx(range(50, 50 + len(samples.latency_ms)))
 
 
-def test_warm_up_ends_when_calls_get_no_faster_and_is_not_counted():
+def test_warm_up_ends_when_calls_get_no_faster_and_is_recorded_separately():
     falling = [100.0, 90, 80, 70, 60, 50, 40, 30, 20, 19, 18, 17, 16, 15, 14]
     samples = measure(itertools.chain(falling, itertools.repeat(10.0)))
     assert samples.latency_ms == pytest.approx([10] * len(samples.latency_ms))
@@ -53,7 +53,7 @@ def test_an_engine_that_never_settles_is_measured_after_ten_seconds():
     assert 10_000 <= sum(samples.warm_up_ms) < 10_000 + 5 * 1000
 
 
-def test_slow_calls_are_measured_often_enough_whatever_the_time():
+def test_slow_calls_are_still_measured_often_enough():
     assert len(measure(itertools.repeat(2000.0), seconds=1, samples=25).latency_ms) == 25
     stage = FakeClock(itertools.repeat(2000.0))
     found = run_single_stream(stage.call, batch=1, seconds=1, clock=stage.clock)
@@ -61,7 +61,7 @@ def test_slow_calls_are_measured_often_enough_whatever_the_time():
 
 
 @pytest.mark.parametrize(("seconds", "calls"), [(0.5, 50), (2, 200)])
-def test_measuring_lasts_as_long_as_asked(seconds, calls):
+def test_measuring_lasts_for_the_requested_time(seconds, calls):
     assert len(measure(itertools.repeat(10.0), seconds=seconds).latency_ms) == pytest.approx(calls, abs=1)
 
 
@@ -74,14 +74,14 @@ def test_progress_rises_to_one():
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_no_time_to_measure_in_is_refused_before_anything_runs(seconds):
+def test_an_invalid_duration_is_refused_before_anything_runs(seconds):
     stage = FakeClock([])
     with refuses("invalid-duration"):
         run_single_stream(stage.call, batch=1, seconds=seconds, clock=stage.clock)
     assert stage.calls == 0
 
 
-def test_endless_measuring_is_refused():
+def test_an_infinite_duration_is_refused():
     with refuses("invalid-duration"):
         measure([10.0] * 1000, seconds=float("inf"))
 
@@ -95,12 +95,12 @@ def test_an_error_in_the_call_is_passed_on():
 
 
 @pytest.mark.parametrize("samples", [0, -1, 10**9])
-def test_no_samples_to_measure_are_refused(samples):
+def test_an_invalid_number_of_samples_is_refused(samples):
     with refuses("invalid-sample-count"):
         run_single_stream(FakeClock([]).call, batch=1, samples=samples)
 
 
-def test_calls_that_time_themselves_are_measured_for_as_long_by_the_clock():
+def test_calls_that_return_their_time_are_measured_for_the_requested_time():
     stage = FakeClock(itertools.repeat(10.0))
     numbers = itertools.count(1)
 
@@ -116,7 +116,7 @@ def test_calls_that_time_themselves_are_measured_for_as_long_by_the_clock():
     assert found.latency_ms == tuple(at / 1000 for at in range(warm + 1, warm + 1 + len(found.latency_ms)))
 
 
-def test_warming_up_lasts_ten_seconds_at_most_whatever_the_samples_say():
+def test_warm_up_lasts_at_most_ten_seconds():
     stage = FakeClock(itertools.repeat(10.0))
     shrinking = (0.9**index for index in itertools.count())
 
@@ -131,7 +131,7 @@ def test_warming_up_lasts_ten_seconds_at_most_whatever_the_samples_say():
 # ---------------------------------------------------------------- offline
 
 
-def test_calls_run_at_once_and_throughput_is_of_all_of_them():
+def test_offline_calls_are_concurrent_and_all_count():
     most, running, lock = 0, 0, threading.Lock()
 
     def call() -> None:
@@ -149,13 +149,13 @@ def test_calls_run_at_once_and_throughput_is_of_all_of_them():
     assert sum(found.latency_ms) == pytest.approx(1000 * found.seconds)
 
 
-def test_one_call_in_flight_is_one_after_another():
+def test_one_call_in_flight_is_sequential():
     stage = FakeClock(itertools.repeat(10.0))
     found = run_offline(stage.call, batch=8, in_flight=1, seconds=1, clock=stage.clock)
     assert found.latency_ms == pytest.approx([10] * 100, abs=1e-6)
 
 
-def test_an_error_in_one_of_the_calls_ends_all():
+def test_an_error_in_one_call_ends_all():
     calls = itertools.count()
 
     def fail_later() -> None:
@@ -167,7 +167,7 @@ def test_an_error_in_one_of_the_calls_ends_all():
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
-def test_what_would_fill_more_than_a_record_is_refused_after_warming_up(in_flight):
+def test_a_run_too_long_for_a_record_is_refused_after_warming_up(in_flight):
     stage = FakeClock(itertools.repeat(0.05 * in_flight))
     with refuses("too-many-samples") as caught:
         run_offline(stage.call, batch=1, in_flight=in_flight, seconds=60, clock=stage.clock)

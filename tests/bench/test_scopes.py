@@ -12,7 +12,7 @@ from deploykit.runtime import Engine
 
 
 @pytest.mark.parametrize("scope", ["device", "host"])
-def test_an_engine_for_the_cpu_has_no_other_scope(random_b0, tmp_path, run, scope):
+def test_an_engine_on_the_cpu_is_only_timed_end_to_end(random_b0, tmp_path, run, scope):
     engine = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "e.onnx").path
     with refuses("gpu-timing-unavailable") as caught:
         benchmark(engine, scope=scope)
@@ -21,7 +21,7 @@ def test_an_engine_for_the_cpu_has_no_other_scope(random_b0, tmp_path, run, scop
     assert (refused.status, refused.out, refused.code) == (2, "", "gpu-timing-unavailable")
 
 
-def test_the_layers_of_an_engine_for_the_cpu_are_not_for_tensorrts_profiler(random_b0, tmp_path):
+def test_an_engine_on_the_cpu_has_no_gpu_timing(random_b0, tmp_path):
     built = build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path / "e.onnx")
     images = random_images((1, *built.manifest.input.shape), "float32")
     with Engine.load(built.path) as engine:
@@ -34,7 +34,7 @@ def test_the_layers_of_an_engine_for_the_cpu_are_not_for_tensorrts_profiler(rand
 
 @pytest.mark.parametrize("scenario", ["offline", "server"])
 @pytest.mark.parametrize("scope", ["device", "host"])
-def test_other_scenarios_are_timed_end_to_end(scenario, scope):
+def test_other_scenarios_are_only_timed_end_to_end(scenario, scope):
     bound = 10.0 if scenario == "server" else None
     with refuses("scope-not-applicable") as caught:
         benchmark(Path("there is none"), scenario=scenario, scope=scope, max_latency_ms=bound)

@@ -39,7 +39,7 @@ def best_rate(trials: tuple[Trial, ...]) -> float:
 
 
 @pytest.mark.parametrize(("load", "waiting"), [(0.5, 4.0), (0.8, 11.0)])
-def test_the_rate_found_is_queueing_theorys(load, waiting):
+def test_the_rate_agrees_with_queueing_theory(load, waiting):
     """Of M/D/1, whose 99th percentile of waiting is at so many service times.
 
     P(W <= t) = (1 - load) sum over k <= t of (load (k - t))^k / k! exp(-load (k - t)), Erlang 1909.
@@ -72,13 +72,13 @@ def exact_exp(value: float) -> Fraction:
     return Fraction(Decimal(value).exp(Context(prec=60)))
 
 
-def test_a_short_run_does_not_hide_that_a_queue_grows():
+def test_a_short_run_does_not_hide_a_growing_queue():
     """An engine answers 1,000 images/s: twice as many are not late by 1 s before another second has gone."""
     _, trials, _ = serve(lambda _: 1.0, max_latency_ms=1000, seconds=0.1)
     assert best_rate(trials) < 1.06 * 1000
 
 
-def test_what_waits_is_run_together_and_holds_a_higher_rate():
+def test_running_waiting_images_together_meets_a_higher_rate():
     service = lambda images: 8.0 + images  # noqa: E731  # a batch of eight takes little more than one image
     found, alone, _ = serve(service, max_latency_ms=60)
     batched, trials, sizes = serve(service, batch=8, max_latency_ms=60)
@@ -87,7 +87,7 @@ def test_what_waits_is_run_together_and_holds_a_higher_rate():
     assert (found.batch, batched.batch) == (1, 8)
 
 
-def test_latency_counts_from_the_arrival_whatever_the_engine_does():
+def test_latency_counts_from_the_scheduled_arrival():
     """One call of a hundred stalls; those that arrive meanwhile are late too, and not left out."""
     calls = itertools.count()
     found, _, _ = serve(lambda _: 200.0 if next(calls) % 100 == 50 else 1.0, max_latency_ms=400, seconds=10)
@@ -95,7 +95,7 @@ def test_latency_counts_from_the_arrival_whatever_the_engine_does():
     assert late.mean() > 0.02
 
 
-def test_the_rate_that_holds_is_next_to_one_that_does_not():
+def test_the_rate_that_meets_the_bound_is_next_to_one_that_does_not():
     found, trials, _ = serve(lambda _: 10.0, max_latency_ms=30)
     failing = min(trial.rate_per_s for trial in trials if not trial.holds)
     assert 1 < failing / best_rate(trials) <= 1.05
@@ -104,7 +104,7 @@ def test_the_rate_that_holds_is_next_to_one_that_does_not():
         assert trial.requests >= 2000 or not trial.holds
 
 
-def test_what_the_machine_does_once_fails_no_rate():
+def test_a_single_disturbance_does_not_fail_a_rate():
     """A stall of ten seconds, which fails the run that it meets."""
     calls = itertools.count()
     _, quiet, _ = serve(lambda _: 10.0, max_latency_ms=30)
@@ -113,19 +113,19 @@ def test_what_the_machine_does_once_fails_no_rate():
     assert once != quiet
 
 
-def test_arrivals_are_poissons_at_the_rate_that_is_told():
+def test_arrivals_have_the_reported_rate():
     found, trials, _ = serve(lambda _: 1.0, max_latency_ms=3, seconds=60)
     assert len(found.latency_ms) / found.seconds == pytest.approx(best_rate(trials), rel=0.03)
 
 
-def test_a_bound_that_one_image_alone_breaks_is_told_right_after_warming_up():
+def test_a_bound_below_a_single_image_is_refused_right_after_warming_up():
     stage = FakeClock(itertools.repeat(10.0))
     with refuses("latency-unattainable"):
         search_server_rate(stage.call, batch=1, max_latency_ms=5, clock=stage.clock)
     assert stage.calls == 20
 
 
-def test_a_bound_that_only_queues_break_is_told_with_the_lowest_rate():
+def test_a_bound_that_the_lowest_rate_misses_is_refused():
     calls = itertools.count()
     with refuses("latency-unattainable"):
         serve(lambda _: 10.0 + 10 * (next(calls) % 10 == 0), max_latency_ms=12)
@@ -146,7 +146,7 @@ def searched(search_seconds: float, **changes):
     return trials, told, stage.now_s
 
 
-def test_a_search_ends_in_time_with_what_it_found():
+def test_a_search_ends_in_time_with_its_best_rate():
     whole, _, _ = searched(100_000)
     cut, _, seconds = searched(1000)
     assert seconds <= 1010  # with its warm-up
@@ -154,17 +154,17 @@ def test_a_search_ends_in_time_with_what_it_found():
     assert 1 < len(cut) < len(whole)
 
 
-def test_where_no_rate_can_be_tried_in_time_that_is_told_right_after_warming_up():
+def test_a_search_without_time_for_any_rate_is_refused():
     with refuses("rate-search-inconclusive"):
         searched(400)
 
 
-def test_more_samples_are_tried_where_they_are_wanted():
+def test_a_higher_number_of_samples_is_respected():
     trials, _, _ = searched(100_000, samples=1500)
     assert min(each.requests for each in trials if each.holds) >= 3000
 
 
-def test_it_tells_which_rate_is_tried_and_how_far_it_is():
+def test_progress_names_the_rate_and_the_fraction_done():
     _, told, _ = searched(1000)
     assert told[0] == ("warming up", None)
     assert told[1][0] == "trial 1: 7 images/s (10 is not met), run 1 of 2 or 3"
@@ -175,6 +175,6 @@ def test_it_tells_which_rate_is_tried_and_how_far_it_is():
 
 
 @pytest.mark.parametrize("bound", [0, -1, float("nan"), float("inf")])
-def test_a_bound_that_is_none_is_refused(bound):
+def test_an_invalid_bound_is_refused(bound):
     with refuses("invalid-latency-target"):
         serve(lambda _: 10.0, max_latency_ms=bound)

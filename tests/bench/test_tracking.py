@@ -57,7 +57,7 @@ def summary_of(found: list) -> dict:
     return values(updates)
 
 
-def test_a_measurement_is_a_run_with_its_figures_its_method_and_its_file(tmp_path):
+def test_a_record_is_logged_as_a_run_with_figures_method_and_file(tmp_path):
     record = latency(engine(phi=3), 16.0)
     path = write_record(record, tmp_path / "records")
     found = logged(log_to_wandb(record, "efficientnets", path=path))
@@ -82,7 +82,7 @@ def test_a_measurement_is_a_run_with_its_figures_its_method_and_its_file(tmp_pat
     assert [entry.path for entry in artifact.manifest.contents] == [path.name]
 
 
-def test_layers_are_a_table_by_block(tmp_path):
+def test_layers_are_logged_as_a_table_by_block(tmp_path):
     record = profile(engine(), [layer("conv_stem", "Conv", 1.5), layer("conv_head", "Conv", 2.5)])
     found = logged(log_to_wandb(record, "efficientnets"))
     assert summary_of(found)["layers_ms"] == pytest.approx(4.0)
@@ -90,7 +90,7 @@ def test_layers_are_a_table_by_block(tmp_path):
     assert values(history.item)["blocks/nrows"] == 1
 
 
-def test_a_server_that_does_not_answer_or_a_missing_login_is_told(monkeypatch):
+def test_an_unreachable_server_or_a_missing_login_is_reported(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -100,7 +100,7 @@ def test_a_server_that_does_not_answer_or_a_missing_login_is_told(monkeypatch):
     assert "\n" not in caught.value.problem
 
 
-def test_settings_that_wandb_does_not_know_are_told(monkeypatch):
+def test_invalid_wandb_settings_are_reported(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "bogus")
     with refuses("wandb-failed") as caught:
         log_to_wandb(latency(engine(), 4.0), "efficientnets")

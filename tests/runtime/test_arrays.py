@@ -23,7 +23,7 @@ def built(random_b0, tmp_path_factory) -> Path:
     return build_engine(onnx=random_b0.path, gpu="cpu", output=tmp_path_factory.mktemp("e") / "e.onnx").path
 
 
-def test_torchs_tensors_are_taken_and_given_in_the_same_memory():
+def test_torch_tensors_are_taken_and_returned_without_a_copy():
     tensor = torch.from_numpy(IMAGES)
     assert as_host_array(tensor).ctypes.data == tensor.data_ptr()
     answer = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -32,13 +32,13 @@ def test_torchs_tensors_are_taken_and_given_in_the_same_memory():
     assert given.data_ptr() == answer.ctypes.data
 
 
-def test_numpys_arrays_stay_what_they_are():
+def test_numpy_arrays_are_used_unchanged():
     assert as_host_array(IMAGES) is IMAGES
     assert as_device_array(IMAGES) is None
     assert to_library_of(IMAGES, IMAGES) is IMAGES
 
 
-def test_an_engine_answers_in_kind(built):
+def test_an_engine_returns_arrays_of_the_callers_library(built):
     with Engine.load(built, threads=1) as engine:
         expected = engine(IMAGES)
         answer = engine(torch.from_numpy(IMAGES))
@@ -47,33 +47,33 @@ def test_an_engine_answers_in_kind(built):
     np.testing.assert_array_equal(answer.numpy(), expected)
 
 
-def test_what_is_submitted_is_answered_later_and_as_a_call_answers(built):
+def test_submitted_images_give_the_same_result_as_a_call(built):
     with Engine.load(built, threads=1) as engine:
         futures = [engine.submit(IMAGES[:1]), engine.submit(torch.from_numpy(IMAGES[1:]))]
         answers = [np.asarray(future.result()) for future in futures]
         np.testing.assert_array_equal(answers, [engine(IMAGES[:1]), engine(IMAGES[1:])])
 
 
-def test_what_is_wrong_with_images_submitted_comes_with_the_result(built):
+def test_an_error_in_submitted_images_comes_with_the_result(built):
     with Engine.load(built) as engine:
         future = engine.submit(IMAGES.astype(np.float64))
         with pytest.raises(DeployError, match="accepts float32"):
             future.result()
 
 
-def test_closing_waits_for_what_was_submitted(built):
+def test_closing_waits_for_submitted_calls(built):
     engine = Engine.load(built, threads=1)
     futures = [engine.submit(IMAGES) for _ in range(8)]
     engine.close()
     assert all(future.done() and future.result().shape == (2, 1000) for future in futures)
 
 
-def test_a_stream_is_for_images_on_the_gpu(built):
+def test_a_stream_is_refused_for_images_on_the_host(built):
     with Engine.load(built) as engine, refuses("stream-not-applicable"):
         engine.submit(IMAGES, stream=0)
 
 
-def test_an_engine_may_be_closed_when_what_was_submitted_is_done(built):
+def test_an_engine_can_be_closed_in_a_futures_callback(built):
     engine = Engine.load(built, threads=1)
     closed = threading.Event()
 
@@ -87,7 +87,7 @@ def test_an_engine_may_be_closed_when_what_was_submitted_is_done(built):
         engine(IMAGES)
 
 
-def test_what_is_submitted_to_a_closed_engine_is_refused_at_once(built):
+def test_submitting_to_a_closed_engine_is_refused_at_once(built):
     engine = Engine.load(built)
     engine.close()
     with refuses("engine-closed"):
@@ -98,30 +98,30 @@ class OfAUser(torch.Tensor):
     pass
 
 
-def test_a_tensor_of_a_class_of_the_users_own_is_answered_by_its_library():
+def test_a_subclass_of_a_torch_tensor_gets_a_torch_tensor():
     tensor = torch.from_numpy(IMAGES).as_subclass(OfAUser)
     assert isinstance(to_library_of(tensor, IMAGES), torch.Tensor)
 
 
-def test_threads_may_be_numpys(built):
+def test_threads_may_be_a_numpy_integer(built):
     with Engine.load(built, threads=np.int64(1)) as engine:
         assert engine(IMAGES).shape == (2, 1000)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 2.5, "a", 10**6])
-def test_threads_that_are_no_number_of_them_are_refused(built, threads):
+def test_an_invalid_number_of_threads_is_refused(built, threads):
     with refuses("invalid-thread-count"):
         Engine.load(built, threads=threads)
 
 
 @pytest.mark.parametrize("wrong", [[[1.0]], "images", None, 3])
-def test_what_is_no_array_is_refused(built, wrong):
+def test_a_value_that_is_not_an_array_is_refused(built, wrong):
     with Engine.load(built) as engine, refuses("array-unsupported") as caught:
         engine(wrong)
     assert "DLPack" in caught.value.fix
 
 
-def test_a_tensor_that_wants_gradients_is_refused_with_what_to_do(built):
+def test_a_tensor_that_requires_gradients_is_refused_with_a_fix(built):
     with (
         Engine.load(built) as engine,
         refuses("array-unsupported") as caught,
@@ -134,7 +134,7 @@ def test_a_tensor_that_wants_gradients_is_refused_with_what_to_do(built):
     "wrong",
     [torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 64, 64, dtype=torch.float64), torch.zeros(3, 64, 64)],
 )
-def test_tensors_of_another_shape_or_type_are_refused_as_arrays_are(built, wrong):
+def test_tensors_with_the_wrong_shape_or_type_are_refused(built, wrong):
     with Engine.load(built) as engine, pytest.raises(DeployError, match="accepts float32"):
         engine(wrong)
 
@@ -142,7 +142,7 @@ def test_tensors_of_another_shape_or_type_are_refused_as_arrays_are(built, wrong
 @pytest.mark.parametrize(
     "wrong", [torch.zeros(2, 3, 64, 64, dtype=torch.bfloat16), torch.zeros(2, 3).to_sparse()]
 )
-def test_tensors_that_numpy_has_no_name_for_are_refused(built, wrong):
+def test_tensors_that_numpy_cannot_represent_are_refused(built, wrong):
     with (
         Engine.load(built) as engine,
         refuses("array-unsupported") as caught,
@@ -166,7 +166,7 @@ def described(**others) -> dict[str, Any]:
     return {"shape": (2, 3, 64, 64), "typestr": "<f4", "data": (4096, False), "version": 3, **others}
 
 
-def test_an_array_on_the_gpu_is_described():
+def test_an_array_on_the_gpu_is_described_by_its_interface():
     expected = DeviceArray(pointer=4096, shape=(2, 3, 64, 64), dtype="float32", stream=None)
     assert as_device_array(OnSomeGpu(described())) == expected
     packed = (3 * 64 * 64 * 4, 64 * 64 * 4, 64 * 4, 4)
@@ -182,13 +182,13 @@ class OnTheSecondGpu(OnSomeGpu):
         return 2, 1
 
 
-def test_images_on_another_gpu_than_the_engines_are_refused():
+def test_images_on_another_gpu_are_refused():
     with refuses("array-on-other-gpu") as caught:
         as_device_array(OnTheSecondGpu(described()))
     assert "CUDA_VISIBLE_DEVICES" in caught.value.fix
 
 
-def test_bytes_are_as_many_images_as_they_fill():
+def test_a_buffer_of_bytes_holds_as_many_images_as_fit():
     raw = DeviceArray(pointer=4096, shape=(2 * 3 * 64 * 64 * 4,), dtype="int8", stream=None)
     assert raw.as_images((3, 64, 64), "float32") == replace(raw, shape=(2, 3, 64, 64), dtype="float32")
     assert raw.as_images((64, 64, 3), "uint8").shape == (8, 64, 64, 3)
@@ -196,13 +196,13 @@ def test_bytes_are_as_many_images_as_they_fill():
         raw.as_images((3, 96, 96), "float32")
 
 
-def test_an_array_on_the_gpu_with_gaps_is_refused():
+def test_a_gpu_array_that_is_not_contiguous_is_refused():
     with refuses("array-not-contiguous") as caught:
         as_device_array(OnSomeGpu(described(strides=(1, 2, 3, 4))))
     assert "contiguous" in caught.value.fix
 
 
-def test_an_array_on_the_gpu_is_not_for_an_engine_on_the_cpu(built):
+def test_an_engine_on_the_cpu_refuses_an_array_on_the_gpu(built):
     with (
         Engine.load(built) as engine,
         refuses("array-on-gpu") as caught,

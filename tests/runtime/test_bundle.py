@@ -65,22 +65,20 @@ def machine(gpu: LocalGpu | None) -> RuntimeEnvironment:
 
 
 @pytest.mark.parametrize(("sm", "chosen"), [(75, 0), (80, 1)])
-def test_the_plan_that_runs_on_the_gpu_is_taken(bundled, sm, chosen):
+def test_the_plan_for_the_gpu_is_chosen(bundled, sm, chosen):
     found = Bundle(bundled).resolve(machine(LocalGpu(name="card", sm=sm)))
     assert found.chosen_plan == Bundle(bundled).contents.plans[chosen]
     assert found.build_target is None
 
 
-def test_a_gpus_plan_comes_before_an_artifact_for_the_cpu(parts, tmp_path):
+def test_a_gpu_plan_is_preferred_to_a_cpu_engine(parts, tmp_path):
     bundle = write_bundle(parts["model"], [parts["cpu"], parts["T4"]], output=tmp_path / "b.dkb")
     on_t4 = bundle.resolve(machine(LocalGpu(name="card", sm=75)))
     assert on_t4.chosen_plan.manifest.target.name == "T4"
     assert bundle.resolve(machine(None)).chosen_plan.manifest.target.name == "CPU"
 
 
-def test_a_gpu_that_no_plan_is_for_gets_one_built_before_an_artifact_for_the_cpu_is_taken(
-    parts, tmp_path, monkeypatch
-):
+def test_building_for_the_gpu_is_preferred_to_a_cpu_engine(parts, tmp_path, monkeypatch):
     bundle = write_bundle(parts["model"], [parts["cpu"], parts["T4"]], output=tmp_path / "b.dkb")
     l4 = LocalGpu(name="NVIDIA L4", sm=89)
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
@@ -88,7 +86,7 @@ def test_a_gpu_that_no_plan_is_for_gets_one_built_before_an_artifact_for_the_cpu
     assert (found.chosen_plan, found.build_target.name) == (None, "NVIDIA L4")
 
 
-def test_where_no_plan_runs_one_is_built_once_and_kept(bundled, parts, cache, caplog):
+def test_an_engine_is_built_once_and_cached_if_no_plan_runs(bundled, parts, cache, caplog):
     stages: list[str] = []
 
     def progress(stage: str, done: float = 0, total: float | None = None) -> None:
@@ -112,7 +110,7 @@ def test_where_no_plan_runs_one_is_built_once_and_kept(bundled, parts, cache, ca
 H200 = LocalGpu(name="NVIDIA H200", sm=90)
 
 
-def test_a_gpu_that_nothing_builds_for_is_left_for_the_cpu(parts, bundled, tmp_path, monkeypatch):
+def test_the_cpu_is_used_if_no_compiler_builds_for_the_gpu(parts, bundled, tmp_path, monkeypatch):
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
     found = Bundle(bundled).resolve(machine(H200))
     assert found.build_target == resolve_target("cpu")
@@ -123,7 +121,7 @@ def test_a_gpu_that_nothing_builds_for_is_left_for_the_cpu(parts, bundled, tmp_p
     assert "can't compile for NVIDIA H200 (SM90)" in found.fallback_reason
 
 
-def test_a_gpu_whose_compiler_is_missing_is_left_for_the_cpu(bundled, monkeypatch):
+def test_the_cpu_is_used_if_the_gpus_compiler_is_missing(bundled, monkeypatch):
     l4 = LocalGpu(name="NVIDIA L4", sm=89)
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
     found = Bundle(bundled).resolve(RuntimeEnvironment(gpu=l4, runtimes={"onnxruntime": "1.31.1"}))
@@ -132,7 +130,7 @@ def test_a_gpu_whose_compiler_is_missing_is_left_for_the_cpu(bundled, monkeypatc
     assert Bundle(bundled).resolve(machine(l4)).build_target.name == "NVIDIA L4"
 
 
-def test_int8_is_not_handed_to_onnx_runtime_on_a_gpu(bundled, random_b0, tmp_path, monkeypatch):
+def test_int8_is_not_given_to_onnx_runtime_on_a_gpu(bundled, random_b0, tmp_path, monkeypatch):
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: H200)
     monkeypatch.setattr("deploykit.engine.targets.has_cuda", lambda: True)
     assert "no INT8 convolutions on GPUs" in Bundle(bundled).resolve(machine(H200)).fallback_reason
@@ -144,7 +142,7 @@ def test_int8_is_not_handed_to_onnx_runtime_on_a_gpu(bundled, random_b0, tmp_pat
     )
 
 
-def test_a_kept_engine_that_was_altered_is_built_again(bundled, cache):
+def test_a_modified_cached_engine_is_rebuilt(bundled, cache):
     Engine.load(bundled).close()
     (made,) = cache.glob("*/*.engine")
     sound = made.read_bytes()
@@ -153,7 +151,7 @@ def test_a_kept_engine_that_was_altered_is_built_again(bundled, cache):
     assert made.read_bytes() == sound
 
 
-def test_a_plan_that_runs_is_unpacked_once(parts, tmp_path, cache):
+def test_a_plan_is_unpacked_once(parts, tmp_path, cache):
     bundle = write_bundle(parts["model"], [parts["cpu"]], output=tmp_path / "b.dkb")
     with Engine.load(bundle.path, threads=1) as engine:
         answer = engine(IMAGES)
@@ -173,14 +171,14 @@ def test_an_fp32_model_is_built_as_fp32_on_the_cpu(random_b0, tmp_path):
         assert engine(IMAGES).shape == (2, 1000)
 
 
-def test_a_model_that_takes_uint8_does_so_in_a_bundle(tmp_path):
+def test_a_bundled_model_with_uint8_input_takes_uint8(tmp_path):
     model = export_onnx(0, side_px=64, preprocess=True, output=tmp_path / "model.onnx").path
     bundle = write_bundle(model, output=tmp_path / "b.dkb")
     with Engine.load(bundle.path) as engine:
         assert engine(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 1000)
 
 
-def test_a_bundle_is_evaluated_as_its_engine(bundled, random_b0, tmp_path):
+def test_evaluating_a_bundle_evaluates_its_engine(bundled, random_b0, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
     np.savez(tmp_path / "i.npz", images=pixels)
     found = evaluate_model(bundled, tmp_path / "i.npz", reference=random_b0.path)
@@ -189,12 +187,12 @@ def test_a_bundle_is_evaluated_as_its_engine(bundled, random_b0, tmp_path):
 
 
 @pytest.mark.parametrize(("alone", "count"), [(True, 33), (False, 33)])
-def test_the_products_in_int8_of_a_quantized_model_are_counted(parts, alone, count):
+def test_int8_products_of_a_quantized_model_are_counted(parts, alone, count):
     """B0's pointwise convolutions and classifier."""
     assert int8_products(read_model(parts["model"]), matrices_alone=alone) == count
 
 
-def test_convolutions_that_are_no_matrix_products_are_told_apart(random_b0, tmp_path):
+def test_convolutions_that_are_not_matrix_products_are_counted_separately(random_b0, tmp_path):
     options = Int8Options(policy="bandwidth", float_budget=0)
     int8, _ = quantize_model(onnx=random_b0.path, int8=options, output=tmp_path / "b.onnx")
     model = read_model(int8)
@@ -202,7 +200,7 @@ def test_convolutions_that_are_no_matrix_products_are_told_apart(random_b0, tmp_
     assert int8_products(model, matrices_alone=False) == 33 + 16  # and a depthwise one each block
 
 
-def test_where_one_engine_is_wanted_a_bundle_is_called_one(bundled):
+def test_a_bundle_is_refused_where_an_engine_is_required(bundled):
     with refuses("bundle-not-an-engine") as caught:
         read_engine_manifest(bundled)
     assert "deploykit check" in caught.value.fix
@@ -219,7 +217,7 @@ def for_many_sides(parts, tmp_path) -> Path:
     return write_bundle(parts["model"], [parts["T4"]], output=tmp_path / "b.dkb", side=SIDES).path
 
 
-def test_check_and_load_both_say_that_integers_for_many_sides_are_not_built_on_the_cpu(run, for_many_sides):
+def test_check_and_load_refuse_int8_for_a_range_of_sides_on_the_cpu(run, for_many_sides):
     checked = run("check", "b.dkb")
     assert checked.status == 3
     assert "b.dkb: cannot run here\n" in checked.out
@@ -232,7 +230,7 @@ def test_check_and_load_both_say_that_integers_for_many_sides_are_not_built_on_t
     assert found["refusal"] == {"problem": caught.value.problem, "fix": caught.value.fix}
 
 
-def test_integers_for_many_sides_are_built_for_a_gpu(for_many_sides, monkeypatch):
+def test_int8_for_a_range_of_sides_is_built_for_a_gpu(for_many_sides, monkeypatch):
     l4 = LocalGpu(name="NVIDIA L4", sm=89)
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: l4)
     found = Bundle(for_many_sides).resolve(machine(l4))
@@ -244,7 +242,7 @@ def test_integers_for_many_sides_are_built_for_a_gpu(for_many_sides, monkeypatch
     assert "TensorRT-RTX" in without_compiler.fallback_reason
 
 
-def test_bundling_says_where_integers_for_many_sides_can_not_be_loaded(run, parts, monkeypatch):
+def test_bundling_notes_that_int8_for_a_range_of_sides_needs_a_gpu(run, parts, monkeypatch):
     sides = ("--side", "48,64,80", "-o", "b.dkb")
     made = run("bundle", str(parts["model"]), str(parts["T4"]), *sides)
     assert made.status == 0
@@ -264,7 +262,7 @@ main()
 
 
 @pytest.mark.parametrize("engine", ["T4", "cpu"])
-def test_without_onnx_runtime_check_and_load_say_that_nothing_can_be_built(parts, tmp_path, engine):
+def test_without_onnx_runtime_check_and_load_say_what_is_missing(parts, tmp_path, engine):
     write_bundle(parts["model"], [parts[engine]], output=tmp_path / "b.dkb")
 
     def outcome(*arguments: str) -> tuple[int, str, str]:
@@ -285,7 +283,7 @@ def test_without_onnx_runtime_check_and_load_say_that_nothing_can_be_built(parts
 # ---------------------------------------------------------------- the command line
 
 
-def test_bundle_check_and_bench_from_the_command_line(run, parts, tmp_path):
+def test_bundle_check_and_bench_work_from_the_command_line(run, parts, tmp_path):
     for name, path in parts.items():
         shutil.copy(path, tmp_path / f"{name}.file")
         if name != "model":

@@ -60,15 +60,13 @@ def with_plan(model, tmp_path) -> Path:
 # ---------------------------------------------------------------- what is kept, and for whom
 
 
-def test_each_gpu_has_an_engine_of_its_own():
+def test_each_gpu_has_a_separate_cached_engine():
     a10, a40 = (Target(name=gpu.name, compiler="tensorrt", sm=gpu.sm) for gpu in (A10, A40))
     assert cached_engine_name(a10, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a10-sm86-deploykit-0.1.0.engine"
     assert cached_engine_name(a40, TENSORRT) == "tensorrt-10.16.1.11-nvidia-a40-sm86-deploykit-0.1.0.engine"
 
 
-def test_an_engine_kept_for_another_gpu_of_the_same_capability_is_not_taken(
-    bundled, with_plan, cache, monkeypatch
-):
+def test_an_engine_cached_for_another_gpu_is_not_used(bundled, with_plan, cache, monkeypatch):
     """A home folder that two machines share."""
 
     def on(gpu: LocalGpu) -> RuntimeEnvironment:
@@ -94,7 +92,7 @@ def test_an_engine_kept_for_another_gpu_of_the_same_capability_is_not_taken(
     assert Bundle(bundled).resolve(on(A40)).cached_path is None
 
 
-def test_an_engine_that_another_deploykit_built_is_built_again(bundled, cache, monkeypatch):
+def test_an_engine_of_another_deploykit_version_is_rebuilt(bundled, cache, monkeypatch):
     first = Bundle(bundled).prepare_engine()
     monkeypatch.setattr("deploykit.runtime.bundle.engine_cache.__version__", "9.9")
     second = Bundle(bundled).prepare_engine()
@@ -102,7 +100,7 @@ def test_an_engine_that_another_deploykit_built_is_built_again(bundled, cache, m
     assert deploykit.__version__ in first.name
 
 
-def test_a_kept_engine_for_another_machine_is_built_again(bundled, model, cache):
+def test_a_cached_engine_for_another_machine_is_rebuilt(bundled, model, cache):
     kept = Bundle(bundled).prepare_engine()
     for_t4 = build_engine(onnx=model, gpu="T4", output=model.with_name("t4.engine"))
     write_engine(kept, for_t4.path.read_bytes(), for_t4.manifest)
@@ -110,7 +108,7 @@ def test_a_kept_engine_for_another_machine_is_built_again(bundled, model, cache)
     assert read_engine_manifest(kept).target == resolve_target(CPU)
 
 
-def test_a_cache_that_was_filled_may_be_read_only(bundled, with_plan, monkeypatch):
+def test_a_filled_cache_may_be_read_only(bundled, with_plan, monkeypatch):
     for path in (bundled, with_plan):
         Engine.load(path).close()
 
@@ -142,7 +140,7 @@ Engine.load(sys.argv[1]).close()
 """
 
 
-def test_of_two_processes_that_find_nothing_at_once_one_builds(bundled, tmp_path, cache):
+def test_of_two_concurrent_processes_only_one_builds(bundled, tmp_path, cache):
     meeting = tmp_path / "meeting"
     meeting.mkdir()
     command = [sys.executable, "-c", AT_ONCE, str(bundled), str(meeting)]
@@ -181,7 +179,7 @@ UNWRITABLE = pytest.mark.parametrize("unwritable", [no_folder, file_in_the_way, 
 
 @UNWRITABLE
 @pytest.mark.parametrize("which", ["bundled", "with_plan"])
-def test_a_bundle_runs_where_the_cache_cannot_be_written_and_says_so(
+def test_a_bundle_runs_and_notes_it_if_the_cache_cannot_be_written(
     request, run, tmp_path, monkeypatch, *, caplog, unwritable: Callable, which
 ):
     path = request.getfixturevalue(which)
@@ -195,15 +193,13 @@ def test_a_bundle_runs_where_the_cache_cannot_be_written_and_says_so(
 
 
 @pytest.mark.parametrize("which", ["bundled", "with_plan"])
-def test_check_says_nothing_of_a_cache_that_can_be_written_and_leaves_nothing_there(
-    request, run, tmp_path, cache, which
-):
+def test_check_neither_mentions_nor_touches_a_writable_cache(request, run, tmp_path, cache, which):
     checked = run("check", str(request.getfixturevalue(which)))
     assert "deleted when the process ends" not in checked.out
     assert not cache.exists()
 
 
-def test_a_cache_that_is_not_needed_may_be_unwritable(bundled, run, monkeypatch):
+def test_a_full_cache_that_has_the_engine_may_be_unwritable(bundled, run, monkeypatch):
     """As one that is full of what it needs, and read-only."""
     Engine.load(bundled).close()
     monkeypatch.setattr("tempfile.TemporaryFile", _refuse)
@@ -212,7 +208,7 @@ def test_a_cache_that_is_not_needed_may_be_unwritable(bundled, run, monkeypatch)
     assert "deleted when the process ends" not in checked.out
 
 
-def test_a_disk_that_is_full_in_the_end_costs_no_second_build(model, tmp_path, monkeypatch, caplog):
+def test_a_disk_that_fills_up_does_not_cause_a_second_build(model, tmp_path, monkeypatch, caplog):
     bundled = write_bundle(model, output=tmp_path / "b.dkb", batches=[BatchRange(max=3)]).path  # as no other
     write, refused = bundle_cache.write_engine, []
 
@@ -244,7 +240,7 @@ print(engine.path)
 """
 
 
-def test_what_cannot_be_kept_is_there_once_until_the_process_ends(bundled, tmp_path):
+def test_an_uncached_engine_exists_once_until_the_process_ends(bundled, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     done = subprocess.run(
@@ -266,7 +262,7 @@ def _refuse(*_given, **_options):
 
 
 @pytest.mark.parametrize("which", ["bundled", "with_plan"])
-def test_where_there_is_no_room_at_all_check_and_load_say_so(request, run, monkeypatch, which):
+def test_check_and_load_say_that_nothing_can_be_written(request, run, monkeypatch, which):
     path = request.getfixturevalue(which)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nope")
     monkeypatch.setattr("tempfile.mkdtemp", _refuse)
@@ -279,7 +275,7 @@ def test_where_there_is_no_room_at_all_check_and_load_say_so(request, run, monke
     assert "TMPDIR" in caught.value.fix
 
 
-def test_a_user_without_a_home_has_no_cache_folder(tmp_path, monkeypatch):
+def test_a_user_without_a_home_folder_has_no_cache_folder(tmp_path, monkeypatch):
     no_home(tmp_path, monkeypatch)
     with refuses("cache-folder-missing") as caught:
         cache_folder()

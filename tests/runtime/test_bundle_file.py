@@ -104,7 +104,7 @@ def compressed(bundled: Path, path: Path, name: str) -> Path:
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", [MODEL_NAME, PLAN])
 @pytest.mark.parametrize("damage", [flipped, without, twice, longer, compressed])
-def test_check_and_load_refuse_a_damaged_bundle_alike_whatever_of_it_they_need(
+def test_check_and_load_refuse_a_damaged_bundle_with_the_same_error(
     run, bundled, tmp_path, cache, *, damage, name
 ):
     damage(bundled, tmp_path / "x.dkb", name)
@@ -117,7 +117,7 @@ def test_check_and_load_refuse_a_damaged_bundle_alike_whatever_of_it_they_need(
     assert not cache.exists()
 
 
-def test_the_sound_bundle_is_not_refused(run, bundled, tmp_path):
+def test_an_undamaged_copy_is_accepted(run, bundled, tmp_path):
     """Rewriting alone, as the damage above is done, is none."""
     rewritten(bundled, tmp_path / "x.dkb")
     assert run("check", "x.dkb").status == 0
@@ -125,7 +125,7 @@ def test_the_sound_bundle_is_not_refused(run, bundled, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../x.engine", "/etc/x.engine", "plans/../x.engine", "plans/a.engine"])
-def test_a_plans_name_cannot_leave_the_archive(bundled, tmp_path, name):
+def test_a_plan_name_cannot_point_outside_the_archive(bundled, tmp_path, name):
     def rename(contents: dict) -> None:
         contents["plans"][0]["name"] = name
 
@@ -133,7 +133,7 @@ def test_a_plans_name_cannot_leave_the_archive(bundled, tmp_path, name):
         Bundle(with_contents(bundled, tmp_path / "x.dkb", rename))
 
 
-def test_contents_that_were_altered_are_refused_by_their_seal(bundled, tmp_path):
+def test_modified_contents_are_refused(bundled, tmp_path):
     altered = rewritten(
         bundled,
         tmp_path / "x.dkb",
@@ -145,7 +145,7 @@ def test_contents_that_were_altered_are_refused_by_their_seal(bundled, tmp_path)
         Bundle(altered)
 
 
-def test_sizes_out_of_range_make_no_bundle(bundled, tmp_path):
+def test_sizes_out_of_range_are_refused(bundled, tmp_path):
     def shrink(contents: dict) -> None:
         contents["batches"][0]["max"] = 0
 
@@ -154,7 +154,7 @@ def test_sizes_out_of_range_make_no_bundle(bundled, tmp_path):
     assert "1,1,0" in caught.value.problem
 
 
-def test_a_list_that_is_too_long_is_refused(bundled, tmp_path):
+def test_a_bundle_json_that_is_too_large_is_refused(bundled, tmp_path):
     long = rewritten(
         bundled,
         tmp_path / "x.dkb",
@@ -165,7 +165,7 @@ def test_a_list_that_is_too_long_is_refused(bundled, tmp_path):
     assert "too large" in caught.value.problem
 
 
-def test_a_list_that_would_be_too_long_is_not_written(bundled, tmp_path, monkeypatch):
+def test_a_bundle_json_that_would_be_too_large_is_not_written(bundled, tmp_path, monkeypatch):
     monkeypatch.setattr("deploykit.runtime.bundle.archive.MAX_CONTENTS_BYTES", 100)
     with refuses("bundle-too-large"):
         write_bundle(bundled.with_name("model.onnx"), output=tmp_path / "x.dkb")
@@ -173,7 +173,7 @@ def test_a_list_that_would_be_too_long_is_not_written(bundled, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_list_that_is_compressed_is_refused(bundled, tmp_path, method):
+def test_a_compressed_bundle_json_is_refused(bundled, tmp_path, method):
     """A small one can unpack to more memory than there is."""
     with refuses("bundle-damaged") as caught:
         Bundle(rewritten(bundled, tmp_path / "x.dkb", of=CONTENTS_NAME, compress_type=method))
@@ -201,13 +201,13 @@ def altered_header(bundled: Path, path: Path, name: str, at: int, value: int, *,
         (42, 2**31 - 1, "<I"),  # beyond the end of the file
     ],
 )
-def test_what_zipfile_raises_of_a_header_reaches_nobody(bundled, tmp_path, *, name, at, value, kind):
+def test_an_invalid_zip_header_is_a_deploy_error(bundled, tmp_path, *, name, at, value, kind):
     altered = altered_header(bundled, tmp_path / "x.dkb", name, at, value, kind=kind)
     with pytest.raises(DeployError):
         verify_bundle_files(altered, read_bundle_contents(altered)[0])
 
 
-def test_a_file_that_is_shorter_than_the_archive_says_is_refused(bundled, tmp_path):
+def test_a_file_shorter_than_the_archive_states_is_refused(bundled, tmp_path):
     """EOFError, which says nothing."""
     longer = altered_header(bundled, tmp_path / "x.dkb", PLAN, 20, 2**31 - 1, kind="<I")
     longer = altered_header(longer, tmp_path / "x.dkb", PLAN, 24, 2**31 - 1, kind="<I")
@@ -217,9 +217,7 @@ def test_a_file_that_is_shorter_than_the_archive_says_is_refused(bundled, tmp_pa
     assert "truncated" in caught.value.problem
 
 
-def test_whichever_byte_of_the_archives_own_is_another_nothing_but_a_deploy_error_is_raised(
-    bundled, tmp_path
-):
+def test_changing_any_byte_of_the_zip_structure_raises_only_deploy_errors(bundled, tmp_path):
     sound = bundled.read_bytes()
     altered, refused = tmp_path / "x.dkb", 0
     for at in [*range(30), *range(sound.index(CENTRAL_HEADER), len(sound))]:
@@ -235,13 +233,13 @@ def test_whichever_byte_of_the_archives_own_is_another_nothing_but_a_deploy_erro
 @pytest.mark.parametrize(
     "content", [b"", b"PK\x03\x04", b"no bundle"], ids=["empty", "a zip's first bytes", "text"]
 )
-def test_garbage_is_no_bundle(run, tmp_path, content):
+def test_garbage_is_refused(run, tmp_path, content):
     (tmp_path / "x.dkb").write_bytes(content)
     refused = run("check", "x.dkb")
     assert (refused.status, refused.code) == (2, "bundle-damaged")
 
 
-def test_a_bundle_cut_short_is_refused_wherever_it_is_given(run, bundled, tmp_path):
+def test_every_command_refuses_a_truncated_bundle(run, bundled, tmp_path):
     (tmp_path / "cut.dkb").write_bytes(bundled.read_bytes()[:-100])
     assert is_bundle(tmp_path / "cut.dkb")
     for command in (["check"], ["bench"], ["eval", "--data", "generated"]):

@@ -34,7 +34,7 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     return {"fp32": fp32, "int8": quantized, **built}
 
 
-def test_equal_parts_give_equal_bundles(parts, tmp_path):
+def test_the_same_parts_give_the_same_bundle(parts, tmp_path):
     first, second = (
         write_bundle(parts["int8"], [parts["int8 engine"]], output=tmp_path / name).path.read_bytes()
         for name in ("a.dkb", "b.dkb")
@@ -42,7 +42,7 @@ def test_equal_parts_give_equal_bundles(parts, tmp_path):
     assert first == second
 
 
-def test_engines_of_another_model_are_not_bundled(parts, tmp_path):
+def test_an_engine_of_another_model_is_refused(parts, tmp_path):
     other = colour_blocks(tmp_path / "other.onnx", random=True)
     with refuses("engine-wrong-model"):
         write_bundle(other, [parts["fp32 engine"]], output=tmp_path / "x.dkb")
@@ -53,7 +53,7 @@ def test_engines_of_another_model_are_not_bundled(parts, tmp_path):
     ("model", "precision", "code"),
     [("int8", "fp32", "model-not-fp32"), ("fp32", "int8", "model-not-quantized")],
 )
-def test_a_precision_that_the_model_does_not_have_is_refused(parts, tmp_path, model, precision, code):
+def test_a_precision_that_the_model_cannot_have_is_refused(parts, tmp_path, model, precision, code):
     with refuses(code):
         write_bundle(parts[model], output=tmp_path / "x.dkb", precision=precision)
 
@@ -72,7 +72,7 @@ def test_a_side_that_the_model_cannot_take_is_refused(tmp_path):
 
 @pytest.mark.parametrize("engine", ["fp32 engine", "int8 engine"])
 @pytest.mark.parametrize("has_manifest", [True, False])
-def test_an_engine_for_the_cpu_is_no_model_to_bundle(parts, tmp_path, engine, has_manifest):
+def test_a_cpu_engine_is_refused_as_a_model(parts, tmp_path, engine, has_manifest):
     """It is ONNX too, but what other compilers would get of it is not what was exported."""
     shutil.copy(parts[engine], tmp_path / "m.onnx")
     if has_manifest:
@@ -83,7 +83,7 @@ def test_an_engine_for_the_cpu_is_no_model_to_bundle(parts, tmp_path, engine, ha
     assert not (tmp_path / "x.dkb").exists()
 
 
-def test_the_same_engine_is_bundled_once(parts, tmp_path):
+def test_the_same_engine_twice_is_refused(parts, tmp_path):
     engine = parts["int8 engine"]
     shutil.copy(engine, tmp_path / "copy.onnx")
     shutil.copy(manifest_path(engine), tmp_path / "copy.onnx.json")
@@ -98,7 +98,7 @@ def test_the_same_engine_is_bundled_once(parts, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["model", "engine", "manifest"])
-def test_a_bundle_does_not_replace_what_it_is_made_from(parts, tmp_path, what):
+def test_a_bundle_does_not_replace_its_inputs(parts, tmp_path, what):
     engine = parts["int8 engine"]
     output = {"model": parts["int8"], "engine": engine, "manifest": manifest_path(engine)}[what]
     before = output.read_bytes()
@@ -107,7 +107,7 @@ def test_a_bundle_does_not_replace_what_it_is_made_from(parts, tmp_path, what):
     assert output.read_bytes() == before
 
 
-def test_a_bundle_replaces_no_file_that_is_none(parts, tmp_path):
+def test_a_bundle_does_not_replace_other_files(parts, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "empty.dkb").touch()
     np.savez(tmp_path / "images.npz", images=np.zeros(3))  # a ZIP archive, too
@@ -119,7 +119,7 @@ def test_a_bundle_replaces_no_file_that_is_none(parts, tmp_path):
         assert (tmp_path / name).read_bytes() == before
 
 
-def test_a_bundle_replaces_a_bundle_sound_or_damaged(parts, tmp_path):
+def test_a_bundle_replaces_another_bundle_even_if_it_is_damaged(parts, tmp_path):
     there = write_bundle(parts["fp32"], output=tmp_path / "b.dkb").path
     write_bundle(parts["int8"], output=there)
     assert Bundle(there).contents.precision == "int8"
@@ -145,6 +145,6 @@ def test_the_command_says_what_is_built(run, parts, model, options, says):
     assert made.out.endswith(f"  {says}")
 
 
-def test_the_command_says_what_is_built_where_no_plan_runs(run, parts):
+def test_the_command_says_what_is_built_if_no_plan_runs(run, parts):
     made = run("bundle", str(parts["int8"]), str(parts["int8 engine"]), "-o", "b.dkb")
     assert "INT8 model and 1 plan\n  where none of them runs, INT8 is built\n" in made.out

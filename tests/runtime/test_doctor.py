@@ -9,13 +9,13 @@ from deploykit.util.install_hint import install_hint
 from deploykit.util.local_gpu import local_gpu
 
 
-def test_versions_are_those_installed():
+def test_the_reported_versions_are_the_installed_ones():
     versions = {component.name: component.version for component in diagnose().components}
     assert versions["onnxruntime"] == importlib.metadata.version("onnxruntime")
     assert versions["tensorrt-rtx-cu13"] == importlib.metadata.version("tensorrt-rtx-cu13")
 
 
-def test_a_library_that_does_not_import_is_missing_and_has_an_install_line(monkeypatch):
+def test_a_library_that_fails_to_import_is_missing_and_has_an_install_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)  # import raises ImportError
     found = diagnose()
     (component,) = (each for each in found.components if each.name == "safetensors")
@@ -24,7 +24,7 @@ def test_a_library_that_does_not_import_is_missing_and_has_an_install_line(monke
 
 
 @pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
-def test_without_a_gpu_engines_are_built_for_gpus_and_run_on_the_cpu_alone():
+def test_without_a_gpu_only_cpu_engines_run():
     found = diagnose()
     assert found.runs == ("CPU engines",)
     assert any(each.startswith("SM75, 80, 86, 89, 120, 121 ") for each in found.builds_for)

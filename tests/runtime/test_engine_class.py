@@ -31,7 +31,7 @@ def images(count: int, *, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_an_engine_answers_as_onnx_runtime_does_bit_for_bit(built, random_b0, count):
+def test_an_engine_matches_onnx_runtime_bit_for_bit(built, random_b0, count):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(random_b0.path), options, providers=["CPUExecutionProvider"])
@@ -42,7 +42,7 @@ def test_an_engine_answers_as_onnx_runtime_does_bit_for_bit(built, random_b0, co
     np.testing.assert_array_equal(logits, expected)
 
 
-def test_an_image_is_answered_the_same_alone_and_among_others(built):
+def test_an_image_gives_the_same_result_alone_and_in_a_batch(built):
     with Engine.load(built) as engine:
         together, alone = engine(images(4)), engine(images(4)[2:3])
     np.testing.assert_allclose(together[2:3], alone, atol=1e-5 * np.abs(alone).max())
@@ -65,7 +65,7 @@ def test_images_need_not_be_contiguous(built):
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
-def test_other_images_are_refused_with_what_the_engine_takes(built, wrong):
+def test_wrong_images_are_refused_with_what_the_engine_takes(built, wrong):
     with Engine.load(built) as engine, pytest.raises(DeployError) as caught:
         engine(wrong)
     assert "accepts float32 (n, 3, 64, 64), n of 1 to 4" in caught.value.problem
@@ -78,7 +78,7 @@ def test_a_batch_out_of_range_is_refused_with_the_range(built, count):
         engine(images(count))
 
 
-def test_images_of_every_side_in_the_range_are_answered_as_by_a_model_of_that_side(tmp_path):
+def test_every_side_in_the_range_matches_a_model_of_that_side(tmp_path):
     """Random weights of one seed are the same at every side."""
     models = {
         side_px: export_onnx(0, side_px=side_px, output=tmp_path / f"{side_px}.onnx").path
@@ -99,7 +99,7 @@ def test_images_of_every_side_in_the_range_are_answered_as_by_a_model_of_that_si
                 engine(np.zeros(shape, np.float32))
 
 
-def test_integers_on_the_cpu_are_for_one_side(random_b0, tmp_path):
+def test_int8_on_the_cpu_needs_a_single_side(random_b0, tmp_path):
     with refuses("dynamic-side-unsupported"):
         build_engine(
             onnx=random_b0.path,
@@ -111,7 +111,7 @@ def test_integers_on_the_cpu_are_for_one_side(random_b0, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_sides_without_the_models_own_are_refused(random_b0, tmp_path):
+def test_a_side_range_without_the_models_side_is_refused(random_b0, tmp_path):
     """Images prepared as the manifest says would be none that the engine takes."""
     side = SideRange(min=80, opt=80, max=96)
     with refuses("dynamic-side-unsupported") as caught:
@@ -122,7 +122,7 @@ def test_sides_without_the_models_own_are_refused(random_b0, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_batches_are_of_the_profiles_there_are(random_b0, tmp_path):
+def test_a_batch_size_between_the_profiles_is_refused(random_b0, tmp_path):
     built = build_engine(
         onnx=random_b0.path, gpu="cpu", batches=parse_profiles("1;3"), output=tmp_path / "e.onnx"
     )
@@ -133,7 +133,7 @@ def test_batches_are_of_the_profiles_there_are(random_b0, tmp_path):
             engine(images(2))
 
 
-def test_a_closed_engine_is_refused_and_may_be_closed_again(built):
+def test_a_closed_engine_refuses_calls_and_can_be_closed_again(built):
     with Engine.load(built) as engine:
         engine(images(1))
     engine.close()
@@ -142,7 +142,7 @@ def test_a_closed_engine_is_refused_and_may_be_closed_again(built):
     assert "with" in caught.value.fix
 
 
-def test_closing_waits_for_the_calls_that_run(built):
+def test_closing_waits_for_running_calls(built):
     """Threads that go on calling get answers, and then that it was closed, and nothing else."""
     engine = Engine.load(built, threads=1)
 
@@ -161,14 +161,14 @@ def test_closing_waits_for_the_calls_that_run(built):
     assert [end.result() for end in ends] == [f"{built} was closed."] * 4
 
 
-def test_an_engine_is_closed_when_its_block_fails(built):
+def test_an_engine_is_closed_when_its_with_block_fails(built):
     with pytest.raises(RuntimeError, match="on purpose"), Engine.load(built) as engine:
         raise RuntimeError("on purpose")
     with refuses("engine-closed"):
         engine(images(1))
 
 
-def test_many_threads_get_the_answers_one_gets(built):
+def test_many_threads_get_the_same_results_as_one(built):
     """8 threads, 1,000 requests, bit by bit."""
     batches = [images(1, seed=seed) for seed in range(1000)]
     with Engine.load(built, threads=1) as engine:
@@ -178,13 +178,13 @@ def test_many_threads_get_the_answers_one_gets(built):
     np.testing.assert_array_equal(answers, expected)
 
 
-def test_two_engines_live_side_by_side(built):
+def test_two_engines_work_side_by_side(built):
     with Engine.load(built, threads=1) as first, Engine.load(str(built), threads=1) as second:
         first.close()
         assert second(images(1)).shape == (1, 1000)
 
 
-def test_an_altered_engine_is_not_loaded(built, tmp_path):
+def test_a_modified_engine_is_not_loaded(built, tmp_path):
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(built.read_bytes()[:-1])
     copy.with_name("copy.onnx.json").write_bytes(built.with_name("model.onnx.json").read_bytes())
@@ -192,7 +192,7 @@ def test_an_altered_engine_is_not_loaded(built, tmp_path):
         Engine.load(copy)
 
 
-def test_the_manifest_of_a_loaded_engine_says_what_it_takes(built):
+def test_a_loaded_engine_has_its_manifest(built):
     with Engine.load(built) as engine:
         assert engine.manifest.input.shape == (3, 64, 64)
         assert engine.manifest.output.shape == (1000,)
@@ -208,7 +208,7 @@ def test_an_engine_for_a_gpu_is_refused_on_a_machine_without_one(random_b0, tmp_
     assert "--gpu cpu" in caught.value.fix
 
 
-def test_threads_of_the_cpu_are_refused_where_they_would_be_ignored():
+def test_cpu_threads_are_refused_for_a_gpu_engine():
     with refuses("option-not-applicable"):
         require_cpu_target(Target(name="T4", compiler="tensorrt-rtx", sm=75), 2)
     require_cpu_target(Target(name="CPU", compiler="onnxruntime"), 2)

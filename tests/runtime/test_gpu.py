@@ -100,7 +100,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 @needs_target
 @pytest.mark.parametrize("precision", COSINE)
-def test_an_engine_answers_on_the_gpu_as_onnx_runtime_does_on_the_cpu(build, images, reference, precision):
+def test_an_engine_on_the_gpu_matches_onnx_runtime_on_the_cpu(build, images, reference, precision):
     with Engine.load(build(precision, "local").path) as engine:
         logits = engine(images)
     assert logits.shape == reference.shape
@@ -118,7 +118,7 @@ def by_onnxruntime(trained, tmp_path_factory) -> BuiltEngine:
 
 
 @needs_cuda_provider
-def test_onnx_runtime_answers_on_the_gpu_as_on_the_cpu(by_onnxruntime, images, reference):
+def test_onnx_runtime_on_the_gpu_matches_the_cpu(by_onnxruntime, images, reference):
     audit = by_onnxruntime.manifest.audit
     assert audit.missing_products == audit.product_count("fp32") == 0
     assert audit.product_count("fp16") > 0
@@ -128,7 +128,7 @@ def test_onnx_runtime_answers_on_the_gpu_as_on_the_cpu(by_onnxruntime, images, r
 
 @needs_cuda_provider
 @pytest.mark.parametrize("library", ["torch", "cupy"])
-def test_onnx_runtime_answers_images_on_the_gpu_there(by_onnxruntime, images, library):
+def test_onnx_runtime_returns_arrays_on_the_gpu_for_images_on_the_gpu(by_onnxruntime, images, library):
     there, back = on_the_gpu(library, images)
     with Engine.load(by_onnxruntime.path) as engine:
         np.testing.assert_array_equal(back(engine(there)), engine(images))
@@ -137,7 +137,7 @@ def test_onnx_runtime_answers_images_on_the_gpu_there(by_onnxruntime, images, li
 @needs_target
 @pytest.mark.skipif(SM in SMS_WITHOUT_INT8_CONVOLUTIONS, reason=f"no INT8 convolutions on {HERE}")
 @pytest.mark.parametrize("policy", ["bandwidth", "all-conv"])
-def test_the_other_policies_answer_rightly_too(build, images, reference, policy):
+def test_the_other_policies_match_onnx_runtime(build, images, reference, policy):
     """ONNX Runtime's numbers of the same graphs have cosines of 0.995 and 0.996."""
     with Engine.load(build("int8", "local", policy=policy).path) as engine:
         assert cosine(engine(images), reference) >= 0.97
@@ -145,7 +145,7 @@ def test_the_other_policies_answer_rightly_too(build, images, reference, policy)
 
 @needs_portable
 @pytest.mark.parametrize("precision", COSINE)
-def test_the_portable_engine_answers_rightly_too(monkeypatch, build, images, reference, precision):
+def test_the_portable_engine_matches_onnx_runtime(monkeypatch, build, images, reference, precision):
     monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: None)  # to build as without a GPU
     built = build(precision, None)
     monkeypatch.undo()
@@ -156,20 +156,20 @@ def test_the_portable_engine_answers_rightly_too(monkeypatch, build, images, ref
 
 @needs_target
 @pytest.mark.parametrize("count", [1, 3, 32])
-def test_every_batch_of_the_range_is_answered(fp16, images, reference, count):
+def test_every_batch_size_in_the_range_works(fp16, images, reference, count):
     with Engine.load(fp16.path) as engine:
         assert cosine(engine(images[:count]), reference[:count]) >= COSINE["fp16"]
 
 
 @needs_target
-def test_batches_of_changing_size_do_not_disturb_each_other(fp16, images, reference):
+def test_changing_batch_sizes_do_not_disturb_each_other(fp16, images, reference):
     with Engine.load(fp16.path) as engine:
         for start, stop in ((0, 32), (32 - 1, 32), (0, 8), (4, 20), (7, 8)):
             assert cosine(engine(images[start:stop]), reference[start:stop]) >= COSINE["fp16"]
 
 
 @needs_target
-def test_an_answer_stays_after_the_next_call_and_after_closing(fp16, images, reference):
+def test_an_output_stays_valid_after_the_next_call_and_after_closing(fp16, images, reference):
     with Engine.load(fp16.path) as engine:
         first = engine(images[:4])
         engine(images[4:8])
@@ -177,13 +177,13 @@ def test_an_answer_stays_after_the_next_call_and_after_closing(fp16, images, ref
 
 
 @needs_target
-def test_the_same_images_get_the_same_answer(fp16, images):
+def test_the_same_images_give_the_same_output(fp16, images):
     with Engine.load(fp16.path) as engine:
         np.testing.assert_array_equal(engine(images), engine(images))
 
 
 @needs_target
-def test_an_engine_is_loaded_and_closed_again_and_again(fp16, images):
+def test_an_engine_can_be_loaded_and_closed_repeatedly(fp16, images):
     answers = []
     for _ in range(2):
         with Engine.load(fp16.path) as engine:
@@ -216,7 +216,7 @@ def test_a_benchmark_names_the_gpu_and_keeps_every_sample(fp16):
 
 @needs_target
 @pytest.mark.parametrize("cuda_graphs", [True, False])
-def test_what_the_gpu_takes_and_what_the_host_are_less_than_a_call(fp16, cuda_graphs):
+def test_device_and_host_time_are_shorter_than_a_call(fp16, cuda_graphs):
     whole, device, host = (
         benchmark(fp16.path, batch=32, scope=scope, seconds=1, cuda_graphs=cuda_graphs)
         for scope in get_args(Scope)
@@ -228,7 +228,7 @@ def test_what_the_gpu_takes_and_what_the_host_are_less_than_a_call(fp16, cuda_gr
 
 
 @needs_target
-def test_launching_a_graph_takes_the_host_less_than_launching_each_kernel(fp16):
+def test_launching_a_graph_takes_less_host_time_than_launching_each_kernel(fp16):
     graph, kernels = (
         benchmark(fp16.path, batch=1, scope="host", seconds=1, cuda_graphs=each) for each in (True, False)
     )
@@ -240,7 +240,7 @@ def test_launching_a_graph_takes_the_host_less_than_launching_each_kernel(fp16):
 @needs_target
 @pytest.mark.parametrize("precision", COSINE)
 @pytest.mark.parametrize("cuda_graphs", [True, False])
-def test_layers_are_timed_and_add_up_to_what_the_gpu_takes(build, precision, cuda_graphs):
+def test_layer_times_add_up_to_the_device_time(build, precision, cuda_graphs):
     """Events between layers take a while themselves; without graphs the GPU waits for launches too."""
     built = build(precision, "local")
     layers = time_layers(built.path, batch=32, cuda_graphs=cuda_graphs)
@@ -253,7 +253,7 @@ def test_layers_are_timed_and_add_up_to_what_the_gpu_takes(build, precision, cud
 
 
 @needs_target
-def test_two_calls_at_once_answer_more_than_one_after_another(fp16):
+def test_two_calls_in_flight_have_a_higher_throughput(fp16):
     one, two = (benchmark(fp16.path, batch=32, scenario=each) for each in ("single-stream", "offline"))
     assert two.method.in_flight == 2
     slower, faster = one.images_per_s, two.images_per_s
@@ -268,21 +268,21 @@ def test_an_engine_for_another_gpu_is_refused(build):
 
 
 @needs_target
-def test_cuda_graphs_change_no_bit(fp16, images):
+def test_cuda_graphs_do_not_change_the_output(fp16, images):
     with Engine.load(fp16.path) as graphs, Engine.load(fp16.path, cuda_graphs=False) as launches:
         for count in (1, 8, 3, 8, 1):
             np.testing.assert_array_equal(graphs(images[:count]), launches(images[:count]))
 
 
 @needs_target
-def test_more_shapes_than_graphs_are_kept_are_answered_rightly(fp16, images, reference):
+def test_more_shapes_than_cached_graphs_give_correct_outputs(fp16, images, reference):
     with Engine.load(fp16.path) as engine:
         for count in (*range(1, MAX_CUDA_GRAPHS + 4), 1, 2):
             assert cosine(engine(images[:count]), reference[:count]) >= COSINE["fp16"]
 
 
 @needs_target
-def test_many_threads_get_the_answers_one_gets(fp16, images):
+def test_many_threads_get_the_same_results_as_one(fp16, images):
     batches = [images[at % 24 : at % 24 + 1 + at % 8] for at in range(1000)]
     with Engine.load(fp16.path) as engine:
         expected = [engine(batch) for batch in batches]
@@ -294,7 +294,7 @@ def test_many_threads_get_the_answers_one_gets(fp16, images):
 
 @needs_target
 @pytest.mark.parametrize("library", ["torch", "cupy"])
-def test_images_on_the_gpu_are_answered_there(fp16, images, library):
+def test_images_on_the_gpu_give_outputs_on_the_gpu(fp16, images, library):
     there, back = on_the_gpu(library, images)
     with Engine.load(fp16.path) as engine:
         expected = engine(images)
@@ -304,7 +304,7 @@ def test_images_on_the_gpu_are_answered_there(fp16, images, library):
 
 
 @needs_target
-def test_what_is_submitted_on_a_stream_is_there_when_the_stream_is(fp16, images):
+def test_a_result_submitted_on_a_stream_is_ready_with_the_stream(fp16, images):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this torch is built for the CPU")

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("cuda_stub")
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_batches_of_every_size_are_answered_to_the_bit(cuda_graphs):
+def test_batches_of_every_size_are_exact(cuda_graphs):
     with loaded(cuda_graphs=cuda_graphs) as engine:
         for images in (1, 8, 3, 64, 8, 1, 1):
             engine.check(whole_numbers(images, seed=images))
@@ -41,14 +41,14 @@ def test_batches_of_every_size_are_answered_to_the_bit(cuda_graphs):
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_images_of_bytes_are_answered_to_the_bit(cuda_graphs):
+def test_uint8_images_are_exact(cuda_graphs):
     with loaded(PIXELS, cuda_graphs=cuda_graphs) as engine:
         for images in (1, 8, 1):
             engine.check(whole_numbers(images, manifest=PIXELS))
 
 
 @over_the_stub
-def test_tensorrts_engines_are_answered_to_the_bit():
+def test_tensorrt_engines_are_exact():
     with loaded(TENSORRT) as engine:
         engine.check(whole_numbers(2))
         assert count("launches") == 1
@@ -56,7 +56,7 @@ def test_tensorrts_engines_are_answered_to_the_bit():
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_several_outputs_are_answered_by_name_to_the_bit(cuda_graphs):
+def test_several_outputs_are_returned_by_name_and_exact(cuda_graphs):
     with loaded(TWO_OUTPUTS, cuda_graphs=cuda_graphs) as engine:
         for images in (whole_numbers(3), whole_numbers(1), whole_numbers(3, seed=1)):
             answers = engine.run(images)
@@ -66,7 +66,7 @@ def test_several_outputs_are_answered_by_name_to_the_bit(cuda_graphs):
 
 
 @over_the_stub
-def test_images_that_lie_with_gaps_are_answered_to_the_bit():
+def test_images_that_are_not_contiguous_are_exact():
     images = whole_numbers(8)
     with loaded() as engine:
         engine.check(images[::2])
@@ -74,7 +74,7 @@ def test_images_that_lie_with_gaps_are_answered_to_the_bit():
 
 
 @over_the_stub
-def test_an_answer_stays_after_the_next_call_and_after_closing():
+def test_an_output_stays_valid_after_the_next_call_and_after_closing():
     with loaded() as engine:
         first = engine.run(whole_numbers(4, seed=1))
         engine.run(whole_numbers(4, seed=2))
@@ -82,7 +82,7 @@ def test_an_answer_stays_after_the_next_call_and_after_closing():
 
 
 @over_the_stub
-def test_a_graph_is_captured_once_a_shape_and_replayed_on_the_images_of_each_call():
+def test_a_graph_is_captured_once_per_shape_and_replayed_for_each_call():
     with loaded() as engine:
         for call in range(20):
             engine.check(whole_numbers(1 + call % 2, seed=call))
@@ -93,7 +93,7 @@ def test_a_graph_is_captured_once_a_shape_and_replayed_on_the_images_of_each_cal
 
 
 @over_the_stub
-def test_without_graphs_each_call_executes():
+def test_without_cuda_graphs_each_call_executes():
     with loaded(cuda_graphs=False) as engine:
         for call in range(20):
             engine.check(whole_numbers(1 + call % 2, seed=call))
@@ -102,7 +102,7 @@ def test_without_graphs_each_call_executes():
 
 
 @over_the_stub
-def test_the_least_recently_used_shape_makes_room_for_another_with_its_buffers():
+def test_the_least_recently_used_shape_is_evicted_with_its_buffers():
     with loaded() as engine:
         for images in range(1, MAX_CUDA_GRAPHS + 1):
             engine.check(whole_numbers(images))
@@ -126,7 +126,7 @@ def test_the_least_recently_used_shape_makes_room_for_another_with_its_buffers()
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_eight_threads_get_right_answers_each_with_a_context_and_a_stream(cuda_graphs):
+def test_eight_threads_get_correct_outputs_each_with_a_context_and_a_stream(cuda_graphs):
     with loaded(cuda_graphs=cuda_graphs) as engine:
         start = threading.Barrier(8)
 
@@ -142,7 +142,7 @@ def test_eight_threads_get_right_answers_each_with_a_context_and_a_stream(cuda_g
 
 
 @over_the_stub
-def test_threads_that_run_at_once_have_contexts_and_streams_of_their_own():
+def test_concurrent_threads_use_different_contexts_and_streams():
     with loaded(cuda_graphs=False) as engine:
         engine.trt.before = threading.Barrier(8).wait  # which none passes before all eight execute
         with ThreadPoolExecutor(8) as pool:
@@ -151,7 +151,7 @@ def test_threads_that_run_at_once_have_contexts_and_streams_of_their_own():
 
 
 @over_the_stub
-def test_threads_that_have_ended_leave_no_contexts_behind():
+def test_finished_threads_leave_no_contexts_behind():
     with loaded() as engine:
         for seed in range(50):
             thread = threading.Thread(target=engine.check, args=[whole_numbers(2, seed=seed)])
@@ -162,7 +162,7 @@ def test_threads_that_have_ended_leave_no_contexts_behind():
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_the_tightest_profile_is_set_where_it_changes(cuda_graphs):
+def test_the_tightest_profile_is_set_only_when_it_changes(cuda_graphs):
     with loaded(PROFILES, cuda_graphs=cuda_graphs) as engine:
         for images in (1, 1, 8, 8, 64, 64):
             engine.check(whole_numbers(images))
@@ -174,7 +174,7 @@ def test_the_tightest_profile_is_set_where_it_changes(cuda_graphs):
 
 
 @over_the_stub
-def test_profiles_change_among_images_on_the_host_and_on_the_device():
+def test_profiles_change_between_host_and_device_images():
     with loaded(PROFILES) as engine:
         there, answer = OnDevice.of(whole_numbers(8)), OnDevice((8, CLASSES), np.float32)
         stream = driver.new_stream()
@@ -192,7 +192,7 @@ def test_profiles_change_among_images_on_the_host_and_on_the_device():
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @pytest.mark.parametrize("memory_pools", [True, False])
 @over_the_stub
-def test_memory_is_flat_over_a_thousand_calls_and_given_back(cuda_graphs, memory_pools):
+def test_memory_stays_flat_over_a_thousand_calls_and_is_freed(cuda_graphs, memory_pools):
     if not memory_pools:
         driver.without_memory_pools()
     with loaded(cuda_graphs=cuda_graphs) as engine:
@@ -209,7 +209,7 @@ def test_memory_is_flat_over_a_thousand_calls_and_given_back(cuda_graphs, memory
 
 
 @over_the_stub
-def test_closing_gives_back_what_other_threads_made():
+def test_closing_frees_what_other_threads_allocated():
     with loaded() as engine:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(engine.check, [whole_numbers(1 + at) for at in range(16)]))
@@ -220,7 +220,7 @@ def test_closing_gives_back_what_other_threads_made():
 
 
 @over_the_stub
-def test_a_closed_engine_may_be_closed_again_and_refuses_calls():
+def test_a_closed_engine_can_be_closed_again_and_refuses_calls():
     with loaded() as engine:
         engine.check(whole_numbers(1))
         engine.close()
@@ -231,7 +231,7 @@ def test_a_closed_engine_may_be_closed_again_and_refuses_calls():
 
 @pytest.mark.parametrize("kind", ["device", "pinned"])
 @over_the_stub
-def test_without_memory_for_images_the_error_says_how_much_was_wanted(kind):
+def test_without_memory_for_images_the_error_says_how_much_they_need(kind):
     images = np.zeros((64, 3, 512, 512), np.float32)  # 192 MiB
     large = replace(MANIFEST, input=replace(MANIFEST.input, shape=images.shape[1:]))
     with loaded(large) as engine:
@@ -248,7 +248,7 @@ def test_without_memory_for_images_the_error_says_how_much_was_wanted(kind):
 
 
 @over_the_stub
-def test_without_memory_for_a_context_the_error_says_how_much_it_takes():
+def test_without_memory_for_a_context_the_error_says_how_much_it_needs():
     with loaded() as engine:
         engine.trt.room = 0
         with refuses("run-out-of-memory") as caught:
@@ -260,7 +260,7 @@ def test_without_memory_for_a_context_the_error_says_how_much_it_takes():
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_an_execution_that_fails_is_an_error_and_other_shapes_are_still_answered(cuda_graphs):
+def test_a_failed_execution_is_an_error_and_other_shapes_still_work(cuda_graphs):
     with loaded(cuda_graphs=cuda_graphs) as engine:
         engine.trt.refuses = lambda shape, capturing: shape[0] == 2
         engine.check(whole_numbers(1))
@@ -273,7 +273,7 @@ def test_an_execution_that_fails_is_an_error_and_other_shapes_are_still_answered
 
 
 @over_the_stub
-def test_a_shape_that_may_not_be_captured_is_executed():
+def test_a_shape_that_cannot_be_captured_is_executed():
     with loaded() as engine:
         engine.trt.is_capturable = False
         engine.check(whole_numbers(1))
@@ -287,7 +287,7 @@ def test_a_shape_that_may_not_be_captured_is_executed():
 
 
 @over_the_stub
-def test_the_engine_says_whether_all_calls_were_graphs():
+def test_the_engine_reports_whether_all_calls_used_cuda_graphs():
     with loaded() as engine:
         engine.trt.refuses = lambda shape, capturing: capturing and shape[0] == 2
         engine.check(whole_numbers(1))
@@ -303,7 +303,7 @@ def test_the_engine_says_whether_all_calls_were_graphs():
 
 
 @over_the_stub
-def test_a_shape_whose_capture_is_spoiled_is_executed():
+def test_a_shape_whose_capture_is_invalidated_is_executed():
     with loaded() as engine:
 
         def wait_while_capturing(shape: tuple[int, ...], capturing: bool) -> bool:
@@ -329,7 +329,7 @@ def test_a_shape_that_the_engine_refuses_is_an_error():
 
 
 @over_the_stub
-def test_closing_while_a_call_runs_lets_it_end():
+def test_closing_lets_a_running_call_finish():
     images = whole_numbers(2)
     with loaded(cuda_graphs=False) as engine, ThreadPoolExecutor(2) as pool:
         executes, go_on = threading.Event(), threading.Event()
@@ -345,7 +345,7 @@ def test_closing_while_a_call_runs_lets_it_end():
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_closing_among_calls_of_many_threads_ends_each_with_an_answer_or_an_error(cuda_graphs):
+def test_closing_ends_calls_of_many_threads_with_a_result_or_an_error(cuda_graphs):
     for _ in range(10):
         with loaded(cuda_graphs=cuda_graphs) as engine, ThreadPoolExecutor(4) as pool:
 

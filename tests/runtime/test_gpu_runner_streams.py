@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("cuda_stub")
 @pytest.mark.parametrize("producer", ["none", "legacy", "per thread", "own"])
 @pytest.mark.parametrize("consumer", ["none", "own"])
 @over_the_stub
-def test_images_on_the_device_are_waited_for_and_answered_there_without_a_copy(producer, consumer):
+def test_device_images_are_waited_for_and_give_device_outputs_without_a_copy(producer, consumer):
     images = whole_numbers(3)
     with loaded() as engine:
         streams = {"none": None, "legacy": 1, "per thread": 2, "own": driver.new_stream()}
@@ -41,7 +41,7 @@ def test_images_on_the_device_are_waited_for_and_answered_there_without_a_copy(p
 
 
 @over_the_stub
-def test_images_of_another_gpu_are_refused():
+def test_device_images_on_another_gpu_are_refused():
     with loaded() as engine:
         there = OnDevice.of(whole_numbers(2))
         driver.move_memory_to(1)
@@ -54,7 +54,7 @@ def test_images_of_another_gpu_are_refused():
 
 @pytest.mark.parametrize("stream", [0, 1, 2])
 @over_the_stub
-def test_default_streams_are_streams_to_run_on(stream):
+def test_default_streams_can_be_run_on(stream):
     images = whole_numbers(2)
     with loaded() as engine:
         there, answer = OnDevice.of(images), OnDevice((2, CLASSES), np.float32)
@@ -66,7 +66,7 @@ def test_default_streams_are_streams_to_run_on(stream):
 
 
 @over_the_stub
-def test_what_runs_on_one_stream_is_waited_for_on_the_next():
+def test_a_call_on_one_stream_is_waited_for_on_the_next():
     """A context has one memory for what lies between its layers, whatever streams it is used on."""
     batches = [whole_numbers(2, seed=seed) for seed in range(4)]
     with loaded() as engine:
@@ -87,7 +87,7 @@ def test_what_runs_on_one_stream_is_waited_for_on_the_next():
 
 
 @over_the_stub
-def test_closing_waits_for_what_still_runs_on_a_stream():
+def test_closing_waits_for_a_call_on_a_stream():
     images = whole_numbers(2)
     with loaded() as engine:
         there, answer = OnDevice.of(images), OnDevice((2, CLASSES), np.float32)
@@ -103,7 +103,7 @@ def test_closing_waits_for_what_still_runs_on_a_stream():
 
 @pytest.mark.parametrize("by", ["call", "submit", "submit with a stream"])
 @over_the_stub
-def test_arrays_of_a_library_are_answered_in_kind(by):
+def test_arrays_of_a_library_give_arrays_of_that_library(by):
     from cuda.core import Device
 
     library = types.ModuleType("cupy")
@@ -129,7 +129,7 @@ def test_arrays_of_a_library_are_answered_in_kind(by):
 
 
 @over_the_stub
-def test_several_outputs_of_images_on_the_gpu_stay_there_by_name():
+def test_several_outputs_of_device_images_stay_on_the_device():
     from cuda.core import Device
 
     library = types.ModuleType("cupy")
@@ -153,7 +153,7 @@ def test_several_outputs_of_images_on_the_gpu_stay_there_by_name():
 
 @pytest.mark.parametrize("by", ["call", "submit", "submit with a stream"])
 @over_the_stub
-def test_buffers_of_cuda_core_are_answered_with_buffers(by):
+def test_cuda_core_buffers_give_buffers(by):
     from cuda.core import Buffer, Device, LegacyPinnedMemoryResource
 
     images = whole_numbers(3)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("cuda_stub")
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_the_gpus_time_is_of_computing_whatever_copies_and_the_host_take(cuda_graphs):
+def test_device_time_excludes_copies_and_the_host(cuda_graphs):
     driver.pace(launch_us=20, copy_us=30, model_us=120, gpu_copy_us=50, gpu_us=400)
     with loaded(cuda_graphs=cuda_graphs) as engine, engine.engine.time_calls(whole_numbers(8)) as call:
         assert [call.device_ms() for _ in range(20)] == pytest.approx([0.4] * 20)
@@ -23,21 +23,21 @@ def test_the_gpus_time_is_of_computing_whatever_copies_and_the_host_take(cuda_gr
 
 
 @over_the_stub
-def test_a_gpu_that_is_faster_than_the_host_enqueues_is_timed_with_its_waiting():
+def test_device_time_includes_waiting_if_the_host_enqueues_too_slowly():
     driver.pace(model_us=120, gpu_us=100)
     with loaded(cuda_graphs=False) as engine, engine.engine.time_calls(whole_numbers(8)) as call:
         assert [call.device_ms() for _ in range(5)] == pytest.approx([0.12] * 5)
 
 
 @over_the_stub
-def test_the_gpus_time_is_never_under_what_events_can_tell():
+def test_device_time_is_never_below_the_resolution_of_events():
     with loaded() as engine, engine.engine.time_calls(whole_numbers(1)) as call:
         assert call.device_ms() == EVENT_RESOLUTION_MS == 0.0005
 
 
 @pytest.mark.parametrize(("cuda_graphs", "expected"), [(True, 0.02), (False, 0.12)])
 @over_the_stub
-def test_the_hosts_time_is_of_enqueuing_and_not_of_waiting(cuda_graphs, expected):
+def test_host_time_is_the_time_to_enqueue_without_waiting(cuda_graphs, expected):
     driver.pace(launch_us=20, copy_us=30, model_us=120, gpu_us=5000)
     clock = Clock(now_s=driver.host_s)
     with loaded(cuda_graphs=cuda_graphs) as engine, engine.engine.time_calls(whole_numbers(8)) as call:
@@ -48,7 +48,7 @@ def test_the_hosts_time_is_of_enqueuing_and_not_of_waiting(cuda_graphs, expected
 
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 @over_the_stub
-def test_each_timed_call_computes_once_and_copies_nothing(cuda_graphs):
+def test_each_timed_call_executes_once_and_copies_nothing(cuda_graphs):
     with loaded(cuda_graphs=cuda_graphs) as engine:
         with engine.engine.time_calls(whole_numbers(8)) as call:
             copies, executions = count("copies"), count("executions")
@@ -66,7 +66,7 @@ def test_each_timed_call_computes_once_and_copies_nothing(cuda_graphs):
 
 
 @over_the_stub
-def test_a_timed_call_has_a_lane_of_its_own_and_gives_back_its_events():
+def test_a_call_timer_uses_a_separate_context_and_frees_its_events():
     with loaded(PROFILES) as engine:
         engine.check(whole_numbers(8))
         before = driver.alive()
@@ -81,7 +81,7 @@ def test_a_timed_call_has_a_lane_of_its_own_and_gives_back_its_events():
 
 
 @over_the_stub
-def test_a_shape_that_can_not_be_captured_is_timed_as_it_is_run():
+def test_a_shape_that_cannot_be_captured_is_timed_without_a_graph():
     driver.pace(launch_us=20, model_us=120, gpu_us=400)
     clock = Clock(now_s=driver.host_s)
     with loaded() as engine:

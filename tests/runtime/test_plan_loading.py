@@ -20,14 +20,14 @@ def engine(random_b0, tmp_path_factory) -> Path:
     return build_engine(onnx=random_b0.path, gpu="L4", output=output).path
 
 
-def test_without_a_driver_that_is_the_reason(engine):
+def test_without_a_driver_the_error_names_the_driver(engine):
     with refuses("engine-load-failed") as caught:
         deserialize_plan(engine, read_engine_manifest(engine))
     assert "driver" in caught.value.problem
     assert "nvidia-smi" in caught.value.fix
 
 
-def test_a_compiler_that_is_not_there_is_named(engine):
+def test_a_missing_compiler_is_named(engine):
     manifest = read_engine_manifest(engine)
     with refuses("dependency-missing") as caught:
         deserialize_plan(engine, replace(manifest, target=replace(manifest.target, compiler="tensorrt")))

@@ -58,7 +58,7 @@ def machine(sm: int | None, **versions: str) -> RuntimeEnvironment:
     ("target", "sm"),
     [(T4, 75), (RTX_4090, 89), *((PORTABLE, sm) for sm in (80, 86, 89, 120, 121)), (CPU, None), (CPU, 75)],
 )
-def test_an_engine_runs_on_what_it_was_compiled_for(engine_for, target, sm):
+def test_an_engine_runs_on_the_gpus_it_was_compiled_for(engine_for, target, sm):
     found = preflight(engine_for(target), machine(sm))
     assert found.runs
     found.require()
@@ -74,7 +74,7 @@ def test_an_engine_runs_on_what_it_was_compiled_for(engine_for, target, sm):
         (T4, None, "is for T4 (SM75), but this machine has no NVIDIA GPU", "--gpu cpu"),
     ],
 )
-def test_an_engine_for_another_gpu_is_refused_naming_both(engine_for, target, sm, problem, fix):
+def test_an_engine_for_another_gpu_is_refused_with_both_names(engine_for, target, sm, problem, fix):
     found = preflight(engine_for(target), machine(sm))
     assert not found.runs
     with refuses("engine-cannot-run") as caught:
@@ -101,7 +101,7 @@ def test_an_engine_for_another_gpu_is_refused_naming_both(engine_for, target, sm
         (CPU, {"tensorrt-rtx": BUILT_BY}, "needs ONNX Runtime", install_hint("cpu")),
     ],
 )
-def test_another_version_of_its_compiler_or_none_is_refused(engine_for, target, versions, problem, fix):
+def test_a_missing_or_different_compiler_version_is_refused(engine_for, target, versions, problem, fix):
     with refuses("engine-cannot-run") as caught:
         preflight(engine_for(target), machine(75, **versions)).require()
     assert problem in caught.value.problem
@@ -123,7 +123,7 @@ def test_a_version_compatible_plan_runs_with_later_versions(engine_for, manifest
         assert all(check.holds for check in checks) == (runs if compatible else here == "10.16.1.11")
 
 
-def test_an_artifact_for_onnx_runtime_runs_with_any_version_of_it(engine_for):
+def test_an_onnx_runtime_engine_runs_with_any_version(engine_for):
     assert preflight(engine_for(CPU), machine(None, onnxruntime="9.9")).runs
 
 
@@ -140,9 +140,7 @@ def test_an_artifact_for_onnx_runtime_runs_with_any_version_of_it(engine_for):
         ("T4", True, None, None),
     ],
 )
-def test_an_artifact_for_gpus_wants_one_and_onnx_runtimes_cuda_provider(
-    engine_for, gpu, has_cuda, about, fix
-):
+def test_an_onnx_runtime_gpu_engine_needs_a_gpu_and_the_cuda_provider(engine_for, gpu, has_cuda, about, fix):
     path = engine_for(Target(name="H200", compiler="onnxruntime", sm=90))
     found = preflight(
         path,
@@ -158,7 +156,7 @@ def test_an_artifact_for_gpus_wants_one_and_onnx_runtimes_cuda_provider(
         assert fix in caught.value.fix
 
 
-def test_this_machine_has_the_runtimes_it_tests_with():
+def test_the_runtimes_of_this_machine_are_detected():
     import onnxruntime
     import tensorrt_rtx
 
@@ -169,7 +167,7 @@ def test_this_machine_has_the_runtimes_it_tests_with():
     assert detect_environment("onnxruntime").runtimes.keys() == {"onnxruntime"}
 
 
-def test_an_altered_plan_or_another_engines_manifest_is_refused_before_anything_else(engine_for):
+def test_a_modified_plan_or_a_foreign_manifest_is_refused_first(engine_for):
     path = engine_for(T4)
     path.write_bytes(b"another plan")
     with refuses("engine-damaged"):
@@ -179,7 +177,7 @@ def test_an_altered_plan_or_another_engines_manifest_is_refused_before_anything_
         preflight(path, machine(75))
 
 
-def test_check_says_what_runs_here_and_what_does_not(run, engine_for):
+def test_check_says_whether_an_engine_runs_here(run, engine_for):
     path = engine_for(CPU)
     assert read_engine_manifest(path).target == CPU
     shown = run("check", str(path))
@@ -191,7 +189,7 @@ def test_check_says_what_runs_here_and_what_does_not(run, engine_for):
 
 
 @pytest.mark.skipif(local_gpu() is not None, reason="the GPU of this machine may run it")
-def test_check_exits_with_3_and_says_what_to_do(run, engine_for):
+def test_check_exits_with_3_and_prints_the_fix(run, engine_for):
     shown = run("check", str(engine_for(T4)))
     assert shown.status == 3
     assert "cannot run here" in shown.out
@@ -199,7 +197,7 @@ def test_check_exits_with_3_and_says_what_to_do(run, engine_for):
     assert json.loads(run("check", str(engine_for(T4)), "--json").out)["runs"] is False
 
 
-def test_check_refuses_what_is_no_engine(run, tmp_path):
+def test_check_refuses_a_file_that_is_not_an_engine(run, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"no engine")
     refused = run("check", "photo.png")
     assert (refused.status, refused.out) == (2, "")
