@@ -208,11 +208,11 @@ def test_the_interval_of_a_ratio_of_medians_contains_it(measured):
 
 def test_the_interval_of_a_ratio_has_its_nominal_coverage(measured):
     random, held = np.random.default_rng(3), 0
-    for _ in range(1000):
+    for _ in range(300):
         records = (with_samples(measured, random.exponential(1, 150)) for _ in range(2))
         ratio = compare_records(*records).ratio
         held += ratio.low <= 1 <= ratio.high
-    assert 0.93 <= held / 1000 <= 0.97
+    assert 0.92 <= held / 300 <= 0.98
 
 
 def test_offline_records_are_compared_by_throughput(measured):

@@ -66,16 +66,17 @@ def test_images_need_not_be_contiguous(built):
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
 def test_wrong_images_are_refused_with_what_the_engine_takes(built, wrong):
-    with Engine.load(built) as engine, pytest.raises(DeployError) as caught:
+    with Engine.load(built) as engine, refuses("input-shape-mismatch") as caught:
         engine(wrong)
-    assert "accepts float32 (n, 3, 64, 64), n of 1 to 4" in caught.value.problem
+    assert "float32 (n, 3, 64, 64), n of 1 to 4" in caught.value.problem
     assert f"not {wrong.dtype} {wrong.shape}" in caught.value.problem
 
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_a_batch_out_of_range_is_refused_with_the_range(built, count):
-    with Engine.load(built) as engine, pytest.raises(DeployError, match=f"of 1 to 4 images, not {count}"):
+    with Engine.load(built) as engine, refuses("batch-out-of-range") as caught:
         engine(images(count))
+    assert f"1 to 4 images, not {count}" in caught.value.problem
 
 
 def test_every_side_in_the_range_matches_a_model_of_that_side(tmp_path):
@@ -95,8 +96,9 @@ def test_every_side_in_the_range_matches_a_model_of_that_side(tmp_path):
             (expected,) = session.run(None, {"input": batch})
             np.testing.assert_allclose(engine(batch), expected, atol=1e-5 * np.abs(expected).max())
         for shape in ((1, 3, 96, 96), (1, 3, 32, 32), (1, 3, 64, 48), (1, 1, 64, 64)):
-            with pytest.raises(DeployError, match="side of 48 to 80 px"):
+            with refuses("input-shape-mismatch") as caught:
                 engine(np.zeros(shape, np.float32))
+            assert "48 to 80 px" in caught.value.problem
 
 
 def test_int8_on_the_cpu_needs_a_single_side(random_b0, tmp_path):
@@ -129,8 +131,9 @@ def test_a_batch_size_between_the_profiles_is_refused(random_b0, tmp_path):
     with Engine.load(built.path) as engine:
         for count in (1, 3):
             assert engine(images(count)).shape == (count, 1000)
-        with pytest.raises(DeployError, match="batches of 1 or 3 images, not 2"):
+        with refuses("batch-out-of-range") as caught:
             engine(images(2))
+        assert "1 or 3 images, not 2" in caught.value.problem
 
 
 def test_a_closed_engine_refuses_calls_and_can_be_closed_again(built):
@@ -143,7 +146,7 @@ def test_a_closed_engine_refuses_calls_and_can_be_closed_again(built):
 
 
 def test_closing_waits_for_running_calls(built):
-    """Threads that go on calling get answers, and then that it was closed, and nothing else."""
+    """Threads that keep calling get results, then the error that it is closed, and nothing else."""
     engine = Engine.load(built, threads=1)
 
     def call(_: int) -> str:
@@ -158,7 +161,7 @@ def test_closing_waits_for_running_calls(built):
         ends = [pool.submit(call, at) for at in range(4)]
         time.sleep(0.2)
         engine.close()
-    assert [end.result() for end in ends] == [f"{built} was closed."] * 4
+    assert [end.result() for end in ends] == ["engine-closed"] * 4
 
 
 def test_an_engine_is_closed_when_its_with_block_fails(built):
@@ -169,13 +172,12 @@ def test_an_engine_is_closed_when_its_with_block_fails(built):
 
 
 def test_many_threads_get_the_same_results_as_one(built):
-    """8 threads, 1,000 requests, bit by bit."""
-    batches = [images(1, seed=seed) for seed in range(1000)]
+    batches = [images(1, seed=seed) for seed in range(200)]
     with Engine.load(built, threads=1) as engine:
         expected = [engine(batch) for batch in batches]
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(engine, batches))
-    np.testing.assert_array_equal(answers, expected)
+            outputs = list(pool.map(engine, batches))
+    np.testing.assert_array_equal(outputs, expected)
 
 
 def test_two_engines_work_side_by_side(built):
