@@ -48,7 +48,8 @@ def benchmark(
         scope: What is timed of a call. `device` and `host` need TensorRT on a GPU and `single-stream`.
         batch: Images per call, in `server` the maximum; default what the engine is tuned for.
         max_latency_ms: Bound on the 99th percentile of latency, for `server` only.
-        seconds, samples: Minimum duration and minimum number of calls; in `server`, of images in each run.
+        seconds: Minimum duration.
+        samples: Minimum number of calls; in `server`, of images in each run.
         search_seconds: Maximum duration of the search of `server`.
         threads: CPU threads; default one per core.
         cuda_graphs: See runtime.Engine.load.

@@ -71,9 +71,11 @@ def build_engine(
     """Compile an exported model to an engine, and write the manifest beside it.
 
     Args:
-        phi, onnx: The exported model, see networks.artifact_paths.find_model.
+        phi: Selects an exported model under engines/ by its coefficient.
+        onnx: Path of the exported model; default the newest under engines/.
         precision: Default FP16, or FP32 on the CPU, which has no FP16 kernels.
-        gpu, compiler: See engine.targets.resolve_target.
+        gpu: A GPU, its name, `local`, `portable` or `cpu`; default the local GPU, or else `portable`.
+        compiler: `tensorrt`, `tensorrt-rtx` or `onnxruntime`; default the best one for the target.
         batches: Batch sizes that the engine accepts, one optimization profile each.
         side: Image sides that the engine accepts, pixels; default only the model's own.
         options: Further compiler options.

@@ -24,7 +24,8 @@ def quantize_model(
     """Write a model as ONNX with explicit Q/DQ, which every TensorRT accepts and ONNX Runtime evaluates.
 
     Args:
-        phi, onnx: The exported model, see networks.artifact_paths.find_model.
+        phi: Selects an exported model under engines/ by its coefficient.
+        onnx: Path of the exported model; default the newest under engines/.
         int8: How to quantize.
         output: The ONNX file; default model.int8.onnx beside the model.
 

@@ -45,7 +45,8 @@ def calibrate_to_file(
 
     Args:
         data: See data.images.open.open_images.
-        phi, onnx: The exported model, see networks.artifact_paths.find_model.
+        phi: Selects an exported model under engines/ by its coefficient.
+        onnx: Path of the exported model; default the newest under engines/.
         limit: Largest number of images; default 512, or as many as a manifest names.
         method: `auto`, or one of quantize.calibration.methods.
         percentile: Percent to keep unclipped, above 50 and up to 100, for the percentile methods.

@@ -93,7 +93,8 @@ def search_scaling(
     Args:
         family: See `networks.families.registry`. Its baseline is scaled with phi = 1.
         budget: Multiple of the baseline's work, above 1 and at most 64.
-        step, tolerance: See `coefficient_grid`.
+        step: Distance between coefficients of the grid.
+        tolerance: Largest relative deviation from the budget.
         gpu: `cpu` and `local` measure on this machine, any other name predicts. Default: the GPU in this
             machine, or else T4.
         precision: Default FP16, on the CPU FP32.

@@ -201,7 +201,8 @@ def write_bundle(
         engines: Engines made from the same FP32 model; may be empty.
         output: The bundle; an existing bundle is replaced.
         precision: Precision to build an FP32 model in if no plan runs; default FP16.
-        batches, side: Sizes to build for in that case.
+        batches: Batch sizes to build for in that case.
+        side: Image sides to build for in that case, pixels.
         note: Receives a sentence if the bundle cannot be used without a GPU.
 
     Raises:
