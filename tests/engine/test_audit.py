@@ -25,11 +25,11 @@ def audit_of(**counts: int) -> Audit:
         (audit_of(fp32=66), "fp32"),
     ],
 )
-def test_a_true_claim_passes(audit, precision):
+def test_an_engine_of_the_requested_precision_passes(audit, precision):
     audit.require_precision(precision)
 
 
-def test_what_is_not_in_int8_is_in_fp32_on_a_cpu_and_nowhere_else():
+def test_fp32_beside_int8_is_accepted_only_on_a_cpu():
     made = audit_of(int8=33, fp32=48)
     made.require_precision("int8", on_cpu=True)
     with refuses("engine-precision-mismatch"):
@@ -49,7 +49,7 @@ def test_what_is_not_in_int8_is_in_fp32_on_a_cpu_and_nowhere_else():
         (audit_of(), "fp32"),
     ],
 )
-def test_a_false_claim_is_refused_with_what_was_made(audit, precision):
+def test_an_engine_of_another_precision_is_refused_with_its_summary(audit, precision):
     with refuses("engine-precision-mismatch") as caught:
         audit.require_precision(precision)
     assert audit.summary() in caught.value.problem
@@ -61,14 +61,14 @@ def test_as_much_int8_as_planned_passes(made, planned):
 
 
 @pytest.mark.parametrize(("made", "planned"), [(32, 33), (1, 82), (0, 1)])
-def test_less_int8_than_planned_is_no_int8_engine(made, planned):
+def test_less_int8_than_planned_is_refused(made, planned):
     shown = f" {made} INT8" if made else "48 FP16"
     with refuses("engine-precision-mismatch") as caught:
         audit_of(int8=made, fp16=48).require_precision("int8", planned_int8=planned)
     assert shown in caught.value.problem
 
 
-def test_the_summary_counts_in_words():
+def test_the_summary_counts_layers_and_products():
     made = Audit(
         source="builder log",
         layers=(
@@ -87,14 +87,14 @@ def test_the_summary_counts_in_words():
     assert [made.macs_share(precision) for precision in ("int8", "fp16", "fp32")] == [0.75, 0.25, 0]
 
 
-def test_products_that_no_layer_names_are_counted_and_told():
+def test_missing_products_are_counted_in_the_summary():
     made = Audit(source="builder log", layers=(layer("fp16"), layer(None)), graph_products=3)
     assert made.missing_products == 2
     assert "2 not found" in made.summary()
 
 
 @pytest.mark.parametrize(("found", "is_told"), [(1, False), (73, False), (74, True), (82, True)])
-def test_a_claim_about_what_was_not_found_is_none(found, is_told):
+def test_an_engine_with_too_many_missing_products_is_refused(found, is_told):
     made = Audit(source="builder log", layers=(layer("fp16"),) * found, graph_products=82)
     if is_told:
         made.require_precision("fp16")
@@ -103,7 +103,7 @@ def test_a_claim_about_what_was_not_found_is_none(found, is_told):
         made.require_precision("fp16")
 
 
-def test_each_profile_is_held_to_the_claim():
+def test_every_profile_is_checked():
     first, second = (layer("fp16", profile=number) for number in (0, 1))
     same = Audit(source="builder log", layers=(first, first, second, second), graph_products=2)
     same.require_precision("fp16")
@@ -118,5 +118,5 @@ def test_each_profile_is_held_to_the_claim():
         short.require_precision("fp16")
 
 
-def test_an_engine_without_products_has_no_share_of_anything():
+def test_an_engine_without_products_has_zero_shares():
     assert Audit(source="builder log", layers=(layer(None),)).macs_share("fp16") == 0

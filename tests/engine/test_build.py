@@ -46,7 +46,7 @@ def trained_model(trained, workplace) -> Path:
         ("fp32", "RTX 4090", "model.fp32.sm89.engine"),
     ],
 )
-def test_an_engine_lands_beside_its_model_with_a_manifest_of_what_it_is(model, precision, gpu, name):
+def test_an_engine_is_written_beside_its_model_with_its_manifest(model, precision, gpu, name):
     batch = BatchRange(min=1, opt=2, max=4)
     built = build_engine(onnx=model, precision=precision, gpu=gpu, batches=[batch])
     assert built.path == model.with_name(name)
@@ -80,7 +80,7 @@ def test_without_a_gpu_named_or_present_the_engine_is_portable(model, monkeypatc
     assert any("portable engine" in note for note in notes)
 
 
-def test_a_cpu_artifact_carries_its_story_in_its_metadata(model):
+def test_a_cpu_artifact_records_its_origin_in_its_metadata(model):
     built = build_engine(onnx=model, precision="int8", gpu="cpu")
     metadata = {entry.key: entry.value for entry in onnx.load(built.path).metadata_props}
     assert metadata["deploykit.precision"] == "int8"
@@ -101,7 +101,7 @@ def test_the_model_is_found_by_its_phi(random_b0, workplace):
     assert built.path == Path("engines/efficientnet-phi0/model.fp32.cpu.onnx")
 
 
-def test_an_engine_goes_where_it_is_told_to(model, workplace):
+def test_an_engine_is_written_to_the_given_output(model, workplace):
     output = workplace / "new" / "folder" / "my.onnx"
     assert build_engine(onnx=model, gpu="cpu", output=output).path == output
     assert output.is_file()
@@ -154,7 +154,7 @@ def test_int8_is_calibrated_on_the_data_given(built_on_data, trained, validation
         assert agreement(engine(images), reference) >= 0.9
 
 
-def test_what_is_left_out_for_accuracy_is_told_and_not_counted_as_planned(built_on_data):
+def test_the_float_fallback_is_noted_and_not_counted_as_planned(built_on_data):
     manifest = built_on_data.built.manifest
     left_out = manifest.int8.left_out
     assert 0 < len(left_out) < 33
@@ -167,7 +167,7 @@ def test_what_is_left_out_for_accuracy_is_told_and_not_counted_as_planned(built_
     assert f" {33 - len(left_out)} convolutions and linear layers" in placed
 
 
-def test_random_weights_are_calibrated_on_generated_images_and_the_user_told(model):
+def test_random_weights_are_calibrated_on_generated_images_with_a_note(model):
     notes = []
     build_engine(onnx=model, precision="int8", gpu="cpu", note=notes.append)
     assert any("4 generated images" in note for note in notes)
@@ -179,7 +179,7 @@ def calibrated(name: str, model: Path, *, folder: Path = Path("calibration")) ->
     return path
 
 
-def test_ranges_of_the_model_are_found_in_calibration_whatever_they_are_called(trained_model, workplace):
+def test_ranges_of_the_model_are_found_in_calibration_under_any_name(trained_model, workplace):
     calibrated("odd.ranges.json", trained_model)
     notes = []
     built = build_engine(onnx=trained_model, precision="int8", gpu="cpu", note=notes.append)
@@ -188,7 +188,7 @@ def test_ranges_of_the_model_are_found_in_calibration_whatever_they_are_called(t
     assert credit.startswith("Ranges: calibration/odd.ranges.json, from 2 images of generated (")
 
 
-def test_ranges_of_another_model_in_calibration_are_passed_over(trained_model, random_b0):
+def test_ranges_of_another_model_in_calibration_are_ignored(trained_model, random_b0):
     calibrated("other.ranges.json", random_b0.path)
     with refuses("calibration-data-missing"):
         build_engine(onnx=trained_model, precision="int8", gpu="cpu")
@@ -220,7 +220,7 @@ def test_ranges_of_another_model_given_by_name_are_refused(trained_model, random
     assert files_in(workplace) == {"model.onnx", "other.json"}
 
 
-def test_a_model_that_is_int8_already_is_refused(model):
+def test_an_int8_model_is_refused(model):
     int8 = build_engine(onnx=model, precision="int8", gpu="cpu").path
     with refuses("model-not-fp32") as caught:
         build_engine(onnx=int8, gpu="cpu")
@@ -321,7 +321,7 @@ def test_a_failed_build_keeps_the_engine_that_was_there(model):
     assert read_engine_manifest(built.path) == built.manifest
 
 
-def test_a_model_beyond_fp16_is_refused_for_a_gpu_with_the_way_out(model):
+def test_a_model_beyond_the_range_of_fp16_is_refused_for_a_gpu(model):
     broken = read_model(model)
     weight = next(tensor for tensor in broken.graph.initializer if tensor.name == "classifier.weight")
     values = np.frombuffer(weight.raw_data, np.float32).copy()
@@ -352,7 +352,7 @@ def test_a_model_from_elsewhere_is_built_too(foreign_model):
     assert built.manifest.audit.product_count("int8") == 33
 
 
-def test_a_manifest_does_not_claim_that_foreign_weights_were_trained(foreign_model):
+def test_the_weights_of_a_foreign_model_are_recorded_as_unknown(foreign_model):
     assert build_engine(onnx=foreign_model, gpu="cpu").manifest.model.weights == "unknown"
 
 
@@ -366,7 +366,7 @@ def test_a_manifest_does_not_claim_that_foreign_weights_were_trained(foreign_mod
     ],
     ids=["bandwidth", "all-conv", "one more", "two less"],
 )
-def test_an_engine_holds_in_int8_what_the_user_says(model, options, products):
+def test_an_engine_follows_the_requested_int8_policy(model, options, products):
     """Table 1 of arXiv:1905.11946: 32 pointwise convolutions and a classifier, 16 blocks, 81 convolutions."""
     notes = []
     built = build_engine(onnx=model, precision="int8", gpu="A100", int8=options, note=notes.append)
@@ -377,7 +377,7 @@ def test_an_engine_holds_in_int8_what_the_user_says(model, options, products):
     assert any(f" {products} convolutions and linear layers" in note for note in notes)
 
 
-def test_the_manifest_tells_what_of_the_model_is_in_int8(model):
+def test_the_manifest_records_what_is_in_int8(model):
     built = build_engine(onnx=model, precision="int8", gpu="cpu")
     summary = read_engine_manifest(built.path).int8
     assert summary == Int8Summary(policy="pointwise", method="percentile 99.999", share=summary.share)
@@ -385,7 +385,7 @@ def test_the_manifest_tells_what_of_the_model_is_in_int8(model):
     assert build_engine(onnx=model, gpu="cpu").manifest.int8 is None
 
 
-def test_a_range_of_the_models_own_side_alone_is_no_range(random_b0, tmp_path):
+def test_a_side_range_of_only_the_models_side_is_fixed(random_b0, tmp_path):
     side = SideRange(min=64, opt=64, max=64)
     built = build_engine(onnx=random_b0.path, gpu="cpu", side=side, output=tmp_path / "b0.onnx")
     assert built.manifest.side is None

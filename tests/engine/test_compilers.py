@@ -36,7 +36,7 @@ def here(monkeypatch):
         (RTX_4090, False, "tensorrt-rtx"),
     ],
 )
-def test_auto_takes_the_documented_compiler_that_is_installed_and_says_why(here, gpu, tensorrt, expected):
+def test_auto_uses_the_documented_compiler_if_installed_and_says_why(here, gpu, tensorrt, expected):
     here(gpu, tensorrt=tensorrt)
     for asked in (None, "local"):
         target = resolve_target(asked)
@@ -45,7 +45,7 @@ def test_auto_takes_the_documented_compiler_that_is_installed_and_says_why(here,
         assert COMPILERS[expected].title in target.note
 
 
-def test_a_gpu_called_by_its_name_is_the_one_here_if_it_is_here(here):
+def test_a_gpu_name_matches_the_local_gpu(here):
     here(T4)
     assert resolve_target("T4").compiler == "tensorrt"
     assert resolve_target("A100").compiler == "tensorrt-rtx"
@@ -57,12 +57,12 @@ def test_a_gpu_called_by_its_name_is_the_one_here_if_it_is_here(here):
 @pytest.mark.parametrize(
     ("compiler", "expected"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt-rtx")]
 )
-def test_the_compiler_asked_for_is_taken_for_the_gpu_here(here, compiler, expected):
+def test_the_requested_compiler_is_used_for_the_local_gpu(here, compiler, expected):
     here(T4, tensorrt=False)
     assert resolve_target(None, compiler).compiler == expected
 
 
-def test_onnx_runtime_by_itself_means_the_cpu():
+def test_onnx_runtime_without_a_gpu_targets_the_cpu():
     assert (
         resolve_target(None, "onnxruntime") == resolve_target("cpu") == resolve_target("cpu", "onnxruntime")
     )
@@ -82,14 +82,14 @@ def test_onnx_runtime_by_itself_means_the_cpu():
         (None, "nvcc", "unknown-compiler", "tensorrt, tensorrt-rtx, onnxruntime"),
     ],
 )
-def test_what_does_not_go_together_is_refused(here, gpu, compiler, code, fix):
+def test_compilers_and_targets_that_do_not_match_are_refused(here, gpu, compiler, code, fix):
     here(None)
     with refuses(code) as caught:
         resolve_target(gpu, compiler)
     assert fix in caught.value.fix
 
 
-def test_a_gpu_that_no_compiler_here_builds_for_is_told_what_can(here):
+def test_a_gpu_without_an_installed_compiler_is_refused_with_one_that_supports_it(here):
     here(H200, tensorrt=False)
     with refuses("compiler-target-mismatch") as caught:
         resolve_target(None)
@@ -97,7 +97,7 @@ def test_a_gpu_that_no_compiler_here_builds_for_is_told_what_can(here):
 
 
 @pytest.mark.parametrize("asked", [None, "local", "H200"])
-def test_onnx_runtime_is_taken_for_a_gpu_that_nothing_else_builds_for(here, monkeypatch, asked):
+def test_onnx_runtime_is_used_for_a_gpu_that_no_other_compiler_supports(here, monkeypatch, asked):
     here(H200, tensorrt=False)
     monkeypatch.setattr(targets, "is_installed", lambda compiler: compiler == "onnxruntime")
     monkeypatch.setattr(targets, "has_cuda", lambda: True)
@@ -107,7 +107,7 @@ def test_onnx_runtime_is_taken_for_a_gpu_that_nothing_else_builds_for(here, monk
 
 
 @pytest.mark.parametrize("asked", ["local", "T4"])
-def test_onnx_runtime_may_be_asked_for_on_the_gpu_here(here, asked):
+def test_onnx_runtime_can_be_requested_for_the_local_gpu(here, asked):
     here(T4)
     target = resolve_target(asked, "onnxruntime")
     assert target == Target(name=T4.name, compiler="onnxruntime", sm=75)
@@ -118,7 +118,7 @@ def test_onnx_runtime_may_be_asked_for_on_the_gpu_here(here, asked):
         resolve_precision(target, "int8")
 
 
-def test_int8_is_placed_as_the_compiler_makes_it_fast(here):
+def test_the_default_int8_policy_depends_on_the_compiler(here):
     here(T4)
     assert resolve_int8_policy(resolve_target("T4")) == "bandwidth"
     assert resolve_int8_policy(resolve_target("T4"), "all-conv") == "all-conv"
@@ -138,7 +138,7 @@ def test_int8_is_placed_as_the_compiler_makes_it_fast(here):
         (RTX_4090, False, [RTX_4090], [LocalGpu(name="NVIDIA L4", sm=89)]),
     ],
 )
-def test_a_plan_of_tensorrt_is_for_one_model_of_gpu_unless_it_is_hardware_compatible(
+def test_a_tensorrt_plan_runs_on_one_gpu_model_unless_it_is_hardware_compatible(
     target, compatible, runs, others
 ):
     built = Target(name=target.name, compiler="tensorrt", sm=target.sm, hardware_compatible=compatible)
@@ -148,14 +148,14 @@ def test_a_plan_of_tensorrt_is_for_one_model_of_gpu_unless_it_is_hardware_compat
 
 @pytest.mark.parametrize("option", ["version_compatible", "hardware_compatible", "strip"])
 @pytest.mark.parametrize("compiler", ["tensorrt-rtx", "onnxruntime"])
-def test_an_option_that_a_compiler_lacks_is_refused_with_the_one_that_has_it(option, compiler):
+def test_an_unsupported_option_is_refused_with_the_compiler_that_supports_it(option, compiler):
     with refuses("option-not-applicable") as caught:
         BuildOptions(**{option: True}).require_supported_by(compiler)
     assert "TensorRT" in caught.value.fix
     BuildOptions(**{option: True}).require_supported_by("tensorrt")
 
 
-def test_plain_options_suit_every_compiler():
+def test_every_compiler_supports_the_default_options():
     for compiler in COMPILERS:
         BuildOptions().require_supported_by(compiler)
 

@@ -30,7 +30,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("family", "which"), NETWORKS, ids=str)
-def test_it_is_exported_compiled_in_fp16_and_int8_and_runs(workplace, family, which):
+def test_a_family_is_exported_compiled_in_fp16_and_int8_and_run(workplace, family, which):
     member = choose_member(family, **which, side_px=96)
     exported = export_onnx(member, num_classes=10)
     assert exported.info.family == family
@@ -48,7 +48,7 @@ DETECTORS = [({"named": "d0"}, 160), ({"named": "d1"}, 128), ({"width": 6.0, "de
 
 
 @pytest.mark.parametrize(("which", "side_px"), DETECTORS, ids=str)
-def test_a_detector_is_compiled_in_fp16_and_int8_and_answers_with_boxes_and_scores(workplace, which, side_px):
+def test_a_detector_is_compiled_in_fp16_and_int8_and_outputs_boxes_and_scores(workplace, which, side_px):
     member = choose_member("efficientdet", **which, side_px=side_px)
     exported = export_onnx(member, num_classes=4)
     anchors = exported.network.output_shapes["boxes"][0]

@@ -78,7 +78,7 @@ def metadata(*names: str) -> str:
         (FP32_GEMM, "classifier", "fp32"),
     ],
 )
-def test_a_product_is_of_the_type_of_what_it_reads(line, node, precision):
+def test_a_product_has_the_precision_of_its_input(line, node, precision):
     (layer,) = audit_builder_log([line + metadata(node)], classifier(node)).layers
     assert (layer.products, layer.precision, layer.macs, layer.nodes) == (1, precision, 12800, (node,))
 
@@ -89,7 +89,7 @@ def test_other_kernels_have_no_precision(line):
     assert (layer.products, layer.precision, layer.macs) == (0, None, 0)
 
 
-def test_what_is_no_layer_is_passed_over():
+def test_log_lines_that_are_no_layers_are_ignored():
     audit = audit_builder_log(CHATTER, classifier("classifier"))
     assert (audit.layers, audit.missing_products) == ((), 1)
 
@@ -103,7 +103,7 @@ def test_a_kernel_that_prepares_a_products_input_does_not_compute_it():
         assert by_kind["correlation"].is_fused
 
 
-def test_a_product_that_only_a_generated_kernel_names_is_computed_there():
+def test_a_product_that_only_a_generated_kernel_lists_is_computed_by_it():
     (layer,) = audit_builder_log([KERNEL_THAT_READS_INT8 + metadata("conv")], classifier("conv")).layers
     assert (layer.products, layer.precision) == (1, "int8")
 
@@ -118,7 +118,7 @@ def test_a_generated_kernel_that_only_moves_is_a_reformat(operations, moves):
     assert layer.is_reformat == moves
 
 
-def test_channels_that_are_read_beyond_the_models_own_are_padding():
+def test_channels_beyond_those_of_the_model_count_as_padding():
     model = graph_of(
         [helper.make_node("Conv", ["x", "w"], ["y"], name="conv", group=8)],
         {"w": weight(8, 1, 3, 3)},
@@ -195,12 +195,12 @@ def test_an_inspectors_layers_are_read():
         ({"Format": "N/A", "DataType": "Half"}, "fp16"),
     ],
 )
-def test_types_are_read_in_the_words_of_either_major(described, precision):
+def test_types_of_both_major_versions_are_read(described, precision):
     layer = {**IN_WORDS, "Inputs": [{"Name": "x", "Dimensions": [1, 512, 28, 28], **described}]}
     assert inspected(layer).product_count(precision) == 1
 
 
-def test_an_inspectors_bytes_are_told_where_its_weights_are():
+def test_bytes_are_reported_if_the_inspector_reports_weights():
     assert [layer.traffic for layer in inspected(IN_WORDS, REFORMAT).layers] == [None, None]
     tensor = {"Name": "y", "Dimensions": [16, 256, 28, 28], "Format/Datatype": "Channel major FP16 format"}
     weights = {"Weights": {"Type": "Int8", "Count": 131072}, "Bias": {"Type": "Float", "Count": 256}}
@@ -261,7 +261,7 @@ def test_turing_pads_depthwise_convolutions_and_later_gpus_do_not(audited):
     assert not audited("fp16", 89).padded_depthwise
 
 
-def test_most_of_what_is_between_products_is_fused(audited):
+def test_most_nodes_between_products_are_fused(audited):
     audit = audited("fp16", 89)
     kinds = Counter(layer.kind for layer in audit.layers)
     assert sum(layer.is_fused for layer in audit.layers) > 40

@@ -88,7 +88,7 @@ def test_what_is_written_is_read_back(engine, manifest):
     assert read_engine_manifest(engine) == manifest
 
 
-def test_the_manifest_lies_beside_the_engine_and_reads_as_json(engine):
+def test_the_manifest_is_a_json_file_beside_the_engine(engine):
     path = manifest_path(engine)
     assert path == engine.with_name("model.int8.sm75.engine.json")
     fields = json.loads(path.read_text())
@@ -101,7 +101,7 @@ def test_the_manifest_lies_beside_the_engine_and_reads_as_json(engine):
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["null", "left out"])
-def test_a_manifest_of_no_int8_engine_needs_no_word_on_it(engine, manifest, written):
+def test_a_manifest_without_an_int8_summary_is_read(engine, manifest, written):
     path = manifest_path(engine)
     fields = json.loads(path.read_text())
     del fields["int8"]
@@ -117,7 +117,7 @@ def test_nothing_else_is_left_beside_the_engine(engine):
 @pytest.mark.parametrize(
     "altered", [PLAN[:-1], b"", PLAN + b"!", b"A" + PLAN[1:]], ids=["cut", "empty", "longer", "changed"]
 )
-def test_an_engine_that_was_altered_is_refused(engine, altered):
+def test_a_modified_engine_is_refused(engine, altered):
     engine.write_bytes(altered)
     with refuses("engine-damaged"):
         read_engine_manifest(engine)
@@ -130,7 +130,7 @@ def test_an_engine_of_another_build_is_refused(engine, manifest):
         read_engine_manifest(engine)
 
 
-def test_a_missing_engine_and_a_missing_manifest_are_told_apart(engine):
+def test_a_missing_engine_and_a_missing_manifest_have_different_codes(engine):
     with refuses("engine-not-found") as no_engine:
         read_engine_manifest(engine.with_name("other.engine"))
     assert "deploykit build-engine" in no_engine.value.fix
@@ -139,7 +139,7 @@ def test_a_missing_engine_and_a_missing_manifest_are_told_apart(engine):
         read_engine_manifest(engine)
 
 
-def test_a_manifest_cut_short_anywhere_is_refused(engine):
+def test_a_truncated_manifest_is_refused(engine):
     path = manifest_path(engine)
     whole = path.read_text().rstrip()
     for length in range(0, len(whole), 7):
@@ -163,7 +163,7 @@ MISSING = object()
         ("more", 1),
     ],
 )
-def test_a_manifest_that_was_altered_is_refused(engine, field, value):
+def test_a_modified_manifest_is_refused(engine, field, value):
     path = manifest_path(engine)
     fields = json.loads(path.read_text())
     fields = {**fields, field: value} if value is not MISSING else {**fields}
@@ -197,7 +197,7 @@ def test_a_manifest_that_was_altered_is_refused(engine, field, value):
         ("int8", {"policy": "pointwise", "method": "max", "share": 0.5, "left_out": "conv_head"}),
     ],
 )
-def test_what_no_manifest_may_say_is_refused_though_it_is_sealed(engine, field, value):
+def test_a_sealed_manifest_with_invalid_content_is_refused(engine, field, value):
     path = manifest_path(engine)
     fields = {**json.loads(path.read_text()), field: value}
     del fields["seal_sha256"]
@@ -224,7 +224,7 @@ def test_garbage_is_refused(engine, content):
         read_engine_manifest(engine)
 
 
-def test_a_link_to_an_engine_has_its_manifest(engine, manifest, tmp_path):
+def test_a_link_to_an_engine_finds_its_manifest(engine, manifest, tmp_path):
     link = tmp_path / "elsewhere" / "latest.engine"
     link.parent.mkdir()
     link.symlink_to(engine)
@@ -241,7 +241,7 @@ def test_images_without_three_dimensions_are_refused(engine, manifest, shape):
         read_engine_manifest(engine)
 
 
-def test_an_engine_that_cannot_be_read_is_told(engine, monkeypatch):
+def test_an_unreadable_engine_is_refused(engine, monkeypatch):
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 

@@ -40,33 +40,33 @@ def no_gpu(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_the_portable_engine_is_built_and_the_user_told():
+def test_without_a_gpu_the_target_is_portable_with_a_note():
     target = resolve_target(None)
     assert (target.name, target.sm, target.label) == ("portable", None, "portable")
     assert "a T4 (SM75) needs --gpu T4" in target.note
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_a_local_gpu_that_is_not_there_is_refused():
+def test_a_missing_local_gpu_is_refused():
     with refuses("gpu-not-found") as caught:
         resolve_target("local")
     assert "--gpu T4" in caught.value.fix
 
 
 @pytest.mark.parametrize("asked", [None, "local", "LOCAL"])
-def test_the_local_gpu_is_built_for_under_the_name_its_driver_gives(monkeypatch, asked):
+def test_the_local_gpu_has_the_name_that_its_driver_reports(monkeypatch, asked):
     monkeypatch.setattr(targets, "local_gpu", lambda: LocalGpu(name="NVIDIA L4", sm=89))
     target = resolve_target(asked)
     assert (target.name, target.sm) == ("NVIDIA L4", 89)
 
 
-def test_a_local_gpu_without_a_compiler_is_refused_by_its_name(monkeypatch):
+def test_a_local_gpu_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setattr(targets, "local_gpu", lambda: LocalGpu(name="NVIDIA H200", sm=90))
     with refuses("compiler-target-mismatch"):
         resolve_target(None)
 
 
-def test_this_machines_gpu_is_found_or_found_missing():
+def test_the_gpu_of_this_machine_is_detected():
     gpu = local_gpu()
     assert gpu is None or (gpu.name and gpu.sm >= 50)
 
@@ -74,7 +74,7 @@ def test_this_machines_gpu_is_found_or_found_missing():
 @pytest.mark.parametrize(
     ("name", "sm"), [("P4", 61), ("V100", 70), ("V100 PCIe", 70), ("H100", 90), ("H200", 90)]
 )
-def test_a_gpu_outside_the_compilers_list_is_refused_with_a_way_out(name, sm):
+def test_a_gpu_that_tensorrt_rtx_does_not_support_is_refused_with_alternatives(name, sm):
     with refuses("compiler-target-mismatch") as caught:
         resolve_target(name)
     assert "SM75, SM80, SM86, SM89" in caught.value.problem
@@ -92,7 +92,7 @@ def test_a_described_gpu_is_compiled_for_by_its_compute_capability(capability, s
     assert (target.name, target.sm, target.compiler) == ("Mine", sm, "tensorrt-rtx")
 
 
-def test_a_described_gpu_that_nobody_compiles_for_is_refused():
+def test_a_described_gpu_that_no_compiler_supports_is_refused():
     with refuses("compiler-target-mismatch"):
         resolve_target(described(compute_capability="9.0"))
     with refuses("gpu-facts-missing") as caught:
@@ -111,7 +111,7 @@ def test_an_unknown_name_is_refused():
         resolve_target("T44")
 
 
-def test_the_compilers_list_is_what_it_offers():
+def test_the_listed_compute_capabilities_are_those_of_tensorrt_rtx():
     import tensorrt_rtx as trt
 
     members = {name for name in vars(trt.ComputeCapability) if name.startswith("SM")}
@@ -119,7 +119,7 @@ def test_the_compilers_list_is_what_it_offers():
 
 
 @pytest.mark.parametrize("name", ["T4", "A100", "L4", "A10"])
-def test_data_centre_cards_come_with_what_nvidia_documents(name):
+def test_the_note_on_data_centre_gpus_names_the_documented_compiler(name):
     note = resolve_target(name).note
     assert "NVIDIA documents TensorRT-RTX for RTX GPUs" in note
     assert resolve_target(name).name in note
@@ -139,7 +139,7 @@ def test_rtx_cards_get_nvidias_compiler_for_them(name):
         ("RTX 4090", "not in TensorRT-RTX's support matrix"),
     ],
 )
-def test_int8_comes_with_what_is_known_of_it(gpu, said):
+def test_int8_has_a_caveat_for_each_gpu_generation(gpu, said):
     note = int8_caveat(resolve_target(gpu))
     assert said in note
     assert "Compare with --fp16" in note
@@ -160,7 +160,7 @@ def test_int8_on_the_cpu_needs_no_note():
         ("cpu", "int8", "int8"),
     ],
 )
-def test_the_precision_is_the_one_asked_for_or_the_targets_own(gpu, asked, built):
+def test_the_precision_defaults_to_that_of_the_target(gpu, asked, built):
     assert resolve_precision(resolve_target(gpu), asked) == built
 
 
@@ -170,13 +170,13 @@ def test_fp16_on_the_cpu_is_refused():
     assert "FP32 or INT8" in caught.value.fix
 
 
-def test_a_precision_that_there_is_not_is_refused_with_those_there_are():
+def test_an_unknown_precision_is_refused_with_the_known_ones():
     with refuses("unknown-precision") as caught:
         resolve_precision(resolve_target("T4"), "int4")
     assert "fp32, fp16, int8" in caught.value.fix
 
 
-def test_the_portable_engine_can_be_asked_for():
+def test_the_portable_engine_can_be_requested():
     target = resolve_target("portable")
     assert (target.name, target.sm, target.label) == ("portable", None, "portable")
     assert "TensorRT-RTX" in target.note

@@ -161,7 +161,7 @@ def missing_of(module: str, names: set[str], environment: dict[str, str] | None 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_names_are_found_in_our_code():
+def test_the_scan_finds_the_tensorrt_names_that_deploykit_uses():
     names = used_names()
     assert {"Builder", "BuilderFlag.STRIP_PLAN", "HardwareCompatibilityLevel.AMPERE_PLUS"} <= names
     assert {
@@ -185,7 +185,7 @@ def test_tensorrt_rtx_has_every_name_that_is_used():
     assert missing_of("tensorrt_rtx", used_names())["missing"] == []
 
 
-def test_a_name_that_is_gone_would_be_seen(stubbed):
+def test_a_removed_name_would_be_detected(stubbed):
     gone = {"10": "IExecutionContext.execute_async", "11": "BuilderFlag.INT8"}[stubbed["MAJOR"]]
     assert missing_of("tensorrt", {gone}, stubbed)["missing"] == [gone]
 
@@ -220,7 +220,7 @@ except DeployError as error:
 """
 
 
-def test_a_plan_that_tensorrt_cannot_load_is_a_sentence(stubbed, random_b0, tmp_path):
+def test_a_plan_that_tensorrt_can_not_load_is_refused(stubbed, random_b0, tmp_path):
     engine = build_engine(onnx=random_b0.path, gpu="T4", output=tmp_path / "e.engine").path
     done = subprocess.run(
         [sys.executable, "-c", LOAD, engine], env=stubbed, capture_output=True, text=True, check=True
@@ -228,7 +228,7 @@ def test_a_plan_that_tensorrt_cannot_load_is_a_sentence(stubbed, random_b0, tmp_
     assert re.match(rf"TensorRT {stubbed['MAJOR']}\.\S+ can't load .*e\.engine, built by", done.stdout)
 
 
-def test_tensorrt_without_a_driver_is_a_sentence(stubbed):
+def test_tensorrt_without_a_driver_is_refused(stubbed):
     """Its builder is nothing then, as the stub's is."""
     done = subprocess.run(
         [sys.executable, "-c", COMPILE], env=stubbed, capture_output=True, text=True, check=True

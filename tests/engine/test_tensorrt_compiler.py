@@ -118,7 +118,7 @@ def test_no_kernel_allocates_memory_while_it_runs(build, sm):
     assert not {"allocate", "deallocate"} & {layer.kind for layer in plan.audit.layers}
 
 
-def test_kernels_for_large_batches_would_allocate_memory_if_they_might(build, monkeypatch):
+def test_kernels_for_large_batches_would_allocate_memory_if_allowed(build, monkeypatch):
     facts = replace(COMPILERS["tensorrt-rtx"], specializes_shapes=False)
     monkeypatch.setitem(COMPILERS, "tensorrt-rtx", facts)
     target = Target(name="test", compiler="tensorrt-rtx", sm=75)
@@ -127,7 +127,7 @@ def test_kernels_for_large_batches_would_allocate_memory_if_they_might(build, mo
 
 
 @pytest.mark.parametrize("gpu", ["T4", "A100"])
-def test_centring_takes_no_kernel_of_its_own(build, gpu):
+def test_centring_adds_no_kernel(build, gpu):
     """Documents TensorRT-RTX 1.7: the subtraction joins the kernel that quantizes, which is there anyway."""
     centred, symmetric = (
         build(0, "int8", resolve_target(gpu), bounds=bounds).audit for bounds in (CENTRED, SYMMETRIC)
@@ -153,7 +153,7 @@ def test_fp16_is_compiled_without_any_int8(build, phi, sm):
     plan.audit.require_precision("fp16")
 
 
-def test_the_portable_engine_holds_int8_too(build):
+def test_the_portable_engine_contains_int8(build):
     plan = build(0, "int8", Target(name="portable", compiler="tensorrt-rtx"))
     assert plan.audit.product_count("int8") >= planned_products(0)
     assert plan.audit.product_count("fp32") == 0
@@ -173,7 +173,7 @@ def test_several_profiles_and_sides_are_compiled_with_as_much_int8(build, precis
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_profile_that_is_computed_in_another_precision_is_told(build, monkeypatch, first):
+def test_a_profile_in_another_precision_is_detected(build, monkeypatch, first):
     """Of the real log, with the types of one profile's layers altered."""
     logs = []
 
@@ -194,7 +194,7 @@ def test_a_profile_that_is_computed_in_another_precision_is_told(build, monkeypa
     assert "82 FP32" in caught.value.problem
 
 
-def test_the_plan_says_what_made_it_and_how_long_that_took(build):
+def test_a_plan_records_its_compiler_version_and_build_time(build):
     import tensorrt_rtx
 
     phases = []
@@ -206,18 +206,18 @@ def test_the_plan_says_what_made_it_and_how_long_that_took(build):
     assert all(isinstance(phase, str) and phase for phase in phases)
 
 
-def test_fp32_is_built_for_a_gpu_that_has_it(build):
+def test_fp32_is_built_for_a_gpu_that_supports_it(build):
     plan = build(0, "fp32", resolve_target("RTX 4090"))
     plan.audit.require_precision("fp32")
 
 
-def test_fp32_for_turing_is_refused_with_the_precision_that_it_has(build):
+def test_fp32_for_turing_is_refused_in_favour_of_fp16(build):
     with refuses("precision-unsupported") as caught:
         build(0, "fp32", resolve_target("T4"))
     assert "FP16" in caught.value.fix
 
 
-def test_a_refused_build_leaves_its_compute_capability_to_no_other(build):
+def test_a_failed_build_does_not_pass_on_its_compute_capability(build):
     """Else TensorRT-RTX 1.7 chooses SM75's kernels for whatever is built next."""
     before = build(0, "fp16", resolve_target("A100")).audit
     with refuses("precision-unsupported"):
@@ -225,13 +225,13 @@ def test_a_refused_build_leaves_its_compute_capability_to_no_other(build):
     assert build(0, "fp16", resolve_target("A100")).audit == before
 
 
-def test_a_workspace_too_small_is_refused_with_its_size(build):
+def test_a_workspace_that_is_too_small_is_refused(build):
     with refuses("invalid-workspace") as caught:
         build(0, "fp16", resolve_target("A100"), options=BuildOptions(workspace_mb=1))
     assert "--workspace" in caught.value.fix
 
 
-def test_optimization_level_and_workspace_are_taken(build):
+def test_optimization_level_and_workspace_are_accepted(build):
     options = BuildOptions(optimization_level=0, workspace_mb=1024)
     plan = build(0, "fp16", resolve_target("A100"), options=options)
     plan.audit.require_precision("fp16")
@@ -243,7 +243,7 @@ def unknown_operator() -> ModelProto:
     return graph_of([node], {}, takes={"x": (3, 8, 8)}, gives={"y": None})
 
 
-def test_an_operator_that_tensorrt_does_not_know_is_refused():
+def test_an_operator_that_tensorrt_does_not_support_is_refused():
     with refuses("compiler-parse-failed"):
         compile_plan(unknown_operator(), target=resolve_target("T4"), batches=[BATCH])
 
@@ -279,7 +279,7 @@ except DeployError as error:
 """
 
 
-def test_a_build_after_a_stopped_one_does_not_wait_for_ever():
+def test_a_build_after_an_interrupted_one_does_not_deadlock():
     """TensorRT-RTX 1.7 holds a lock while it logs, and takes it again to free a builder."""
     command = [sys.executable, "-c", BUILD_WITH_A_BUILDER_LEFT_BEHIND]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -307,7 +307,7 @@ def interrupted_build(build) -> Iterator[list[str]]:
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_stops_a_build(build, interrupted_build):
+def test_ctrl_c_interrupts_a_build(build, interrupted_build):
     time.sleep(0.5)  # a build that goes on would begin further phases
     stopped_after = len(interrupted_build)
     all_phases: list[str] = []
@@ -315,7 +315,7 @@ def test_ctrl_c_stops_a_build(build, interrupted_build):
     assert stopped_after < len(all_phases) / 2
 
 
-def test_a_stopped_build_has_ended_when_ctrl_c_is_passed_on(interrupted_build):
+def test_an_interrupted_build_has_ended_when_the_interrupt_is_raised(interrupted_build):
     """Python up to 3.12 takes a thread for ended when KeyboardInterrupt comes during its join."""
     before = len(interrupted_build)
     time.sleep(0.5)

@@ -48,17 +48,17 @@ def path(tmp_path, monkeypatch) -> Path:
     return timing_cache_path(T4, TRT.__version__)
 
 
-def test_each_version_and_gpu_has_a_file_of_its_own_in_the_users_cache(tmp_path, path):
+def test_each_version_and_gpu_has_a_separate_file_in_the_users_cache(tmp_path, path):
     assert path == tmp_path / "deploykit" / "timing" / "tensorrt-10.16.1.11-nvidia-tesla-t4-sm75.cache"
     assert timing_cache_path(T4, "11.4.0.106") != path
 
 
-def test_a_gpus_name_cannot_leave_the_folder(tmp_path):
+def test_a_gpu_name_can_not_escape_the_cache_folder(tmp_path):
     hostile = Target(name="../../etc/T4 \n", compiler="tensorrt", sm=75)
     assert timing_cache_path(hostile, "10").parent == tmp_path / "deploykit" / "timing"
 
 
-def test_a_build_leaves_its_timings_to_the_next_which_tells_what_it_started_from(path, caplog):
+def test_a_build_saves_its_timings_for_the_next_which_records_their_digest(path, caplog):
     first = TimingCache(TRT, Config(), T4)
     assert first.sha256 is None
     first.save()
@@ -71,7 +71,7 @@ def test_a_build_leaves_its_timings_to_the_next_which_tells_what_it_started_from
     assert caplog.messages == []
 
 
-def test_a_compiler_without_a_use_for_timings_gets_none(path):
+def test_a_compiler_that_uses_no_timing_cache_gets_none(path):
     config = Config()
     timings = TimingCache(TRT, config, Target(name="T4", compiler="tensorrt-rtx", sm=75))
     timings.save()
@@ -89,14 +89,14 @@ def test_timings_that_the_compiler_refuses_are_replaced_by_empty_ones(path, capl
     assert path.read_bytes() == b"timings"
 
 
-def test_a_folder_that_cannot_be_written_costs_no_build(tmp_path, caplog):
+def test_an_unwritable_cache_folder_does_not_fail_a_build(tmp_path, caplog):
     (tmp_path / "deploykit").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         TimingCache(TRT, Config(), T4).save()
     assert "Kernel timings are not saved" in caplog.text
 
 
-def test_timings_that_cannot_be_read_are_passed_over(path, caplog):
+def test_an_unreadable_timing_cache_is_ignored(path, caplog):
     path.mkdir(parents=True)
     assert TimingCache(TRT, Config(), T4).sha256 is None
     assert "can't be read" in caplog.text

@@ -18,7 +18,7 @@ def tensor(name: str, *shape: int, datatype: str = "Half") -> LayerTensor:
     return LayerTensor(name=name, shape=shape, datatype=datatype)
 
 
-def test_images_count_for_each_and_weights_once():
+def test_activations_scale_with_the_batch_and_weights_do_not():
     layer = (
         tensor("x", -1, 3, 64, 64, datatype="Float"),
         tensor("w", 32, 4, 3, 3),
@@ -29,13 +29,13 @@ def test_images_count_for_each_and_weights_once():
     assert found.size_bytes(8) == 2304 + 8 * (49152 + 65536)
 
 
-def test_a_profile_of_one_batch_size_has_all_in_one():
+def test_a_profile_of_one_batch_size_has_only_fixed_bytes():
     layer = (tensor("x", 8, 3, 64, 64, datatype="Int8"), tensor("y", 8, 3, datatype="Float"))
     (found,) = layer_traffic([layer], [[]], frozenset())
     assert found == Traffic(fixed_bytes=8 * 3 * 64 * 64 + 4 * 8 * 3, image_bytes=0)
 
 
-def test_a_matrix_has_as_many_rows_as_its_product_has_places():
+def test_a_matrix_has_one_row_for_each_place_of_its_product():
     product = (
         tensor("x", -1, 32, datatype="Int8"),
         tensor("w", 32, 16, datatype="Int8"),
@@ -57,14 +57,14 @@ def test_a_matrix_is_as_large_as_another_layer_sees_it():
     )
 
 
-def test_answers_are_a_row_an_image():
+def test_outputs_have_one_row_per_image():
     layer = (tensor("x", -1, 1000), tensor("logits", -1, 1000, datatype="Float"))
     product = (tensor("pooled", -1, 1280), tensor("x", -1, 1000))
     (found, _) = layer_traffic([layer, product], [[], [FC]], frozenset({"logits"}))
     assert found == Traffic(fixed_bytes=0, image_bytes=(2 + 4) * 1000)
 
 
-def test_what_is_read_twice_by_a_layer_counts_once():
+def test_a_tensor_that_a_layer_reads_twice_counts_once():
     layer = (tensor("x", -1, 4, 1), tensor("x", -1, 4, 1), tensor("y", -1, 96, 1))
     assert layer_traffic([layer], [[]], frozenset()) == [Traffic(fixed_bytes=0, image_bytes=8 + 192)]
 
@@ -78,11 +78,11 @@ def test_what_is_read_twice_by_a_layer_counts_once():
         (tensor("x", 8, 3, datatype="Q"),),
     ],
 )
-def test_what_can_not_be_told_is_none(layer):
+def test_unknown_traffic_is_none(layer):
     assert layer_traffic([layer], [[]], frozenset()) == [None]
 
 
-def test_a_convolution_that_pools_too_tells_nothing_of_rows():
+def test_a_convolution_fused_with_pooling_does_not_determine_rows():
     layer = (tensor("x", -1, 320, 49), tensor("w", 1280, 320), tensor("y", -1, 1280))
     work = Work(macs=49 * 1280 * 320, places=49, channels=320)
     assert layer_traffic([layer], [[work]], frozenset()) == [None]
@@ -92,7 +92,7 @@ def test_a_convolution_that_pools_too_tells_nothing_of_rows():
     ("datatype", "size"),
     [("Float", 4), ("Half", 2), ("Int8", 1), ("UInt8", 1), ("Int64", 8), ("Row major linear FP16 format", 2)],
 )
-def test_types_have_sizes_in_the_compilers_words(datatype, size):
+def test_the_compilers_type_names_have_sizes(datatype, size):
     layer = (tensor("x", 10, datatype=datatype),)
     assert layer_traffic([layer], [[]], frozenset()) == [Traffic(fixed_bytes=10 * size, image_bytes=0)]
 
@@ -118,7 +118,7 @@ def moved(audit: Audit, *, batch: int) -> int:
 
 
 @pytest.mark.parametrize(("gpu", "precision"), [("RTX 4090", "fp16"), ("T4", "int8")])
-def test_all_layers_of_an_engine_for_many_batch_sizes_are_told(built, gpu, precision):
+def test_the_traffic_of_every_layer_is_known_for_dynamic_batches(built, gpu, precision):
     audit = built(gpu, precision, ANY).audit
     assert all(layer.traffic is not None for layer in audit.layers)
     (stem,) = [layer for layer in audit.layers if layer.products and "conv_stem" in layer.nodes]
@@ -129,7 +129,7 @@ def test_all_layers_of_an_engine_for_many_batch_sizes_are_told(built, gpu, preci
     assert stem.traffic.fixed_bytes == pytest.approx(weights, abs=4 * 32 + 16)  # biases and scales
 
 
-def test_engines_for_one_and_for_many_batch_sizes_move_the_same(built):
+def test_fixed_and_dynamic_batches_have_the_same_traffic(built):
     many = built("RTX 4090", "fp16", ANY).audit
     one, eight = built("RTX 4090", "fp16", BatchRange(min=1, opt=1, max=1), EIGHT).audit.profiles
     assert moved(one, batch=1) == pytest.approx(moved(many, batch=1), rel=0.01)

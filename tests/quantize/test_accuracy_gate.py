@@ -40,7 +40,7 @@ def gate(path: Path, images: Images, reach: dict[str, float], *, max_drop: float
     )
 
 
-def test_what_loses_nothing_passes_whole(path, images):
+def test_a_placement_without_a_drop_stays_complete(path, images):
     result = gate(path, images, {}, max_drop=0)
     assert result == GateResult(
         placement=placement_of(path),
@@ -53,7 +53,7 @@ def test_what_loses_nothing_passes_whole(path, images):
 
 
 @pytest.mark.parametrize(("max_drop", "reach"), [(20, 0.7), (40, 0.3), (100, 0.3)])
-def test_what_loses_no_more_than_is_allowed_passes_whole(path, images, max_drop, reach):
+def test_a_placement_within_the_bound_stays_complete(path, images, max_drop, reach):
     result = gate(path, images, {INTO_BLOCK_1: reach}, max_drop=max_drop)
     assert result.top1_drop == result.initial_top1_drop == pytest.approx(20 if reach == 0.7 else 40)
     assert result.float_blocks == ()
@@ -62,7 +62,7 @@ def test_what_loses_no_more_than_is_allowed_passes_whole(path, images, max_drop,
 @pytest.mark.parametrize(
     ("tensor", "block"), [(INTO_BLOCK_0, "blocks.0"), (INTO_BLOCK_1, "blocks.1"), (INTO_LOGITS, "logits")]
 )
-def test_the_block_that_is_at_fault_stays_in_float(path, images, tensor, block):
+def test_the_block_that_causes_the_drop_moves_to_float(path, images, tensor, block):
     result = gate(path, images, {tensor: 0.3}, max_drop=0)
     assert result.float_blocks == (block,)
     assert (result.initial_top1_drop, result.top1_drop) == (pytest.approx(40), 0)
@@ -71,7 +71,7 @@ def test_the_block_that_is_at_fault_stays_in_float(path, images, tensor, block):
     assert len(result.placement.outputs) == 2
 
 
-def test_no_more_blocks_are_left_out_than_it_takes_the_costliest_first(path, images):
+def test_only_as_many_blocks_as_needed_move_to_float_costliest_first(path, images):
     reach = {INTO_BLOCK_1: 0.3, INTO_LOGITS: 0.7}
     result = gate(path, images, reach, max_drop=20)
     assert (result.float_blocks, result.initial_top1_drop, result.top1_drop) == (("blocks.1",), 40, 20)
@@ -81,7 +81,7 @@ def test_no_more_blocks_are_left_out_than_it_takes_the_costliest_first(path, ima
 
 # 1 of 200 is half a point, which no sum of floats is to turn into more: 100 * (1 - 0.995) > 0.5.
 @pytest.mark.parametrize(("count", "wrong", "max_drop"), [(200, 1, 0.5), (1000, 3, 0.3), (1000, 7, 0.7)])
-def test_a_bound_met_exactly_is_met(path, tmp_path, count, wrong, max_drop):
+def test_a_drop_equal_to_the_bound_is_allowed(path, tmp_path, count, wrong, max_drop):
     pixels = np.zeros((count, 8, 8, 3), np.uint8)
     pixels[..., 1] = 255
     pixels[:wrong, ..., 0] = 204
@@ -105,7 +105,7 @@ def test_a_gain_of_top1_passes_any_bound(path, tmp_path):
 
 
 # Both blocks of convolutions are 99 % of the work: without them it would be no INT8 model.
-def test_a_bound_that_would_leave_nothing_in_int8_is_not_met(path, images):
+def test_a_bound_that_leaves_too_little_in_int8_fails(path, images):
     with pytest.raises(DeployError) as caught:
         gate(path, images, {INTO_BLOCK_0: 0.7, INTO_BLOCK_1: 0.3}, max_drop=10)
     assert "by 20.00 points, more than the allowed 10" in caught.value.problem
@@ -159,7 +159,7 @@ def test_wrong_labels_are_found_at_the_first_batch(path, tmp_path):
     assert all(done < 100 for done in seen)
 
 
-def test_a_broken_image_stops_it_or_is_left_out(path, images, tmp_path):
+def test_an_unreadable_image_fails_or_is_skipped(path, images, tmp_path):
     (tmp_path / "images" / "a" / "0.png").write_bytes(b"no image")
     with refuses("image-unreadable"):
         gate(path, images, {INTO_BLOCK_1: 0.3}, max_drop=0)
@@ -177,7 +177,7 @@ def test_a_broken_image_stops_it_or_is_left_out(path, images, tmp_path):
     assert result.float_blocks == ("blocks.1",)
 
 
-def test_labels_that_the_model_knows_nothing_of_are_refused(path, tmp_path):
+def test_labels_on_which_fp32_is_guessing_are_refused(path, tmp_path):
     """Every image is green, and no label says so: FP32 is right on none of forty."""
     pixels = np.zeros((40, 8, 8, 3), np.uint8)
     pixels[..., 1] = 255
@@ -188,7 +188,7 @@ def test_labels_that_the_model_knows_nothing_of_are_refused(path, tmp_path):
     assert "alphabetical order" in caught.value.fix
 
 
-def test_what_is_judged_is_what_the_session_given_computes(path, images):
+def test_the_gate_measures_with_the_given_session(path, images):
     """An artifact that confuses red and green, whatever its Q/DQ, loses its red and green images."""
     opened: list[int] = []
 

@@ -83,13 +83,13 @@ def measured(
 @pytest.mark.parametrize(
     ("side_px", "size"), [(1, 32), (64, 32), (112, 32), (224, 8), (300, 4), (380, 2), (600, 1), (2000, 1)]
 )
-def test_batches_take_about_as_much_memory_whatever_the_side(side_px, size):
+def test_the_memory_of_a_batch_hardly_depends_on_the_side(side_px, size):
     assert images_per_run(side_px) == size
     assert size == 1 or size * side_px**2 <= 8 * 224**2
 
 
 @pytest.mark.parametrize("side_px", [64, 224, 380, 600])
-def test_all_cores_are_busy_with_about_as_many_images_as_fit(side_px):
+def test_all_cores_share_the_images_that_fit(side_px):
     at_once, size, threads = split_cores(side_px)
     assert 1 <= at_once * size <= images_per_run(side_px) < at_once * (size + 1)
     assert at_once + threads - 1 == available_cores()  # the threads that run batches compute too
@@ -140,7 +140,7 @@ def test_tensors_whose_shape_depends_on_the_images_are_counted_too(tmp_path):
     assert ranges.statistics["r"].high == BATCH - 1
 
 
-def test_the_ranges_given_stay_empty(model, noise):
+def test_the_given_ranges_are_not_modified(model, noise):
     start = empty(model, noise)
     graph, silent = read_model(model), Told()
     measure_activations(
@@ -162,7 +162,7 @@ def test_progress_counts_images_to_the_last(model, noise):
     assert told.progress == [(BATCH, COUNT), (2 * BATCH, COUNT), (COUNT, COUNT)]
 
 
-def test_no_checkpoint_is_written_where_none_is_wanted(model, noise, tmp_path):
+def test_no_checkpoint_is_written_unless_requested(model, noise, tmp_path):
     measured(model, noise)
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
 
@@ -213,7 +213,7 @@ def resumed_after(model: Path, images: Images, kept: Path, at: int) -> str:
     return measured(model, images, at=kept).to_json()
 
 
-def test_interrupted_between_any_two_steps_and_started_again_it_gives_the_same(model, noise, tmp_path, lines):
+def test_a_calibration_interrupted_between_steps_resumes_to_the_same_result(model, noise, tmp_path, lines):
     uninterrupted, kept = measured(model, noise).to_json(), tmp_path / "r.partial"
     steps = [number for number, name in enumerate(lines, 1) if name == "measure_activations"]
     assert len(steps) > 15
@@ -222,12 +222,12 @@ def test_interrupted_between_any_two_steps_and_started_again_it_gives_the_same(m
 
 
 @pytest.mark.parametrize("part", np.linspace(0.03, 0.98, 12).round(4).tolist())
-def test_interrupted_anywhere_and_started_again_it_gives_the_same(model, noise, tmp_path, lines, part):
+def test_a_calibration_interrupted_anywhere_resumes_to_the_same_result(model, noise, tmp_path, lines, part):
     resumed = resumed_after(model, noise, tmp_path / "r.partial", int(part * len(lines)))
     assert resumed == measured(model, noise).to_json()
 
 
-def test_interrupted_while_it_counts_a_batch_it_keeps_those_before(model, noise, tmp_path, lines):
+def test_an_interrupt_during_a_batch_keeps_the_earlier_batches(model, noise, tmp_path, lines):
     last = len(lines) - lines[::-1].index("Histogram.add")
     kept, told = tmp_path / "r.partial", Told()
     with pytest.raises(KeyboardInterrupt), Interrupt(last):
@@ -261,7 +261,7 @@ def interrupted(model: Path, images: Images, at: Path, *, after: int, skip_bad: 
     return told
 
 
-def test_it_says_where_it_stopped_and_where_it_goes_on(model, noise, tmp_path):
+def test_notes_say_where_it_stopped_and_where_it_continues(model, noise, tmp_path):
     kept, told = tmp_path / "r.partial", Told()
     stopped = interrupted(model, noise, kept, after=BATCH + 1)
     assert any(f"{2 * BATCH} of {COUNT}" in sentence for sentence in stopped.notes)
@@ -271,7 +271,7 @@ def test_it_says_where_it_stopped_and_where_it_goes_on(model, noise, tmp_path):
     assert f"from image {2 * BATCH} of {COUNT}" in sentence
 
 
-def test_it_can_be_stopped_again_and_again(model, noise, tmp_path):
+def test_it_can_be_interrupted_repeatedly(model, noise, tmp_path):
     kept = tmp_path / "r.partial"
     for after in (1, BATCH + 1, 2 * BATCH + 1):
         interrupted(model, noise, kept, after=after)
@@ -280,13 +280,13 @@ def test_it_can_be_stopped_again_and_again(model, noise, tmp_path):
     assert told.progress == []
 
 
-def test_interrupted_before_the_first_batch_it_keeps_nothing(model, noise, tmp_path):
+def test_an_interrupt_before_the_first_batch_saves_nothing(model, noise, tmp_path):
     with pytest.raises(KeyboardInterrupt), Interrupt(1):
         measured(model, noise, at=tmp_path / "r.partial")
     assert not (tmp_path / "r.partial").exists()
 
 
-def test_the_rest_of_the_images_is_not_taken_for_all_of_them(model, tmp_path):
+def test_the_diversity_check_ignores_a_resumed_calibration(model, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (BATCH + 4, 32, 32, 3)).astype(np.uint8)
     pixels[BATCH:] = pixels[0]
     np.savez(tmp_path / "tail.npz", images=pixels)
@@ -296,7 +296,7 @@ def test_the_rest_of_the_images_is_not_taken_for_all_of_them(model, tmp_path):
     assert not any("the same" in sentence for sentence in told.notes)
 
 
-def test_what_is_kept_of_other_tensors_is_not_used(model, noise, tmp_path):
+def test_a_checkpoint_with_other_tensors_is_not_used(model, noise, tmp_path):
     kept, told = tmp_path / "r.partial", Told()
     interrupted(model, noise, kept, after=1)
     ranges = measure_activations(
@@ -314,7 +314,7 @@ def test_what_is_kept_of_other_tensors_is_not_used(model, noise, tmp_path):
     assert ranges.images == COUNT
 
 
-def test_the_method_wanted_now_counts_and_not_the_one_it_was_stopped_with(model, noise, tmp_path):
+def test_a_resumed_calibration_uses_the_method_requested_now(model, noise, tmp_path):
     kept = tmp_path / "r.partial"
     interrupted(model, noise, kept, after=1)
     wanted = replace(empty(model, noise), method=CalibrationMethod(name="mse"))

@@ -43,7 +43,7 @@ def test_every_activation_that_a_policy_may_put_in_int8_is_measured(trained, cal
     assert set(place(model, "all-conv", include=["*"]).tensors) <= set(calibrated.statistics)
 
 
-def test_the_ranges_of_another_model_of_the_same_name_stay_where_they_are(tmp_path, monkeypatch):
+def test_ranges_of_another_model_with_the_same_name_are_not_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = archive(tmp_path / "i.npz", 3, side_px=8)
     models = [
@@ -64,7 +64,7 @@ def test_small_activations_are_counted_value_by_value(calibrated):
     assert all(each.peaks.counts.sum() == 64 for each in calibrated.statistics.values())
 
 
-def test_swish_is_seen_to_reach_no_lower_than_swish_can(calibrated):
+def test_swish_ranges_reach_no_lower_than_the_minimum_of_swish(calibrated):
     # x / (1 + exp(-x)) is least at x = -1.278: -0.2785.
     lows = [each.low for name, each in calibrated.statistics.items() if name.endswith("silu")]
     assert len(lows) > 10
@@ -87,7 +87,7 @@ def test_calibrating_twice_gives_the_same(tmp_path):
         assert first.images == 19 - (0 if settings.method else 4)  # a quarter is held out by auto
 
 
-def test_the_maximum_is_the_largest_magnitude_that_the_model_makes(tmp_path):
+def test_the_maximum_is_the_largest_magnitude_of_the_activations(tmp_path):
     model = two_convolutions(tmp_path / "small.onnx")
     images = generated()
     ranges = calibrate(model, images, by("max"))
@@ -127,7 +127,7 @@ def test_progress_counts_images_and_then_the_steps_of_choosing_to_the_last(tmp_p
     assert totals[0] == len(done)
 
 
-def test_with_too_few_images_to_hold_any_out_it_says_so(tmp_path):
+def test_too_few_images_to_hold_any_out_are_noted(tmp_path):
     notes = []
     calibrate(
         two_convolutions(tmp_path / "small.onnx"), generated(limit=5), CalibrationSettings(note=notes.append)
@@ -179,7 +179,7 @@ def test_a_model_with_nothing_to_quantize_is_refused(tmp_path):
     assert "FP16" in caught.value.fix
 
 
-def test_a_model_of_one_layer_has_the_images_alone_to_measure(tmp_path):
+def test_a_model_of_one_layer_measures_only_its_input(tmp_path):
     ranges = calibrate(one_layer(tmp_path / "one.onnx", kind="Conv"), generated(), by("max"))
     assert ranges.statistics.keys() == {"image"}
 
@@ -192,7 +192,7 @@ def test_a_model_of_fixed_batch_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("count", "measured", "compared"), [(1, 1, 1), (7, 7, 7), (8, 6, 2), (20, 15, 5), (300, 236, 64)]
 )
-def test_methods_are_compared_on_images_held_out_where_there_are_enough(tmp_path, count, measured, compared):
+def test_methods_are_compared_on_held_out_images_if_there_are_enough(tmp_path, count, measured, compared):
     model = colour_blocks(tmp_path / "model.onnx")
     images = open_images(archive(tmp_path / "i.npz", count, side_px=8), Preprocessing(side_px=8), limit=count)
     ranges = calibrate(model, images, CalibrationSettings())
@@ -202,7 +202,7 @@ def test_methods_are_compared_on_images_held_out_where_there_are_enough(tmp_path
     assert peaks.counts.sum() == measured
 
 
-def test_images_held_out_are_not_measured_whatever_they_hold(tmp_path):
+def test_held_out_images_do_not_enter_the_statistics(tmp_path):
     model = colour_blocks(tmp_path / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 100, (8, 8, 8, 3)).astype(np.uint8)
     held_out = []
@@ -217,7 +217,7 @@ def test_images_held_out_are_not_measured_whatever_they_hold(tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "there"), [(5, 3), (None, 3)])
-def test_fewer_images_than_asked_for_are_noted(tmp_path, asked, there):
+def test_fewer_images_than_requested_are_noted(tmp_path, asked, there):
     notes: list[str] = []
     images = open_images(archive(tmp_path / "i.npz", there), Preprocessing(side_px=32), limit=asked)
     calibrate(two_convolutions(tmp_path / "m.onnx"), images, by("max", note=notes.append))
@@ -226,14 +226,14 @@ def test_fewer_images_than_asked_for_are_noted(tmp_path, asked, there):
 
 
 @pytest.mark.parametrize("limit", [3, 4])
-def test_as_many_images_as_asked_for_are_not_noted(tmp_path, limit):
+def test_enough_images_need_no_note(tmp_path, limit):
     notes: list[str] = []
     images = open_images(archive(tmp_path / "i.npz", 4), Preprocessing(side_px=32), limit=limit)
     calibrate(two_convolutions(tmp_path / "m.onnx"), images, by("max", note=notes.append))
     assert notes == []
 
 
-def test_images_all_alike_are_noted(tmp_path):
+def test_identical_images_are_noted(tmp_path):
     np.savez(tmp_path / "same.npz", images=np.full((4, 32, 32, 3), 7, np.uint8))
     notes: list[str] = []
     images = open_images(tmp_path / "same.npz", Preprocessing(side_px=32), limit=4)
@@ -242,7 +242,7 @@ def test_images_all_alike_are_noted(tmp_path):
 
 
 @pytest.mark.parametrize("count", [4, 12])
-def test_each_bad_image_is_left_out_and_named_once(tmp_path, count):
+def test_each_unreadable_image_is_skipped_and_named_once(tmp_path, count):
     folder, notes = tmp_path / "images", []
     folder.mkdir()
     for number in range(count):
@@ -259,7 +259,7 @@ def test_each_bad_image_is_left_out_and_named_once(tmp_path, count):
     assert sorted(re.findall(r"(\d\d)\.png", " ".join(named))) == ["00", "02"]
 
 
-def test_ranges_land_in_calibration_under_the_models_name(random_b0, tmp_path, monkeypatch):
+def test_ranges_are_written_to_calibration_under_the_models_name(random_b0, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, ranges = calibrate_to_file("generated", onnx=random_b0.path, limit=2, method="max")
     assert path == Path("calibration/efficientnet-phi0.ranges.json")
@@ -284,7 +284,7 @@ def test_preprocessing_that_the_user_sets_is_applied_and_recorded(tmp_path):
 
 
 @pytest.mark.parametrize("manifest", [None, Path("drawn.toml")])
-def test_nothing_is_written_where_an_image_is_broken(random_b0, tmp_path, monkeypatch, manifest):
+def test_nothing_is_written_if_an_image_is_unreadable(random_b0, tmp_path, monkeypatch, manifest):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
@@ -293,7 +293,7 @@ def test_nothing_is_written_where_an_image_is_broken(random_b0, tmp_path, monkey
     assert files_in(tmp_path) == {"photos/broken.png"}
 
 
-def test_a_model_that_is_quantized_already_is_refused(tmp_path, monkeypatch):
+def test_a_quantized_model_is_refused(tmp_path, monkeypatch):
     from deploykit.engine.quantize_model import quantize_model
     from deploykit.quantize.int8_options import Int8Options
 
@@ -307,7 +307,7 @@ def test_a_model_that_is_quantized_already_is_refused(tmp_path, monkeypatch):
     assert files_in(tmp_path) == before
 
 
-def test_what_is_in_the_way_of_the_ranges_or_of_what_is_kept_is_found_before_long_work(tmp_path):
+def test_an_unwritable_output_is_found_before_calibrating(tmp_path):
     model = colour_blocks(tmp_path / "model.onnx")
     seen: list[object] = []
     for name in ("r.json", "r.json.partial"):
@@ -324,7 +324,7 @@ def test_what_is_in_the_way_of_the_ranges_or_of_what_is_kept_is_found_before_lon
     assert seen == []
 
 
-def test_the_same_images_are_drawn_again_from_the_manifest_that_was_written(tmp_path, monkeypatch):
+def test_a_written_manifest_selects_the_same_images_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = colour_blocks(Path("model.onnx"))
     data = archive(Path("i.npz"), 30, side_px=8)

@@ -18,7 +18,7 @@ def _statistics(ranges: Ranges) -> object:
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_merging_halves_is_calibrating_on_the_whole(tmp_path, method):
+def test_merging_two_halves_equals_calibrating_on_all_images(tmp_path, method):
     model = colour_blocks(tmp_path / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 3)).astype(np.uint8)
     for name, part in {"a": pixels[:8], "b": pixels[8:], "all": pixels}.items():
@@ -34,7 +34,7 @@ def test_merging_halves_is_calibrating_on_the_whole(tmp_path, method):
         assert merged.images == 21
 
 
-def test_ranges_chosen_by_auto_can_be_read_off_by_one_method_when_merged(tmp_path):
+def test_merging_can_apply_one_method_to_ranges_chosen_by_auto(tmp_path):
     model = colour_blocks(tmp_path / "model.onnx")
     files = []
     for seed in (0, 1):
@@ -60,7 +60,7 @@ def test_ranges_chosen_by_auto_can_be_read_off_by_one_method_when_merged(tmp_pat
     ],
     ids=["model", "preprocessing", "method", "auto", "twice the same"],
 )
-def test_what_does_not_go_together_is_not_merged_and_nothing_is_written(tmp_path, monkeypatch, second, code):
+def test_incompatible_files_are_not_merged_and_nothing_is_written(tmp_path, monkeypatch, second, code):
     monkeypatch.chdir(tmp_path)
     models = {"model.onnx": colour_blocks(Path("model.onnx")), "other.onnx": Path("other.onnx")}
     colour_blocks(models["other.onnx"], random=True)

@@ -76,7 +76,7 @@ def calibrated_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_interrupted_and_started_again_it_writes_the_same_file(random_b0, many, tmp_path):
+def test_an_interrupted_calibration_resumes_to_the_same_file(random_b0, many, tmp_path):
     command = ("--onnx", str(random_b0.path), "--data", str(many), "--images", "320", "--method", "mse")
     stopped = Calibrating(*command, "-o", "r.json", folder=tmp_path)
     shown = stopped.interrupt_after(r"[1-9]\d*/320")  # the first images have been counted
@@ -93,7 +93,7 @@ def test_interrupted_and_started_again_it_writes_the_same_file(random_b0, many, 
     assert (tmp_path / "r.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
-def test_interrupted_while_it_chooses_it_does_not_measure_again(tmp_path):
+def test_an_interrupt_while_choosing_does_not_repeat_the_measurement(tmp_path):
     model, output = two_convolutions(tmp_path / "m.onnx"), tmp_path / "r.json"
     data = archive(tmp_path / "i.npz", 40)
     seen: list[str] = []
@@ -126,7 +126,7 @@ def stop(model: Path, data: Path, output: Path) -> bytes:
 
 
 @pytest.mark.parametrize("kept", ["of other images", "of another model", "damaged", "empty"])
-def test_what_is_kept_of_something_else_is_passed_over_and_overwritten(tmp_path, kept):
+def test_the_checkpoint_of_another_calibration_is_overwritten(tmp_path, kept):
     model, other = (two_convolutions(tmp_path / f"{name}.onnx", weight=name == "m") for name in ("m", "o"))
     data, others = (archive(tmp_path / f"{seed}.npz", 40, seed=seed) for seed in (0, 1))
     output = tmp_path / "r.json"

@@ -102,14 +102,14 @@ def test_changed_files_do_not_go_on_from_it(tmp_path):
     assert kept.load(open_images(tmp_path, SIDE, limit=3), MODEL) is None
 
 
-def test_none_is_none_and_a_removed_one_is_gone(checkpoint):
+def test_a_missing_or_removed_checkpoint_loads_as_none(checkpoint):
     checkpoint.remove()
     assert not checkpoint.path.exists()
     assert checkpoint.load(images(), MODEL) is None
     checkpoint.remove()  # again
 
 
-def test_one_cut_short_anywhere_is_as_good_as_none(checkpoint):
+def test_a_truncated_checkpoint_loads_as_none(checkpoint):
     whole = checkpoint.path.read_bytes().rstrip()
     for length in [*range(0, len(whole), 29), len(whole) - 1]:
         checkpoint.path.write_bytes(whole[:length])
@@ -129,12 +129,12 @@ def test_one_cut_short_anywhere_is_as_good_as_none(checkpoint):
     ],
     ids=str,
 )
-def test_one_that_makes_no_sense_is_as_good_as_none(checkpoint, damage):
+def test_a_checkpoint_with_invalid_content_loads_as_none(checkpoint, damage):
     checkpoint.path.write_text(json.dumps({**json.loads(checkpoint.path.read_text()), **damage}))
     assert checkpoint.load(images(), MODEL) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"null", b"[]", b"[" * 100_000])
-def test_garbage_is_as_good_as_none(checkpoint, content):
+def test_garbage_loads_as_none(checkpoint, content):
     checkpoint.path.write_bytes(content)
     assert checkpoint.load(images(), MODEL) is None

@@ -57,7 +57,7 @@ def wanted(
     )
 
 
-def test_given_ranges_are_taken_and_credited(model):
+def test_given_ranges_are_used_and_noted(model):
     colour_ranges(model).save(Path("mine.json"))
     notes: list[str] = []
     found = wanted(model, ranges=Path("mine.json"), notes=notes)
@@ -65,7 +65,7 @@ def test_given_ranges_are_taken_and_credited(model):
     assert notes == ["Ranges: mine.json, from 1 images of by hand (max)."]
 
 
-def test_ranges_that_auto_chose_are_credited_as_that(model):
+def test_the_note_says_that_auto_chose_the_method(model):
     choice = MethodChoice(
         scores=(MethodScore(method=named_method("max"), error=ErrorSum(total=0.5, images=9)),), noise={}
     )
@@ -88,13 +88,13 @@ def test_given_ranges_of_another_model_are_refused(model, random):
         wanted(model, ranges=Path("other.json"))
 
 
-def test_given_ranges_cut_short_are_refused_by_name(model):
+def test_truncated_ranges_are_refused(model):
     Path("cut.json").write_text(colour_ranges(model).to_json()[:-20])
     with refuses("ranges-damaged"):
         wanted(model, ranges=Path("cut.json"))
 
 
-def test_given_ranges_that_are_not_there_are_refused(model):
+def test_missing_ranges_are_refused(model):
     with refuses("ranges-not-found") as caught:
         wanted(model, ranges=Path("none.json"))
     assert "none.json" in caught.value.problem
@@ -107,7 +107,7 @@ def save(ranges: Ranges, name: str, *, seconds: int) -> None:
     os.utime(path, (1_000_000 - seconds, 1_000_000 - seconds))
 
 
-def test_the_newest_ranges_of_this_very_model_are_found_whatever_they_are_called(model, random):
+def test_the_newest_ranges_of_the_model_are_found_under_any_name(model, random):
     save(colour_ranges(random), "model.ranges.json", seconds=0)
     save(replace(colour_ranges(model), sources=("older",)), "z.ranges.json", seconds=20)
     save(replace(colour_ranges(model), sources=("newer",)), "a.ranges.json", seconds=10)
@@ -116,7 +116,7 @@ def test_the_newest_ranges_of_this_very_model_are_found_whatever_they_are_called
     assert notes == ["Ranges: calibration/a.ranges.json, from 1 images of newer (max)."]
 
 
-def test_damaged_ranges_in_the_folder_are_passed_over_and_named(model):
+def test_damaged_ranges_in_the_folder_are_ignored_with_a_note(model):
     save(colour_ranges(model), "good.ranges.json", seconds=10)
     Path("calibration/cut.ranges.json").write_text(colour_ranges(model).to_json()[:-20])
     notes: list[str] = []
@@ -126,7 +126,7 @@ def test_damaged_ranges_in_the_folder_are_passed_over_and_named(model):
     assert "good.ranges.json" in source
 
 
-def test_what_else_lies_in_the_folder_is_not_taken_for_ranges(model):
+def test_other_files_in_the_folder_are_ignored(model):
     calibration = Path("calibration")
     calibration.mkdir()
     colour_ranges(model).save(calibration / "model.ranges.json.partial")
@@ -137,13 +137,13 @@ def test_what_else_lies_in_the_folder_is_not_taken_for_ranges(model):
 
 
 @pytest.mark.parametrize("data", ["images", "generated"])
-def test_images_given_go_before_ranges_found(model, data):
+def test_given_images_take_precedence_over_found_ranges(model, data):
     save(colour_ranges(model), "model.ranges.json", seconds=0)
     found = wanted(model, data=data, method=named_method("max"))
     assert found.sources == (data,)
 
 
-def test_images_given_are_calibrated_on_as_the_settings_say(model):
+def test_given_images_are_calibrated_with_the_settings(model):
     seen: list[str] = []
     found = wanted(model, data="images", progress=lambda what, *_: seen.append(what))
     assert found.images == 5
@@ -162,7 +162,7 @@ def test_trained_weights_without_images_or_ranges_are_refused(model):
     assert "--data DIR" in caught.value.fix
 
 
-def test_random_weights_are_calibrated_on_generated_images_which_is_noted(random):
+def test_random_weights_are_calibrated_on_generated_images_with_a_note(random):
     notes: list[str] = []
     found = wanted(random, notes=notes)
     assert found.sources == ("generated",)
@@ -173,7 +173,7 @@ def test_random_weights_are_calibrated_on_generated_images_which_is_noted(random
     assert "not accuracy" in sentence
 
 
-def test_random_weights_have_ranges_of_their_own_found(random):
+def test_ranges_of_random_weights_are_found(random):
     save(colour_ranges(random), "random.ranges.json", seconds=0)
     assert wanted(random).sources == ("by hand",)
 
@@ -186,13 +186,13 @@ def test_generated_images_for_trained_weights_are_noted(model):
     assert "512 images of generated (max)" in source
 
 
-def test_generated_images_for_random_weights_are_as_good_as_others(random):
+def test_generated_images_for_random_weights_need_no_note(random):
     notes: list[str] = []
     wanted(random, data="generated", notes=notes, method=named_method("max"))
     assert not any("expect less accuracy" in note for note in notes)
 
 
-def test_images_that_can_not_be_used_are_refused(model):
+def test_unusable_images_are_refused(model):
     with refuses("file-not-found"):
         wanted(model, data="nowhere")
     Path("images/a/0.png").write_bytes(b"no image")
@@ -202,7 +202,7 @@ def test_images_that_can_not_be_used_are_refused(model):
 
 
 # Ranges of images prepared otherwise are of other activations.
-def test_preprocessing_asked_for_is_not_silently_that_of_the_ranges(model):
+def test_preprocessing_that_differs_from_the_ranges_is_refused(model):
     colour_ranges(model).save(Path("mine.json"))
     other = Overrides(mean=(0.5, 0.5, 0.5))
     same = Overrides(mean=PREPROCESSING.mean)
@@ -222,7 +222,7 @@ def test_for_sensitivity_ranges_are_given_found_or_measured(model):
     assert load_or_measure_ranges(model, Path("given.json"), images, settings).sources == ("given",)
 
 
-def test_a_file_without_a_format_of_ours_is_no_ranges_file(model):
+def test_a_ranges_file_without_a_format_is_ignored(model):
     Path("calibration").mkdir()
     Path("calibration/foreign.ranges.json").write_text('{"ranges": {"x": [0, 1]}}')
     np.savez("calibration/archive.ranges.json.npz", x=1)

@@ -39,7 +39,7 @@ LAYERS = placement_of(
 )
 
 
-def test_the_loudest_for_its_work_goes_first():
+def test_the_noisiest_for_its_work_goes_first():
     # Noise over work: a 5e-4, b 1e-3, c 2.5e-4, d 4e-4, rest 1.2e-5. 80 may go: b and a; then d no longer
     # fits, and neither does c.
     rest, fallback = choose_float_fallback(
@@ -57,7 +57,7 @@ def test_the_order_is_by_noise_over_work_and_not_by_noise():
     assert fallback.outputs == ("a",)
 
 
-def test_what_no_longer_fits_is_passed_over_for_what_does():
+def test_a_tensor_that_exceeds_the_budget_is_skipped_for_one_that_fits():
     # By noise over work: c, d, a. c takes 40 of 65; d (50) would be too much, a (20) fits.
     _, fallback = choose_float_fallback(LAYERS, noise_of(c=0.06, d=0.06, a=0.01), float_budget=0.065)
     assert fallback.outputs == ("c", "a")
@@ -74,7 +74,7 @@ def test_what_no_longer_fits_is_passed_over_for_what_does():
         (1.0, ("a", "b", "c", "d")),
     ],
 )
-def test_no_more_work_is_left_out_than_may_be(float_budget, outputs):
+def test_the_float_budget_is_not_exceeded(float_budget, outputs):
     rest, fallback = choose_float_fallback(
         LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1), float_budget=float_budget
     )
@@ -83,13 +83,13 @@ def test_no_more_work_is_left_out_than_may_be(float_budget, outputs):
     assert LAYERS.int8_share - rest.int8_share == pytest.approx(fallback.macs_share)
 
 
-def test_the_default_leaves_out_a_tenth_at_most():
+def test_the_default_budget_is_a_tenth():
     assert DEFAULT_FLOAT_BUDGET == 0.1
     _, fallback = choose_float_fallback(LAYERS, noise_of(a=0.4, b=0.3, c=0.2, d=0.1))
     assert fallback.outputs == ("a", "b", "c")
 
 
-def test_however_much_may_go_three_quarters_of_the_work_stay_in_int8():
+def test_three_quarters_of_the_work_stay_in_int8_whatever_the_budget():
     even = placement_of(*(product(f"p{number}", 100) for number in range(10)))
     noise = noise_of(**{f"p{number}": 0.1 for number in range(10)})
     rest, fallback = choose_float_fallback(even, noise, float_budget=1.0)
@@ -99,7 +99,7 @@ def test_however_much_may_go_three_quarters_of_the_work_stay_in_int8():
 
 
 @pytest.mark.parametrize("in_int8", [750, 740, 100])
-def test_nothing_is_left_out_where_little_is_in_int8(in_int8):
+def test_there_is_no_fallback_if_little_is_in_int8(in_int8):
     small = placement_of(product("a", 1), product("rest", in_int8 - 1))
     rest, fallback = choose_float_fallback(small, noise_of(a=0.5, rest=0.1))
     assert rest is small
@@ -111,7 +111,7 @@ def test_nothing_is_left_out_where_little_is_in_int8(in_int8):
     [{}, noise_of(a=0, b=0, c=0, d=0, rest=0), noise_of(unknown=0.3)],
     ids=["not measured", "silent", "of others"],
 )
-def test_without_noise_nothing_is_left_out(noise):
+def test_there_is_no_fallback_without_noise(noise):
     rest, fallback = choose_float_fallback(LAYERS, noise)
     assert rest is LAYERS
     assert fallback == FloatFallback(outputs=(), macs_share=0, noise_share=0)
@@ -122,7 +122,7 @@ def test_a_tensor_under_a_hundredth_of_the_noise_stays_in():
     assert fallback.outputs == ("b",)
 
 
-def test_a_tensor_goes_with_all_that_read_it_and_their_work_counts_together():
+def test_a_tensor_moves_with_all_its_readers_and_their_work():
     shared = placement_of(
         product("left", 30, reads="x"), product("right", 40, reads="x"), product("rest", 900)
     )
@@ -135,7 +135,7 @@ def test_a_tensor_goes_with_all_that_read_it_and_their_work_counts_together():
     assert [node.output for node in rest.products] == ["rest"]
 
 
-def test_what_else_reads_the_tensor_in_int8_goes_back_to_float_with_it():
+def test_other_int8_readers_of_the_tensor_move_to_float_with_it():
     sums = (
         Carried(tensor="a.in", output="sum", position=0),
         Carried(tensor="branch", output="sum", position=1),
@@ -147,7 +147,7 @@ def test_what_else_reads_the_tensor_in_int8_goes_back_to_float_with_it():
     assert rest.carried == sums[2:]
 
 
-def test_what_is_only_carried_is_noise_and_no_candidate():
+def test_a_tensor_that_is_only_passed_on_is_no_candidate():
     """There is no work of its own to weigh its noise against."""
     carried = (Carried(tensor="map", output="gate", position=0),)
     placement = placement_of(product("a", 20), product("rest", 900), carried=carried)

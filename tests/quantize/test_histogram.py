@@ -36,7 +36,7 @@ def assert_same(first: Histogram, second: Histogram) -> None:
 
 @settings(deadline=None)
 @given(VALUES, VALUES)
-def test_merging_is_commutative_and_the_same_as_having_seen_all(first, second):
+def test_merging_is_commutative_and_equals_counting_everything(first, second):
     a, b = histogram_of(first), histogram_of(second)
     assert_same(merged(a, b), merged(b, a))
     assert_same(merged(a, b), histogram_of(np.concatenate([first, second])))
@@ -53,7 +53,7 @@ def test_merging_is_associative(first, second, third):
 
 @settings(deadline=None)
 @given(VALUES, VALUES)
-def test_merging_leaves_the_other_alone(first, second):
+def test_merging_does_not_modify_the_other(first, second):
     other = histogram_of(second)
     histogram_of(first).merge(other)
     assert_same(other, histogram_of(second))
@@ -100,14 +100,14 @@ def test_signs_do_not_matter():
 
 
 @pytest.mark.parametrize("constant", [1.0, -1.0, 2.0**-30, 0.1, 3e38])
-def test_of_a_constant_every_percentile_is_that_constant(constant):
+def test_every_percentile_of_a_constant_is_that_constant(constant):
     histogram = histogram_of(np.full(100, constant, np.float32))
     for percent in (0.1, 50, 99.99, 100):
         assert histogram.percentile(percent) == pytest.approx(abs(constant), rel=2 / BINS)
     assert histogram.percentile(100) == histogram.amax == np.abs(np.float32(constant))
 
 
-def test_of_zeros_and_of_nothing_every_percentile_is_zero():
+def test_every_percentile_of_zeros_or_nothing_is_zero():
     for batch in (np.zeros(100, np.float32), np.zeros(0, np.float32)):
         histogram = histogram_of(batch)
         assert histogram.amax == histogram.percentile(50) == histogram.percentile(100) == 0
@@ -122,14 +122,14 @@ def test_zeros_alone_do_not_coarsen_the_bins(size):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_refused_and_counts_nothing(wrong):
+def test_a_non_finite_value_is_refused_and_counts_nothing(wrong):
     histogram = histogram_of(np.ones(3, np.float32))
     with pytest.raises(ValueError, match="not finite"):
         histogram.add(np.array([5, wrong, 1], np.float32))
     assert_same(histogram, histogram_of(np.ones(3, np.float32)))
 
 
-def test_its_size_does_not_grow_with_what_it_has_seen():
+def test_its_size_does_not_grow_with_the_values_counted():
     histogram = Histogram()
     before = histogram.counts.nbytes
     for step in range(200):

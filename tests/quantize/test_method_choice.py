@@ -94,7 +94,7 @@ def test_the_order_in_which_methods_were_tried_makes_no_difference_to_their_erro
     assert merged == choice(max=5.0, mse=0.75).merge(choice(max=0.0, mse=0.0))
 
 
-def test_of_tensors_alone_in_int8_those_remain_that_both_have_measured():
+def test_merged_noise_covers_the_tensors_that_both_measured():
     first, second = (
         replace(
             choice(max=1.0), noise={name: ErrorSum(total=total, images=1) for name, total in noise.items()}
@@ -116,7 +116,7 @@ def test_the_error_of_an_image_is_from_0_to_1_and_a_multiple_that_adds_up_exactl
 
 
 @given(LOGITS, LOGITS)
-def test_it_is_the_noise_over_noise_and_signal_both_less_their_mean(logits, reference):
+def test_the_error_is_centred_noise_power_over_noise_and_signal_power(logits, reference):
     for row, error in enumerate(image_errors(logits, reference)):
         noise = np.var(logits[row].astype(float) - reference[row].astype(float))
         signal = np.var(reference[row].astype(float))
@@ -124,7 +124,7 @@ def test_it_is_the_noise_over_noise_and_signal_both_less_their_mean(logits, refe
         assert error == pytest.approx(expected, abs=1e-6)
 
 
-def test_equal_logits_have_no_error_and_opposite_ones_almost_all():
+def test_equal_logits_have_no_error_and_opposite_ones_almost_one():
     reference = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [5.0, 5.0, 5.0]], np.float32)
     assert image_errors(reference, reference).tolist() == [0, 0, 0]
     # By hand: the difference is twice the signal, its power four times: 4 / (4 + 1).
@@ -132,13 +132,13 @@ def test_equal_logits_have_no_error_and_opposite_ones_almost_all():
     assert image_errors(np.array([[1, 0, 0]], np.float32), reference[1:2]).tolist() == [1]
 
 
-def test_what_is_added_to_all_logits_of_an_image_changes_nothing():
+def test_a_constant_added_to_all_logits_changes_nothing():
     generator = np.random.default_rng(0)
     logits, reference = generator.integers(-8, 8, (2, 5, 10)).astype(np.float32)
     np.testing.assert_array_equal(image_errors(logits + 4, reference), image_errors(logits, reference))
 
 
-def test_an_image_with_huge_logits_counts_as_any_other():
+def test_an_image_with_huge_logits_counts_like_any_other():
     reference = np.random.default_rng(1).standard_normal((50, 10)).astype(np.float32)
     logits = reference + np.float32(0.01)
     logits[:, 0] += 0.1
@@ -154,7 +154,7 @@ def test_the_error_of_a_single_output_is_not_taken_from_its_mean():
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_an_output_that_is_not_finite_is_all_noise(wrong):
+def test_a_non_finite_output_is_pure_noise(wrong):
     reference = np.ones((2, 3), np.float32)
     reference[:, 0] = 0
     errors = image_errors(np.where(np.eye(2, 3) > 0, wrong, reference)[:1], reference[:1])

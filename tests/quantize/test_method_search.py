@@ -59,7 +59,7 @@ def spiky(tmp_path: Path) -> tuple[Path, Ranges, list[np.ndarray]]:
     return model, ranges, [inputs[41:60]]
 
 
-def test_the_candidate_of_least_error_on_the_images_held_out_is_taken(spiky):
+def test_the_method_with_the_least_error_on_held_out_images_is_chosen(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
     placement = place(model, "all-conv")
@@ -77,7 +77,7 @@ def test_the_candidate_of_least_error_on_the_images_held_out_is_taken(spiky):
     assert {score.error.images for score in chosen.choice.scores} == {19}
 
 
-def test_only_the_method_and_what_it_was_chosen_by_change(spiky):
+def test_only_the_method_and_the_choice_change(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
     chosen = choose_method(model, place(model, "all-conv"), ranges, held_out)
@@ -85,7 +85,7 @@ def test_only_the_method_and_what_it_was_chosen_by_change(spiky):
     assert chosen.choice.best == chosen.method
 
 
-def test_the_noise_of_a_tensor_is_the_error_with_it_alone_in_int8(spiky):
+def test_the_noise_of_a_tensor_is_the_error_with_only_it_in_int8(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
     placement = place(model, "all-conv")
@@ -107,7 +107,7 @@ def test_every_step_is_reported(spiky):
     assert seen == [("choosing ranges", done, total) for done in range(1, total + 1)]
 
 
-def test_where_no_method_makes_an_error_the_first_is_taken(tmp_path):
+def test_the_first_method_wins_if_none_makes_an_error(tmp_path):
     path = colour_blocks(tmp_path / "model.onnx")
     ranges = colour_ranges(path)
     for statistics in ranges.statistics.values():
@@ -118,7 +118,7 @@ def test_where_no_method_makes_an_error_the_first_is_taken(tmp_path):
     assert {score.error.total for score in chosen.choice.scores} == {0}
 
 
-def test_one_image_held_out_is_enough(spiky):
+def test_one_held_out_image_is_enough(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
     chosen = choose_method(model, place(model, "all-conv"), ranges, [held_out[0][:1]])
@@ -138,7 +138,7 @@ FP32_HITS = {"efficientnet_b0_cifar10_64px": 1459, "efficientnet_b0_cifar10_64px
 
 
 @pytest.mark.parametrize("weights", TRAINED)
-def test_int8_by_default_answers_as_fp32_does(shared, validation, tmp_path, weights):
+def test_default_int8_agrees_with_fp32(shared, validation, tmp_path, weights):
     exported = export_onnx(0, weights=shared / f"{weights}.safetensors", side_px=64, output=tmp_path)
     ranges = _calibrated(exported, shared)
     model, images = read_model(exported.path), exported.info.preprocessing.normalize(validation.pixels)

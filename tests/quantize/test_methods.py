@@ -35,7 +35,7 @@ def statistics_of(*images: np.ndarray) -> TensorStatistics:
 
 @pytest.mark.parametrize("method", EVERY, ids=str)
 @given(values=FINITE)
-def test_no_method_exceeds_the_largest_seen_and_zero_is_for_zeros_alone(method, values):
+def test_no_method_exceeds_the_largest_value_and_only_zeros_give_zero(method, values):
     amax = method.amax(statistics_of(values))
     assert 0 <= amax <= np.abs(values).max()
     assert (amax == 0) == (not values.any())
@@ -44,7 +44,7 @@ def test_no_method_exceeds_the_largest_seen_and_zero_is_for_zeros_alone(method, 
 @pytest.mark.parametrize("method", EVERY, ids=str)
 @pytest.mark.parametrize("count", [1, 2, 1000])
 @pytest.mark.parametrize("constant", [1.0, -1.0, 0.3, 1e-40, -1e-30, 2.0**-64, 1e-8, 3e4, 1e38, -3.4e38])
-def test_of_a_constant_every_method_gives_that_constant(method, count, constant):
+def test_every_method_returns_a_constant_for_that_constant(method, count, constant):
     amax = method.amax(statistics_of(np.full(count, constant)))
     smallest = 2.0**-64 / BINS  # finer than a bin of the narrowest range nothing is told apart
     assert amax == pytest.approx(abs(np.float32(constant)), rel=2 / BINS, abs=smallest)
@@ -52,7 +52,7 @@ def test_of_a_constant_every_method_gives_that_constant(method, count, constant)
 
 
 @pytest.mark.parametrize("method", EVERY, ids=str)
-def test_of_zeros_and_of_nothing_every_method_gives_zero(method):
+def test_every_method_returns_zero_for_zeros_or_nothing(method):
     assert method.amax(statistics_of(np.zeros(100), np.zeros(1))) == 0
     assert method.amax(TensorStatistics(low=0.0, high=0.0)) == 0
 
@@ -228,11 +228,11 @@ def test_mse_clips_one_outlier_by_as_much_as_calculus_says():
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
-def test_a_method_is_called_by_its_name_with_its_usual_percentile(name):
+def test_a_named_method_has_its_default_percentile(name):
     assert named_method(name) == CalibrationMethod(name=name, percent=DEFAULT_PERCENT.get(name))
 
 
-def test_methods_are_printed_as_people_call_them():
+def test_methods_are_printed_by_name():
     assert [str(method) for method in EVERY] == [
         "max",
         "percentile 99.999",
@@ -245,7 +245,7 @@ def test_methods_are_printed_as_people_call_them():
 
 @pytest.mark.parametrize("percent", [0, 50, -3, 100.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["percentile", "peak-percentile"])
-def test_a_percentile_that_is_none_is_refused(name, percent):
+def test_an_invalid_percentile_is_refused(name, percent):
     with refuses("invalid-percentile") as caught:
         named_method(name, percent)
     assert f"{percent:g}" in caught.value.problem
@@ -253,14 +253,14 @@ def test_a_percentile_that_is_none_is_refused(name, percent):
 
 
 @pytest.mark.parametrize("name", ["max", "entropy", "mse"])
-def test_a_percentile_is_refused_where_the_method_has_none(name):
+def test_a_percentile_is_refused_for_methods_without_one(name):
     with refuses("option-not-applicable") as caught:
         named_method(name, 99.9)
     assert "--percentile" in caught.value.fix
 
 
 @pytest.mark.parametrize("percent", [None, 99.9])
-def test_a_method_that_is_not_there_is_refused_with_those_that_are(percent):
+def test_an_unknown_method_is_refused_with_the_known_ones(percent):
     with refuses("unknown-calibration-method") as caught:
         named_method("minmax", percent)
     assert all(name in caught.value.fix for name in METHOD_NAMES)

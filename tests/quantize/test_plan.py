@@ -59,28 +59,28 @@ def planned(
 
 
 @pytest.mark.parametrize("float_budget", [-0.01, 1.01, float("nan"), float("inf")])
-def test_a_part_of_the_work_that_is_none_is_refused(float_budget):
+def test_an_invalid_float_budget_is_refused(float_budget):
     with refuses("invalid-float-budget") as caught:
         Int8Options(float_budget=float_budget)
     assert "--int8-float-budget 10" in caught.value.fix
 
 
 @pytest.mark.parametrize("max_drop", [-0.1, 100.1, float("nan"), float("inf")])
-def test_a_bound_that_is_none_is_refused(max_drop):
+def test_an_invalid_bound_is_refused(max_drop):
     with refuses("invalid-max-drop") as caught:
         Int8Options(max_drop=max_drop, eval_data="images")
     assert "--max-drop 0.5" in caught.value.fix
 
 
 @pytest.mark.parametrize("max_drop", [0, 0.5, 100])
-def test_a_bound_without_images_to_measure_it_on_is_refused(max_drop):
+def test_a_bound_without_labelled_images_is_refused(max_drop):
     with refuses("option-incomplete") as caught:
         Int8Options(max_drop=max_drop)
     assert "--eval" in caught.value.fix
     assert Int8Options(max_drop=max_drop, eval_data="images").max_drop == max_drop
 
 
-def test_it_says_where_the_ranges_come_from_and_what_is_in_int8(model):
+def test_notes_say_where_the_ranges_come_from_and_what_is_in_int8(model):
     notes: list[str] = []
     plan = planned(model, Int8Options(ranges=saved(colour_ranges(model))), notes=notes)
     assert notes == [
@@ -118,7 +118,7 @@ def noisy(model: Path) -> Ranges:
     return replace(colour_ranges(model), choice=choice)
 
 
-def test_what_makes_most_noise_for_its_work_is_left_out_and_named(model):
+def test_the_float_fallback_is_chosen_and_noted(model):
     notes: list[str] = []
     plan = planned(model, Int8Options(ranges=saved(noisy(model))), notes=notes)
     assert plan.float_fallback.outputs == ("logits",)
@@ -129,7 +129,7 @@ def test_what_makes_most_noise_for_its_work_is_left_out_and_named(model):
     )
 
 
-def test_nothing_is_left_out_where_nothing_may_be(model):
+def test_a_float_budget_of_zero_disables_the_fallback(model):
     plan = planned(model, Int8Options(ranges=saved(noisy(model)), float_budget=0))
     assert plan.float_fallback == FloatFallback()
     assert len(plan.placement.products) == 3
@@ -144,7 +144,7 @@ def with_outliers(model: Path, outliers: dict[str, float]) -> Ranges:
     return replace(ranges, method=named_method("percentile", 99.0))
 
 
-def test_tensors_cut_to_under_half_are_noted_the_worst_first(model):
+def test_tensors_clipped_to_under_half_are_noted_worst_first(model):
     ranges = with_outliers(model, {"input": 100, "blocks.0.relu": 50, "flat": 1})
     notes: list[str] = []
     planned(model, Int8Options(ranges=saved(ranges)), notes=notes)
@@ -153,7 +153,7 @@ def test_tensors_cut_to_under_half_are_noted_the_worst_first(model):
     assert "most of all input (to 1 %), blocks.0.relu (to 2 %)." in sentence
 
 
-def test_what_is_clipped_and_not_in_int8_needs_no_note(model):
+def test_clipped_tensors_outside_int8_need_no_note(model):
     ranges = with_outliers(model, {"input": 1, "blocks.0.relu": 1, "flat": 100})
     notes: list[str] = []
     planned(model, Int8Options(ranges=saved(ranges), exclude=("logits",)), notes=notes)
@@ -166,7 +166,7 @@ def test_without_labelled_images_there_is_no_gate(model):
     assert len(plan.placement.products) == 3
 
 
-def test_the_gate_leaves_out_what_loses_too_much_and_says_so(model):
+def test_the_gate_moves_blocks_to_float_and_notes_them(model):
     notes: list[str] = []
     options = Int8Options(ranges=saved(colour_ranges(model, CLIPPED)), eval_data="images", max_drop=10)
     plan = planned(model, options, notes=notes)
@@ -180,7 +180,7 @@ def test_the_gate_leaves_out_what_loses_too_much_and_says_so(model):
     )
 
 
-def test_a_gain_is_called_a_gain(model):
+def test_a_rise_of_top1_is_noted_as_a_rise(model):
     notes: list[str] = []
     pixels = np.broadcast_to(np.array([204, 255, 0], np.uint8), (4, 8, 8, 3))
     np.savez("wrong.npz", images=pixels, labels=np.zeros(4, int))  # red, where there is more green
@@ -189,7 +189,7 @@ def test_a_gain_is_called_a_gain(model):
     assert notes[-1].startswith("Top-1 rises by 100.00 points on 4 images")
 
 
-def test_ranges_with_another_preprocessing_than_the_models_are_told_of(model):
+def test_ranges_with_different_preprocessing_are_noted(model):
     notes: list[str] = []
     ranges = colour_ranges(model)
     planned(model, Int8Options(ranges=saved(ranges)), notes=notes)
@@ -199,7 +199,7 @@ def test_ranges_with_another_preprocessing_than_the_models_are_told_of(model):
     assert any("different preprocessing than the model's" in note for note in notes)
 
 
-def test_a_policy_that_there_is_not_is_refused_with_those_there_are():
+def test_an_unknown_policy_is_refused_with_the_known_ones():
     with refuses("unknown-policy") as caught:
         Int8Options(policy="x")
     assert "pointwise, dense, bandwidth, all-conv" in caught.value.fix
@@ -218,7 +218,7 @@ def test_without_a_bound_the_gate_allows_half_a_point(model):
     assert planned(model, options).summary.excluded == ("blocks.1",)
 
 
-def test_the_gates_result_holds_when_measured_anew(model):
+def test_eval_confirms_the_gates_result(model):
     options = Int8Options(ranges=saved(colour_ranges(model, CLIPPED)), eval_data="images", max_drop=10)
     plan = planned(model, options)
     onnx.save(plan.apply(read_model(model)), "q.onnx")
@@ -234,7 +234,7 @@ def test_the_gates_result_holds_when_measured_anew(model):
         ("wrong.npz", "class-count-mismatch"),
     ],
 )
-def test_images_the_gate_can_not_use_are_refused_before_anything_is_calibrated(model, data, code):
+def test_unusable_gate_images_are_refused_before_calibration(model, data, code):
     write_images(Path("flat"), labelled=False)
     np.savez("wrong.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array([0, 7]))
     steps: list[str] = []
@@ -244,14 +244,14 @@ def test_images_the_gate_can_not_use_are_refused_before_anything_is_calibrated(m
 
 
 # Divided by 0.5 the values are twice as large, and clipped at 1 what was above 0.5: (0.8, 1, 0) is lost.
-def test_the_gate_prepares_images_as_the_ranges_say(model):
+def test_the_gate_uses_the_preprocessing_of_the_ranges(model):
     ranges = colour_ranges(model, {"blocks.0.relu": 1.0})
     doubled = replace(ranges, preprocessing=replace(ranges.preprocessing, std=(0.5, 0.5, 0.5)))
     options = Int8Options(ranges=saved(doubled), eval_data="images", max_drop=100)
     assert planned(model, options).gate.top1_drop == pytest.approx(20)
 
 
-def test_broken_images_of_either_kind_are_left_out_where_that_is_wanted(model):
+def test_unreadable_images_are_skipped_on_request(model):
     Path("images/a/0.png").write_bytes(b"no image")
     with refuses("image-unreadable"):
         planned(model, Int8Options(ranges=saved(colour_ranges(model)), eval_data="images"))
@@ -271,6 +271,6 @@ def test_overrides_reach_calibration_and_gate(model):
     assert plan.gate.top1_drop == 0
 
 
-def test_options_are_public_and_spare_ten_percent():
+def test_options_are_public_and_the_float_budget_is_ten_percent():
     assert deploykit.Int8Options is Int8Options
     assert Int8Options().float_budget == DEFAULT_FLOAT_BUDGET == 0.1

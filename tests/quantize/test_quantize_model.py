@@ -30,7 +30,7 @@ def quantized(model) -> tuple[Path, Int8Plan]:
     return quantize_model(onnx=model)
 
 
-def test_a_quantized_model_lands_beside_its_source_and_says_what_it_is(model, quantized):
+def test_a_quantized_model_is_written_beside_its_source_with_metadata(model, quantized):
     path, plan = quantized
     assert path == model.with_name("model.int8.onnx")
     assert files_in(model.parent) == {"model.onnx", "model.int8.onnx"}
@@ -56,7 +56,7 @@ def test_a_quantized_model_holds_the_plan_in_fp32(model, quantized):
     assert sqnr_db(logits, reference) > 10
 
 
-def test_a_quantized_model_goes_where_it_is_told_to(model, workplace):
+def test_a_quantized_model_is_written_to_the_given_output(model, workplace):
     output = workplace / "new" / "q.onnx"
     assert quantize_model(onnx=model, output=output)[0] == output
     assert output.is_file()

@@ -77,14 +77,14 @@ def test_what_is_written_is_read_back(ranges, tmp_path):
 
 
 @pytest.mark.parametrize("percent", [99, 99.0, 99.999])
-def test_ranges_keep_their_digest_whether_a_percentile_was_given_whole_or_not(ranges, tmp_path, percent):
+def test_an_integer_percentile_has_the_same_digest_as_a_float(ranges, tmp_path, percent):
     path = tmp_path / "r.json"
     written = by(ranges, "percentile", percent)
     written.save(path)
     assert Ranges.load(path).sha256 == file_sha256(path) == written.sha256
 
 
-def test_statistics_read_back_go_on_counting(ranges, tmp_path):
+def test_statistics_read_from_a_file_can_count_on(ranges, tmp_path):
     ranges.save(tmp_path / "r.json")
     loaded = Ranges.load(tmp_path / "r.json").statistics["counting"]
     loaded.add(sample_batch(np.full((3, 3), 5000, np.float32)))
@@ -108,7 +108,7 @@ def test_the_file_of_many_tensors_stays_small(tmp_path):
     assert (tmp_path / "r.json").stat().st_size < 3_000_000
 
 
-def test_max_keeps_the_largest_and_percentile_what_most_stay_under(ranges):
+def test_max_and_percentile_read_the_expected_ranges(ranges):
     assert by(ranges, "max").tensor_range("counting").amax == 1000
     assert ranges.tensor_range("counting").amax == pytest.approx(990, abs=1024 / BINS)
     half = by(ranges, "percentile", 50.5)
@@ -135,13 +135,13 @@ def test_one_outlier_moves_the_maximum_and_not_the_percentile():
         ([0], 0, 0),
     ],
 )
-def test_an_interval_is_no_wider_than_what_was_seen(values, low, high):
+def test_a_range_is_no_wider_than_the_values_seen(values, low, high):
     interval = by(ranges_of(x=values), "max").tensor_range("x")
     assert (interval.low, interval.high) == (np.float32(low), np.float32(high))
     assert interval.amax == max(abs(np.float32(low)), abs(np.float32(high)))
 
 
-def test_an_interval_is_clipped_on_the_side_that_needs_it():
+def test_a_range_is_clipped_only_on_the_side_that_needs_it():
     values = np.append(np.linspace(-0.25, 1, 4000), 50)
     interval = ranges_of(x=values).tensor_range("x")
     assert interval.low == -0.25
@@ -150,12 +150,12 @@ def test_an_interval_is_clipped_on_the_side_that_needs_it():
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 @given(values=arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
-def test_intervals_are_in_order_and_within_what_was_seen(method, values):
+def test_ranges_are_ordered_and_within_the_values_seen(method, values):
     interval = by(ranges_of(x=values), method).tensor_range("x")
     assert values.min() <= interval.low <= interval.high <= values.max()
 
 
-def test_clipped_names_the_tensors_of_which_under_half_is_left():
+def test_clipped_fractions_cover_tensors_reduced_to_under_half():
     outlier = np.append(np.linspace(-1, 1, 4000), 50)
     measured = ranges_of(much=outlier, little=np.arange(1, 1001), nothing=np.zeros(3))
     assert measured.clipped_fractions() == {"much": pytest.approx(0.99 / 50, abs=64 / BINS / 50)}
@@ -177,7 +177,7 @@ def test_the_order_of_the_values_makes_no_difference():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_histogram_takes_finite_numbers_alone(value):
+def test_a_histogram_accepts_only_finite_numbers(value):
     histogram = Histogram()
     with pytest.raises(ValueError, match="finite"):
         histogram.add(np.array([1, value], np.float32))
@@ -227,7 +227,7 @@ def measured_on(images: list[np.ndarray], source: str) -> Ranges:
 
 @given(IMAGES)
 @example([np.zeros(6, np.float32), np.zeros(6, np.float32), np.full(6, -0.0, np.float32)])
-def test_merging_is_the_same_in_any_order_as_having_seen_all_images(images):
+def test_merging_in_any_order_equals_one_calibration_on_all_images(images):
     a, b, c = measured_on(images[:1], "a"), measured_on(images[1:2], "b"), measured_on(images[2:], "c")
     together = replace(measured_on(images, "a"), sources=("a", "b", "c"))
     for merged in (
@@ -239,14 +239,14 @@ def test_merging_is_the_same_in_any_order_as_having_seen_all_images(images):
         assert merged.to_json() == together.to_json()
 
 
-def test_merging_changes_none_of_those_merged(ranges):
+def test_merging_does_not_modify_its_inputs(ranges):
     before = ranges.to_json()
     merged = merge_ranges(ranges, ranges)
     merged.statistics["counting"].add(sample_batch(np.full((1, 1), 1e6, np.float32)))
     assert ranges.to_json() == before
 
 
-def test_one_merged_alone_is_itself(ranges):
+def test_merging_one_file_returns_it(ranges):
     assert merge_ranges(ranges).to_json() == ranges.to_json()
 
 
@@ -261,7 +261,7 @@ def chosen(*totals: float, images: int = 4, noise: float = 0.0) -> Ranges:
     return replace(ranges_of(x=[1]), choice=choice, method=choice.best)
 
 
-def test_a_method_that_was_chosen_is_chosen_anew_by_all_errors():
+def test_a_chosen_method_is_chosen_again_from_all_errors():
     first, second = chosen(1.0, 2.0, noise=0.5), chosen(4.0, 2.5, noise=0.25)
     assert (first.method.name, second.method.name) == ("max", "mse")
     for merged in (merge_ranges(first, second), merge_ranges(second, first)):
@@ -288,7 +288,7 @@ def test_the_larger_calibration_counts_for_more():
     ],
     ids=lambda each: str(each)[:40],
 )
-def test_ranges_that_do_not_go_together_are_not_merged(change, code):
+def test_incompatible_ranges_are_not_merged(change, code):
     first = ranges_of(x=[1, 2])
     with refuses(code) as caught:
         merge_ranges(first, replace(first, **change))
@@ -302,7 +302,7 @@ def test_choices_among_different_methods_are_not_merged():
         merge_ranges(first, replace(first, choice=replace(CHOICE, scores=others)))
 
 
-def test_a_file_cut_short_anywhere_is_refused(ranges, tmp_path):
+def test_a_truncated_file_is_refused(ranges, tmp_path):
     path = tmp_path / "cut.json"
     replace(ranges, choice=CHOICE).save(path)
     whole = path.read_bytes().rstrip()
@@ -321,7 +321,7 @@ def tensor(**fields) -> dict[str, object]:
     return {"statistics": {"x": {**sound, **fields}}}
 
 
-def test_the_file_that_the_following_damage_is_accepted(ranges, tmp_path):
+def test_the_undamaged_file_is_accepted(ranges, tmp_path):
     path = tmp_path / "sound.json"
     ranges.save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **tensor()}))
@@ -360,7 +360,7 @@ def test_the_file_that_the_following_damage_is_accepted(ranges, tmp_path):
     ],
     ids=lambda fields: str(fields)[:70],
 )
-def test_a_file_that_makes_no_sense_is_refused(ranges, tmp_path, fields):
+def test_a_file_with_invalid_content_is_refused(ranges, tmp_path, fields):
     path = tmp_path / "odd.json"
     ranges.save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -372,7 +372,7 @@ def test_a_file_that_makes_no_sense_is_refused(ranges, tmp_path, fields):
 @pytest.mark.parametrize(
     "method", [{"name": "percentile", "percent": None}, {"name": "max", "percent": 99.0}], ids=str
 )
-def test_a_method_that_lacks_its_percentile_or_has_one_too_many_is_refused(ranges, tmp_path, method):
+def test_a_method_with_a_missing_or_superfluous_percentile_is_refused(ranges, tmp_path, method):
     path = tmp_path / "odd.json"
     ranges.save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "method": method}))
@@ -387,7 +387,7 @@ def test_garbage_is_refused(tmp_path, content):
         Ranges.load(tmp_path / "garbage.json")
 
 
-def test_a_missing_file_is_refused_with_the_command_that_makes_one(tmp_path):
+def test_a_missing_file_is_refused_with_the_command_that_creates_it(tmp_path):
     with refuses("ranges-not-found") as caught:
         Ranges.load(tmp_path / "none.json")
     assert "deploykit calibrate" in caught.value.fix

@@ -61,7 +61,7 @@ def test_error_and_sqnr_are_those_of_the_logits(path, folder):
     assert sound.sqnr_db > 40
 
 
-def test_the_whole_is_everything_in_int8_at_once(path, folder):
+def test_the_total_has_everything_in_int8_at_once(path, folder):
     whole = measured(path, folder).whole
     assert whole.block == "all"
     assert whole.macs_share == 1
@@ -75,14 +75,14 @@ def test_shares_of_the_work_are_counted_by_hand(path, folder):
     assert shares == pytest.approx({block: MACS[block] / sum(MACS.values()) for block in BLOCKS})
 
 
-def test_without_labels_top1_is_left_out(path, tmp_path):
+def test_top1_is_omitted_without_labels(path, tmp_path):
     result = measured(path, write_images(tmp_path / "flat", labelled=False))
     assert result.top1 is None
     assert {cost.top1_change for cost in (*result.blocks, result.whole)} == {None}
     assert [cost.block for cost in result.blocks] == ["blocks.1", "logits", "blocks.0"]
 
 
-def test_where_nothing_is_lost_there_is_no_ratio(path, tmp_path):
+def test_identical_outputs_have_no_sqnr(path, tmp_path):
     np.savez(tmp_path / "black.npz", images=np.zeros((3, 8, 8, 3), np.uint8), labels=np.zeros(3, int))
     result = measured(path, tmp_path / "black.npz", {})
     assert {(cost.sqnr_db, cost.error) for cost in (*result.blocks, result.whole)} == {(None, 0)}
@@ -118,7 +118,7 @@ def test_given_ranges_are_used(path, folder, tmp_path):
     assert any("r.json, from 1 images of by hand (max)" in note for note in notes)
 
 
-def test_the_models_own_ranges_are_found_and_otherwise_measured_on_the_images(path, folder, monkeypatch):
+def test_ranges_are_found_or_measured_on_the_images(path, folder, monkeypatch):
     monkeypatch.chdir(path.parent)
     own = measure_sensitivity(path, folder, policy="all-conv")
     assert own.whole.error < 1e-3  # measured on these very images, they clip nothing
@@ -132,20 +132,20 @@ def test_ranges_of_another_model_are_refused(path, folder, tmp_path):
         measure_sensitivity(path, folder, ranges=tmp_path / "other.json")
 
 
-def test_a_model_in_int8_already_is_refused(path, folder, tmp_path):
+def test_an_int8_model_is_refused(path, folder, tmp_path):
     quantized, _ = quantize_model(onnx=path, int8=Int8Options(data=folder), output=tmp_path / "q.onnx")
     with refuses("model-not-fp32") as caught:
         measure_sensitivity(quantized, folder)
     assert "FP32" in caught.value.fix
 
 
-def test_images_are_limited_and_fewer_than_asked_for_are_taken_as_they_are(path, folder, tmp_path):
+def test_the_number_of_images_is_limited(path, folder, tmp_path):
     colour_ranges(path).save(tmp_path / "r.json")
     assert measure_sensitivity(path, folder, images=3, ranges=tmp_path / "r.json").images == 3
     assert measure_sensitivity(path, folder, images=50, ranges=tmp_path / "r.json").images == 5
 
 
-def test_broken_images_can_be_left_out(path, folder, tmp_path):
+def test_unreadable_images_can_be_skipped(path, folder, tmp_path):
     colour_ranges(path, REACH).save(tmp_path / "r.json")
     (folder / "b" / "3.png").write_bytes(b"no image")
     with refuses("image-unreadable"):
@@ -172,7 +172,7 @@ def test_each_policy_shows_its_own_layers(path, folder, tmp_path, policy):
     assert shown == set(BLOCKS) - ({"blocks.0"} if policy == "bandwidth" else set())
 
 
-def test_images_are_prepared_as_those_were_that_the_ranges_are_of(path, folder, tmp_path):
+def test_images_are_prepared_like_those_of_the_ranges(path, folder, tmp_path):
     blind = Overrides(std=(1e6, 1e6, 1e6))
     ranges = colour_ranges(path)
     replace(ranges, preprocessing=ranges.preprocessing.override(blind)).save(tmp_path / "r.json")
@@ -182,7 +182,7 @@ def test_images_are_prepared_as_those_were_that_the_ranges_are_of(path, folder, 
     assert measure_sensitivity(path, folder, ranges=tmp_path / "r.json", overrides=blind) == result
 
 
-def test_preprocessing_other_than_the_ranges_is_refused(path, folder, tmp_path):
+def test_preprocessing_that_differs_from_the_ranges_is_refused(path, folder, tmp_path):
     colour_ranges(path).save(tmp_path / "r.json")
     with refuses("ranges-preprocessing-mismatch"):
         measure_sensitivity(path, folder, ranges=tmp_path / "r.json", overrides=Overrides(std=(9, 9, 9)))
@@ -192,7 +192,7 @@ def test_it_is_public():
     assert deploykit.measure_sensitivity is measure_sensitivity
 
 
-def test_of_the_trained_model_every_block_is_shown_and_none_loses_everything(shared, trained, tmp_path):
+def test_every_block_of_the_trained_model_is_measured(shared, trained, tmp_path):
     data = shared / "cifar10_val.npz"
     images = open_images(data, trained.info.preprocessing, limit=16)
     calibrate(trained.path, images, CalibrationSettings(method=named_method("max"))).save(tmp_path / "r.json")

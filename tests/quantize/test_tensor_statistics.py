@@ -54,7 +54,7 @@ def test_merging_is_associative_and_leaves_the_other_alone(first, second, third)
 
 
 @given(IMAGES, st.randoms())
-def test_neither_the_order_of_the_images_nor_how_they_are_batched_makes_a_difference(images, random):
+def test_order_and_batching_of_the_images_make_no_difference(images, random):
     order = list(range(len(images)))
     random.shuffle(order)
     assert_same(statistics_of(*(images[index : index + 1] for index in order)), statistics_of(images))
@@ -83,7 +83,7 @@ def _histogram(values: np.ndarray) -> Histogram:
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 1, 1.001, 1.5, 1.999, 2, 2.5, 3, 4, 4.999, 49, 50])
-def test_of_a_large_image_a_sample_is_counted_and_of_a_small_one_everything(share):
+def test_large_images_are_sampled_and_small_ones_counted_completely(share):
     size = max(1, int(share * SAMPLED_VALUES))
     statistics = statistics_of(np.ones((3, size), np.float32))
     counted = statistics.values.counts.sum() / 3
@@ -123,7 +123,7 @@ def test_every_column_of_a_feature_map_is_sampled_as_often_as_the_others(channel
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("size", [3, 50_000])
-def test_a_value_that_is_not_finite_is_refused_wherever_it_stands_and_counts_nothing(wrong, size):
+def test_a_non_finite_value_is_refused_anywhere_and_counts_nothing(wrong, size):
     statistics = statistics_of(np.ones((2, size), np.float32))
     for place in (0, 1, size - 1):
         batch = np.ones((2, size), np.float32)
@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_images_seen():
     assert statistics.values.counts.base is None
 
 
-def test_of_no_images_nothing_is_known():
+def test_statistics_without_images_are_empty():
     nothing = TensorStatistics()
     assert (nothing.low, nothing.high) == (math.inf, -math.inf)
     assert_same(
