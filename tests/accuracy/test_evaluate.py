@@ -60,28 +60,28 @@ def refused(code, *arguments, **options) -> DeployError:
 
 
 def test_accuracy_agreement_and_sqnr_match_hand_calculations(int8, fp32, images):
-    found = evaluate_model(int8, images)
-    assert found.reference == fp32
-    assert found.count == 5
-    assert found.scores.top1 == wilson_interval(4, 5)
-    assert found.scores.reference_top1 == wilson_interval(5, 5)
-    assert found.scores.top1_drop == tango_interval(1, 0, 5)
-    assert found.scores.agreement == wilson_interval(4, 5)
-    assert found.scores.sqnr_db == pytest.approx(SQNR_DB, abs=1e-4)
+    result = evaluate_model(int8, images)
+    assert result.reference == fp32
+    assert result.count == 5
+    assert result.scores.top1 == wilson_interval(4, 5)
+    assert result.scores.reference_top1 == wilson_interval(5, 5)
+    assert result.scores.top1_drop == tango_interval(1, 0, 5)
+    assert result.scores.agreement == wilson_interval(4, 5)
+    assert result.scores.sqnr_db == pytest.approx(SQNR_DB, abs=1e-4)
 
 
 def test_without_labels_only_agreement_and_sqnr_are_reported(int8, folder):
-    found = evaluate_model(int8, write_images(folder / "flat", labelled=False)).scores
-    assert (found.top1, found.top5, found.reference_top1, found.top1_drop) == (None, None, None, None)
-    assert found.agreement == wilson_interval(4, 5)
-    assert found.sqnr_db == pytest.approx(SQNR_DB, abs=1e-4)
+    result = evaluate_model(int8, write_images(folder / "flat", labelled=False)).scores
+    assert (result.top1, result.top5, result.reference_top1, result.top1_drop) == (None, None, None, None)
+    assert result.agreement == wilson_interval(4, 5)
+    assert result.sqnr_db == pytest.approx(SQNR_DB, abs=1e-4)
 
 
 def test_an_fp32_model_is_compared_only_with_labels_without_a_note(fp32, images):
     notes: list[str] = []
-    found = evaluate_model(fp32, images, note=notes.append)
-    assert found.scores.top1 == wilson_interval(5, 5)
-    assert (found.reference, found.scores.agreement, found.scores.sqnr_db) == (None, None, None)
+    result = evaluate_model(fp32, images, note=notes.append)
+    assert result.scores.top1 == wilson_interval(5, 5)
+    assert (result.reference, result.scores.agreement, result.scores.sqnr_db) == (None, None, None)
     assert notes == []
 
 
@@ -93,9 +93,9 @@ def test_top5_is_omitted_for_five_classes_or_fewer(int8, images, folder):
     pixels = np.broadcast_to(np.array(COLOURS, np.uint8)[:, None, None], (5, SIDE_PX, SIDE_PX, 3))
     np.savez(archive, images=pixels, labels=[0, 3, 5, 4, 2], classes=list("abcdef"))
     # By hand, places of the labels: 1st, 5th of (g g' r b r' b') as r' comes after r and b, 2nd, 2nd, 5th.
-    found = evaluate_model(six, archive).scores
-    assert found.top1 == wilson_interval(1, 5)
-    assert found.top5 == wilson_interval(5, 5)
+    result = evaluate_model(six, archive).scores
+    assert result.top1 == wilson_interval(1, 5)
+    assert result.top5 == wilson_interval(5, 5)
 
 
 @pytest.mark.parametrize("place", ["model.onnx", "fp32.onnx", "engines/colours/model.onnx"])
@@ -103,18 +103,18 @@ def test_the_fp32_model_is_found_by_its_digest(folder, images, place):
     reference = write_fp32(folder / place)
     write_fp32(folder / "another.onnx", end="Neg")
     int8 = write_int8(folder / "int8.onnx", of=reference)
-    found = evaluate_model(int8, images).reference
-    assert found is not None
-    assert found.samefile(reference)
+    result = evaluate_model(int8, images).reference
+    assert result is not None
+    assert result.samefile(reference)
 
 
 @pytest.mark.parametrize(("stamped", "about"), [(True, "SHA-256"), (False, "does not record")])
 def test_without_its_fp32_model_only_top1_is_reported_with_a_note(folder, images, stamped, about):
     notes: list[str] = []
     orphan = write_int8(folder / "int8.onnx", of=None, stamped=stamped)
-    found = evaluate_model(orphan, images, note=notes.append, overrides=PLAIN)
-    assert found.scores.top1 == wilson_interval(4, 5)
-    assert (found.scores.agreement, found.scores.sqnr_db, found.reference) == (None, None, None)
+    result = evaluate_model(orphan, images, note=notes.append, overrides=PLAIN)
+    assert result.scores.top1 == wilson_interval(4, 5)
+    assert (result.scores.agreement, result.scores.sqnr_db, result.reference) == (None, None, None)
     assert about in notes[0]
     assert "--reference" in notes[0]
 
@@ -125,9 +125,9 @@ PLAIN = Overrides(mean=PREPROCESSING.mean, std=PREPROCESSING.std)
 def test_a_model_from_another_tool_is_compared_with_the_named_reference(folder, images):
     foreign = write_int8(folder / "int8.onnx", of=None, stamped=False)
     reference = write_fp32(folder / "elsewhere" / "fp32.onnx", info=None)
-    found = evaluate_model(foreign, images, reference=str(reference), overrides=PLAIN)
-    assert found.model.precision == "int8"
-    assert found.scores.agreement == wilson_interval(4, 5)
+    result = evaluate_model(foreign, images, reference=str(reference), overrides=PLAIN)
+    assert result.model.precision == "int8"
+    assert result.scores.agreement == wilson_interval(4, 5)
 
 
 def test_a_reference_that_the_model_was_not_made_from_gets_a_note(int8, images, folder):
@@ -139,20 +139,20 @@ def test_a_reference_that_the_model_was_not_made_from_gets_a_note(int8, images, 
 
 def test_both_models_get_the_overridden_preprocessing(int8, images):
     # x / 2: the logits halve, and 0.5 rounds to the even 0: (0 0 0) for all five images but none of FP32's.
-    found = evaluate_model(int8, images, overrides=Overrides(std=(2, 2, 2)))
-    assert found.scores.reference_top1 == wilson_interval(5, 5)
-    assert found.scores.top1 == wilson_interval(1, 5)
-    assert found.scores.sqnr_db == 0
-    assert found.summary()["preprocessing"]["std"] == (2, 2, 2)
+    result = evaluate_model(int8, images, overrides=Overrides(std=(2, 2, 2)))
+    assert result.scores.reference_top1 == wilson_interval(5, 5)
+    assert result.scores.top1 == wilson_interval(1, 5)
+    assert result.scores.sqnr_db == 0
+    assert result.summary()["preprocessing"]["std"] == (2, 2, 2)
 
 
 def test_unreadable_images_are_an_error_or_skipped_with_their_labels(int8, images):
     (images / "a" / "0.png").write_text("no image")
     assert "0.png" in refused("image-unreadable", int8, images).problem
-    told: list[DeployError] = []
-    found = evaluate_model(int8, images, on_skipped=told.append)
-    assert found.scores.top1 == wilson_interval(3, 4)
-    assert (found.count, found.summary()["skipped"], len(told)) == (4, 1, 1)
+    skipped: list[DeployError] = []
+    result = evaluate_model(int8, images, on_skipped=skipped.append)
+    assert result.scores.top1 == wilson_interval(3, 4)
+    assert (result.count, result.summary()["skipped"], len(skipped)) == (4, 1, 1)
 
 
 def test_an_evaluation_needs_at_least_one_readable_image(int8, folder):
@@ -171,16 +171,16 @@ def test_the_limit_and_the_manifest_set_the_number_of_images(int8, images, folde
 
 
 def test_generated_images_have_no_labels(int8):
-    found = evaluate_model(int8, "generated", images=9)
-    assert found.count == 9
-    assert found.scores.top1 is None
-    assert found.scores.agreement is not None
+    result = evaluate_model(int8, "generated", images=9)
+    assert result.count == 9
+    assert result.scores.top1 is None
+    assert result.scores.agreement is not None
 
 
 def test_json_has_identical_instead_of_an_infinite_sqnr(fp32, images):
-    found = evaluate_model(fp32, images, reference=fp32)
-    assert found.scores.sqnr_db == math.inf
-    text = json.dumps(found.summary(), allow_nan=False)
+    result = evaluate_model(fp32, images, reference=fp32)
+    assert result.scores.sqnr_db == math.inf
+    text = json.dumps(result.summary(), allow_nan=False)
     assert json.loads(text)["sqnr_db"] is None
     assert json.loads(text)["identical"] is True
 
@@ -197,10 +197,10 @@ def test_an_engine_gets_batch_sizes_that_it_accepts(fp32, images, folder, batch)
     built = deploykit.build_engine(onnx=fp32, gpu="cpu", batches=[batch], output=folder / "fp32.cpu.onnx")
     with Engine.load(built.path) as engine, refuses("batch-out-of-range"):
         engine(np.zeros((1, 3, SIDE_PX, SIDE_PX), np.float32))
-    found = evaluate_model(built.path, images)
-    assert found.scores.top1 == wilson_interval(5, 5)
-    assert found.scores.agreement == wilson_interval(5, 5)
-    assert found.count == 5
+    result = evaluate_model(built.path, images)
+    assert result.scores.top1 == wilson_interval(5, 5)
+    assert result.scores.agreement == wilson_interval(5, 5)
+    assert result.count == 5
 
 
 @pytest.fixture
@@ -247,10 +247,10 @@ def test_an_int8_onnx_model_uses_tensorrt_arithmetic_by_default(
         cpu_session(path, fuse_int8=fused).run(None, {"input": inputs})[0]
         for path in (quantized_elsewhere, trained.path)
     )
-    found = evaluate_model(quantized_elsewhere, photographs, reference=trained.path, arithmetic=asked)
-    assert found.model.precision == "int8"
-    assert found.model.arithmetic == ("runtime" if fused else "tensorrt")
-    assert found.scores.sqnr_db == pytest.approx(sqnr_db(logits, reference), abs=1e-3)
+    result = evaluate_model(quantized_elsewhere, photographs, reference=trained.path, arithmetic=asked)
+    assert result.model.precision == "int8"
+    assert result.model.arithmetic == ("runtime" if fused else "tensorrt")
+    assert result.scores.sqnr_db == pytest.approx(sqnr_db(logits, reference), abs=1e-3)
 
 
 def test_an_int8_engine_is_evaluated_only_with_its_own_arithmetic(trained, photographs, folder):
@@ -268,9 +268,9 @@ def test_an_int8_engine_is_evaluated_only_with_its_own_arithmetic(trained, photo
     (reference,) = cpu_session(trained.path).run(None, {"input": inputs})
     with Engine.load(built.path) as engine:
         logits = engine(inputs)
-    found = evaluate_model(built.path, photographs, reference=trained.path)
-    assert found.model.arithmetic == "runtime"
-    assert found.scores.sqnr_db == pytest.approx(sqnr_db(logits, reference), abs=1e-3)
+    result = evaluate_model(built.path, photographs, reference=trained.path)
+    assert result.model.arithmetic == "runtime"
+    assert result.scores.sqnr_db == pytest.approx(sqnr_db(logits, reference), abs=1e-3)
     refused("engine-not-portable", built.path, photographs, reference=trained.path, arithmetic="tensorrt")
 
 
@@ -278,9 +278,9 @@ def test_top1_of_the_trained_model_matches_timms_logits(trained, shared, validat
     expected = np.load(shared / "expected_logits.npz")
     (logits,) = (expected[name] for name in expected.files if expected[name].shape == (64, 10))
     np.savez(folder / "val.npz", images=validation.pixels[:64], labels=validation.labels[:64])
-    found = evaluate_model(trained.path, folder / "val.npz")
+    result = evaluate_model(trained.path, folder / "val.npz")
     right = int((logits.argmax(axis=1) == validation.labels[:64]).sum())
-    assert found.scores.top1 == wilson_interval(right, 64)
+    assert result.scores.top1 == wilson_interval(right, 64)
     assert right == 44
 
 

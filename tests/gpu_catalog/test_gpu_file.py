@@ -140,8 +140,8 @@ def test_facts_at_the_limits_give_finite_predictions(tmp_path, end):
     numbers = {**dict.fromkeys(FACTS, end), "sm_count": max(1, int(end)), "compute_capability": '"8.9"'}
     for facts in (numbers, *({fact: value} for fact, value in numbers.items())):
         (mine,), _ = read_gpu_file(written(tmp_path / "my.toml", **facts))
-        found = predict_latency(efficientnet(BASE), mine, precision="fp16", batch=8)
-        assert 0 < found.low_ms < found.latency_ms < found.high_ms < math.inf
+        result = predict_latency(efficientnet(BASE), mine, precision="fp16", batch=8)
+        assert 0 < result.low_ms < result.latency_ms < result.high_ms < math.inf
 
 
 @pytest.mark.parametrize(

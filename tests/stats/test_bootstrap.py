@@ -18,8 +18,8 @@ def test_correlated_samples_widen_the_interval():
     """If they were treated as independent, the intervals would contain the mean in only 67 % of trials."""
     wandered = [wandering(generator(seed)) for seed in range(100)]
     for estimate in (estimate_mean, lambda samples: estimate_percentile(samples, 50)):
-        found = map(estimate, wandered)
-        assert np.mean([each.low <= 20 <= each.high for each in found]) >= 0.88
+        result = map(estimate, wandered)
+        assert np.mean([each.low <= 20 <= each.high for each in result]) >= 0.88
     assert block_length(wandering(generator())) > 5
     assert block_length(generator().normal(0, 1, 1000)) == 1
 

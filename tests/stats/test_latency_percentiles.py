@@ -48,10 +48,10 @@ def test_a_percentile_requires_ten_samples_beyond_it(percent, count):
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=300), st.sampled_from([1, 50, 90, 99]))
 def test_an_interval_contains_its_estimate_and_stays_within_the_samples(values, percent):
     samples = np.array(values)
-    for found in (estimate_percentile(samples, percent), estimate_mean(samples)):
-        assert found.contains(found.value * (1 + 1e-12)) or found.contains(found.value * (1 - 1e-12))
-        assert found.low is None or samples.min() * (1 - 1e-12) <= found.low
-        assert found.high is None or found.high <= samples.max() * (1 + 1e-12)
+    for result in (estimate_percentile(samples, percent), estimate_mean(samples)):
+        assert result.contains(result.value * (1 + 1e-12)) or result.contains(result.value * (1 - 1e-12))
+        assert result.low is None or samples.min() * (1 - 1e-12) <= result.low
+        assert result.high is None or result.high <= samples.max() * (1 + 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_an_interval_contains_its_estimate_and_stays_within_the_samples(values, 
     ],
 )
 def test_an_interval_is_open_with_too_few_samples(percent, count, is_open):
-    found = estimate_percentile(generator().exponential(1, count), percent)
-    assert (found.low is None, found.high is None) == is_open
+    result = estimate_percentile(generator().exponential(1, count), percent)
+    assert (result.low is None, result.high is None) == is_open
 
 
 def test_an_interval_is_open_with_too_few_independent_samples():
     """A hundred correlated samples bound p90 like about ten independent ones."""
-    found = estimate_percentile(np.repeat(generator().exponential(1, 10), 10), 90)
-    assert (found.low is not None, found.high) == (True, None)
+    result = estimate_percentile(np.repeat(generator().exponential(1, 10), 10), 90)
+    assert (result.low is not None, result.high) == (True, None)

@@ -44,10 +44,10 @@ def test_stable_runs_have_no_drift_and_one_mode(draw):
 def test_two_modes_are_detected_with_their_medians(share):
     random = generator()
     is_slow = random.random(2000) < share
-    found = detect_modes(np.where(is_slow, random.normal(13, 0.3, 2000), random.normal(10, 0.3, 2000)))
-    assert found.low == pytest.approx(10, rel=0.02)
-    assert found.high == pytest.approx(13, rel=0.02)
-    assert found.share == pytest.approx(share, abs=0.03)
+    result = detect_modes(np.where(is_slow, random.normal(13, 0.3, 2000), random.normal(10, 0.3, 2000)))
+    assert result.low == pytest.approx(10, rel=0.02)
+    assert result.high == pytest.approx(13, rel=0.02)
+    assert result.share == pytest.approx(share, abs=0.03)
 
 
 def test_too_few_samples_have_neither_drift_nor_modes():
