@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _PREFIX = "deploykit."
-_Multiple = Annotated[float, Meta(gt=0)]
-_Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
+PositiveMultiple = Annotated[float, Meta(gt=0)]
+"""A depth or width, as a multiple of the baseline's."""
+
+Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
+"""A compound coefficient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +48,15 @@ class ModelInfo:
     """
 
     family: Annotated[str, Meta(pattern=FAMILY_NAME)]
-    phi: _Phi | None
+    phi: Phi | None
     rule: Rule | None
     precision: Precision
     preprocessing: Preprocessing
     weights: Literal["random", "trained", "unknown"]
     input_type: Literal["float32", "uint8"] = "float32"
     nms: Nms | None = None
-    depth: _Multiple | None = None
-    width: _Multiple | None = None
+    depth: PositiveMultiple | None = None
+    width: PositiveMultiple | None = None
     labels: tuple[str, ...] = ()
     weights_sha256: str | None = None
     onnx_sha256: str | None = None

@@ -1,7 +1,8 @@
 """Recognizing which network a checkpoint belongs to, by the names and shapes of its tensors."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from deploykit.networks.checkpoints.checkpoint_match import CheckpointMatch, match_checkpoint
@@ -57,7 +58,8 @@ def recognize(
     best = max(
         (
             match_checkpoint(loaded, member, source)
-            for member in _members_with_distinct_weights(families)
+            for family in families
+            for member in _members_with_distinct_weights(family)
             if _has_similar_size(loaded, member)
             and (source is None or SOURCES[source].layer_names(member.network()))
         ),
@@ -128,13 +130,16 @@ def describe_checkpoint(weights: Weights) -> str:
     return f"an unknown network (its first tensors: {names})" if names else "an empty file"
 
 
-def _members_with_distinct_weights(families: Iterable[Family]) -> Iterator[Member]:
-    for family in families:
-        seen = set()
-        for name, scale in family.members.items():
-            if (scale.depth, scale.width) not in seen:  # weights do not depend on the side
-                seen.add((scale.depth, scale.width))
-                yield choose_member(family, named=name)
+@cache
+def _members_with_distinct_weights(family: Family) -> tuple[Member, ...]:
+    """Return the published members, one for each depth and width: weights do not depend on the side.
+
+    The result is cached: members keep their networks, and error messages recognize a checkpoint again.
+    """
+    names: dict[tuple[float, float], str] = {}
+    for name, scale in family.members.items():
+        names.setdefault((scale.depth, scale.width), name)
+    return tuple(choose_member(family, named=name) for name in names.values())
 
 
 def _has_similar_size(weights: Weights, member: Member) -> bool:
