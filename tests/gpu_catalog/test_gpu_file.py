@@ -57,7 +57,7 @@ def test_an_engine_is_built_for_a_described_gpu(tmp_path, tiny, run):
 
 @pytest.mark.parametrize(
     ("capability", "expected"),
-    [(None, "unknown compute capability"), ('"9.0"', "can't compile for Mine (SM90)")],
+    [(None, "[gpu-facts-missing]"), ('"9.0"', "Mine (SM90)")],
 )
 def test_export_for_a_gpu_without_a_compiler_is_refused_at_once(tmp_path, run, capability, expected):
     written(tmp_path / "my.toml", compute_capability=capability)
