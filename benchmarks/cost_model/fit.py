@@ -136,8 +136,11 @@ def _list_kernels(row: PublishedLatency) -> Vector:
 def log_ratios(rows: Iterable[PublishedLatency], parameters: Parameters) -> Vector:
     """Return log(published / predicted), which is positive if the prediction is too fast."""
     rows = tuple(rows)
-    published_ms = np.array([row.latency_ms for row in rows])
-    return np.log(published_ms / collect_work(rows).latencies_ms(parameters))
+    return np.log(_published_ms(rows) / collect_work(rows).latencies_ms(parameters))
+
+
+def _published_ms(rows: Sequence[PublishedLatency]) -> Vector:
+    return np.array([row.latency_ms for row in rows])
 
 
 def fit_parameters(rows: Sequence[PublishedLatency], *, steps: int = 40) -> Parameters:
@@ -147,9 +150,10 @@ def fit_parameters(rows: Sequence[PublishedLatency], *, steps: int = 40) -> Para
     """
     centre, spread = np.log(_vector(PRIOR_CENTRE)), _vector(PRIOR_LOG_SPREAD)
     is_bound = np.array([row.runtime == "pytorch" for row in rows])
+    work, published_ms = collect_work(tuple(rows)), _published_ms(rows)
 
     def residuals(x: Vector) -> Vector:
-        ratios = log_ratios(rows, _parameters(x))
+        ratios = np.log(published_ms / work.latencies_ms(_parameters(x)))
         errors = np.where(is_bound, np.minimum(ratios, 0.0), ratios)
         return np.concatenate([errors / ERROR_SCALE, (x - centre) / spread])
 

@@ -188,7 +188,7 @@ def _distance(fits: FitErrors) -> str:
             doublings = float(np.mean([abs(math.log2(row.macs / 1e9 / limit_g)) for row, _ in pairs]))
             sides = ("up to", "above") if above else ("from", "below")
             add(f"networks {sides[0]} {limit_g:g} G MACs", f"those {sides[1]}", pairs, doublings)
-    heading = ("fitted to", "asked for", "rms log error over that in sample", "doublings away")
+    heading = ("fitted to", "predicted", "rms log error relative to in sample", "doublings away")
     return _table(heading, lines)
 
 

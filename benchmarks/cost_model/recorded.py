@@ -50,5 +50,5 @@ def _find_member(engine: MeasuredEngine) -> str | None:
     """Return the published member with this depth and width; the side is stored in the row."""
     family = FAMILIES.get(engine.family)
     members = {} if family is None else family.members
-    asked = (engine.depth, engine.width)
-    return next((name for name, each in members.items() if (each.depth, each.width) == asked), None)
+    key = (engine.depth, engine.width)
+    return next((name for name, each in members.items() if (each.depth, each.width) == key), None)

@@ -47,10 +47,10 @@ def test_a_changed_family_file_is_studied_again(tiny):
 def test_a_changed_family_file_is_scored_again(tiny):
     scorer = Scorer("sh -c 'echo 1'", Path("scores"))
     member = choose_member(find_family(tiny))
-    assert [score.value for score in scorer.scores([member])] == [1.0]
-    assert scorer.kept(member) is not None
+    assert [score.value for score in scorer.score_members([member])] == [1.0]
+    assert scorer.find_score(member) is not None
     Path(tiny).write_text(OTHER)
-    assert scorer.kept(choose_member(find_family(tiny))) is None
+    assert scorer.find_score(choose_member(find_family(tiny))) is None
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,11 @@ CHANGES = {
 }
 
 
-def _changed(asked, sentence):
+def _changed(arguments, sentence):
     """Return the arguments with which a sentence promises a result."""
     changes = [make(found[1]) for what, make in CHANGES.items() if (found := re.search(what, sentence))]
     assert len(changes) <= 1, sentence
-    changed = asked | (changes[0] if changes else {})
+    changed = arguments | (changes[0] if changes else {})
     if "redicted to fit, for phi" in sentence and "is predicted" not in sentence:
         return [changed | {"gpu": gpu} for gpu in _gpus(sentence)]
     return [changed] if changes else []
@@ -66,19 +66,19 @@ CASES = random.Random(0).sample(EVERY_CASE, 60)  # of 243, which would take minu
     ("max_latency_ms", "max_memory_bytes", "min_accuracy", "batches", "precision"), CASES, ids=str
 )
 def test_every_suggested_change_fits(max_latency_ms, max_memory_bytes, min_accuracy, batches, precision):
-    asked = {"gpu": "T4", "max_latency_ms": max_latency_ms, "max_memory_bytes": max_memory_bytes}
-    asked |= {"min_accuracy": min_accuracy, "precision": precision, **batches}
-    fit = fit_phi(**asked)
+    arguments = {"gpu": "T4", "max_latency_ms": max_latency_ms, "max_memory_bytes": max_memory_bytes}
+    arguments |= {"min_accuracy": min_accuracy, "precision": precision, **batches}
+    fit = fit_phi(**arguments)
     assert (fit.chosen is None) == (fit.advice != ())
     for sentence in fit.advice:
-        changed = _changed(asked, sentence)
+        changed = _changed(arguments, sentence)
         assert changed or sentence.startswith("No "), sentence
-        for arguments in changed:
-            assert fit_phi(**arguments).chosen is not None, sentence
+        for changed_arguments in changed:
+            assert fit_phi(**changed_arguments).chosen is not None, sentence
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("arguments", "sentence"),
     [
         (
             {"max_latency_ms": 2, "min_images_per_s": 3000, "batch": None},
@@ -103,8 +103,8 @@ def test_every_suggested_change_fits(max_latency_ms, max_memory_bytes, min_accur
         ({"max_latency_ms": 2, "precision": "fp32"}, r"--precision fp16 is predicted to fit, for phi 0\."),
     ],
 )
-def test_a_change_that_fits_is_suggested(asked, sentence):
-    fit = fit_phi("T4", **asked)
+def test_a_change_that_fits_is_suggested(arguments, sentence):
+    fit = fit_phi("T4", **arguments)
     assert any(re.fullmatch(sentence, each) for each in fit.advice), fit.advice
 
 

@@ -121,8 +121,8 @@ def test_accuracies_on_different_images_do_not_compete():
     fewer = accuracy(int8, 0.9, images=20, data_sha256="2" * 64)
     found = accuracy_section.section(arrange_records([*records, fewer]), ())
     assert column(found, "on the Pareto front") == ["yes", "yes"]
-    alike = accuracy_section.section(arrange_records([*records, accuracy(int8, 0.9)]), ())
-    assert sorted(column(alike, "on the Pareto front")) == ["", "yes"]
+    same_images = accuracy_section.section(arrange_records([*records, accuracy(int8, 0.9)]), ())
+    assert sorted(column(same_images, "on the Pareto front")) == ["", "yes"]
     others = accuracy(int8, 0.9, images_sha256="other images of the same labels")
     apart = accuracy_section.section(arrange_records([*records, others]), ())
     assert column(apart, "on the Pareto front") == ["yes", "yes"]

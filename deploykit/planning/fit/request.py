@@ -1,4 +1,4 @@
-"""What a fit is asked for, and how one network is judged against it."""
+"""The request for a fit, and how one network is judged against it."""
 
 from dataclasses import dataclass
 
