@@ -22,7 +22,7 @@ _PREFIX = "deploykit."
 PositiveMultiple = Annotated[float, Meta(gt=0)]
 """A depth or width, as a multiple of the baseline's."""
 
-Phi = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
+CompoundCoefficient = Annotated[float, Meta(ge=FORMULA_PHI_RANGE[0], le=FORMULA_PHI_RANGE[1])]
 """A compound coefficient."""
 
 
@@ -48,7 +48,7 @@ class ModelInfo:
     """
 
     family: Annotated[str, Meta(pattern=FAMILY_NAME)]
-    phi: Phi | None
+    phi: CompoundCoefficient | None
     rule: Rule | None
     precision: Precision
     preprocessing: Preprocessing
@@ -130,7 +130,7 @@ def read_model_info(model: "ModelProto") -> ModelInfo:
     return info
 
 
-def class_count(model: "ModelProto") -> int | None:
+def count_classes(model: "ModelProto") -> int | None:
     """Return the number of classes, or None if the graph does not fix it."""
     dims = model.graph.output[0].type.tensor_type.shape.dim
     return dims[1].dim_value or None if len(dims) == 2 else None

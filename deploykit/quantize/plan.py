@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.data.images.open import MAX_IMAGES, open_images
 from deploykit.data.images.selection import Images
-from deploykit.networks.model_info import ModelInfo, class_count, require_classifier
+from deploykit.networks.model_info import ModelInfo, count_classes, require_classifier
 from deploykit.quantize.accuracy_gate import (
     GateResult,
     OpenSession,
@@ -140,6 +140,6 @@ def _open_gate_images(
     )
     images = open_images(options.eval_data, info.preprocessing, limit=MAX_IMAGES, overrides=options.overrides)
     require_labels(images)
-    if classes := class_count(model):
+    if classes := count_classes(model):
         images.require_classes(classes, path)
     return images

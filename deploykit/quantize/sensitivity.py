@@ -10,7 +10,7 @@ import numpy as np
 from deploykit.data.images.open import open_images
 from deploykit.data.images.selection import Images, OnSkipped
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
-from deploykit.networks.model_info import class_count, read_model_info, require_fp32
+from deploykit.networks.model_info import count_classes, read_model_info, require_fp32
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.blocks import by_block
 from deploykit.quantize.calibrate import CalibrationSettings
@@ -96,7 +96,7 @@ def measure_sensitivity(
     require_fp32(path, info)
     placement = place(graph, policy)
     supply = open_images(data, info.preprocessing, limit=images, overrides=overrides)
-    if classes := class_count(graph):
+    if classes := count_classes(graph):
         supply.require_classes(classes, path)
     settings = CalibrationSettings(skip_bad=skip_bad, note=note, progress=progress)
     known = load_or_measure_ranges(path, ranges, supply, settings, overrides)

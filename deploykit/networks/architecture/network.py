@@ -78,6 +78,7 @@ class Convolution(Layer):
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
+        """Shape of its weight: (out, in per group, kernel, kernel)."""
         return (self.output[0], self.in_channels // self.groups, self.kernel, self.kernel)
 
     @property
@@ -87,7 +88,7 @@ class Convolution(Layer):
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel has a filter of its own."""
+        """Whether each channel has a separate filter."""
         return self.groups > 1 and self.groups == self.in_channels
 
     @property
@@ -112,6 +113,7 @@ class Linear(Layer):
 
     @property
     def weight_shape(self) -> tuple[int, int]:
+        """Shape of its weight: (out, in)."""
         return (self.output[0], self.in_features)
 
     @property
@@ -269,6 +271,7 @@ class Network:
 
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
+        """Its convolutions in execution order."""
         return tuple(layer for layer in self.layers if isinstance(layer, Convolution))
 
     @property
@@ -294,5 +297,5 @@ class Network:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one image; 0 except for convolutions and linear layers."""
+        """Multiply-accumulates of convolutions and linear layers for one image."""
         return sum(layer.macs for layer in self.layers)

@@ -97,17 +97,17 @@ def efficientdet(scale: Scale, *, num_classes: int = COCO_CLASSES) -> Network:
     sizes = _sizes(scale)
     net = NetworkBuilder(scale.side_px)
     ends = add_stages(net, efficientnet.EFFICIENTNET_BASELINE, sizes.backbone, prefix="backbone.")
-    pyramid = _pyramid(net, [ends[stage] for stage in _FINEST_STAGES], sizes.channels)
+    pyramid = _add_pyramid(net, [ends[stage] for stage in _FINEST_STAGES], sizes.channels)
     for cell in range(sizes.cells):
-        pyramid = _bifpn(net, f"fpn.cell.{cell}", pyramid, sizes)
+        pyramid = _add_bifpn_cell(net, f"fpn.cell.{cell}", pyramid, sizes)
     anchors = Anchors(
         side_px=scale.side_px,
         map_sides=tuple(map(net.map_side, pyramid)),
         scale=_ANCHOR_SCALES.get(scale, 4.0),
     )
-    _head(net, "class_net", pyramid, sizes, anchors, values=num_classes)
+    _add_head(net, "class_net", pyramid, sizes, anchors, values=num_classes)
     scores = net.activation("sigmoid")
-    _head(net, "box_net", pyramid, sizes, anchors, values=4)
+    _add_head(net, "box_net", pyramid, sizes, anchors, values=4)
     boxes = net.decode_boxes("box_net.boxes", anchors)
     return net.network(NAME, {"boxes": boxes, "scores": scores}, rank=2)
 
@@ -135,16 +135,16 @@ def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     return float(ys[at - 1] * (ys[at] / ys[at - 1]) ** part)
 
 
-def _pyramid(net: NetworkBuilder, finest: list[str], channels: int) -> tuple[str, ...]:
+def _add_pyramid(net: NetworkBuilder, finest: list[str], channels: int) -> tuple[str, ...]:
     """Return P3 to P7; the two coarsest are the backbone's last map, downsampled."""
     net.block = "fpn.resample.3"
-    coarse = _same_channels(net, net.block, finest[-1], channels)
+    coarse = _match_channels(net, net.block, finest[-1], channels)
     sixth = net.max_pool("fpn.resample.3.downsample", kernel=3, stride=2, x=coarse)
     net.block = "fpn.resample.4"
     return (*finest, sixth, net.max_pool("fpn.resample.4.downsample", kernel=3, stride=2))
 
 
-def _same_channels(net: NetworkBuilder, prefix: str, x: str, channels: int) -> str:
+def _match_channels(net: NetworkBuilder, prefix: str, x: str, channels: int) -> str:
     """Append a 1x1 convolution if the number of channels differs."""
     if net.channels(x) == channels:
         return x
@@ -153,7 +153,7 @@ def _same_channels(net: NetworkBuilder, prefix: str, x: str, channels: int) -> s
     )
 
 
-def _bifpn(net: NetworkBuilder, cell: str, pyramid: Sequence[str], sizes: _Sizes) -> tuple[str, ...]:
+def _add_bifpn_cell(net: NetworkBuilder, cell: str, pyramid: Sequence[str], sizes: _Sizes) -> tuple[str, ...]:
     """Append one BiFPN cell: a pass from the coarsest level to the finest, and one back.
 
     References:
@@ -167,11 +167,15 @@ def _bifpn(net: NetworkBuilder, cell: str, pyramid: Sequence[str], sizes: _Sizes
         reads = (*maps_of_level[level], maps_of_level[neighbour][-1])
         side = net.map_side(pyramid[level])
         maps_of_level[level].append(len(maps))
-        maps.append(_fused(net, f"{cell}.fnode.{at}", {index: maps[index] for index in reads}, side, sizes))
+        maps.append(
+            _add_fusion_node(net, f"{cell}.fnode.{at}", {index: maps[index] for index in reads}, side, sizes)
+        )
     return tuple(maps[indices[-1]] for indices in maps_of_level)
 
 
-def _fused(net: NetworkBuilder, node: str, reads: Mapping[int, str], side: int, sizes: _Sizes) -> str:
+def _add_fusion_node(
+    net: NetworkBuilder, node: str, reads: Mapping[int, str], side: int, sizes: _Sizes
+) -> str:
     """Append a fusion node: resample its inputs to one size, add and convolve them.
 
     Args:
@@ -179,25 +183,25 @@ def _fused(net: NetworkBuilder, node: str, reads: Mapping[int, str], side: int, 
     """
     net.block = node
     resampled = tuple(
-        _resampled(net, f"{node}.combine.resample.{index}", x, side, sizes.channels)
+        _resample(net, f"{node}.combine.resample.{index}", x, side, sizes.channels)
         for index, x in reads.items()
     )
     weights = f"{node}.combine.edge_weights" if sizes.has_weighted_sums else None
     net.weighted_sum(f"{node}.combine", resampled, weights=weights)
     net.activation(_ACTIVATION)
     after = f"{node}.after_combine.conv"
-    return _separable(net, after, after, sizes.channels, norm=f"{after}.bn")
+    return _add_separable(net, after, after, sizes.channels, norm=f"{after}.bn")
 
 
-def _resampled(net: NetworkBuilder, prefix: str, x: str, side: int, channels: int) -> str:
+def _resample(net: NetworkBuilder, prefix: str, x: str, side: int, channels: int) -> str:
     """Append what brings a map to the given channels and side."""
-    x = _same_channels(net, prefix, x, channels)
+    x = _match_channels(net, prefix, x, channels)
     if net.map_side(x) > side:
         return net.max_pool(f"{prefix}.downsample", kernel=3, stride=2, x=x)
     return net.upsample(f"{prefix}.upsample", x, side) if net.map_side(x) < side else x
 
 
-def _head(
+def _add_head(
     net: NetworkBuilder, head: str, pyramid: Sequence[str], sizes: _Sizes, anchors: Anchors, *, values: int
 ) -> str:
     """Append a head that predicts `values` numbers per anchor on every level."""
@@ -207,15 +211,19 @@ def _head(
         latest = x
         for repeat in range(sizes.head_repeats):
             name, norm = f"conv_rep.{repeat}", f"{head}.bn_rep.{repeat}.{level}.bn"
-            _separable(net, f"{layer_prefix}.{name}", f"{head}.{name}", sizes.channels, x=latest, norm=norm)
+            _add_separable(
+                net, f"{layer_prefix}.{name}", f"{head}.{name}", sizes.channels, x=latest, norm=norm
+            )
             latest = net.activation(_ACTIVATION)
-        _separable(net, f"{layer_prefix}.predict", f"{head}.predict", anchors.per_location * values, x=latest)
+        _add_separable(
+            net, f"{layer_prefix}.predict", f"{head}.predict", anchors.per_location * values, x=latest
+        )
         levels.append(net.per_anchor(f"{layer_prefix}.anchors", values))
     net.block = head
     return net.concat(f"{head}.anchors", tuple(levels))
 
 
-def _separable(
+def _add_separable(
     net: NetworkBuilder,
     layer_prefix: str,
     parameter_prefix: str,
