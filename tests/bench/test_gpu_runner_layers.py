@@ -1,4 +1,4 @@
-"""Layers of engines for GPUs, as a stub of TensorRT's profiler tells them; see test_gpu_runner.py."""
+"""Layer times of GPU engines, from a stub of TensorRT's profiler; see test_gpu_runner.py."""
 
 from dataclasses import replace
 
@@ -36,14 +36,14 @@ SCALE = CompiledLayer(name="__myl_Mul_myl0_2", kind="kgen", nodes=("blocks.1.0.s
 
 
 def times(execution: int) -> list[tuple[str, float]]:
-    """Longer before it is warm, and then from short to long, around these; the stem is in two parts."""
+    """Return layer times: long during warm-up, then rising around these; the stem has two parts."""
     longer = 100 if execution < WARM_UP_RUNS else (execution - WARM_UP_RUNS + 1) / ((MEASURED_RUNS + 1) / 2)
     parts = ((STEM.name, 0.1), (EXPAND.name, 0.3), (SCALE.name, 0.05), (STEM.name, 0.1), ("copy", 0.02))
     return [(name, ms * longer) for name, ms in parts]
 
 
 def timed(*layers: CompiledLayer, gpu: str | None = "Tesla T4") -> list[LayerTime]:
-    """Batches of eight on a GPU of that name; None for the stub's own."""
+    """Time batches of eight on a GPU with this name; None for the name of the stub."""
     manifest = replace(MANIFEST, audit=Audit(source="builder log", layers=layers))
     with loaded(manifest) as engine, pytest.MonkeyPatch.context() as patch:
         if gpu is not None:
@@ -123,7 +123,7 @@ def test_layers_have_the_blocks_work_and_bytes_of_the_audit():
 
 @over_the_stub
 def test_bounds_come_from_the_gpus_datasheet():
-    """A T4 has 65e12 operations a second in FP16, twice that in INT8, and 320e9 bytes."""
+    """A T4 has 65e12 operations per second in FP16, twice as many in INT8, and 320e9 bytes per second."""
     stem, expand, *_ = timed(STEM, EXPAND)
     assert stem.bound_ms == expand.bound_ms == pytest.approx(1000 * 8_002_000 / 320e9)
     stem, expand, *_ = timed(replace(STEM, macs=10**9), replace(EXPAND, macs=10**9))

@@ -1,4 +1,4 @@
-"""What bench times of a call, over a stub of the driver; see test_gpu_runner.py."""
+"""The scopes of a benchmark, over a stub driver; see test_gpu_runner.py."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ PACE = {"launch_us": 20, "copy_us": 30, "model_us": 120, "gpu_copy_us": 50, "gpu
 
 @contextmanager
 def benchable(engine: Loaded) -> Iterator[None]:
-    """What is measured is this engine, whatever its file is called."""
+    """Let every load return this engine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deploykit.runtime.Engine.load", lambda path, **options: engine.engine)
         patch.setattr("deploykit.bench.machine._query_nvml", lambda question: None)  # the stub has none

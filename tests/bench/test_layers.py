@@ -1,4 +1,4 @@
-"""Time by layer, of real runs."""
+"""Layer times of real runs."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -64,7 +64,7 @@ def test_a_record_is_not_replaced(measured, tmp_path):
 
 
 def altered(measured: Record, **changes) -> str:
-    """With a seal of its own."""
+    """Return a modified record with a valid seal."""
     return to_sealed_json({**json.loads(to_json(measured)), **changes})
 
 

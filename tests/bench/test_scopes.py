@@ -1,4 +1,4 @@
-"""Where only whole calls can be timed; test_gpu_runner_scopes.py has the others."""
+"""Engines that are only timed end to end; test_gpu_runner_scopes.py tests the other scopes."""
 
 from pathlib import Path
 

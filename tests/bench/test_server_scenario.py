@@ -1,4 +1,4 @@
-"""MLPerf's server scenario, by a clock of its own, held to queueing theory."""
+"""MLPerf's server scenario on a fake clock, compared with queueing theory."""
 
 import itertools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from deploykit.bench.server_scenario import Trial, search_server_rate
 
 
 def serve(service_ms: Callable[[int], float], *, batch: int = 1, max_latency_ms: float, seconds: float = 60):
-    """A server that takes so long for so many images, by a clock of its own."""
+    """Search the rate of a server with this service time, on a fake clock."""
     stage = FakeClock([])
 
     def call(images: int) -> None:
@@ -40,7 +40,7 @@ def best_rate(trials: tuple[Trial, ...]) -> float:
 
 @pytest.mark.parametrize(("load", "waiting"), [(0.5, 4.0), (0.8, 11.0)])
 def test_the_rate_agrees_with_queueing_theory(load, waiting):
-    """Of M/D/1, whose 99th percentile of waiting is at so many service times.
+    """Compare with M/D/1, whose 99th percentile of waiting is this many service times.
 
     P(W <= t) = (1 - load) sum over k <= t of (load (k - t))^k / k! exp(-load (k - t)), Erlang 1909.
     """
@@ -52,7 +52,7 @@ def test_the_rate_agrees_with_queueing_theory(load, waiting):
 
 
 def percentile_of_waiting(load: float, share: float) -> float:
-    """In service times."""
+    """Return a percentile of the waiting time in M/D/1, in service times."""
 
     def within(t: float) -> float:
         terms = (
@@ -68,12 +68,12 @@ def percentile_of_waiting(load: float, share: float) -> float:
 
 
 def exact_exp(value: float) -> Fraction:
-    """The terms cancel each other: sums of floats would have nothing left."""
+    """Return e^value exactly: the terms cancel, so that floats would leave nothing."""
     return Fraction(Decimal(value).exp(Context(prec=60)))
 
 
 def test_a_short_run_does_not_hide_a_growing_queue():
-    """An engine answers 1,000 images/s: twice as many are not late by 1 s before another second has gone."""
+    """At twice the engine's 1,000 images/s, images are late by 1 s only after one more second."""
     _, trials, _ = serve(lambda _: 1.0, max_latency_ms=1000, seconds=0.1)
     assert best_rate(trials) < 1.06 * 1000
 
@@ -88,7 +88,7 @@ def test_running_waiting_images_together_meets_a_higher_rate():
 
 
 def test_latency_counts_from_the_scheduled_arrival():
-    """One call of a hundred stalls; those that arrive meanwhile are late too, and not left out."""
+    """One call in a hundred stalls; images that arrive during it are late too, and are counted."""
     calls = itertools.count()
     found, _, _ = serve(lambda _: 200.0 if next(calls) % 100 == 50 else 1.0, max_latency_ms=400, seconds=10)
     late = np.array(found.latency_ms) > 10
@@ -105,7 +105,7 @@ def test_the_rate_that_meets_the_bound_is_next_to_one_that_does_not():
 
 
 def test_a_single_disturbance_does_not_fail_a_rate():
-    """A stall of ten seconds, which fails the run that it meets."""
+    """A stall of ten seconds fails only the run in which it happens."""
     calls = itertools.count()
     _, quiet, _ = serve(lambda _: 10.0, max_latency_ms=30)
     _, once, _ = serve(lambda _: 10_000.0 if next(calls) == 3000 else 10.0, max_latency_ms=30)
@@ -132,7 +132,7 @@ def test_a_bound_that_the_lowest_rate_misses_is_refused():
 
 
 def searched(search_seconds: float, **changes):
-    """Of an engine that takes 100 ms, where a run of 1,000 images takes 140 s or more."""
+    """Search with an engine that takes 100 ms, so that a run of 1,000 images takes at least 140 s."""
     stage, told = FakeClock(itertools.repeat(100.0)), []
     _, trials = search_server_rate(
         stage.call,

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: what a run's file holds."""
+"""Weights & Biases offline: the contents of a run's file."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ def offline(workplace, monkeypatch):
 
 
 def logged(run_folder: str) -> list:
-    """The records in a run's file: LevelDB's log format after a heading, of wandb's protobuf messages."""
+    """Return the protobuf messages of a run's file, which is in LevelDB's log format after a header."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     wandb.teardown()  # its service has written all then

@@ -152,7 +152,7 @@ def test_tensors_that_numpy_cannot_represent_are_refused(built, wrong):
 
 @dataclass
 class OnSomeGpu:
-    """An array as CUDA's array interface describes it; nobody looks into its memory here."""
+    """An array with a CUDA array interface; these tests never read its memory."""
 
     described: dict[str, Any]
 

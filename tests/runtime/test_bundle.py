@@ -39,7 +39,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def parts(random_b0, tmp_path_factory) -> dict[str, Path]:
-    """The model in INT8, and engines of it."""
+    """An INT8 model and its engines."""
     folder = tmp_path_factory.mktemp("parts")
     int8, _ = quantize_model(onnx=random_b0.path, output=folder / "model.int8.onnx")
     t4, a100, cpu = (
@@ -51,7 +51,7 @@ def parts(random_b0, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def bundled(parts, tmp_path_factory) -> Path:
-    """For T4 and A100."""
+    """A bundle with plans for T4 and A100."""
     output = tmp_path_factory.mktemp("bundle") / "b0.dkb"
     return write_bundle(parts["model"], [parts["T4"], parts["A100"]], output=output).path
 
@@ -188,7 +188,7 @@ def test_evaluating_a_bundle_evaluates_its_engine(bundled, random_b0, tmp_path):
 
 @pytest.mark.parametrize(("alone", "count"), [(True, 33), (False, 33)])
 def test_int8_products_of_a_quantized_model_are_counted(parts, alone, count):
-    """B0's pointwise convolutions and classifier."""
+    """They are the pointwise convolutions and the classifier of B0."""
     assert int8_products(read_model(parts["model"]), matrices_alone=alone) == count
 
 
@@ -213,7 +213,7 @@ SIDES = SideRange(min=48, opt=64, max=80)
 
 @pytest.fixture
 def for_many_sides(parts, tmp_path) -> Path:
-    """In INT8, which ONNX Runtime has for one side alone."""
+    """An INT8 bundle for a range of sides; ONNX Runtime supports INT8 for one side only."""
     return write_bundle(parts["model"], [parts["T4"]], output=tmp_path / "b.dkb", side=SIDES).path
 
 

@@ -1,4 +1,4 @@
-"""Where what a bundle gives is kept, for whom, and what becomes of it where nothing can be kept."""
+"""Where engines from bundles are cached, and what happens if they cannot be."""
 
 import os
 import subprocess
@@ -46,13 +46,13 @@ def model(tmp_path) -> Path:
 
 @pytest.fixture
 def bundled(model, tmp_path) -> Path:
-    """Without a plan."""
+    """A bundle without plans."""
     return write_bundle(model, output=tmp_path / "b.dkb").path
 
 
 @pytest.fixture
 def with_plan(model, tmp_path) -> Path:
-    """With one that runs here."""
+    """A bundle with a plan that runs here."""
     engine = build_engine(onnx=model, gpu="cpu", output=tmp_path / "cpu.engine").path
     return write_bundle(model, [engine], output=tmp_path / "plan.dkb").path
 
@@ -67,7 +67,7 @@ def test_each_gpu_has_a_separate_cached_engine():
 
 
 def test_an_engine_cached_for_another_gpu_is_not_used(bundled, with_plan, cache, monkeypatch):
-    """A home folder that two machines share."""
+    """Two machines may share a home folder."""
 
     def on(gpu: LocalGpu) -> RuntimeEnvironment:
         monkeypatch.setattr("deploykit.engine.targets.local_gpu", lambda: gpu)
@@ -200,7 +200,7 @@ def test_check_neither_mentions_nor_touches_a_writable_cache(request, run, tmp_p
 
 
 def test_a_full_cache_that_has_the_engine_may_be_unwritable(bundled, run, monkeypatch):
-    """As one that is full of what it needs, and read-only."""
+    """For example a read-only cache that contains the engine."""
     Engine.load(bundled).close()
     monkeypatch.setattr("tempfile.TemporaryFile", _refuse)
     checked = run("check", str(bundled))

@@ -1,4 +1,4 @@
-"""What an altered bundle does: it is refused as a whole, by whatever opens it, and nothing else is raised."""
+"""Modified bundles are refused completely, by everything that opens them, with a DeployError."""
 
 import json
 import struct
@@ -38,7 +38,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory) -> Path:
-    """With a plan that runs here."""
+    """A bundle with a plan that runs here."""
     folder = tmp_path_factory.mktemp("bundle")
     model = colour_blocks(folder / "model.onnx")
     engine = build_engine(onnx=model, gpu="cpu", output=folder / "cpu.engine").path
@@ -46,7 +46,7 @@ def bundled(tmp_path_factory) -> Path:
 
 
 def rewritten(bundled: Path, path: Path, change: Change = lambda name, data: data, **options) -> Path:
-    """A copy in which change(name, data) gives each file's data; options as of ZipFile, by file in `of`."""
+    """Return a copy changed by change(name, data); `of` names the file that the options apply to."""
     of = options.pop("of", None)
     with zipfile.ZipFile(bundled) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
@@ -55,7 +55,7 @@ def rewritten(bundled: Path, path: Path, change: Change = lambda name, data: dat
 
 
 def with_contents(bundled: Path, path: Path, change: Callable[[dict], None]) -> Path:
-    """A copy with other contents, sealed as if they had been written so."""
+    """Return a copy with other contents and a valid seal."""
 
     def changed(name: str, data: bytes) -> bytes:
         if name != CONTENTS_NAME:
@@ -69,7 +69,7 @@ def with_contents(bundled: Path, path: Path, change: Callable[[dict], None]) -> 
 
 
 def flipped(bundled: Path, path: Path, name: str) -> Path:
-    """A copy in which one bit of a file is another, and all the archive says of it is as before."""
+    """Return a copy with one flipped bit in a file; the archive's headers are unchanged."""
     data = bytearray(bundled.read_bytes())
     with zipfile.ZipFile(bundled) as archive:
         at = data.index(archive.read(name))
@@ -118,7 +118,7 @@ def test_check_and_load_refuse_a_damaged_bundle_with_the_same_error(
 
 
 def test_an_undamaged_copy_is_accepted(run, bundled, tmp_path):
-    """Rewriting alone, as the damage above is done, is none."""
+    """Rewriting a bundle without a change does not damage it."""
     rewritten(bundled, tmp_path / "x.dkb")
     assert run("check", "x.dkb").status == 0
     Engine.load(tmp_path / "x.dkb").close()
@@ -174,14 +174,14 @@ def test_a_bundle_json_that_would_be_too_large_is_not_written(bundled, tmp_path,
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_compressed_bundle_json_is_refused(bundled, tmp_path, method):
-    """A small one can unpack to more memory than there is."""
+    """A small one could unpack to more than the memory."""
     with refuses("bundle-damaged") as caught:
         Bundle(rewritten(bundled, tmp_path / "x.dkb", of=CONTENTS_NAME, compress_type=method))
     assert "bundle.json is compressed" in caught.value.problem
 
 
 def altered_header(bundled: Path, path: Path, name: str, at: int, value: int, *, kind: str = "<H") -> Path:
-    """A copy with another value at an offset of the central header of a file."""
+    """Return a copy with another value in the central header of a file."""
     data = bytearray(bundled.read_bytes())
     header = data.rindex(name.encode()) - 46
     assert data[header : header + 4] == CENTRAL_HEADER
@@ -208,7 +208,7 @@ def test_an_invalid_zip_header_is_a_deploy_error(bundled, tmp_path, *, name, at,
 
 
 def test_a_file_shorter_than_the_archive_states_is_refused(bundled, tmp_path):
-    """EOFError, which says nothing."""
+    """zipfile raises an EOFError without a message."""
     longer = altered_header(bundled, tmp_path / "x.dkb", PLAN, 20, 2**31 - 1, kind="<I")
     longer = altered_header(longer, tmp_path / "x.dkb", PLAN, 24, 2**31 - 1, kind="<I")
     with refuses("bundle-damaged") as caught:

@@ -19,7 +19,7 @@ from deploykit.runtime.bundle.bundle import Bundle, write_bundle
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> dict[str, Path]:
-    """A model in FP32 and INT8, and engines for the CPU in both."""
+    """FP32 and INT8 models, with an engine for the CPU of each."""
     folder = tmp_path_factory.mktemp("parts")
     fp32 = colour_blocks(folder / "model.onnx")
     colour_ranges(fp32).save(folder / "ranges.json")
@@ -73,7 +73,7 @@ def test_a_side_that_the_model_cannot_take_is_refused(tmp_path):
 @pytest.mark.parametrize("engine", ["fp32 engine", "int8 engine"])
 @pytest.mark.parametrize("has_manifest", [True, False])
 def test_a_cpu_engine_is_refused_as_a_model(parts, tmp_path, engine, has_manifest):
-    """It is ONNX too, but what other compilers would get of it is not what was exported."""
+    """It is an ONNX file too, but lowered for one compiler."""
     shutil.copy(parts[engine], tmp_path / "m.onnx")
     if has_manifest:
         shutil.copy(manifest_path(parts[engine]), tmp_path / "m.onnx.json")

@@ -1,4 +1,4 @@
-"""What doctor says of a machine."""
+"""What doctor reports about a machine."""
 
 import importlib.metadata
 

@@ -1,4 +1,4 @@
-"""What only a machine with an NVIDIA GPU can show: that engines load, run and answer rightly there."""
+"""Engines load, run and give correct outputs on a machine with an NVIDIA GPU."""
 
 import importlib.util
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def fp16(build: Callable[..., BuiltEngine]) -> BuiltEngine:
 
 
 def on_the_gpu(library: str, images: np.ndarray) -> tuple[Any, Callable[[Any], np.ndarray]]:
-    """The images as a library has them on the GPU, and what brings its arrays back."""
+    """Return the images as an array of a library on the GPU, and a function that copies its arrays back."""
     module = pytest.importorskip(library)
     if library == "cupy":
         return module.asarray(images), module.asnumpy
@@ -93,7 +93,7 @@ def on_the_gpu(library: str, images: np.ndarray) -> tuple[Any, Callable[[Any], n
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
-    """Of the least similar pair of rows."""
+    """Return the cosine of the least similar pair of rows."""
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(((first * second).sum(axis=1) / norms).min())
 
@@ -138,7 +138,7 @@ def test_onnx_runtime_returns_arrays_on_the_gpu_for_images_on_the_gpu(by_onnxrun
 @pytest.mark.skipif(SM in SMS_WITHOUT_INT8_CONVOLUTIONS, reason=f"no INT8 convolutions on {HERE}")
 @pytest.mark.parametrize("policy", ["bandwidth", "all-conv"])
 def test_the_other_policies_match_onnx_runtime(build, images, reference, policy):
-    """ONNX Runtime's numbers of the same graphs have cosines of 0.995 and 0.996."""
+    """ONNX Runtime gives cosines of 0.995 and 0.996 for the same graphs."""
     with Engine.load(build("int8", "local", policy=policy).path) as engine:
         assert cosine(engine(images), reference) >= 0.97
 
@@ -241,7 +241,7 @@ def test_launching_a_graph_takes_less_host_time_than_launching_each_kernel(fp16)
 @pytest.mark.parametrize("precision", COSINE)
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 def test_layer_times_add_up_to_the_device_time(build, precision, cuda_graphs):
-    """Events between layers take a while themselves; without graphs the GPU waits for launches too."""
+    """Events between layers take time themselves; without graphs the GPU also waits for launches."""
     built = build(precision, "local")
     layers = time_layers(built.path, batch=32, cuda_graphs=cuda_graphs)
     record = benchmark(built.path, batch=32, scope="device", seconds=1, cuda_graphs=cuda_graphs)
@@ -319,7 +319,7 @@ def test_a_result_submitted_on_a_stream_is_ready_with_the_stream(fp16, images):
 
 @needs_target
 def test_memory_stays_flat_over_ten_thousand_calls(fp16, images):
-    """Free device memory, in MiB, after the first hundred calls and after the last."""
+    """Compare free device memory, MiB, after the first hundred calls and after the last."""
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this torch is built for the CPU")

@@ -1,4 +1,4 @@
-"""The runner for GPUs on cuda-core itself, over a stub of the driver; test_gpu.py is for machines with a GPU.
+"""The TensorRT runner on the real cuda-core over a stub driver; test_gpu.py needs a machine with a GPU.
 
 Each test runs in a fork of a server process that has the stub; see cuda_stub.fork_server.
 """
@@ -318,7 +318,7 @@ def test_a_shape_whose_capture_is_invalidated_is_executed():
 
 @over_the_stub
 def test_a_shape_that_the_engine_refuses_is_an_error():
-    """As of an engine whose profiles are not what its manifest says."""
+    """For example an engine whose profiles differ from its manifest."""
     with loaded() as engine:
         engine.check(whole_numbers(1))
         with refuses("run-failed"):

@@ -1,4 +1,4 @@
-"""Images that are on the device already, and streams, over a stub of the driver; see test_gpu_runner.py."""
+"""Device images and streams, over a stub driver; see test_gpu_runner.py."""
 
 import sys
 import types
@@ -67,7 +67,7 @@ def test_default_streams_can_be_run_on(stream):
 
 @over_the_stub
 def test_a_call_on_one_stream_is_waited_for_on_the_next():
-    """A context has one memory for what lies between its layers, whatever streams it is used on."""
+    """All streams share the activation memory of an execution context."""
     batches = [whole_numbers(2, seed=seed) for seed in range(4)]
     with loaded() as engine:
         streams = [driver.new_stream() for _ in batches]

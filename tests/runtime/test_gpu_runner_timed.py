@@ -1,4 +1,4 @@
-"""What the GPU and the host take of a call, by the clocks of a stub of the driver; see test_gpu_runner.py."""
+"""Device and host time of a call, by the clocks of a stub driver; see test_gpu_runner.py."""
 
 import numpy as np
 import pytest

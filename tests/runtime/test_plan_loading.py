@@ -1,4 +1,4 @@
-"""Real plans on a machine without a driver: TensorRT-RTX deserializes none, and says why."""
+"""TensorRT-RTX cannot load real plans on a machine without a driver, and says why."""
 
 from dataclasses import replace
 from pathlib import Path

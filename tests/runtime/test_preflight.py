@@ -1,4 +1,4 @@
-"""On machines described by hand; test_runtime has what this one runs."""
+"""Preflight checks against machines that are described by hand."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def manifest(random_b0, tmp_path_factory) -> EngineManifest:
 
 @pytest.fixture
 def engine_for(manifest, tmp_path):
-    """An engine file whose manifest says it is for a target."""
+    """Return a function that writes an engine file with a manifest for a target."""
 
     def write(target: Target) -> Path:
         path = tmp_path / "model.engine"

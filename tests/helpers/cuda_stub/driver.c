@@ -1,9 +1,9 @@
-/* A CUDA driver without a GPU, for tests: its device memory is the host's.
+/* A CUDA driver without a GPU, for tests: its device memory is host memory.
 
-   It is as late as a GPU may be: what a stream was given is run when somebody waits for it, so that a
+   It is as late as a GPU may be: it runs the work in a stream only when somebody waits for it, so that a
    missing wait shows. It is as strict as the documentation allows: calls that need a current context fail
-   without one, and what capturing forbids fails and spoils the capture. What goes wrong where no caller
-   can be told is kept for stub_fault. cuGetProcAddress finds what is here and nothing else. */
+   without one, and what is forbidden during a capture fails and invalidates the capture. Faults that cannot
+   be reported to a caller are kept for stub_fault. cuGetProcAddress finds only what is defined here. */
 #include "device.h"
 
 /* ---- the driver's API: devices and contexts ---- */

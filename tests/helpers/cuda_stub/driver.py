@@ -1,4 +1,4 @@
-"""The driver of driver.c: built, asked, and memory on its device."""
+"""Build the stub driver of driver.c, query it, and use memory on its device."""
 
 import ctypes
 import subprocess
@@ -15,7 +15,7 @@ STREAM_CREATE_NONBLOCKING = 1
 
 
 def build(folder: Path) -> None:
-    """Compiles it to where LD_LIBRARY_PATH may lead."""
+    """Compile it into a folder for LD_LIBRARY_PATH."""
     source = Path(__file__).with_name("driver.c")
     options = ["-std=gnu11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden"]
     command = ["gcc", *options, f"-Wl,-soname,{NAME}", str(source), "-o", str(folder / NAME), "-pthread"]
@@ -31,12 +31,12 @@ def library() -> Any:
 
 
 def fault() -> str:
-    """What first went wrong on the device; empty for nothing."""
+    """Return the first fault on the device; empty if there was none."""
     return library().stub_fault().decode()
 
 
 def count(name: str) -> int:
-    """Of what is alive (device, pinned, streams, ...) or has happened (launches, copies, ...)."""
+    """Return how many objects are alive (device, pinned, streams, ...) or how often something happened."""
     number = library().stub_count(name.encode())
     assert number >= 0, name
     return number
@@ -48,7 +48,7 @@ def alive() -> dict[str, int]:
 
 
 def limit(kind: str, size_bytes: int) -> None:
-    """How much device or pinned memory there is."""
+    """Set the size of device or pinned memory."""
     library().stub_limit(KINDS[kind], ctypes.c_long(size_bytes))
 
 
@@ -60,18 +60,18 @@ def pace(
     gpu_copy_us: float = 0,
     gpu_us: float = 0,
 ) -> None:
-    """What things take by the stub's clocks, which stand still without: nothing else moves them.
+    """Set how long operations take on the stub's clocks, which nothing else advances.
 
     Args:
-        launch_us, copy_us, model_us: of the host, to enqueue a graph, a copy, or a model without a graph.
-        gpu_copy_us, gpu_us: of the GPU, for a copy and for a model.
+        launch_us, copy_us, model_us: Host time to enqueue a graph, a copy, or a model without a graph.
+        gpu_copy_us, gpu_us: GPU time of a copy and of a model.
     """
     times = (launch_us, copy_us, model_us, gpu_copy_us, gpu_us)
     library().stub_pace(*(ctypes.c_long(round(1000 * each)) for each in times))
 
 
 def host_s() -> float:
-    """The stub's clock of the host."""
+    """Return the time of the stub's host clock."""
     return library().stub_host_ns() / 1e9
 
 
@@ -80,7 +80,7 @@ def without_memory_pools() -> None:
 
 
 def move_memory_to(ordinal: int) -> None:
-    """All of it is said to be another device's."""
+    """Report all memory as that of another device."""
     ctypes.c_int.in_dll(library(), "stub_ordinal").value = ordinal
 
 
@@ -111,7 +111,7 @@ def is_capturing(stream: int) -> bool:
 
 
 class OnDevice:
-    """An array in device memory, as CuPy has them."""
+    """An array in device memory, like those of CuPy."""
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike, *, stream: int | None = None) -> None:
         self._describe(shape, dtype, stream)
@@ -126,7 +126,7 @@ class OnDevice:
 
     @classmethod
     def at(cls, pointer: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> "OnDevice":
-        """Memory that is somebody else's."""
+        """Return an array over memory that it does not own."""
         made = cls.__new__(cls)
         made._describe(shape, dtype, None)
         made.pointer = pointer
@@ -134,7 +134,7 @@ class OnDevice:
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], *, stream: int | None = None) -> "OnDevice":
-        """Which is filled when the stream comes to it; at once without one."""
+        """Return a copy of values, filled in stream order; at once without a stream."""
         made = cls(values.shape, values.dtype, stream=stream)
         made._source = np.ascontiguousarray(values)  # is kept until then
         made._copy(made.pointer, made._source.ctypes.data, stream or 1)
@@ -153,7 +153,7 @@ class OnDevice:
         }
 
     def numpy(self) -> npt.NDArray[Any]:
-        """What is there now: nothing else is waited for."""
+        """Return the current values without waiting for other streams."""
         values = np.empty(self.shape, self.dtype)
         stream = new_stream()
         self._copy(values.ctypes.data, self.pointer, stream)

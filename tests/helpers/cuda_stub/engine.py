@@ -1,6 +1,6 @@
-"""An engine as TensorRT's that computes something simple on the stub's device, and takes nothing amiss.
+"""A stand-in for a TensorRT engine that computes something simple on the stub's device.
 
-What it refuses with an AssertionError, TensorRT's documentation forbids; some of it corrupts memory there.
+It raises an AssertionError for whatever TensorRT's documentation forbids; some of that corrupts memory there.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def expected(images: npt.NDArray[Any], classes: int) -> npt.NDArray[np.float32]:
-    """The mean of each channel, times (7 class + 3 channel) % 5 - 2; exact for whole numbers."""
+    """Return the channel means times (7 class + 3 channel) % 5 - 2; exact for whole numbers."""
     axes = (1, 2) if images.dtype == np.uint8 else (2, 3)
     means = images.astype(np.float64).mean(axis=axes)
     weights = (7 * np.arange(classes)[:, None] + 3 * np.arange(means.shape[1])) % 5 - 2.0
@@ -28,17 +28,17 @@ def expected(images: npt.NDArray[Any], classes: int) -> npt.NDArray[np.float32]:
 
 
 class Engine:
-    """What it is asked for and how often, and where it fails.
+    """An engine that counts its calls and fails on request.
 
     Attributes:
-        room: for how many contexts there is memory.
-        is_capturable: whether contexts say that executions may be captured.
-        refuses: whether an execution of this shape, captured or not, fails.
-        before: called in each execution, on its thread.
-        layers: their names and times, ms, in each of the executions that are profiled, from 0.
-        profiles_graphs: whether times are told of launches of graphs, as TensorRT's documentation says.
-        profiles: what each change was to, in order.
-        device_memory_size_v2: bytes of a context's memory.
+        room: Number of contexts that fit into memory.
+        is_capturable: Whether contexts allow executions to be captured.
+        refuses: Whether an execution of this shape, captured or not, fails.
+        before: Called in each execution, on its thread.
+        layers: Names and times, ms, of the layers in each profiled execution, from 0.
+        profiles_graphs: Whether graph launches have layer times, as TensorRT's documentation says.
+        profiles: The profiles that were set, in order.
+        device_memory_size_v2: Bytes of a context's memory.
     """
 
     device_memory_size_v2 = 48 * MIB
@@ -136,7 +136,7 @@ class Context:
             return True
 
     def report_to_profiler(self) -> bool:
-        """Of the one execution since the last report, which has ended."""
+        """Report the one execution since the last report; it must have ended."""
         with self._alone():
             assert not self.enqueue_emits_profile, "times were told already"
             before, self._reported = self._reported, (count("executions"), count("launches"))

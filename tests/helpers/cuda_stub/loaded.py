@@ -106,7 +106,7 @@ def over_the_stub(body: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """An engine, its runner, and the engine of ours that it took for TensorRT's."""
+    """An engine, its runner, and the stand-in for the TensorRT engine."""
 
     engine: Engine
     runner: TensorRTRunner
@@ -136,7 +136,7 @@ class Loaded:
 
 @contextmanager
 def loaded(manifest: EngineManifest = MANIFEST, *, cuda_graphs: bool = True) -> Iterator[Loaded]:
-    """Closed at the end, and then nothing of it is left."""
+    """Load an engine; check that closing it frees everything."""
     from cuda_stub.engine import Engine as FakeEngine
 
     trt = FakeEngine(manifest)
@@ -153,7 +153,7 @@ def loaded(manifest: EngineManifest = MANIFEST, *, cuda_graphs: bool = True) -> 
 
 
 def whole_numbers(images: int, *, seed: int = 0, manifest: EngineManifest = MANIFEST) -> npt.NDArray[Any]:
-    """Images whose means are exact."""
+    """Return images with exact means."""
     shape, dtype = (images, *manifest.input.shape), manifest.input.dtype
     return np.random.default_rng(seed).integers(0, 256, shape).astype(dtype)
 
