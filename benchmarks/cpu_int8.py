@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.data.images.open import open_images
-from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
+from deploykit.engine.lowering.cpu_int8 import lower_for_cpu
 from deploykit.engine.onnxruntime_compiler import audit_kernels
 from deploykit.networks.export import export_onnx
 from deploykit.networks.model_info import read_model_info
@@ -32,7 +32,7 @@ from deploykit.onnx_tools.model_io import INPUT_NAME, read_model
 from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import agreement, sqnr_db, top1
 
@@ -75,7 +75,7 @@ def _accuracy(folder: Path, scratch: Path) -> None:
     for name, model in (
         ("plain Q/DQ", plain),
         ("artifact, if its weights were plain", _with_plain_weights(plain)),
-        ("artifact", respell_for_cpu(plain)),
+        ("artifact", lower_for_cpu(plain)),
     ):
         data = model.SerializeToString()
         fused, unfused = (_logits(data, images, fuse_int8=each) for each in (True, False))
@@ -92,7 +92,7 @@ def _accuracy(folder: Path, scratch: Path) -> None:
 def _with_plain_weights(plain: "ModelProto") -> "ModelProto":
     """The artifact as it would be if nothing kept its weights from saturating."""
     with patch("deploykit.engine.lowering.cpu_int8.fit_weight", lambda values, scales, **_: (values, scales)):
-        return respell_for_cpu(plain)
+        return lower_for_cpu(plain)
 
 
 def _without_vnni(model: bytes, images: Array, scratch: Path) -> Array | None:
@@ -112,7 +112,7 @@ def _speed(phi: int, side_px: int, scratch: Path) -> None:
     scratch.mkdir()
     path = export_onnx(phi, side_px=side_px, output=scratch / "model.onnx").path
     plain = _quantized(path, "generated", limit=8)
-    models = [path.read_bytes(), plain.SerializeToString(), respell_for_cpu(plain).SerializeToString()]
+    models = [path.read_bytes(), plain.SerializeToString(), lower_for_cpu(plain).SerializeToString()]
     x = np.random.default_rng(0).standard_normal((1, 3, side_px, side_px), np.float32)
     seconds = _take_turns([_call(model, x) for model in models])
     ms, ratios = 1e3 * np.median(seconds, axis=0), np.median(seconds[:, :1] / seconds, axis=0)
@@ -145,7 +145,7 @@ def _quantized(path: Path, data: str, *, limit: int) -> "ModelProto":
     model = read_model(path)
     images = open_images(data, read_model_info(model).preprocessing, limit=limit)
     ranges = calibrate(path, images, CalibrationSettings(method=named_method("percentile")))
-    return insert_qdq(model, place(model, "pointwise"), ranges)
+    return insert_qdq(model, place_int8(model, "pointwise"), ranges)
 
 
 def _logits(model: bytes, images: Array, *, fuse_int8: bool) -> Array:

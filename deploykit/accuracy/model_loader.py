@@ -12,7 +12,7 @@ from deploykit.engine.manifest import EngineManifest, is_bundle, manifest_path, 
 from deploykit.engine.shapes import MAX_BATCH, BatchRange, round_up_batch
 from deploykit.networks.model_info import ModelInfo, not_a_classifier, read_model_info, require_classifier
 from deploykit.onnx_tools.model_io import read_model, to_bytes
-from deploykit.onnx_tools.ort_session import cpu_session, run
+from deploykit.onnx_tools.ort_session import cpu_session, run_session
 from deploykit.runtime import Engine
 from deploykit.runtime.bundle.bundle import Bundle
 from deploykit.runtime.preflight import preflight
@@ -163,7 +163,7 @@ def _open_onnx(path: Path, *, fuse_int8: bool) -> LoadedModel:
 
 def _session_call(model: Path | bytes, path: Path, *, fuse_int8: bool) -> Callable[[Float32Array], Any]:
     session = cpu_session(model, fuse_int8=fuse_int8)
-    return lambda images: run(session, images, model=path)[0]
+    return lambda images: run_session(session, images, model=path)[0]
 
 
 def _from_engine(engine: Engine) -> LoadedModel:

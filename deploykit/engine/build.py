@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.engine.compile_graph import compile_graph
 from deploykit.engine.compilers import BuildOptions, Compiler, require_installed
-from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
+from deploykit.engine.lowering.cpu_int8 import lower_for_cpu
 from deploykit.engine.lowering.dynamic_side import require_sides
 from deploykit.engine.manifest import (
     EngineManifest,
@@ -34,7 +34,7 @@ from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.accuracy_gate import OpenSession, open_like_tensorrt
 from deploykit.quantize.fp32_model import find_fp32_model
 from deploykit.quantize.int8_options import Int8Options
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.plan import Int8Plan, plan_int8
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
@@ -146,7 +146,7 @@ def _plan_for_target(
     progress: Progress,
 ) -> Int8Plan:
     policy = resolve_int8_policy(target, int8.policy)
-    require_int8_kernels(target, place(model, policy, include=int8.include, exclude=int8.exclude))
+    require_int8_kernels(target, place_int8(model, policy, include=int8.include, exclude=int8.exclude))
     return plan_int8(
         path,
         model,
@@ -162,7 +162,7 @@ def _plan_for_target(
 def _session_opener(target: Target) -> OpenSession:
     """Return how the accuracy gate runs a quantized model: on the CPU exactly as it will be deployed."""
     if target.on_cpu:
-        return lambda model: cpu_session(to_bytes(respell_for_cpu(model)))
+        return lambda model: cpu_session(to_bytes(lower_for_cpu(model)))
     return open_like_tensorrt
 
 

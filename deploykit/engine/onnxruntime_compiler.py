@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit.audit import Audit, CompiledLayer
-from deploykit.engine.audit.work import nearest_product, work_of
+from deploykit.engine.audit.graph_nodes import product_before, products_by_node
 from deploykit.engine.compiled_engine import CompiledEngine
 from deploykit.engine.lowering.dynamic_side import with_dynamic_side
 from deploykit.engine.shapes import SideRange
@@ -79,7 +79,7 @@ def audit_kernels(model: "ModelProto", open_session: SessionFactory = cpu_sessio
     """
     from onnx import TensorProto
 
-    work, nodes = work_of(model), {node.name: node for node in model.graph.node}
+    work, nodes = products_by_node(model), {node.name: node for node in model.graph.node}
     producers = {name: node for node in model.graph.node for name in node.output}
     optimized = _optimized(to_bytes(model), open_session)
     halves = {each.name for each in optimized.graph.initializer if each.data_type == TensorProto.FLOAT16}
@@ -92,7 +92,7 @@ def audit_kernels(model: "ModelProto", open_session: SessionFactory = cpu_sessio
     def layer(kernel: "NodeProto") -> CompiledLayer:
         last = nodes.get(_NAME_AFFIXES.sub("", kernel.name))  # the last of the nodes fused into the kernel
         multiplies = kernel.op_type in _INT8_OPS | _FLOAT_OPS
-        product = nearest_product(last, producers) if multiplies and last is not None else None
+        product = product_before(last, producers) if multiplies and last is not None else None
         known = [last.name] if last is not None else []
         if product is None or product not in work:
             is_reformat = kernel.op_type in _REFORMATS

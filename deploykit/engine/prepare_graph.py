@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deploykit.engine.audit.work import name_nodes
-from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
-from deploykit.engine.lowering.rtx_int8 import respell
+from deploykit.engine.audit.graph_nodes import name_nodes
+from deploykit.engine.lowering.cpu_int8 import lower_for_cpu
+from deploykit.engine.lowering.rtx_int8 import lower_for_rtx
 from deploykit.engine.targets import Target
 from deploykit.networks.model_info import ModelInfo, set_model_info
 from deploykit.onnx_tools.fp16 import to_fp16
 from deploykit.onnx_tools.nms import with_nms
-from deploykit.onnx_tools.uint8_input import with_pixels
+from deploykit.onnx_tools.uint8_input import with_uint8_input
 from deploykit.quantize.plan import Int8Plan
 from deploykit.util.types import Precision
 
@@ -63,9 +63,9 @@ def lower_graph(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelP
     graph.CopyFrom(model)
     match target.compiler, info.precision:
         case "onnxruntime", "int8":
-            graph = respell_for_cpu(graph)
+            graph = lower_for_cpu(graph)
         case "tensorrt-rtx", "int8":
-            graph = to_fp16(respell(graph, sm=target.sm))
+            graph = to_fp16(lower_for_rtx(graph, sm=target.sm))
         case _, ("fp16" | "int8"):
             graph = to_fp16(graph)
     graph = finish_graph(graph, info)
@@ -76,7 +76,7 @@ def lower_graph(target: Target, model: "ModelProto", info: ModelInfo) -> "ModelP
 def finish_graph(graph: "ModelProto", info: ModelInfo) -> "ModelProto":
     """Add uint8 preprocessing and NMS if the model has them, and write its metadata."""
     if info.input_type == "uint8":
-        graph = with_pixels(graph, info.preprocessing)
+        graph = with_uint8_input(graph, info.preprocessing)
     if info.nms is not None:
         graph = with_nms(graph, info.nms)
     set_model_info(graph, info)

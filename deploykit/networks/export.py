@@ -22,7 +22,7 @@ from deploykit.networks.scaling import Rule
 from deploykit.networks.torch_check import OutputDifference, difference_from_torch
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.nms import BOXES, SCORES, Nms, with_nms
-from deploykit.onnx_tools.uint8_input import with_pixels
+from deploykit.onnx_tools.uint8_input import with_uint8_input
 from deploykit.util.atomic_files import require_writable, write_atomically
 from deploykit.util.errors import DeployError
 
@@ -114,7 +114,7 @@ def export_onnx(
             fix="check the weights for extreme values; if they have none, report a bug",
         )
     if preprocess:
-        graph = with_pixels(graph, info.preprocessing)
+        graph = with_uint8_input(graph, info.preprocessing)
     if nms is not None:
         graph = with_nms(graph, nms)
     write_atomically(path, to_bytes(graph))

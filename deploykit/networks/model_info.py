@@ -10,7 +10,7 @@ from msgspec import Meta
 from deploykit.data.preprocessing import Preprocessing
 from deploykit.networks.scaling import FORMULA_PHI_RANGE, Rule, Scale
 from deploykit.onnx_tools.nms import Nms
-from deploykit.onnx_tools.uint8_input import without_pixels
+from deploykit.onnx_tools.uint8_input import without_uint8_input
 from deploykit.util.errors import DeployError
 from deploykit.util.json_io import from_json, from_strings, to_json
 from deploykit.util.types import FAMILY_NAME, Precision
@@ -97,7 +97,7 @@ def read_model_info(model: "ModelProto") -> ModelInfo:
     Raises:
         DeployError: Its input is not a batch of square RGB images, or its metadata were altered.
     """
-    side_px = input_side_px(without_pixels(model))
+    side_px = input_side_px(without_uint8_input(model))
     texts: dict[str, object] = {
         entry.key.removeprefix(_PREFIX): entry.value
         for entry in model.metadata_props

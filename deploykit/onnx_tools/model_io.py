@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.onnx_tools.nms import without_nms
-from deploykit.onnx_tools.uint8_input import without_pixels
+from deploykit.onnx_tools.uint8_input import without_uint8_input
 from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def read_model(path: Path) -> "ModelProto":
             fix="export it again: deploykit export --phi 3",
         ) from error
     _require_finite(model, path)
-    return without_nms(without_pixels(model))
+    return without_nms(without_uint8_input(model))
 
 
 def to_bytes(model: "ModelProto") -> bytes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 BOXES, SCORES, DETECTIONS = "boxes", "scores", "detections"
-MOST_DETECTIONS = 1000
+MAX_DETECTIONS = 1000
 _PREFIX = "nms."
 _CANDIDATES = 3000  # anchors of an image that go into it; TensorRT's TopK gives 3840 at most
 
@@ -36,7 +36,7 @@ class Nms:
 
     score_threshold: Annotated[float, Meta(ge=0, lt=1)] = 0.05
     iou_threshold: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    max_detections: Annotated[int, Meta(ge=1, le=MOST_DETECTIONS)] = 100
+    max_detections: Annotated[int, Meta(ge=1, le=MAX_DETECTIONS)] = 100
 
     def __post_init__(self) -> None:
         if not (0 <= self.score_threshold < 1 and 0 < self.iou_threshold <= 1):
@@ -46,9 +46,9 @@ class Nms:
                 code="invalid-nms",
                 fix="give, say, --score-threshold 0.05 --iou-threshold 0.5",
             )
-        if not 1 <= self.max_detections <= MOST_DETECTIONS:
+        if not 1 <= self.max_detections <= MAX_DETECTIONS:
             raise DeployError(
-                f"{self.max_detections} detections are not between 1 and {MOST_DETECTIONS}.",
+                f"{self.max_detections} detections are not between 1 and {MAX_DETECTIONS}.",
                 code="invalid-nms",
                 fix="give, say, --max-detections 100",
             )

@@ -106,7 +106,7 @@ def _open(model: bytes | Path, options: Any, *, providers: list[Any]) -> Any:
         ) from error
 
 
-def run(
+def run_session(
     session: Any,
     images: npt.NDArray[np.float32],
     outputs: Sequence[str] | None = None,

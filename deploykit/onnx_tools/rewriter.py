@@ -9,18 +9,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
-_PLAIN = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0], "auto_pad": b"NOTSET"}
-
-
-def attributes_of(node: "NodeProto") -> dict[str, Any]:
+def node_attributes(node: "NodeProto") -> dict[str, Any]:
     from onnx import helper
 
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
-
-
-def is_matrix_product(attributes: dict[str, Any], kernel: tuple[int, ...]) -> bool:
-    """Whether a convolution with these attributes and this kernel, (height, width), is one at each place."""
-    return kernel == (1, 1) and all(attributes.get(name, value) == value for name, value in _PLAIN.items())
 
 
 class GraphEdit:

@@ -19,7 +19,7 @@ _NODES = frozenset(f"{_PREFIX}{at}" for at in range(5))
 _CONSTANTS = frozenset(f"{_PREFIX}{name}" for name in ("white", "mean", "std"))
 
 
-def takes_pixels(model: "ModelProto") -> bool:
+def takes_uint8(model: "ModelProto") -> bool:
     """Whether the nodes are there; others may have names like theirs."""
     from onnx import TensorProto
 
@@ -27,7 +27,7 @@ def takes_pixels(model: "ModelProto") -> bool:
     return is_uint8 and any(_PREPARED in node.output for node in model.graph.node)
 
 
-def with_pixels(model: "ModelProto", preprocessing: Preprocessing) -> "ModelProto":
+def with_uint8_input(model: "ModelProto", preprocessing: Preprocessing) -> "ModelProto":
     """A copy that takes (n, height, width, 3) uint8 where the model takes (n, 3, height, width) floats.
 
     The same operations in the same order as Preprocessing.normalize, so that the numbers are the same too.
@@ -66,11 +66,11 @@ def with_pixels(model: "ModelProto", preprocessing: Preprocessing) -> "ModelProt
     return copy
 
 
-def without_pixels(model: "ModelProto") -> "ModelProto":
-    """A copy as it was before with_pixels; the model itself where nothing was put on it."""
+def without_uint8_input(model: "ModelProto") -> "ModelProto":
+    """A copy as it was before with_uint8_input; the model itself where nothing was put on it."""
     from onnx import TensorProto, helper
 
-    if not takes_pixels(model):
+    if not takes_uint8(model):
         return model
     copy = type(model)()
     copy.CopyFrom(model)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.data.images.sampling import sample_evenly
 from deploykit.data.images.selection import Images, OnSkipped, report_each_once
-from deploykit.onnx_tools.ort_session import cpu_session, run
-from deploykit.quantize.blocks import by_block
+from deploykit.onnx_tools.ort_session import cpu_session, run_session
+from deploykit.quantize.blocks import group_by_block
 from deploykit.quantize.calibration.observer import images_per_run
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Placement
@@ -97,7 +97,7 @@ def apply_accuracy_gate(
             raise _failure(max_drop, drop, float_blocks)
         float_blocks.append(candidates.pop(0))
         remaining = placement.without(
-            name for block in float_blocks for name in by_block(placement.outputs)[block]
+            name for block in float_blocks for name in group_by_block(placement.outputs)[block]
         )
         if remaining.int8_share < GATE_MIN_INT8_SHARE:
             raise _failure(max_drop, drop, float_blocks[:-1])
@@ -146,7 +146,7 @@ class _DropMeasurement:
         correct = self.images_read = 0
         size = images_per_run(self._images.preprocessing.side_px)
         for batch in self._images.batches(size, on_skipped=self._on_skipped):
-            logits = run(session, batch.inputs)[0]
+            logits = run_session(session, batch.inputs)[0]
             self._images.require_classes(logits.shape[1], "the model")
             correct += int(topk_hits(logits, self._labels[batch.indices]).sum())
             self.images_read += len(logits)

@@ -18,7 +18,7 @@ from deploykit.quantize.calibration.observer import images_per_run
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics
 from deploykit.quantize.method_search import choose_method
-from deploykit.quantize.placement import Placement, place, place_everything
+from deploykit.quantize.placement import Placement, place_all_int8, place_int8
 from deploykit.util.atomic_files import file_sha256
 from deploykit.util.errors import DeployError
 from deploykit.util.progress import Note, Progress, ignore_note, no_progress
@@ -119,7 +119,7 @@ def _empty_ranges(
         sources=(images.source,),
         images=0,
         method=method or named_method("percentile"),
-        statistics={name: TensorStatistics() for name in place_everything(model).tensors},
+        statistics={name: TensorStatistics() for name in place_all_int8(model).tensors},
     )
 
 
@@ -141,6 +141,6 @@ def _largest_placement(model: "ModelProto") -> Placement:
     It covers activations of all sizes.
     """
     try:
-        return place(model, "bandwidth")
+        return place_int8(model, "bandwidth")
     except DeployError:  # there is no convolution on feature maps
-        return place(model, "all-conv")
+        return place_int8(model, "all-conv")

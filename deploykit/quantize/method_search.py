@@ -68,7 +68,7 @@ def choose_method(
     reference = run_reference(model, [batch])
     noise = {}
     for done, name in enumerate(placement.tensors, len(scores) + 1):
-        outputs = run_quantized(model, placement.reading(name), chosen, [batch], reference)
+        outputs = run_quantized(model, placement.only_tensor(name), chosen, [batch], reference)
         noise[name] = _sum(output_errors(outputs, reference))
         progress("choosing ranges", done, steps)
     return replace(chosen, choice=MethodChoice(scores=tuple(scores), noise=noise))

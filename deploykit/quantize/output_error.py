@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.onnx_tools.ort_session import cpu_session, run
+from deploykit.onnx_tools.ort_session import cpu_session, run_session
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.placement import Placement
 from deploykit.quantize.qdq import insert_qdq
@@ -80,7 +80,7 @@ def run_reference(model: "ModelProto", batches: list[Float32Array]) -> Reference
     session = cpu_session(model.SerializeToString(), fuse_int8=False)
     batch_outputs, anchors = [], []
     for batch in batches:
-        outputs = run(session, batch)
+        outputs = run_session(session, batch)
         if len(outputs) > 1 and all(each.ndim == 3 for each in outputs):
             anchors.append(_best_anchors(outputs[-1]))
             outputs = _at_anchors(outputs, anchors[-1])
@@ -91,7 +91,7 @@ def run_reference(model: "ModelProto", batches: list[Float32Array]) -> Reference
 def run_model(model: bytes, batches: list[Float32Array], reference: ReferenceOutputs) -> Outputs:
     """Return the outputs to compare with the reference, computed with TensorRT's arithmetic."""
     session = cpu_session(model, fuse_int8=False)
-    batch_outputs = [run(session, batch) for batch in batches]
+    batch_outputs = [run_session(session, batch) for batch in batches]
     if reference.anchors:
         pairs = zip(batch_outputs, reference.anchors, strict=True)
         batch_outputs = [_at_anchors(outputs, anchors) for outputs, anchors in pairs]

@@ -19,7 +19,7 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.find_ranges import find_ranges
 from deploykit.quantize.float_fallback import FloatFallback, choose_float_fallback
 from deploykit.quantize.int8_options import DEFAULT_MAX_DROP, Int8Options
-from deploykit.quantize.placement import Placement, Policy, place
+from deploykit.quantize.placement import Placement, Policy, place_int8
 from deploykit.quantize.plan_notes import (
     clipping_note,
     fallback_note,
@@ -90,7 +90,7 @@ def plan_int8(
         DeployError: The input is invalid, or the bound on accuracy can't be met.
     """
     gate_images = _open_gate_images(path, model, info, options)  # before the slow part
-    policy_placement = place(model, policy, include=options.include, exclude=options.exclude)
+    policy_placement = place_int8(model, policy, include=options.include, exclude=options.exclude)
     settings = CalibrationSettings(skip_bad=options.skip_bad, note=note, progress=progress)
     ranges = find_ranges(
         path,

@@ -17,20 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.onnx_tools.fp16 import FP16_MAX, FP16_SMALLEST
+from deploykit.onnx_tools.products import Product
 from deploykit.onnx_tools.rewriter import GraphEdit
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.placement import Placement, Product
+from deploykit.quantize.placement import Placement
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 INT8_MAX = 127
-WORTHWHILE = 0.9
+CENTRING_THRESHOLD = 0.9
 """A tensor is centred where that narrows its step to this part of what it was, or less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class ActivationStep:
     """How a tensor becomes INT8: round((x - centre) / step), both exact in FP16."""
 
     centre: float
@@ -44,9 +45,9 @@ def insert_qdq(model: "ModelProto", placement: Placement, ranges: Ranges) -> "Mo
         DeployError: the ranges lack one of the placement's activations.
     """
     edit = GraphEdit(model)
-    steps = steps_for(placement, ranges)
+    steps = activation_steps(placement, ranges)
     products = {node.output: node for node in placement.products}
-    carried = {(each.output, each.position) for each in placement.carried}
+    carried = {(each.output, each.position) for each in placement.dequantized_inputs}
     dequantized: dict[str, str] = {}  # tensor -> the tensor that stands for it after its Q/DQ
     restored: dict[str, str] = {}  # tensor -> the same with its centre added again
     for node in edit.source:
@@ -66,18 +67,18 @@ def insert_qdq(model: "ModelProto", placement: Placement, ranges: Ranges) -> "Mo
     return edit.finish()
 
 
-def steps_for(placement: Placement, ranges: Ranges) -> dict[str, Step]:
+def activation_steps(placement: Placement, ranges: Ranges) -> dict[str, ActivationStep]:
     """The step and centre of each tensor of a placement."""
-    fixed = {node.activation for node in placement.products if not node.centrable}
+    fixed = {node.activation for node in placement.products if not node.can_absorb_offset}
     tied = {name: tie for tie in _joined(placement.ties) for name in tie}
     steps = {}
     for name in placement.tensors:
         intervals = [ranges.tensor_range(each) for each in tied.get(name, (name,))]
         low, high = min(each.low for each in intervals), max(each.high for each in intervals)
         amax, half = max(-low, high), (high - low) / 2
-        centred = name not in fixed and name not in tied and half < WORTHWHILE * amax
+        centred = name not in fixed and name not in tied and half < CENTRING_THRESHOLD * amax
         centre = float(np.float16(np.clip((low + high) / 2, -FP16_MAX, FP16_MAX))) if centred else 0.0
-        steps[name] = Step(centre=centre, step=float(scales_for(max(high - centre, centre - low))))
+        steps[name] = ActivationStep(centre=centre, step=float(fp16_scales(max(high - centre, centre - low))))
     return steps
 
 
@@ -92,7 +93,7 @@ def _joined(ties: Iterable[tuple[str, ...]]) -> list[set[str]]:
     return joined
 
 
-def scales_for(amax: npt.ArrayLike) -> npt.NDArray[np.float32]:
+def fp16_scales(amax: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Step sizes for the given magnitudes: finite, above zero, and exactly representable in FP16.
 
     They are rounded up, so that amax itself is not clipped, up to 127 times FP16's largest number.
@@ -109,12 +110,12 @@ def quantize_weight(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """The weight's int8 values, and a scale for each output channel."""
     other_axes = tuple(axis for axis in range(weight.ndim) if axis != channel_axis)
-    scales = scales_for(np.abs(weight).max(axis=other_axes, keepdims=True))
+    scales = fp16_scales(np.abs(weight).max(axis=other_axes, keepdims=True))
     values = np.clip(np.rint(weight / scales), -INT8_MAX, INT8_MAX).astype(np.int8)
     return values, scales.reshape(-1)
 
 
-def _activation_pair(edit: GraphEdit, tensor: str, step: Step) -> str:
+def _activation_pair(edit: GraphEdit, tensor: str, step: ActivationStep) -> str:
     scale = edit.constant(f"{tensor}.scale", np.array(step.step, np.float32))
     zero = edit.constant(f"{tensor}.zero_point", np.zeros((), np.int8))
     centred = _shifted(edit, tensor, -step.centre, f"{tensor}.centred")

@@ -12,13 +12,13 @@ from deploykit.data.images.selection import Images, OnSkipped
 from deploykit.data.preprocessing import NO_OVERRIDES, Overrides
 from deploykit.networks.model_info import count_classes, read_model_info, require_fp32
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.blocks import by_block
+from deploykit.quantize.blocks import group_by_block
 from deploykit.quantize.calibrate import CalibrationSettings
 from deploykit.quantize.calibration.observer import images_per_run
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.find_ranges import load_or_measure_ranges
 from deploykit.quantize.output_error import output_errors, run_quantized, run_reference
-from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place
+from deploykit.quantize.placement import DEFAULT_POLICY, Placement, Policy, place_int8
 from deploykit.stats.accuracy_metrics import sqnr_db, top1
 from deploykit.util.array_types import Float32Array
 from deploykit.util.progress import Note, Progress, ignore_note, no_progress
@@ -94,7 +94,7 @@ def measure_sensitivity(
     graph = read_model(path)
     info = read_model_info(graph)
     require_fp32(path, info)
-    placement = place(graph, policy)
+    placement = place_int8(graph, policy)
     supply = open_images(data, info.preprocessing, limit=images, overrides=overrides)
     if classes := count_classes(graph):
         supply.require_classes(classes, path)
@@ -154,7 +154,7 @@ def measure_block_sensitivity(
         )
 
     whole = cost("all", placement.outputs)
-    blocks = by_block(placement.outputs)
+    blocks = group_by_block(placement.outputs)
     costs: list[BlockCost] = []
     for block, outputs in blocks.items():
         costs.append(cost(block, outputs))

@@ -18,7 +18,7 @@ from deploykit.onnx_tools.ort_session import cpu_session
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.int8_options import Int8Options
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.summary import Int8Summary
 from deploykit.runtime import Engine
 from deploykit.stats.accuracy_metrics import agreement
@@ -309,7 +309,7 @@ def test_a_build_that_fails_leaves_nothing_behind(model, workplace, options, cod
 
 def test_an_engine_with_less_int8_than_planned_is_refused(model, monkeypatch):
     """Without the respelling TensorRT-RTX 1.7 makes the classifier alone INT8 on SM75."""
-    monkeypatch.setattr("deploykit.engine.prepare_graph.respell", lambda graph, *, sm: graph)
+    monkeypatch.setattr("deploykit.engine.prepare_graph.lower_for_rtx", lambda graph, *, sm: graph)
     with refuses("engine-precision-mismatch"):
         build_engine(onnx=model, gpu="T4", precision="int8")
 
@@ -381,7 +381,7 @@ def test_the_manifest_records_what_is_in_int8(model):
     built = build_engine(onnx=model, precision="int8", gpu="cpu")
     summary = read_engine_manifest(built.path).int8
     assert summary == Int8Summary(policy="pointwise", method="percentile 99.999", share=summary.share)
-    assert summary.share == pytest.approx(place(read_model(model), "pointwise").int8_share)
+    assert summary.share == pytest.approx(place_int8(read_model(model), "pointwise").int8_share)
     assert build_engine(onnx=model, gpu="cpu").manifest.int8 is None
 
 

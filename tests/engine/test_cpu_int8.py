@@ -26,7 +26,7 @@ from qdq_graphs import (
     weight_pair,
 )
 
-from deploykit.engine.lowering.cpu_int8 import respell_for_cpu, unsigned
+from deploykit.engine.lowering.cpu_int8 import lower_for_cpu, uint8_quantization
 from deploykit.engine.onnxruntime_compiler import audit_kernels
 from deploykit.onnx_tools.inline_constants import inline_constants
 from deploykit.onnx_tools.model_io import to_bytes
@@ -48,7 +48,7 @@ WORST = {
 
 @pytest.mark.parametrize("case", WORST)
 def test_the_worst_weights_and_activations_give_what_exact_integers_give(case):
-    respelled = respell_for_cpu(WORST[case]())
+    respelled = lower_for_cpu(WORST[case]())
     onnx.checker.check_model(respelled, full_check=True)
     assert audit_kernels(respelled).product_count("int8") == 1
     x = images(respelled)
@@ -75,7 +75,7 @@ def plain_product() -> onnx.ModelProto:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="qemu's user emulation is Linux's")
 def test_without_vnni_the_worst_weights_saturate_as_they_are_and_not_once_they_are_respelled(tmp_path):
-    respelled = {name: respell_for_cpu(make()) for name, make in WORST.items()}
+    respelled = {name: lower_for_cpu(make()) for name, make in WORST.items()}
     cases = {name: (model, images(model)) for name, model in respelled.items()}
     plain = plain_product()
     assert audit_kernels(plain).product_count("int8") == 1
@@ -94,7 +94,7 @@ def test_a_bias_far_larger_than_its_channels_weights_still_fits_32_bits():
     tiny = numpy_helper.from_array(np.full(2, 2.0**-24, np.float32), "w_scales")
     constants["w_scales"].CopyFrom(tiny)
     constants["step"].CopyFrom(numpy_helper.from_array(np.float32(2.0**-10), "step"))
-    respelled = respell_for_cpu(model)
+    respelled = lower_for_cpu(model)
     y = outputs(respelled, images(respelled), fuse_int8=True)
     assert np.allclose(y[:, 0], 5)
     assert np.allclose(y[:, 1], -3)
@@ -106,7 +106,7 @@ def test_a_bias_far_larger_than_its_channels_weights_still_fits_32_bits():
 def same_numbers(model, *, x: np.ndarray | None = None) -> bool:
     """Whether the respelled graph gives what the canonical one gives, with and without integer kernels."""
     x = images(model) if x is None else x
-    respelled = respell_for_cpu(model)
+    respelled = lower_for_cpu(model)
     onnx.checker.check_model(respelled, full_check=True)
     expected = outputs(model, x, fuse_int8=False)
     near = 1e-5 * np.abs(expected).max()
@@ -138,7 +138,7 @@ def test_what_is_more_than_a_matrix_product_keeps_its_numbers(attributes):
 def test_a_3x3_convolution_keeps_its_numbers_in_uint8(pads):
     model = convolution(extremes(8, 16 * 9).reshape(8, 16, 3, 3), pads=[pads] * 4)
     assert same_numbers(model)
-    constants = constants_of(respell_for_cpu(model))
+    constants = constants_of(lower_for_cpu(model))
     assert not [name for name, array in constants.items() if array.dtype == np.int8]
 
 
@@ -212,7 +212,7 @@ def test_what_stands_around_products_gives_the_same_numbers(case):
 def test_maps_stay_channels_last_through_activation_and_sum_until_a_convolution_reads_them():
     depthwise = node("Conv", "r", "d", group=8, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
     middle = [node("Add", "h", "h", makes="s"), node("Relu", "s", makes="r"), depthwise]
-    respelled = respell_for_cpu(network(middle, y=MAP, constants={"d": np.ones((8, 1, 3, 3), np.float32)}))
+    respelled = lower_for_cpu(network(middle, y=MAP, constants={"d": np.ones((8, 1, 3, 3), np.float32)}))
     assert [each.op_type for each in respelled.graph.node if each.op_type not in ("Reshape", "Gemm")] == [
         "QuantizeLinear",
         "DequantizeLinear",
@@ -245,7 +245,7 @@ def centred(centre: float, values: np.ndarray) -> onnx.ModelProto:
 def test_a_centre_becomes_the_zero_point():
     centre = 100 * float(STEP)
     model = centred(centre, quiet(8, 16, 1, 1))
-    respelled = respell_for_cpu(model)
+    respelled = lower_for_cpu(model)
     (quantize,) = (each for each in respelled.graph.node if each.op_type == "QuantizeLinear")
     assert constants_of(respelled)[quantize.input[2]] == 28
     assert "Add" not in Counter(each.op_type for each in respelled.graph.node)
@@ -262,7 +262,7 @@ def test_coarser_weights_don_t_shift_what_a_centred_activation_contributes():
     model = centred(centre * float(STEP), values)
     x = np.abs(np.random.default_rng(4).normal(0, 4 * STEP, (4, 256, SIDE_PX, SIDE_PX))).astype(np.float32)
     expected = outputs(model, x, fuse_int8=False)
-    assert sqnr_db(outputs(respell_for_cpu(model), x, fuse_int8=False), expected) > 30
+    assert sqnr_db(outputs(lower_for_cpu(model), x, fuse_int8=False), expected) > 30
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_coarser_weights_don_t_shift_what_a_centred_activation_contributes():
     ],
 )
 def test_uint8_holds_what_int8_held_and_zero(step, offset, expected):
-    found_step, zero_point = unsigned(step, offset)
+    found_step, zero_point = uint8_quantization(step, offset)
     assert (pytest.approx(found_step), zero_point) == expected
 
 
@@ -293,7 +293,7 @@ def test_constants_behind_nodes_are_found():
         [product, node("Constant", makes="high", value=high), node("Clip", "h", "", "high")]
     )
     assert same_numbers(model)
-    kinds = Counter(each.op_type for each in respell_for_cpu(model).graph.node)
+    kinds = Counter(each.op_type for each in lower_for_cpu(model).graph.node)
     assert kinds["Gemm"] == 1
     assert not kinds.keys() & {"Conv", "Constant", "Identity"}
 
@@ -313,5 +313,5 @@ def test_a_constant_that_is_an_output_stays_one():
 def test_the_model_that_is_given_stays_as_it_is():
     model = network(*[AROUND["two products of one tensor"][0]], y=MAP, constants=B)
     before = to_bytes(model)
-    respell_for_cpu(model)
+    lower_for_cpu(model)
     assert to_bytes(model) == before

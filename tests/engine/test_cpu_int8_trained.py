@@ -10,13 +10,13 @@ from qdq_graphs import outputs
 from deploykit.accuracy.evaluate import evaluate_model
 from deploykit.data.images.open import open_images
 from deploykit.engine.build import build_engine
-from deploykit.engine.lowering.cpu_int8 import respell_for_cpu
+from deploykit.engine.lowering.cpu_int8 import lower_for_cpu
 from deploykit.engine.onnxruntime_compiler import audit_kernels, prepare_artifact
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.int8_options import Int8Options
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import sqnr_db
 
@@ -27,12 +27,12 @@ def canonical(shared, trained):
     data = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=16)
     ranges = calibrate(trained.path, data, CalibrationSettings(method=named_method("percentile")))
     model = read_model(trained.path)
-    return insert_qdq(model, place(model, "pointwise"), ranges)
+    return insert_qdq(model, place_int8(model, "pointwise"), ranges)
 
 
 @pytest.fixture(scope="module")
 def artifact(canonical):
-    return respell_for_cpu(canonical)
+    return lower_for_cpu(canonical)
 
 
 def test_the_artifact_is_as_accurate_as_plain_q_dq(trained, canonical, artifact, validation):

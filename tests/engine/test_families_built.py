@@ -77,7 +77,7 @@ def test_a_detector_is_compiled_in_fp16_and_int8_and_outputs_boxes_and_scores(wo
 def test_a_detectors_weighted_sums_stay_in_float(workplace):
     exported = export_onnx(choose_member("efficientdet", phi=0, side_px=128))
     _, plan = quantize_model(onnx=exported.path, int8=Int8Options(policy="bandwidth"))
-    carried = {each.output for each in plan.placement.carried}
+    carried = {each.output for each in plan.placement.dequantized_inputs}
     assert "backbone.blocks.1.1.add" in carried
     assert not {name for name in carried if name.startswith("fpn")}
 

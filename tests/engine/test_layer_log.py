@@ -16,7 +16,7 @@ from deploykit.engine.tensorrt_compiler import compile_plan
 from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.float_fallback import FloatFallback
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.plan import Int8Plan
 
 # Lines of TensorRT-RTX 1.7.1's log, of B0 for SM75 and SM89; "..." stands for what was cut from them.
@@ -233,7 +233,7 @@ def audited(random_b0) -> Iterator:
 
 
 def plan_of(model) -> Int8Plan:
-    placement = place(model, "pointwise")
+    placement = place_int8(model, "pointwise")
     ranges = ranges_of(dict.fromkeys(placement.tensors, (-0.28, 4.0)))
     return Int8Plan(placement=placement, ranges=ranges, float_fallback=FloatFallback(), gate=None)
 
@@ -249,8 +249,8 @@ def test_every_product_is_found_once_with_its_work(audited, random_b0, precision
     assert audit.missing_products == 0
     # B0's 81 convolutions and classifier; its work as GraphFacts counts it, which a test holds to Network's.
     assert sum(layer.products for layer in audit.layers) == 82
-    assert sum(layer.macs for layer in audit.layers) == place(model, "all-conv").macs
-    expected = place(model, "pointwise").int8_share if precision == "int8" else 0
+    assert sum(layer.macs for layer in audit.layers) == place_int8(model, "all-conv").macs
+    expected = place_int8(model, "pointwise").int8_share if precision == "int8" else 0
     assert audit.macs_share("int8") == pytest.approx(expected)
     assert audit.macs_share("int8") + audit.macs_share("fp16") == pytest.approx(1)
 

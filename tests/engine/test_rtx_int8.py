@@ -14,10 +14,10 @@ from onnx import ModelProto, helper
 from deploykit.data.images.open import open_images
 from deploykit.engine import tensorrt_compiler as tensorrt
 from deploykit.engine.audit.audit import Audit
+from deploykit.engine.audit.graph_nodes import name_nodes
 from deploykit.engine.audit.layer_log import LAYER_LINE, audit_builder_log
-from deploykit.engine.audit.work import name_nodes
 from deploykit.engine.compiled_engine import CompiledEngine
-from deploykit.engine.lowering.rtx_int8 import respell, shared_scale
+from deploykit.engine.lowering.rtx_int8 import lower_for_rtx, shared_scale
 from deploykit.engine.shapes import BatchRange
 from deploykit.engine.targets import Target
 from deploykit.engine.tensorrt_compiler import compile_plan
@@ -26,7 +26,7 @@ from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.calibration.ranges import Ranges
-from deploykit.quantize.placement import Policy, place
+from deploykit.quantize.placement import Policy, place_int8
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import sqnr_db
 
@@ -45,7 +45,7 @@ def ranges(shared, trained) -> Ranges:
 def canonical(trained, ranges) -> ModelProto:
     """The trained model with plain Q/DQ pairs; where a range lies to one side of zero, it is centred."""
     model = read_model(trained.path)
-    return insert_qdq(model, place(model, "pointwise"), ranges)
+    return insert_qdq(model, place_int8(model, "pointwise"), ranges)
 
 
 def outputs(model: ModelProto, x: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def quantized(nodes, weights, *, y: list[int], policy: Policy = "all-conv", chan
     constants = {name: array.astype(np.float32) for name, array in weights.items()}
     takes = {"x": (channels, SIDE_PX, SIDE_PX)}
     model = graph_of(nodes, constants, takes=takes, gives={"y": tuple(y)})
-    return insert_qdq(model, place(model, policy), ranges_of(bounds))
+    return insert_qdq(model, place_int8(model, policy), ranges_of(bounds))
 
 
 def random(*shape: int) -> np.ndarray:
@@ -70,7 +70,7 @@ def random(*shape: int) -> np.ndarray:
 def respelled_matches(model, *, channels: int = 16, sm: int | None = 75) -> bool:
     """Whether it computes the same, and spells what is in INT8 another way."""
     x = np.random.default_rng(1).uniform(-1, 1, (3, channels, SIDE_PX, SIDE_PX)).astype(np.float32)
-    respelled = respell(model, sm=sm)
+    respelled = lower_for_rtx(model, sm=sm)
     onnx.checker.check_model(respelled, full_check=True)
     expected = outputs(model, x)
     one_scale = all(constants_of(respelled)[each.weight.input[1]].shape == () for each in products(respelled))
@@ -105,7 +105,7 @@ def products(model: ModelProto) -> list[Int8Product]:
 @pytest.mark.parametrize("sm", [75, 80, 89, None])
 def test_the_respelled_network_computes_what_the_canonical_one_does(trained, canonical, validation, sm):
     images = trained.info.preprocessing.normalize(validation.pixels[:80])
-    respelled = respell(canonical, sm=sm)
+    respelled = lower_for_rtx(canonical, sm=sm)
     onnx.checker.check_model(respelled, full_check=True)
     # Sums in another order turn a few roundings: ONNX Runtime's own optimization levels differ by 47 dB.
     assert sqnr_db(outputs(respelled, images), outputs(canonical, images)) > 30
@@ -121,8 +121,8 @@ def test_the_network_under_test_is_centred(canonical):
 @pytest.mark.parametrize("sm", [80, None])
 def test_the_other_policies_are_respelled_too(trained, ranges, validation, policy, sm):
     model = read_model(trained.path)
-    plain = insert_qdq(model, place(model, policy), ranges)
-    respelled = respell(plain, sm=sm)
+    plain = insert_qdq(model, place_int8(model, policy), ranges)
+    respelled = lower_for_rtx(plain, sm=sm)
     onnx.checker.check_model(respelled, full_check=True)
     assert len(products(respelled)) == {"bandwidth": 49, "all-conv": 82}[policy]
     images = trained.info.preprocessing.normalize(validation.pixels[:80])
@@ -131,19 +131,19 @@ def test_the_other_policies_are_respelled_too(trained, ranges, validation, polic
 
 def test_the_model_that_is_given_stays_as_it_is(canonical):
     before = to_bytes(canonical)
-    respell(canonical, sm=75)
+    lower_for_rtx(canonical, sm=75)
     assert to_bytes(canonical) == before
 
 
 @pytest.mark.parametrize(("sm", "operation"), [(75, "MatMul"), (80, "Conv"), (89, "Conv"), (None, "Conv")])
 def test_pointwise_convolutions_are_matrix_products_on_turing_alone(canonical, sm, operation):
-    kinds = [each.node.op_type for each in products(respell(canonical, sm=sm))]
+    kinds = [each.node.op_type for each in products(lower_for_rtx(canonical, sm=sm))]
     assert kinds == [*[operation] * 32, "Gemm"]
 
 
 @pytest.mark.parametrize("sm", [75, 89])
 def test_every_weight_has_one_scale_with_which_no_sum_leaves_fp16(canonical, sm):
-    respelled = respell(canonical, sm=sm)
+    respelled = lower_for_rtx(canonical, sm=sm)
     constants = constants_of(respelled)
     for each in products(respelled):
         step, scale = constants[each.activation.input[1]], constants[each.weight.input[1]]
@@ -228,7 +228,7 @@ def test_a_convolution_left_in_float_stays_as_it_was_on_turing(attributes, side_
 def test_a_convolution_that_says_it_does_not_pad_by_itself_is_a_matrix_product_on_turing():
     convolution = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="NOTSET")
     model = quantized([convolution], {"w": random(8, 16, 1, 1)}, y=[8, SIDE_PX, SIDE_PX], x=1)
-    assert [each.node.op_type for each in products(respell(model, sm=75))] == ["MatMul"]
+    assert [each.node.op_type for each in products(lower_for_rtx(model, sm=75))] == ["MatMul"]
     assert respelled_matches(model)
 
 
@@ -253,7 +253,7 @@ def test_a_linear_layer_whose_bias_is_a_row_is_respelled_exactly():
 
 def test_the_sum_of_a_linear_layer_stored_the_other_way_round_stays_in_fp16():
     layer = helper.make_node("Gemm", ["f", "w"], ["y"], transB=0)
-    respelled = respell(quantized([FLATTEN, layer], {"w": random(4, INNER).T}, y=[4], f=1), sm=75)
+    respelled = lower_for_rtx(quantized([FLATTEN, layer], {"w": random(4, INNER).T}, y=[4], f=1), sm=75)
     constants = constants_of(respelled)
     (product,) = products(respelled)
     scale, step = constants[product.weight.input[1]], constants[product.activation.input[1]]
@@ -270,7 +270,7 @@ def test_a_linear_layer_written_as_matmul_gets_one_scale_too():
 def test_a_weight_that_two_convolutions_read_is_respelled_for_both():
     nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("Conv", ["h", "w"], ["y"])]
     model = quantized(nodes, {"w": random(16, 16, 1, 1)}, y=[16, SIDE_PX, SIDE_PX], x=1, h=10)
-    assert len(products(respell(model, sm=89))) == 2
+    assert len(products(lower_for_rtx(model, sm=89))) == 2
     assert respelled_matches(model, sm=89)
 
 
@@ -283,7 +283,7 @@ def test_a_residual_sum_in_int8_is_respelled_around():
     model = quantized(
         nodes, {"w": random(16, 16, 1, 1)}, y=[16, SIDE_PX, SIDE_PX], policy="bandwidth", s=(-1, 4), h=4
     )
-    makers = {node.output[0]: node for node in respell(model, sm=89).graph.node}
+    makers = {node.output[0]: node for node in lower_for_rtx(model, sm=89).graph.node}
     assert [makers[name].op_type for name in makers["y"].input] == ["DequantizeLinear"] * 2
     assert respelled_matches(model, sm=89)
 
@@ -305,7 +305,7 @@ def audits(canonical) -> Iterator[Callable[..., Audit]]:
 
     @cache
     def audit(*, sm: int | None, respelled: bool) -> Audit:
-        return compiled(respell(canonical, sm=sm) if respelled else canonical, sm=sm).audit
+        return compiled(lower_for_rtx(canonical, sm=sm) if respelled else canonical, sm=sm).audit
 
     yield audit
     audit.cache_clear()
@@ -354,7 +354,7 @@ def types_int8_convolutions_write(model, monkeypatch, *, sm: int) -> set[str]:
 def test_one_scale_halves_what_int8_convolutions_write(canonical, monkeypatch):
     """Documents TensorRT-RTX 1.7; without it, the respelled graph has less reason to be after Turing."""
     assert types_int8_convolutions_write(canonical, monkeypatch, sm=89) == {"Float"}
-    assert types_int8_convolutions_write(respell(canonical, sm=89), monkeypatch, sm=89) == {"Half"}
+    assert types_int8_convolutions_write(lower_for_rtx(canonical, sm=89), monkeypatch, sm=89) == {"Half"}
 
 
 @pytest.mark.parametrize("sm", [75, 89])
@@ -367,7 +367,7 @@ def test_a_matrix_product_applies_one_scale_itself_and_leaves_channel_scales_to_
     generator = np.random.default_rng(0)
     weights = {"w": generator.uniform(-1, 1, (16 * SIDE_PX * SIDE_PX, 64))}
     plain = quantized([FLATTEN, layer], weights, y=[64], f=1)
-    respelled = respell(plain, sm=sm)
+    respelled = lower_for_rtx(plain, sm=sm)
     constants = constants_of(respelled)
     (product,) = products(respelled)
     scales = (constants[node.input[1]] for node in (product.activation, product.weight))

@@ -25,9 +25,9 @@ from deploykit.engine.tensorrt_compiler import compile_plan
 from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.quantize.float_fallback import FloatFallback
-from deploykit.quantize.placement import Policy, place
+from deploykit.quantize.placement import Policy, place_int8
 from deploykit.quantize.plan import Int8Plan
-from deploykit.quantize.qdq import steps_for
+from deploykit.quantize.qdq import activation_steps
 
 SMS = (75, 80, 86, 89, 120)
 BATCH = BatchRange(min=1, opt=1, max=8)
@@ -75,9 +75,9 @@ def graph_for() -> Iterator[Callable[..., ModelProto]]:
 
 def plan_of(model, policy: Policy, bounds: tuple[float, float]) -> Int8Plan:
     """Every activation has the same range."""
-    placement = place(model, policy)
+    placement = place_int8(model, policy)
     ranges = ranges_of(dict.fromkeys(placement.tensors, bounds))
-    centred = [name for name, step in steps_for(placement, ranges).items() if step.centre]
+    centred = [name for name, step in activation_steps(placement, ranges).items() if step.centre]
     assert bool(centred) == (bounds == CENTRED)
     return Int8Plan(placement=placement, ranges=ranges, float_fallback=FloatFallback(), gate=None)
 

@@ -4,14 +4,27 @@ import pytest
 
 from deploykit.engine.audit.audit import Audit, Traffic
 from deploykit.engine.audit.traffic import LayerTensor, layer_traffic
-from deploykit.engine.audit.work import Work
 from deploykit.engine.build import build_engine
 from deploykit.engine.manifest import EngineManifest
 from deploykit.engine.shapes import BatchRange
+from deploykit.onnx_tools.products import Product
 from deploykit.util.types import Precision
 
-FC = Work(macs=1280 * 1000, places=1, channels=1280)
-POINTWISE = Work(macs=1024 * 32 * 16, places=1024, channels=32)
+
+def matrix_product(*, inputs: int, outputs: int, rows: int) -> Product:
+    return Product(
+        op="MatMul",
+        output="y",
+        output_shape=(rows, outputs),
+        activation="x",
+        weight="w",
+        weight_shape=(inputs, outputs),
+        channel_axis=1,
+    )
+
+
+FC = matrix_product(inputs=1280, outputs=1000, rows=1)
+POINTWISE = matrix_product(inputs=32, outputs=16, rows=1024)
 
 
 def tensor(name: str, *shape: int, datatype: str = "Half") -> LayerTensor:
@@ -84,7 +97,7 @@ def test_unknown_traffic_is_none(layer):
 
 def test_a_convolution_fused_with_pooling_does_not_determine_rows():
     layer = (tensor("x", -1, 320, 49), tensor("w", 1280, 320), tensor("y", -1, 1280))
-    work = Work(macs=49 * 1280 * 320, places=49, channels=320)
+    work = matrix_product(inputs=320, outputs=1280, rows=49)
     assert layer_traffic([layer], [[work]], frozenset()) == [None]
 
 

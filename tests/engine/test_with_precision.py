@@ -13,7 +13,7 @@ from deploykit.quantize import qdq
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.float_fallback import FloatFallback
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.plan import Int8Plan
 from deploykit.stats.accuracy_metrics import agreement, sqnr_db
 
@@ -28,7 +28,7 @@ def plan(shared, trained) -> Int8Plan:
     """Of the trained model, centred; ranges of 128 images."""
     images = open_images(shared / "cifar10_calib.npz", trained.info.preprocessing, limit=128)
     ranges = calibrate(trained.path, images, CalibrationSettings(method=named_method("percentile")))
-    placement = place(read_model(trained.path), "pointwise")
+    placement = place_int8(read_model(trained.path), "pointwise")
     return Int8Plan(placement=placement, ranges=ranges, float_fallback=FloatFallback(), gate=None)
 
 
@@ -73,7 +73,7 @@ def test_the_fp16_graph_is_as_accurate_as_the_qdq_graph(spelled_logits, qdq_logi
 @pytest.fixture
 def symmetric_logits(trained, plan, pixels, monkeypatch) -> np.ndarray:
     """As qdq_logits, with no tensor centred."""
-    monkeypatch.setattr(qdq, "WORTHWHILE", 0)
+    monkeypatch.setattr(qdq, "CENTRING_THRESHOLD", 0)
     return logits_of(plan.apply(read_model(trained.path)), pixels)
 
 

@@ -20,7 +20,7 @@ from deploykit.networks.export import Export, export_onnx
 from deploykit.networks.model_info import read_model_info
 from deploykit.onnx_tools.model_io import read_model, to_bytes
 from deploykit.onnx_tools.ort_session import cpu_session
-from deploykit.onnx_tools.uint8_input import takes_pixels, with_pixels, without_pixels
+from deploykit.onnx_tools.uint8_input import takes_uint8, with_uint8_input, without_uint8_input
 from deploykit.quantize.calibration_files import calibrate_to_file
 from deploykit.quantize.int8_options import Int8Options
 from deploykit.runtime import Engine
@@ -57,7 +57,7 @@ def test_the_file_says_what_it_takes(pixel_b0):
 
 def test_reading_gives_the_float_model(pixel_b0, random_b0):
     plain, read = read_model(random_b0.path), read_model(pixel_b0.path)
-    assert not takes_pixels(read)
+    assert not takes_uint8(read)
     assert to_bytes(read.graph) == to_bytes(plain.graph)
     assert read_model_info(read).input_type == "uint8"
     assert read_model_info(plain).input_type == "float32"
@@ -66,10 +66,10 @@ def test_reading_gives_the_float_model(pixel_b0, random_b0):
 def test_putting_on_and_taking_off_leaves_everything_as_it_was(random_b0):
     model = read_model(random_b0.path)
     before = to_bytes(model)
-    there = with_pixels(model, Preprocessing(side_px=SIDE_PX))
-    assert takes_pixels(there)
-    assert to_bytes(without_pixels(there)) == to_bytes(model) == before
-    assert without_pixels(model) is model
+    there = with_uint8_input(model, Preprocessing(side_px=SIDE_PX))
+    assert takes_uint8(there)
+    assert to_bytes(without_uint8_input(there)) == to_bytes(model) == before
+    assert without_uint8_input(model) is model
 
 
 @pytest.mark.parametrize("values", [np.arange(256), np.arange(256)[::-1]])
@@ -106,7 +106,7 @@ def test_it_is_calibrated_quantized_and_evaluated_as_the_float_model_is(pixel_b0
         cpu = build_engine(
             onnx=model.path, precision="int8", gpu="cpu", int8=options, output=tmp_path / "e.onnx"
         )
-        assert takes_pixels(onnx.load(int8)) == takes_pixels(onnx.load(cpu.path)) == (model is pixel_b0)
+        assert takes_uint8(onnx.load(int8)) == takes_uint8(onnx.load(cpu.path)) == (model is pixel_b0)
         scores.append([evaluate_model(each, data, reference=model.path).scores for each in (int8, cpu.path)])
     for one, other in zip(*scores, strict=True):
         assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=0.1)
@@ -132,7 +132,7 @@ def test_tensorrt_compiles_it(pixel_b0, gpu, side):
     target = resolve_target(gpu)
     model = read_model(pixel_b0.path)
     graph = apply_precision(model, read_model_info(model), "fp16", target, onnx_sha256="")
-    assert takes_pixels(graph)
+    assert takes_uint8(graph)
     plan = compile_plan(graph, target=target, batches=[BatchRange(max=8)], side=side)
     plan.audit.require("fp16")
     assert plan.audit.missing_products == 0
@@ -144,9 +144,9 @@ def test_a_model_with_nodes_of_such_names_keeps_them():
         helper.make_node("GlobalAveragePool", ["r"], ["y"], name="preprocess.images"),
     ]
     model = graph_of(nodes, {}, takes={"x": (3, 8, 8)}, gives={"y": None})
-    assert not takes_pixels(model)
-    assert without_pixels(model) is model
-    there = with_pixels(
+    assert not takes_uint8(model)
+    assert without_uint8_input(model) is model
+    there = with_uint8_input(
         graph_of(nodes[1:], {}, takes={"r": (3, 8, 8)}, gives={"y": None}), Preprocessing(side_px=8)
     )
-    assert [node.op_type for node in without_pixels(there).graph.node] == ["GlobalAveragePool"]
+    assert [node.op_type for node in without_uint8_input(there).graph.node] == ["GlobalAveragePool"]

@@ -11,7 +11,7 @@ from solid_colours import write_images
 from deploykit.data.images import Images, open_images
 from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.accuracy_gate import GateResult, apply_accuracy_gate, open_like_tensorrt
-from deploykit.quantize.placement import Placement, place
+from deploykit.quantize.placement import Placement, place_int8
 from deploykit.util.errors import DeployError
 
 # What solid_colours' five images lose, by hand. Where a tensor is clipped to 0.7, (0.8, 1, 0) has as much red
@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> Images:
 
 
 def placement_of(path: Path) -> Placement:
-    return place(read_model(path), "all-conv")
+    return place_int8(read_model(path), "all-conv")
 
 
 def gate(path: Path, images: Images, reach: dict[str, float], *, max_drop: float, **others) -> GateResult:

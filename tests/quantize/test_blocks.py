@@ -2,7 +2,7 @@ import pytest
 
 from deploykit.networks.families.efficientnet import efficientnet
 from deploykit.networks.scaling import scale_for
-from deploykit.quantize.blocks import block_of, by_block
+from deploykit.quantize.blocks import block_name, group_by_block
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from deploykit.quantize.blocks import block_of, by_block
     ],
 )
 def test_a_layer_is_in_the_block_that_its_name_counts_last(name, block):
-    assert block_of(name) == block
+    assert block_name(name) == block
 
 
 @pytest.mark.parametrize(
@@ -52,24 +52,24 @@ def test_a_layer_is_in_the_block_that_its_name_counts_last(name, block):
     ],
 )
 def test_a_layer_whose_name_counts_nothing_is_a_block_by_itself(name):
-    assert block_of(name) == name
+    assert block_name(name) == name
 
 
 def test_the_layers_of_a_block_stay_together_and_in_order():
     names = ["conv_stem", "blocks.0.0.conv_pw", "blocks.1.0.conv_pw", "blocks.0.0.conv_dw", "logits"]
-    assert by_block(names) == {
+    assert group_by_block(names) == {
         "conv_stem": ("conv_stem",),
         "blocks.0.0": ("blocks.0.0.conv_pw", "blocks.0.0.conv_dw"),
         "blocks.1.0": ("blocks.1.0.conv_pw",),
         "logits": ("logits",),
     }
-    assert list(by_block(names)) == ["conv_stem", "blocks.0.0", "blocks.1.0", "logits"]
-    assert by_block([]) == {}
+    assert list(group_by_block(names)) == ["conv_stem", "blocks.0.0", "blocks.1.0", "logits"]
+    assert group_by_block([]) == {}
 
 
 def test_each_of_b0s_convolutions_is_in_the_block_the_network_has_it_in():
     network = efficientnet(scale_for(0))
     inside = [conv for conv in network.convolutions if conv.name.startswith("blocks.")]
     assert len(inside) == 79  # 81 without the stem and the head's
-    assert {conv.name: block_of(conv.name) for conv in inside} == {conv.name: conv.block for conv in inside}
-    assert len(by_block(conv.name for conv in inside)) == 16  # arXiv:1905.11946, Table 1
+    assert {conv.name: block_name(conv.name) for conv in inside} == {conv.name: conv.block for conv in inside}
+    assert len(group_by_block(conv.name for conv in inside)) == 16  # arXiv:1905.11946, Table 1

@@ -18,7 +18,7 @@ from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import METHOD_NAMES, named_method
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration_files import calibrate_to_file, parse_method
-from deploykit.quantize.placement import POLICIES, place
+from deploykit.quantize.placement import POLICIES, place_int8
 from deploykit.util.atomic_files import file_sha256
 
 
@@ -39,8 +39,8 @@ def calibrated(shared, trained) -> Ranges:
 def test_every_activation_that_a_policy_may_put_in_int8_is_measured(trained, calibrated):
     model = read_model(trained.path)
     for policy in POLICIES:
-        assert set(place(model, policy).tensors) <= set(calibrated.statistics)
-    assert set(place(model, "all-conv", include=["*"]).tensors) <= set(calibrated.statistics)
+        assert set(place_int8(model, policy).tensors) <= set(calibrated.statistics)
+    assert set(place_int8(model, "all-conv", include=["*"]).tensors) <= set(calibrated.statistics)
 
 
 def test_ranges_of_another_model_with_the_same_name_are_not_replaced(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import helper
 
-from deploykit.quantize.placement import place
-from deploykit.quantize.qdq import insert_qdq, quantize_weight, steps_for
+from deploykit.quantize.placement import place_int8
+from deploykit.quantize.qdq import activation_steps, insert_qdq, quantize_weight
 
 SWISH_LOW = -0.27846454  # the smallest value of x * sigmoid(x), at x = -1.2785
 CENTRED = {"x": (SWISH_LOW, 5.0)}
@@ -18,15 +18,17 @@ SHAPE = (4, 8, 8)
 
 
 def quantized(model, bounds, policy="all-conv"):
-    return insert_qdq(model, place(model, policy), ranges_of(bounds))
+    return insert_qdq(model, place_int8(model, policy), ranges_of(bounds))
 
 
 def step_of(bounds: tuple[float, float], nodes=None, constants=None, policy="all-conv", name="x"):
     nodes = nodes or [helper.make_node("Conv", ["x", "w"], ["y"])]
     constants = constants or {"w": weight(4, 4, 1, 1)}
     model = graph_of(nodes, constants, takes={"x": SHAPE}, gives={"y": None})
-    placement = place(model, policy)
-    return steps_for(placement, ranges_of({**dict.fromkeys(placement.tensors, 1.0), name: bounds}))[name]
+    placement = place_int8(model, policy)
+    return activation_steps(placement, ranges_of({**dict.fromkeys(placement.tensors, 1.0), name: bounds}))[
+        name
+    ]
 
 
 def operations(model) -> list[str]:
@@ -73,7 +75,7 @@ def test_within_any_range_nothing_moves_by_more_than_half_a_step(low, width, pla
         takes={"x": SHAPE},
         gives={"y": SHAPE},
     )
-    step = steps_for(place(model, "all-conv"), ranges_of({"x": bounds}))["x"]
+    step = activation_steps(place_int8(model, "all-conv"), ranges_of({"x": bounds}))["x"]
     (result,) = run_unfused(quantized(model, {"x": bounds}), {"x": x}, "x.dequantized")
     # FP32 rounds x - centre and the quantized value, each to 2^-24 of magnitudes up to 300.
     assert np.abs(result + step.centre - x).max() <= step.step / 2 + 300 * 2**-22

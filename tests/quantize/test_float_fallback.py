@@ -1,5 +1,6 @@
 import pytest
 
+from deploykit.onnx_tools.products import Product
 from deploykit.quantize.calibration.method_choice import ErrorSum
 from deploykit.quantize.float_fallback import (
     DEFAULT_FLOAT_BUDGET,
@@ -7,25 +8,25 @@ from deploykit.quantize.float_fallback import (
     FloatFallback,
     choose_float_fallback,
 )
-from deploykit.quantize.placement import Carried, Placement, Product
+from deploykit.quantize.placement import DequantizedInput, Placement
 
 
 def product(name: str, macs: int, *, reads: str | None = None) -> Product:
     return Product(
+        op="MatMul",
         output=name,
-        node="",
         activation=reads or f"{name}.in",
         weight=f"{name}.w",
-        channel_axis=0,
-        centrable=True,
+        weight_shape=(macs, 1),
+        channel_axis=1,
         is_matrix_product=True,
-        groups=1,
-        macs=macs,
     )
 
 
-def placement_of(*products: Product, carried: tuple[Carried, ...] = (), macs: int = 1000) -> Placement:
-    return Placement(policy="pointwise", products=products, carried=carried, ties=(), macs=macs)
+def placement_of(
+    *products: Product, inputs: tuple[DequantizedInput, ...] = (), macs: int = 1000
+) -> Placement:
+    return Placement(policy="pointwise", products=products, dequantized_inputs=inputs, ties=(), macs=macs)
 
 
 def noise_of(**errors: float) -> dict[str, ErrorSum]:
@@ -137,25 +138,25 @@ def test_a_tensor_moves_with_all_its_readers_and_their_work():
 
 def test_other_int8_readers_of_the_tensor_move_to_float_with_it():
     sums = (
-        Carried(tensor="a.in", output="sum", position=0),
-        Carried(tensor="branch", output="sum", position=1),
-        Carried(tensor="other", output="gate", position=0),
+        DequantizedInput(tensor="a.in", output="sum", position=0),
+        DequantizedInput(tensor="branch", output="sum", position=1),
+        DequantizedInput(tensor="other", output="gate", position=0),
     )
-    placement = placement_of(product("a", 20), product("rest", 900), carried=sums)
+    placement = placement_of(product("a", 20), product("rest", 900), inputs=sums)
     rest, fallback = choose_float_fallback(placement, noise_of(a=0.5, rest=0.01))
     assert fallback.outputs == ("a", "sum")
-    assert rest.carried == sums[2:]
+    assert rest.dequantized_inputs == sums[2:]
 
 
 def test_a_tensor_that_is_only_passed_on_is_no_candidate():
     """There is no work of its own to weigh its noise against."""
-    carried = (Carried(tensor="map", output="gate", position=0),)
-    placement = placement_of(product("a", 20), product("rest", 900), carried=carried)
+    inputs = (DequantizedInput(tensor="map", output="gate", position=0),)
+    placement = placement_of(product("a", 20), product("rest", 900), inputs=inputs)
     noise = noise_of(a=0.1, rest=0.1) | {"map": ErrorSum(total=0.8, images=1)}
     rest, fallback = choose_float_fallback(placement, noise)
     assert fallback.outputs == ("a",)
     assert fallback.noise_share == pytest.approx(0.1)
-    assert rest.carried == carried
+    assert rest.dequantized_inputs == inputs
 
 
 def test_the_noise_of_tensors_that_are_not_in_the_placement_does_not_count():

@@ -16,7 +16,7 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration.tensor_statistics import TensorStatistics, sample_batch
 from deploykit.quantize.float_fallback import choose_float_fallback
 from deploykit.quantize.method_search import CANDIDATE_METHODS, choose_method
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.qdq import insert_qdq
 from deploykit.stats.accuracy_metrics import agreement, sqnr_db, top1
 
@@ -62,7 +62,7 @@ def spiky(tmp_path: Path) -> tuple[Path, Ranges, list[np.ndarray]]:
 def test_the_method_with_the_least_error_on_held_out_images_is_chosen(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
-    placement = place(model, "all-conv")
+    placement = place_int8(model, "all-conv")
     chosen = choose_method(model, placement, ranges, held_out)
     reference = logits_of(to_bytes(model), held_out[0])
     errors = {}
@@ -80,7 +80,7 @@ def test_the_method_with_the_least_error_on_held_out_images_is_chosen(spiky):
 def test_only_the_method_and_the_choice_change(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
-    chosen = choose_method(model, place(model, "all-conv"), ranges, held_out)
+    chosen = choose_method(model, place_int8(model, "all-conv"), ranges, held_out)
     assert replace(chosen, method=ranges.method, choice=None).to_json() == ranges.to_json()
     assert chosen.choice.best == chosen.method
 
@@ -88,7 +88,7 @@ def test_only_the_method_and_the_choice_change(spiky):
 def test_the_noise_of_a_tensor_is_the_error_with_only_it_in_int8(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
-    placement = place(model, "all-conv")
+    placement = place_int8(model, "all-conv")
     chosen = choose_method(model, placement, ranges, held_out)
     assert chosen.choice.noise.keys() == {"image", "r"}
     some = held_out[0][: chosen.choice.noise["r"].images]
@@ -102,7 +102,9 @@ def test_the_noise_of_a_tensor_is_the_error_with_only_it_in_int8(spiky):
 def test_every_step_is_reported(spiky):
     path, ranges, held_out = spiky
     model, seen = read_model(path), []
-    choose_method(model, place(model, "all-conv"), ranges, held_out, progress=lambda *each: seen.append(each))
+    choose_method(
+        model, place_int8(model, "all-conv"), ranges, held_out, progress=lambda *each: seen.append(each)
+    )
     total = len(CANDIDATE_METHODS) + 2
     assert seen == [("choosing ranges", done, total) for done in range(1, total + 1)]
 
@@ -113,7 +115,7 @@ def test_the_first_method_wins_if_none_makes_an_error(tmp_path):
     for statistics in ranges.statistics.values():
         statistics.add(sample_batch(np.zeros((2, 3), np.float32)))
     model = read_model(path)
-    chosen = choose_method(model, place(model, "all-conv"), ranges, [np.zeros((3, 3, 8, 8), np.float32)])
+    chosen = choose_method(model, place_int8(model, "all-conv"), ranges, [np.zeros((3, 3, 8, 8), np.float32)])
     assert chosen.method == CANDIDATE_METHODS[0]
     assert {score.error.total for score in chosen.choice.scores} == {0}
 
@@ -121,7 +123,7 @@ def test_the_first_method_wins_if_none_makes_an_error(tmp_path):
 def test_one_held_out_image_is_enough(spiky):
     path, ranges, held_out = spiky
     model = read_model(path)
-    chosen = choose_method(model, place(model, "all-conv"), ranges, [held_out[0][:1]])
+    chosen = choose_method(model, place_int8(model, "all-conv"), ranges, [held_out[0][:1]])
     assert {score.error.images for score in chosen.choice.scores} == {1}
     assert {noise.images for noise in chosen.choice.noise.values()} == {1}
 
@@ -145,7 +147,7 @@ def test_default_int8_agrees_with_fp32(shared, validation, tmp_path, weights):
     reference = logits_of(to_bytes(model), images)
     assert round(2000 * top1(reference, validation.labels)) == FP32_HITS[weights]
     for policy, (drop, agreeing, decibels) in TRAINED[weights].items():
-        placement, _ = choose_float_fallback(place(model, policy), ranges.choice.noise)
+        placement, _ = choose_float_fallback(place_int8(model, policy), ranges.choice.noise)
         actual = logits_of(to_bytes(insert_qdq(model, placement, ranges)), images)
         assert placement.int8_share >= 0.75, policy
         assert FP32_HITS[weights] / 20 - 100 * top1(actual, validation.labels) <= drop + 1e-9, policy

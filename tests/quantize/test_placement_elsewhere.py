@@ -7,7 +7,7 @@ from handmade_graphs import graph_of, weight
 from onnx import helper, numpy_helper
 from refusals import refuses
 
-from deploykit.quantize.placement import POLICIES, Carried, Placement, place, place_everything
+from deploykit.quantize.placement import POLICIES, DequantizedInput, Placement, place_all_int8, place_int8
 
 
 def model_of(nodes, weights, *, shape=(3, 16, 16)) -> onnx.ModelProto:
@@ -48,7 +48,7 @@ def test_a_graph_whose_nodes_have_no_names_is_understood():
             "classifier": weight(8, 4),
         },
     )
-    pointwise, dense, bandwidth, everything = (place(model, policy) for policy in POLICIES)
+    pointwise, dense, bandwidth, everything = (place_int8(model, policy) for policy in POLICIES)
     found = [(node.activation, node.weight, node.output, node.channel_axis) for node in pointwise.products]
     assert found == [
         ("a", "expand", "b", 0),
@@ -86,7 +86,7 @@ def test_a_graph_whose_nodes_have_no_names_is_understood():
 )
 def test_the_output_channels_of_a_linear_layer_are_where_its_weight_has_them(node, shape, axis):
     flatten = helper.make_node("Flatten", ["image"], ["flat"])
-    (found,) = place(model_of([flatten, node], {"w": weight(*shape)}), "pointwise").products
+    (found,) = place_int8(model_of([flatten, node], {"w": weight(*shape)}), "pointwise").products
     assert found.channel_axis == axis
 
 
@@ -101,7 +101,7 @@ def test_the_output_channels_of_a_linear_layer_are_where_its_weight_has_them(nod
 )
 def test_what_has_no_constant_matrix_is_left_alone(nodes):
     with refuses("nothing-to-quantize") as caught:
-        place(model_of(nodes, {"kernel": weight(8, 3, 3, 3)}), "pointwise")
+        place_int8(model_of(nodes, {"kernel": weight(8, 3, 3, 3)}), "pointwise")
     assert "--int8-policy" in caught.value.fix
 
 
@@ -118,9 +118,9 @@ def test_a_1x1_convolution_that_is_no_matrix_product_is_not_pointwise(attributes
     model = model_of(
         nodes, {"stem": weight(4, 3, 1, 1), "w": weight(4, 4 // attributes.get("group", 1), 1, 1)}
     )
-    assert outputs_of(place(model, "pointwise")) == ["a"]
-    assert outputs_of(place(model, "bandwidth")) == ["y"]  # on a feature map, and the first is not
-    assert outputs_of(place(model, "all-conv")) == ["a", "y"]
+    assert outputs_of(place_int8(model, "pointwise")) == ["a"]
+    assert outputs_of(place_int8(model, "bandwidth")) == ["y"]  # on a feature map, and the first is not
+    assert outputs_of(place_int8(model, "all-conv")) == ["a", "y"]
 
 
 def test_squeeze_excite_is_known_where_constants_are_nodes():
@@ -138,8 +138,8 @@ def test_squeeze_excite_is_known_where_constants_are_nodes():
     model = model_of(nodes, {"squeeze": weight(2, 3, 1, 1), "excite": weight(3, 2, 1, 1)})
     for policy in ("pointwise", "dense", "bandwidth"):
         with refuses("nothing-to-quantize"):
-            place(model, policy)
-    assert outputs_of(place(model, "all-conv")) == ["s", "y"]
+            place_int8(model, policy)
+    assert outputs_of(place_int8(model, "all-conv")) == ["s", "y"]
 
 
 def torchvision_like() -> onnx.ModelProto:
@@ -175,22 +175,22 @@ def torchvision_like() -> onnx.ModelProto:
 
 def test_names_from_torch_are_matched_across_their_slashes():
     model = torchvision_like()
-    inside = place(model, "bandwidth", include=["/features/features.0/*"])
+    inside = place_int8(model, "bandwidth", include=["/features/features.0/*"])
     assert outputs_of(inside) == [
         "/features/features.0/Conv_output_0",
         "/features/features.1/conv/Conv_output_0",
         "y",
     ]
-    assert outputs_of(place(model, "all-conv", exclude=["/features*"])) == ["y"]
+    assert outputs_of(place_int8(model, "all-conv", exclude=["/features*"])) == ["y"]
 
 
 def test_a_residual_of_a_model_from_elsewhere_is_carried_at_both_positions():
-    placement = place(torchvision_like(), "bandwidth")
+    placement = place_int8(torchvision_like(), "bandwidth")
     shortcut, branch = "/features/features.0/Relu_output_0", "/features/features.1/conv/Conv_output_0"
     total = "/features/features.1/Add_output_0"
-    assert placement.carried == (
-        Carried(tensor=shortcut, output=total, position=0),
-        Carried(tensor=branch, output=total, position=1),
+    assert placement.dequantized_inputs == (
+        DequantizedInput(tensor=shortcut, output=total, position=0),
+        DequantizedInput(tensor=branch, output=total, position=1),
     )
     assert placement.ties == ((shortcut, branch),)
     assert placement.tensors == (shortcut, "/Flatten_output_0", branch)
@@ -206,8 +206,8 @@ def test_a_linear_layer_is_centred_where_its_bias_takes_it_up(bias, centrable):
         helper.make_node("Flatten", ["image"], ["flat"]),
         helper.make_node("Gemm", ["flat", "w", *bias], ["y"]),
     ]
-    (found,) = place(model_of(nodes, {"w": weight(768, 4), **bias}), "pointwise").products
-    assert found.centrable is centrable
+    (found,) = place_int8(model_of(nodes, {"w": weight(768, 4), **bias}), "pointwise").products
+    assert found.can_absorb_offset is centrable
 
 
 def test_a_matmul_has_no_bias_to_centre_with():
@@ -215,14 +215,14 @@ def test_a_matmul_has_no_bias_to_centre_with():
         helper.make_node("Flatten", ["image"], ["flat"]),
         helper.make_node("MatMul", ["flat", "w"], ["y"]),
     ]
-    (found,) = place(model_of(nodes, {"w": weight(768, 4)}), "pointwise").products
-    assert not found.centrable
+    (found,) = place_int8(model_of(nodes, {"w": weight(768, 4)}), "pointwise").products
+    assert not found.can_absorb_offset
 
 
 def test_a_model_without_products_has_nothing_to_measure():
     model = model_of([helper.make_node("Relu", ["image"], ["y"])], {})
     with refuses("nothing-to-quantize") as caught:
-        place_everything(model)
+        place_all_int8(model)
     assert "FP16" in caught.value.fix
 
 
@@ -233,7 +233,7 @@ def test_a_layer_whose_bias_is_no_constant_a_channel_stays_in_float(bias):
     layer = helper.make_node("Gemm", ["flat", "w", "computed" if bias == "computed" else "b"], ["h"])
     last = helper.make_node("MatMul", ["h", "v"], ["y"])
     constants = {"w": weight(768, 4), "v": weight(4, 4), "b": weight(2, 4)}
-    assert outputs_of(place(model_of([flatten, made, layer, last], constants), "pointwise")) == ["y"]
+    assert outputs_of(place_int8(model_of([flatten, made, layer, last], constants), "pointwise")) == ["y"]
 
 
 def test_the_sum_of_two_numbers_is_no_residual():
@@ -247,7 +247,7 @@ def test_the_sum_of_two_numbers_is_no_residual():
         helper.make_node("Conv", ["h", "w"], ["y"]),
     ]
     model = model_of(nodes, {"w": weight(3, 3, 1, 1), "two": np.int64(2), "three": np.int64(3)})
-    assert place(model, "bandwidth").carried == place_everything(model).carried == ()
+    assert place_int8(model, "bandwidth").dequantized_inputs == place_all_int8(model).dequantized_inputs == ()
 
 
 def test_a_model_of_unknown_shapes_is_placed_too():
@@ -258,4 +258,4 @@ def test_a_model_of_unknown_shapes_is_placed_too():
         helper.make_node("Conv", ["h", "w"], ["y"]),
     ]
     model = model_of(nodes, {"w": weight(3, 3, 1, 1), "sides": np.float32([-1, 3, 16, 16])})
-    assert place(model, "pointwise").int8_share == 1
+    assert place_int8(model, "pointwise").int8_share == 1

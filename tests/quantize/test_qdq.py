@@ -9,8 +9,8 @@ from onnx import helper
 from refusals import refuses
 
 from deploykit.onnx_tools.model_io import read_model
-from deploykit.quantize.placement import POLICIES, place
-from deploykit.quantize.qdq import insert_qdq, scales_for, steps_for
+from deploykit.quantize.placement import POLICIES, place_int8
+from deploykit.quantize.qdq import activation_steps, fp16_scales, insert_qdq
 
 
 def model_of(nodes, outputs, **weights):
@@ -19,7 +19,7 @@ def model_of(nodes, outputs, **weights):
 
 
 def quantized(model, policy="all-conv", /, **bounds):
-    return insert_qdq(model, place(model, policy), ranges_of(bounds))
+    return insert_qdq(model, place_int8(model, policy), ranges_of(bounds))
 
 
 def operations(model) -> list[str]:
@@ -40,7 +40,7 @@ def one_convolution():
 
 @pytest.mark.parametrize("amax", [0.0, 1e-45, 1e-30, 1e-8, 6e-8, 1e-3, 1.0, 254.0, 1e4, 8.3e6])
 def test_scales_are_positive_finite_and_exact_in_fp16(amax):
-    (scale,) = scales_for([amax])
+    (scale,) = fp16_scales([amax])
     assert scale.dtype == np.float32
     assert 0 < scale < np.inf
     assert np.float32(np.float16(scale)) == scale
@@ -52,7 +52,7 @@ def test_scales_are_positive_finite_and_exact_in_fp16(amax):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("amax", [8.4e6, 1e30, 3.4e38])
 def test_the_scale_of_a_huge_range_is_finite(amax):
-    assert np.isfinite(scales_for([amax])).all()
+    assert np.isfinite(fp16_scales([amax])).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,7 +61,7 @@ def test_the_scale_of_a_huge_range_is_finite(amax):
     amax=st.floats(2**-6, 1e4, width=32),
 )
 def test_within_the_range_quantization_moves_nothing_by_more_than_half_a_step(values, amax):
-    (scale,) = scales_for([amax])
+    (scale,) = fp16_scales([amax])
     x = (values * np.float32(amax)).reshape(1, 2, 4, 4)
     model = model_of([helper.make_node("Conv", ["x", "w"], ["y"])], {"y": 2}, w=column(1, 0, 0, 1))
     (result,) = run_unfused(quantized(model, x=amax), {"x": x}, "x.dequantized")
@@ -109,7 +109,7 @@ def test_weights_beyond_what_int8_and_fp16_hold_are_clipped_alike_on_both_sides(
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_zero_point_is_an_int8_zero(random_b0, policy):
     model = read_model(random_b0.path)
-    placement = place(model, policy)
+    placement = place_int8(model, policy)
     graph = insert_qdq(model, placement, ranges_of(dict.fromkeys(placement.tensors, (-0.3, 4.0))))
     constants = constants_of(graph)
     points = [
@@ -127,7 +127,7 @@ def test_every_zero_point_is_an_int8_zero(random_b0, policy):
 def test_a_whole_network_passes_onnx_own_checker(random_b0, policy):
     model = read_model(random_b0.path)
     before = model.SerializeToString()
-    placement = place(model, policy)
+    placement = place_int8(model, policy)
     graph = insert_qdq(model, placement, ranges_of(dict.fromkeys(placement.tensors, (-0.3, 4.0))))
     onnx.checker.check_model(graph, full_check=True)
     assert model.SerializeToString() == before, "the model given is left as it was"
@@ -312,7 +312,7 @@ def test_both_inputs_of_a_residual_sum_have_the_wider_ones_scale_and_no_centre(s
 
 def test_every_residual_sum_of_b0_adds_two_tensors_of_one_scale(random_b0):
     model = read_model(random_b0.path)
-    placement = place(model, "bandwidth")
+    placement = place_int8(model, "bandwidth")
     bounds = {name: (-0.3 - number / 100, 2 + number / 10) for number, name in enumerate(placement.tensors)}
     graph = insert_qdq(model, placement, ranges_of(bounds))
     constants = constants_of(graph)
@@ -327,7 +327,7 @@ def test_every_residual_sum_of_b0_adds_two_tensors_of_one_scale(random_b0):
 
 def test_a_sum_left_in_float_reads_what_it_read_before(random_b0):
     model = read_model(random_b0.path)
-    whole = place(model, "bandwidth")
+    whole = place_int8(model, "bandwidth")
     placement = whole.without(["blocks.1.1.add"])
     graph = insert_qdq(model, placement, ranges_of(dict.fromkeys(whole.tensors, 4.0)))
     onnx.checker.check_model(graph, full_check=True)
@@ -357,7 +357,7 @@ def test_a_sum_left_in_float_reads_what_it_read_before(random_b0):
 def test_steps_of_any_activations_are_positive_and_finite(bounds, centrable):
     pads = [0] * 4 if centrable else [1] * 4
     model = model_of([helper.make_node("Conv", ["x", "w"], ["y"], pads=pads)], {"y": 2}, w=column(1, 0, 0, 1))
-    step = steps_for(place(model, "all-conv"), ranges_of({"x": bounds}))["x"].step
+    step = activation_steps(place_int8(model, "all-conv"), ranges_of({"x": bounds}))["x"].step
     assert 2**-24 <= step <= 65504
     assert float(np.float16(step)) == step
 
@@ -378,9 +378,9 @@ def test_sums_that_share_an_input_have_one_scale_together():
 
 def test_the_range_of_a_sum_left_in_float_widens_no_other():
     model = model_of(RESIDUAL, {"y": 2}, k=column(1, 0, 0, 1), w=column(0.5, 0, 0, 0.5))
-    placement = place(model, "bandwidth")
+    placement = place_int8(model, "bandwidth")
     ranges = ranges_of({"s": (0.0, 1.27), "h": 100.0})
-    step = steps_for(placement.without(["y"]), ranges)["s"]
+    step = activation_steps(placement.without(["y"]), ranges)["s"]
     assert step.step == pytest.approx(0.005, rel=2**-10)
     assert step.centre == pytest.approx(0.635, rel=2**-10)
-    assert steps_for(placement, ranges)["s"].step == pytest.approx(100 / 127, rel=2**-10)
+    assert activation_steps(placement, ranges)["s"].step == pytest.approx(100 / 127, rel=2**-10)

@@ -15,7 +15,7 @@ from deploykit.onnx_tools.model_io import read_model
 from deploykit.quantize.calibrate import CalibrationSettings, calibrate
 from deploykit.quantize.calibration.methods import named_method
 from deploykit.quantize.int8_options import Int8Options
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_int8
 from deploykit.quantize.sensitivity import Sensitivity, measure_block_sensitivity, measure_sensitivity
 
 # Clipped to 0.3 before block 1, to 0.7 before the classifier: of the five images two are answered wrongly,
@@ -37,7 +37,7 @@ def measured(path: Path, folder: Path, reach: dict[str, float] = REACH, **others
     model = read_model(path)
     images = open_images(folder, PREPROCESSING, limit=100)
     ranges = colour_ranges(path, reach)
-    return measure_block_sensitivity(model, place(model, "all-conv"), ranges, images, **others)
+    return measure_block_sensitivity(model, place_int8(model, "all-conv"), ranges, images, **others)
 
 
 def test_blocks_come_one_at_a_time_the_costliest_first(path, folder):

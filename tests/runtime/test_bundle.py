@@ -9,7 +9,7 @@ import pytest
 from refusals import refuses
 
 from deploykit.accuracy.evaluate import evaluate_model
-from deploykit.engine.audit.work import int8_products
+from deploykit.engine.audit.graph_nodes import count_int8_products
 from deploykit.engine.build import build_engine
 from deploykit.engine.manifest import read_engine_manifest
 from deploykit.engine.quantize_model import quantize_model
@@ -189,15 +189,15 @@ def test_evaluating_a_bundle_evaluates_its_engine(bundled, random_b0, tmp_path):
 @pytest.mark.parametrize(("alone", "count"), [(True, 33), (False, 33)])
 def test_int8_products_of_a_quantized_model_are_counted(parts, alone, count):
     """They are the pointwise convolutions and the classifier of B0."""
-    assert int8_products(read_model(parts["model"]), matrices_alone=alone) == count
+    assert count_int8_products(read_model(parts["model"]), matrix_products_only=alone) == count
 
 
 def test_convolutions_that_are_not_matrix_products_are_counted_separately(random_b0, tmp_path):
     options = Int8Options(policy="bandwidth", float_budget=0)
     int8, _ = quantize_model(onnx=random_b0.path, int8=options, output=tmp_path / "b.onnx")
     model = read_model(int8)
-    assert int8_products(model, matrices_alone=True) == 33
-    assert int8_products(model, matrices_alone=False) == 33 + 16  # and a depthwise one each block
+    assert count_int8_products(model, matrix_products_only=True) == 33
+    assert count_int8_products(model, matrix_products_only=False) == 33 + 16  # and a depthwise one each block
 
 
 def test_a_bundle_is_refused_where_an_engine_is_required(bundled):

@@ -22,7 +22,7 @@ from deploykit.engine.build import build_engine
 from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
-from deploykit.onnx_tools.uint8_input import with_pixels
+from deploykit.onnx_tools.uint8_input import with_uint8_input
 from deploykit.runtime import Engine
 
 SERVER = Path(__file__).parents[2] / "examples" / "http_server.py"
@@ -36,7 +36,7 @@ def engine(request, tmp_path_factory) -> Path:
         network, weights, replace(info, input_type="uint8" if request.param else "float32")
     )
     if request.param:
-        graph = with_pixels(graph, info.preprocessing)
+        graph = with_uint8_input(graph, info.preprocessing)
     model = folder / "model.onnx"
     model.write_bytes(to_bytes(graph))
     return build_engine(onnx=model, gpu="cpu", output=folder / "e.onnx").path

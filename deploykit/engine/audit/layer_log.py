@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deploykit.engine.audit.audit import Audit, CompiledLayer, Traffic
+from deploykit.engine.audit.graph_nodes import products_by_node, qdq_node_names
 from deploykit.engine.audit.traffic import LayerTensor, layer_traffic
-from deploykit.engine.audit.work import Work, plumbing_of, work_of
+from deploykit.onnx_tools.products import Product
 from deploykit.util.types import Precision
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def audit_builder_log(lines: Iterable[str], model: "ModelProto") -> Audit:
         lines: Lines that describe no layer are ignored.
         model: The compiled model, with named nodes.
     """
-    plumbing = plumbing_of(model)
+    plumbing = qdq_node_names(model)
     matches = [(match, line) for line in lines if (match := LAYER_LINE.match(line))]
     profiles = _profiles([line for _, line in matches])
     reported = [
@@ -90,7 +91,7 @@ def audit_engine_inspector(text: str, model: "ModelProto") -> Audit:
         text: Its JSON for the whole engine, which was built with detailed profiling.
         model: The compiled model, with named nodes.
     """
-    plumbing = plumbing_of(model)
+    plumbing = qdq_node_names(model)
     layers = [each for each in json.loads(text)["Layers"] if isinstance(each, dict)]  # otherwise only names
     profiles = _profiles([json.dumps(each) for each in layers])
     reported = [
@@ -101,7 +102,7 @@ def audit_engine_inspector(text: str, model: "ModelProto") -> Audit:
 
 
 def _audited(source: str, reported: list[_ReportedLayer], model: "ModelProto") -> Audit:
-    work, outputs = work_of(model), frozenset(value.name for value in model.graph.output)
+    work, outputs = products_by_node(model), frozenset(value.name for value in model.graph.output)
     layers: list[CompiledLayer] = []
     for profile in sorted({layer.profile for layer in reported}):
         own = [layer for layer in reported if layer.profile == profile]
@@ -191,7 +192,7 @@ def _tensor(name: str, shape: Iterable[int], datatype: str) -> LayerTensor:
     return LayerTensor(name=_PROFILE.sub("", name), shape=tuple(shape), datatype=datatype)
 
 
-def _computed(reported: list[_ReportedLayer], work: Mapping[str, Work]) -> list[list[str]]:
+def _computed(reported: list[_ReportedLayer], work: Mapping[str, Product]) -> list[list[str]]:
     """Return the products of each layer. A product belongs to the last layer that may compute it."""
     place: dict[str, int] = {}
     for at, layer in enumerate(reported):
@@ -204,7 +205,7 @@ def _computed(reported: list[_ReportedLayer], work: Mapping[str, Work]) -> list[
     return [[name for name, where in place.items() if where == at] for at in range(len(reported))]
 
 
-def _compiled(layer: _ReportedLayer, products: list[Work], traffic: Traffic | None) -> CompiledLayer:
+def _compiled(layer: _ReportedLayer, products: list[Product], traffic: Traffic | None) -> CompiledLayer:
     return CompiledLayer(
         name=layer.name,
         kind=layer.kind,
@@ -220,11 +221,11 @@ def _compiled(layer: _ReportedLayer, products: list[Work], traffic: Traffic | No
     )
 
 
-def _padded(layer: _ReportedLayer, product: Work) -> float:
+def _padded(layer: _ReportedLayer, product: Product) -> float:
     if layer.kind in _PREPARING_KINDS or not layer.shape:
         return 1.0
     channels = layer.shape[1] if len(layer.shape) == 4 and layer.kind != "gemm" else layer.shape[-1]
-    return max(channels / product.channels, 1.0)
+    return max(channels / product.input_channels, 1.0)
 
 
 def _precision(datatype: str) -> Precision | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deploykit.engine.audit.audit import Traffic
-from deploykit.engine.audit.work import Work
+from deploykit.onnx_tools.products import Product
 
 _ITEM_BYTES = (
     (re.compile(r"\b(u?int8|fp8|bool)\b", re.IGNORECASE), 1),
@@ -50,7 +50,7 @@ LayerTensors = Sequence[LayerTensor]
 
 
 def layer_traffic(
-    layers: Sequence[LayerTensors | None], products: Sequence[Sequence[Work]], outputs: frozenset[str]
+    layers: Sequence[LayerTensors | None], products: Sequence[Sequence[Product]], outputs: frozenset[str]
 ) -> list[Traffic | None]:
     """Return the bytes that each layer reads and writes; None if they are unknown.
 
@@ -66,7 +66,7 @@ def layer_traffic(
 
 
 def _elements(
-    tensors: LayerTensors, work: Sequence[Work], outputs: frozenset[str]
+    tensors: LayerTensors, work: Sequence[Product], outputs: frozenset[str]
 ) -> Iterator[tuple[str, int]]:
     """Yield the elements per image of the tensors that this layer determines."""
     multiplies = len(work) == 1 and all(tensor.is_matrix for tensor in tensors if -1 in tensor.shape)
@@ -77,7 +77,7 @@ def _elements(
         elif tensor.is_matrix and tensor.name in outputs:
             yield tensor.name, others[0]
         elif tensor.is_matrix and multiplies:
-            yield tensor.name, work[0].places * others[0]
+            yield tensor.name, work[0].positions * others[0]
 
 
 def _traffic(tensors: LayerTensors, elements: Mapping[str, int]) -> Traffic | None:

@@ -1,1 +1,1 @@
-"""Rewrite a quantized graph into the form that a compiler turns into fast INT8 kernels."""
+"""Lower a quantized graph to the form that a compiler turns into fast INT8 kernels."""

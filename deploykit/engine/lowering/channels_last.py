@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deploykit.onnx_tools.rewriter import GraphEdit, attributes_of
+from deploykit.onnx_tools.rewriter import GraphEdit, node_attributes
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -54,7 +54,7 @@ class ChannelsLast:
             self.write_channels_first(node.input)
             self._edit.keep(node)
             return
-        attributes = attributes_of(node)
+        attributes = node_attributes(node)
         reads = [self._maps.get(name, name) for name in node.input]
         name = node.output[0]
         self._maps[name] = self._edit.node(node.op_type, reads, f"{name}.channels_last", **attributes)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.engine.shapes import SideRange
-from deploykit.onnx_tools.ort_session import cpu_session, run
-from deploykit.onnx_tools.uint8_input import takes_pixels
+from deploykit.onnx_tools.ort_session import cpu_session, run_session
+from deploykit.onnx_tools.uint8_input import takes_uint8
 from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def with_dynamic_side(model: "ModelProto") -> "ModelProto":
     dynamic = type(model)()
     dynamic.CopyFrom(model)
     del dynamic.graph.value_info[:]
-    first = 1 if takes_pixels(model) else 2
+    first = 1 if takes_uint8(model) else 2
     for axis, name in enumerate(("height", "width"), first):
         dynamic.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
     return dynamic
@@ -36,7 +36,7 @@ def require_sides(model: "ModelProto", side: SideRange) -> None:
     session = cpu_session(with_dynamic_side(model).SerializeToString())
     for side_px in {side.min, side.max}:
         try:
-            run(session, np.zeros((1, 3, side_px, side_px), np.float32))
+            run_session(session, np.zeros((1, 3, side_px, side_px), np.float32))
         except DeployError as error:
             raise DeployError(
                 f"The model can't take images of {side_px} px: {error.problem}",

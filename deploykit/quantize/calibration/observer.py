@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploykit.data.images.selection import ImageBatch
-from deploykit.onnx_tools.ort_session import cpu_session, run
+from deploykit.onnx_tools.ort_session import cpu_session, run_session
 from deploykit.quantize.calibration.tensor_statistics import BatchSample, sample_batch
 from deploykit.util.array_types import Float32Array
 from deploykit.util.prefetch import available_cores, worker_count
@@ -102,5 +102,5 @@ class ActivationObserver:
                 del by_count[len(inputs)]
             else:
                 return arrays
-        by_count[len(inputs)] = run(self._session, inputs, self._tensors)
+        by_count[len(inputs)] = run_session(self._session, inputs, self._tensors)
         return by_count[len(inputs)]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.engine.audit.work import int8_products
+from deploykit.engine.audit.graph_nodes import count_int8_products
 from deploykit.engine.compile_graph import compile_graph
 from deploykit.engine.compilers import COMPILERS
 from deploykit.engine.manifest import EngineManifest
@@ -171,7 +171,7 @@ class Bundle:
             lower_graph(target, model, info),
             info,
             target=target,
-            planned_int8=int8_products(model, matrices_alone=lacks_int8_convolutions(target)),
+            planned_int8=count_int8_products(model, matrix_products_only=lacks_int8_convolutions(target)),
             batches=self.contents.batches,
             side=self.contents.side,
             progress=lambda stage, done=0, total=None: progress(stage),
