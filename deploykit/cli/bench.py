@@ -10,7 +10,8 @@ from deploykit.bench.layers.layer_time import MEASURED_RUNS, LayerTime, sum_by_b
 from deploykit.bench.record import PERCENTILES, Record, Scope, describe_execution
 from deploykit.bench.scenarios import DEFAULT_SAMPLES, DEFAULT_SECONDS, Scenario
 from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, SERVER_PERCENTILE
-from deploykit.cli.output import json_option, phases, print_json, print_table
+from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.progress import show_progress
 from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import duration_ms, numbers
 from deploykit.engine.manifest import is_bundle, read_engine_manifest
@@ -94,7 +95,7 @@ def command(
     bound_ms, records = duration_ms(max_latency), []
     _require_batches(engine, _batches(batch))
     for size in _batches(batch):
-        with phases("measuring") as progress:
+        with show_progress("measuring") as progress:
             record = benchmark(
                 engine,
                 scenario=scenario,
@@ -106,9 +107,7 @@ def command(
                 search_seconds=search_seconds,
                 threads=threads,
                 cuda_graphs=cuda_graph,
-                progress=lambda stage, done=0, total=None: progress(
-                    f"{stage}, {100 * done / total:.0f} %" if total else stage
-                ),
+                progress=progress,
             )
         records.append((record, keeper.keep(record)))
     if as_json:
@@ -135,7 +134,7 @@ def _profile(
 ) -> None:
     found = []
     for batch in batches:
-        with phases("timing layers"):
+        with show_progress("timing layers"):
             profile = profile_engine(engine, batch=batch, threads=threads, cuda_graphs=cuda_graphs)
         found.append((profile, keeper.keep(profile)))
     if as_json:

@@ -3,7 +3,9 @@ from pathlib import Path
 import click
 
 from deploykit.cli.int8_options import int8_options
-from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.engine.build import build_engine
 from deploykit.engine.compilers import COMPILERS, BuildOptions
 from deploykit.engine.manifest import manifest_path
@@ -66,7 +68,7 @@ def command(
     Example:
       deploykit build-engine --int8 --gpu T4 --data photos/ --batch 1,8,64
     """
-    with phases("building") as progress:
+    with show_progress("building") as progress:
         built = build_engine(
             phi=phi,
             onnx=onnx,

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.engine.shapes import BatchRange, SideRange
 from deploykit.runtime.bundle.bundle import write_bundle
 from deploykit.util.types import Precision
@@ -37,7 +39,7 @@ def command(
     Example:
       deploykit bundle model.int8.onnx model.int8.sm75.engine model.int8.sm80.engine -o b3.dkb
     """
-    with phases("bundling"):
+    with show_progress("bundling"):
         bundle = write_bundle(
             model,
             engines,

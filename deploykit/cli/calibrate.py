@@ -3,7 +3,9 @@ from pathlib import Path
 import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
-from deploykit.cli.output import json_option, note, print_json, stages
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.quantize.calibration.methods import DEFAULT_PERCENT, METHOD_NAMES
 from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration_files import AUTO, calibrate_to_file, merge_ranges_files
@@ -77,7 +79,7 @@ def command(
             "There is nothing to calibrate on.", code="data-missing", fix="give --data a folder of images"
         )
     else:
-        with stages() as progress:
+        with show_progress("calibrating") as progress:
             path, ranges = calibrate_to_file(
                 data,
                 phi=phi,

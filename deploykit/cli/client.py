@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, print_json, print_table, progress_bar
+from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.progress import show_progress
 from deploykit.serving.client import DEFAULT_URL, Client, ImageResult
 
 
@@ -31,10 +32,10 @@ def command(images: tuple[Path, ...], url: str, model: str | None, top: int, as_
     """
     results: list[ImageResult] = []
     try:
-        with progress_bar("asking", "images") as progress, Client(url) as client:
+        with show_progress("asking") as progress, Client(url) as client:
             for result in client.classify(images, model, top=top):
                 results.append(result)
-                progress(len(results), len(images))
+                progress("asking", len(results), len(images))
     finally:  # shows the results before an error too
         if as_json and results:
             print_json({"answers": [dataclasses.asdict(each) for each in results]})

@@ -1,6 +1,7 @@
 import click
 
-from deploykit.cli.output import json_option, phases, print_json, print_table
+from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.progress import show_progress
 from deploykit.runtime.doctor import diagnose
 
 
@@ -13,7 +14,7 @@ def command(as_json: bool) -> None:
     Example:
       deploykit doctor
     """
-    with phases("looking around"):
+    with show_progress("looking around"):
         found = diagnose()
     if as_json:
         print_json(found)

@@ -8,7 +8,9 @@ from deploykit.accuracy.evaluation import Evaluation
 from deploykit.accuracy.model_loader import ARITHMETICS
 from deploykit.bench.record_file import require_record_folder, write_record
 from deploykit.cli.image_options import ImageOptions, image_options
-from deploykit.cli.output import json_option, note, print_json, print_table, progress_bar
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.progress import show_progress
 from deploykit.stats.proportion import Proportion
 from deploykit.util.errors import DeployError
 
@@ -60,7 +62,7 @@ def command(
 
     if output is not None:
         require_record_folder(output)  # now rather than after evaluating
-    with progress_bar("evaluating", "images") as progress:
+    with show_progress("evaluating") as progress:
         evaluation = evaluate_model(
             model,
             data,
@@ -71,7 +73,7 @@ def command(
             require_labels=output is not None,
             on_skipped=on_skipped if image_options.skip_bad else None,
             note=note,
-            progress=lambda stage, done=0, total=None: progress(done, total or 0),
+            progress=progress,
         )
     path = None if output is None else write_record(evaluation.record(), output)
     if as_json:

@@ -1,15 +1,14 @@
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
-from deploykit.cli.checkpoint_options import checkpoint_options
-from deploykit.cli.network_options import chosen, network_options
+from deploykit.cli.checkpoint_options import CheckpointOptions, checkpoint_options
+from deploykit.cli.network_options import NetworkChoice, network_options
 from deploykit.cli.nms_options import nms_options
-from deploykit.cli.output import json_option, note, phases, print_json
-from deploykit.data.preprocessing import Normalization
-from deploykit.networks.checkpoints.sources.registry import SourceName
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.networks.export import Export, export_onnx
 from deploykit.onnx_tools.nms import Nms
 
@@ -26,17 +25,14 @@ from deploykit.onnx_tools.nms import Nms
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder or .onnx file.")
 @json_option
 def command(
+    network: NetworkChoice,
     weights: Path | None,
-    source: SourceName | None,
-    ema: bool,
-    num_classes: int | None,
-    normalization: Normalization | None,
+    checkpoint: CheckpointOptions,
     preprocess: bool,
     nms: Nms | None,
     labels: Path | None,
     output: Path | None,
     as_json: bool,
-    **network: Any,
 ) -> None:
     """Build a network, check it against PyTorch, and write it as ONNX.
 
@@ -46,15 +42,15 @@ def command(
       deploykit export --family resnet18 --depth 2
       deploykit export --family efficientdet --phi 1 --nms
     """
-    member = chosen(**network)
-    with phases("exporting"):
+    member = network.resolve()
+    with show_progress("exporting"):
         result = export_onnx(
             member,
             weights=weights,
-            source=source,
-            ema=ema,
-            num_classes=num_classes,
-            normalization=normalization,
+            source=checkpoint.source,
+            ema=checkpoint.ema,
+            num_classes=checkpoint.num_classes,
+            normalization=checkpoint.normalization,
             preprocess=preprocess,
             nms=nms,
             labels=labels,
@@ -62,8 +58,9 @@ def command(
         )
     if weights is None:
         note(
-            "Random weights: right for building and timing engines, useless for accuracy; "
-            "--weights gives trained ones."
+            "The weights are random: use the model to build and time engines, not for accuracy. "
+            "--weights loads trained ones.",
+            important=True,
         )
     if as_json:
         print_json({"path": result.path, "info": result.info, "difference": asdict(result.difference)})

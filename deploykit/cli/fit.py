@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from deploykit.cli.network_options import family_option
-from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
 from deploykit.cli.print_fit import print_fit, print_fits
+from deploykit.cli.progress import show_progress
 from deploykit.cli.units import duration_ms, fraction, images_per_s, size_bytes
 from deploykit.gpu_catalog.gpu_file import read_gpu_file
 from deploykit.gpu_catalog.gpus import Gpu, normalize_gpu_name, normalized_names, normalized_synonyms
@@ -156,7 +158,7 @@ def command(
     one_axis = next((each for each in AXES if each == axis), None)
     others |= targets | {"batch": _batch(batch), "axis": one_axis, "records": records}
     try:
-        with phases("fitting") as progress:
+        with show_progress("fitting") as progress:
             fits = _fits(gpus, folder, **others, progress=progress)
     except KeyboardInterrupt:
         print(f"stopped; {_kept(folder)}", file=sys.stderr)
@@ -289,10 +291,10 @@ def _exported(fit: FitResult, chosen: Candidate, gpu: str | Gpu, family: str) ->
     if fit.axis is not None:
         member = axis_member(member.family, chosen.scale, fit.axis)
     only = BatchRange(min=chosen.batch, opt=chosen.batch, max=chosen.batch)
-    with phases("exporting"):
+    with show_progress("exporting"):
         exported = export_onnx(member, overwrite=False)
     yield "onnx", exported.path
-    with phases("building"):
+    with show_progress("building"):
         built = build_engine(
             onnx=exported.path, precision=chosen.precision, gpu=gpu, batches=[only], note=note
         )

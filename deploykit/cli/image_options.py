@@ -1,81 +1,80 @@
-"""How images are read: the options that every command with --data shares."""
+"""Options that say how images are read; every command with --data has them."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import click
 
-from deploykit.data.preprocessing import INTERPOLATIONS, NO_OVERRIDES, Channels, Overrides
+from deploykit.cli.option_groups import option_group
+from deploykit.data.preprocessing import INTERPOLATIONS, NO_OVERRIDES, Channels, Interpolation, Overrides
 from deploykit.util.errors import DeployError
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOptions:
-    """What a user says about images.
+    """How images are read.
 
     Attributes:
-        skip_bad: leave out images that can't be read.
-        overrides: what to do to them differently from what the model says.
+        skip_bad: Leave out images that can't be read.
+        overrides: Preprocessing that differs from what the model records.
     """
 
     skip_bad: bool = False
     overrides: Overrides = NO_OVERRIDES
 
 
-def image_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Adds the options to a command, which gets them as one argument: image_options."""
-
-    @functools.wraps(command)
-    def with_options(
-        *,
-        skip_bad: bool,
-        mean: str | None,
-        std: str | None,
-        interpolation: str | None,
-        crop_padding_px: int | None,
-        **others: Any,
-    ) -> R:
-        overrides = Overrides(
-            mean=channels(mean, "--mean"),
-            std=channels(std, "--std"),
-            interpolation=next((each for each in INTERPOLATIONS if each == interpolation), None),
-            crop_padding_px=crop_padding_px,
-        )
-        return command(image_options=ImageOptions(skip_bad=skip_bad, overrides=overrides), **others)
-
-    for option in reversed(_OPTIONS):
-        with_options = option(with_options)
-    return with_options
+def _build(
+    *,
+    skip_bad: bool,
+    mean: str | None,
+    std: str | None,
+    interpolation: Interpolation | None,
+    crop_padding_px: int | None,
+) -> ImageOptions:
+    overrides = Overrides(
+        mean=parse_channels(mean, "--mean"),
+        std=parse_channels(std, "--std"),
+        interpolation=interpolation,
+        crop_padding_px=crop_padding_px,
+    )
+    return ImageOptions(skip_bad=skip_bad, overrides=overrides)
 
 
-_OPTIONS = (
-    click.option("--skip-bad", is_flag=True, help="Leave out images that can't be read."),
-    click.option("--mean", metavar="R,G,B", help="Subtracted from 0..1; default: as the model records."),
-    click.option("--std", metavar="R,G,B", help="Divided by then; default: as the model records."),
-    click.option(
-        "--interpolation",
-        type=click.Choice(INTERPOLATIONS),
-        help="Of resizing; default: as the model records.",
-    ),
-    click.option(
-        "--crop-padding",
-        "crop_padding_px",
-        type=click.IntRange(min=0),
-        metavar="PX",
-        help="Cut off around the centre, of a side; default: as the model records.",
+image_options = option_group(
+    "image_options",
+    _build,
+    (
+        click.option("--skip-bad", is_flag=True, help="Skip images that can't be read."),
+        click.option(
+            "--mean",
+            metavar="R,G,B",
+            help="Mean that is subtracted from pixels between 0 and 1; default: the model's.",
+        ),
+        click.option(
+            "--std",
+            metavar="R,G,B",
+            help="Standard deviation that pixels are divided by; default: the model's.",
+        ),
+        click.option(
+            "--interpolation",
+            type=click.Choice(INTERPOLATIONS),
+            help="Interpolation of the resizing; default: the model's.",
+        ),
+        click.option(
+            "--crop-padding",
+            "crop_padding_px",
+            type=click.IntRange(min=0),
+            metavar="PX",
+            help="Pixels by which the resized shorter side exceeds the centre crop; default: the model's.",
+        ),
     ),
 )
 
 
-def channels(text: str | None, option: str) -> Channels | None:
-    """`0.485,0.456,0.406` -> three numbers.
+def parse_channels(text: str | None, option: str) -> Channels | None:
+    """Return `0.485,0.456,0.406` as three numbers.
 
     Raises:
-        DeployError: that is not what it says.
+        DeployError: The text is not three numbers.
     """
     if text is None:
         return None
@@ -83,7 +82,7 @@ def channels(text: str | None, option: str) -> Channels | None:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError as error:
         raise DeployError(
-            f"{option} {text!r} is not three numbers.",
+            f"{option} takes three numbers, not {text!r}.",
             code="invalid-option-value",
             fix=f"write {option} 0.5,0.5,0.5",
         ) from error

@@ -6,15 +6,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from deploykit.cli.checkpoint_options import checkpoint_options
+from deploykit.cli.checkpoint_options import CheckpointOptions, checkpoint_options
 from deploykit.cli.export import print_export
-from deploykit.cli.network_options import chosen, names_network, network_options
-from deploykit.cli.output import json_option, phases, print_json
+from deploykit.cli.network_options import NetworkChoice, network_options
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.data.preprocessing import Normalization
 from deploykit.networks.checkpoints.checkpoint_match import CheckpointMatch, match_checkpoint
 from deploykit.networks.checkpoints.load import load_weights
 from deploykit.networks.checkpoints.recognize import require_complete_match, require_recognized
-from deploykit.networks.checkpoints.sources.registry import SOURCES, SourceName
+from deploykit.networks.checkpoints.sources.registry import SOURCES
 from deploykit.networks.checkpoints.tensor_match import require_tensor_match
 from deploykit.networks.checkpoints.weights import Weights
 from deploykit.networks.export import export_onnx
@@ -32,13 +33,10 @@ from deploykit.networks.member import member_options
 def command(
     weights: Path,
     check: bool,
-    source: SourceName | None,
-    ema: bool,
-    num_classes: int | None,
-    normalization: Normalization | None,
+    network: NetworkChoice,
+    checkpoint: CheckpointOptions,
     output: Path | None,
     as_json: bool,
-    **network: Any,
 ) -> None:
     """Tell which network a checkpoint is of, and write it as ONNX.
 
@@ -49,22 +47,22 @@ def command(
       deploykit import-weights tf_efficientnet_b3.pth --check
       deploykit import-weights resnet50.pth -o models/
     """
-    with phases("reading"):
-        match = _match(load_weights(weights, ema=ema), source, num_classes, network)
-    facts = _facts(match, normalization)
+    with show_progress("reading"):
+        match = _match(load_weights(weights, ema=checkpoint.ema), network, checkpoint)
+    facts = _facts(match, checkpoint.normalization)
     if check:
         print_json(facts) if as_json else print("\n".join(_lines(facts)))
         require_complete_match(match)
         require_tensor_match(match.weights, match.network)
         return
-    with phases("exporting"):
+    with show_progress("exporting"):
         result = export_onnx(
             match.member,
             weights=weights,
             source=match.source,
-            ema=ema,
-            num_classes=num_classes,
-            normalization=normalization,
+            ema=checkpoint.ema,
+            num_classes=checkpoint.num_classes,
+            normalization=checkpoint.normalization,
             output=output,
         )
     if as_json:
@@ -74,17 +72,17 @@ def command(
     print_export(result)
 
 
-def _match(
-    weights: Weights, source: SourceName | None, num_classes: int | None, network: dict[str, Any]
-) -> CheckpointMatch:
-    side_px = network["side_px"]
-    if names_network(**{**network, "side_px": None}):
-        return match_checkpoint(weights, chosen(**network), source, num_classes=num_classes)
-    told = click.get_current_context().get_parameter_source("family") is not ParameterSource.DEFAULT
-    families = [find_family(network["family"])] if told else FAMILIES.values()
-    found = require_recognized(weights, source, families).member
-    member = found if side_px is None else replace(found, scale=replace(found.scale, side_px=side_px))
-    return match_checkpoint(weights, member, source, num_classes=num_classes)
+def _match(weights: Weights, network: NetworkChoice, checkpoint: CheckpointOptions) -> CheckpointMatch:
+    """Compare the weights with the network that the options name, or with the one they are recognized as."""
+    if replace(network, side_px=None).names_only_family:
+        given = click.get_current_context().get_parameter_source("family") is not ParameterSource.DEFAULT
+        families = [find_family(network.family)] if given else FAMILIES.values()
+        member = require_recognized(weights, checkpoint.source, families).member
+        if network.side_px is not None:
+            member = replace(member, scale=replace(member.scale, side_px=network.side_px))
+    else:
+        member = network.resolve()
+    return match_checkpoint(weights, member, checkpoint.source, num_classes=checkpoint.num_classes)
 
 
 def _facts(match: CheckpointMatch, normalization: Normalization | None) -> dict[str, Any]:

@@ -1,21 +1,21 @@
-"""Ctrl-C and SIGTERM: end what is being done once, tidily, however many there are."""
+"""Ctrl-C and SIGTERM: stop the command once and clean up, however many signals come."""
 
 import signal
 import time
 from types import FrameType
 
-_TIDYING_SECONDS = 3.0
+_CLEAN_UP_SECONDS = 3.0
 
 
 def prepare_interrupts() -> None:
-    """SIGTERM ends it as Ctrl-C does, so that temporary files go; several at once end it once."""
+    """Handle SIGTERM as Ctrl-C, so that temporary files are removed; several signals stop it once."""
     signal.signal(signal.SIGTERM, _Interrupts())
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored in the background
         signal.signal(signal.SIGINT, _Interrupts())
 
 
 class _Interrupts:
-    """Raises KeyboardInterrupt, but not again while what that ends is being tidied up."""
+    """Raises KeyboardInterrupt, but not again while the first one is being cleaned up after."""
 
     def __init__(self) -> None:
         self._again_s = 0.0
@@ -23,11 +23,11 @@ class _Interrupts:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()
         if now_s >= self._again_s:
-            self._again_s = now_s + _TIDYING_SECONDS
+            self._again_s = now_s + _CLEAN_UP_SECONDS
             raise KeyboardInterrupt
 
 
 def ignore_interrupts() -> None:
-    """What is left is to end: Python itself would let the next one kill it then."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+    """Ignore further signals while the process ends; Python's default would kill it with a traceback."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""`deploykit`: finds the command, and turns what goes wrong into a sentence, a fix and an exit status."""
+"""The program `deploykit`: run a command, and turn a failure into a sentence, a fix and an exit status."""
 
-import importlib
 import io
+import json
 import os
 import sys
 import warnings
@@ -10,61 +10,38 @@ from typing import NoReturn
 import click
 
 from deploykit import __version__
+from deploykit.cli.commands import VERBOSITY_OPTIONS, Commands
 from deploykit.cli.interrupts import ignore_interrupts, prepare_interrupts
-from deploykit.cli.terminal import visibly
+from deploykit.cli.notes import collected_notes
+from deploykit.cli.suggestions import suggest
+from deploykit.cli.terminal import has_written, visibly
 from deploykit.util.errors import DeployError
 
-# In the order a newcomer meets them; each module has a `command`, imported when it is called.
-COMMANDS = {
-    "scale": ("scale", "Print a family's members, or one network."),
-    "families": ("families", "List the families of networks."),
-    "export": ("export", "Build a model at any phi and write it as ONNX."),
-    "import-weights": ("import_weights", "Tell which network a checkpoint is of, and write it as ONNX."),
-    "calibrate": ("calibrate", "Measure activation ranges for INT8 on images."),
-    "quantize": ("quantize", "Write the model as INT8 ONNX, with explicit Q/DQ."),
-    "sensitivity": ("sensitivity", "Show which blocks cost accuracy in INT8."),
-    "build-engine": ("build_engine", "Compile an exported model to an FP16, INT8 or FP32 engine."),
-    "inspect": ("inspect", "Print what an engine is and what its compiler made."),
-    "bundle": ("bundle", "Pack a model and plans of it into one file for many machines."),
-    "check": ("check", "Say whether this machine can run an engine."),
-    "eval": ("eval", "Measure a model's accuracy, and its loss against FP32."),
-    "bench": ("bench", "Measure an engine on this machine, in one of MLPerf's scenarios."),
-    "compare": ("compare", "Say how one measurement relates to another."),
-    "study": ("study", "Measure EfficientNets over phi, precision, batch and scaling axis."),
-    "report": ("report", "Write one HTML page of what records show."),
-    "fit": ("fit", "Find the largest phi that meets a target on a GPU."),
-    "search-scaling": ("search_scaling", "Search the grid that a compound rule begins with."),
-    "serve": ("serve", "Serve engines with Triton, or write its model repository."),
-    "client": ("client", "Send images to a server."),
-    "gpus": ("gpus", "List the GPUs that are known."),
-    "doctor": ("doctor", "Say what is installed and what this machine can do."),
-}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
+EPILOG = """\
+Each command has --help with an example, and --json for machine-readable output.
 
-class Commands(click.Group):
-    """Loads a command's module when it is called: help must not import torch."""
+\b
+Errors:
+  error: SENTENCE [code]
+    fix: COMMAND OR ADVICE
+go to standard error; docs/troubleshooting.md explains each code. With --json,
+{"error": {"code", "problem", "fix"}} goes to standard output as well.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"deploykit.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
+\b
+Shell completion:
+  bash: eval "$(_DEPLOYKIT_COMPLETE=bash_source deploykit)"   in ~/.bashrc
+  zsh:  eval "$(_DEPLOYKIT_COMPLETE=zsh_source deploykit)"    in ~/.zshrc
+  fish: _DEPLOYKIT_COMPLETE=fish_source deploykit | source    in ~/.config/fish/config.fish
+"""
 
 
 @click.group(
     cls=Commands,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Each command has --help with an example, and --json.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
 )
 @click.version_option(__version__, prog_name="deploykit")
 @click.pass_context
@@ -81,35 +58,37 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+cli.params.extend(VERBOSITY_OPTIONS)
+
+
 def main() -> NoReturn:
-    """Runs the command line and exits."""
+    """Run the command line and exit."""
     prepare_interrupts()
-    debugging = "DEPLOYKIT_DEBUG" in os.environ
     _prepare_streams()
     with visibly():
-        _run(debugging=debugging)
+        _run(debugging="DEPLOYKIT_DEBUG" in os.environ)
 
 
 def _run(*, debugging: bool) -> NoReturn:
     if not debugging:
-        warnings.simplefilter("ignore")  # libraries' hints to programmers; what matters is raised
+        warnings.simplefilter("ignore")  # hints for programmers; what matters to users is raised
     try:
-        status = cli.main(prog_name="deploykit", standalone_mode=False)
+        with collected_notes():
+            status = cli.main(prog_name="deploykit", standalone_mode=False)
         sys.stdout.flush()
     except DeployError as error:
-        _fail(error.problem, error.code, error.fix, error.exit_code)
+        fix = suggest(error, sys.argv[1:]) or error.fix
+        _fail(error.problem, error.code, fix, error.exit_code)
     except click.UsageError as error:
-        _fail(error.format_message(), "usage", _way_out(error), error.exit_code)
+        fix = suggest(error, sys.argv[1:]) or _help_for(error)
+        _fail(error.format_message(), "usage", fix, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         ignore_interrupts()
         print("stopped; no result was written", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        _discard_output()
-        sys.exit(0)
     except MemoryError:
         _fail(
-            "There is not enough memory for this.",
+            "There is not enough memory.",
             "out-of-memory",
             "give a smaller --batch, --side or --phi",
             BAD_INPUT,
@@ -118,31 +97,28 @@ def _run(*, debugging: bool) -> NoReturn:
         if debugging:
             raise
         _discard_output()
-        _fail(
-            f"The system refused: {error}.",
-            "system-error",
-            "make room there, or give another place",
-            BAD_INPUT,
-        )
+        fix = "free some space there, or name another place"
+        _fail(f"The operating system reports: {error}.", "system-error", fix, BAD_INPUT)
     except Exception as error:
         if debugging:
             raise
+        problem = f"deploykit failed unexpectedly: {type(error).__name__}: {error}"
         _fail(
-            f"deploykit failed in a way it should not: {type(error).__name__}: {error}",
-            "internal-error",
-            "run it again with DEPLOYKIT_DEBUG=1 and report what it prints",
-            FAILED,
+            problem, "internal-error", "run it again with DEPLOYKIT_DEBUG=1 and report the traceback", FAILED
         )
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _way_out(error: click.UsageError) -> str:
-    if error.ctx is None:
-        return "deploykit --help shows what it takes"
-    path, options = error.ctx.command_path, [name for each in error.ctx.command.params for name in each.opts]
-    if "unexpected extra argument" in error.format_message() and "--onnx" in options:
-        return f"name a model's file with --onnx; {path} --help shows what else it takes"
-    return f"{path} --help shows what it takes"
+def _help_for(error: click.UsageError) -> str:
+    return f"{error.ctx.command_path if error.ctx else 'deploykit'} --help"
+
+
+def _fail(problem: str, code: str, fix: str, status: int) -> NoReturn:
+    """Print an error, as JSON too where that is asked for and no result has been printed, and exit."""
+    print(f"error: {problem} [{code}]\n  fix: {fix}", file=sys.stderr)
+    if "--json" in sys.argv and not has_written(sys.stdout):
+        print(json.dumps({"error": {"code": code, "problem": problem, "fix": fix}}))
+    sys.exit(status)
 
 
 def _prepare_streams() -> None:
@@ -155,11 +131,8 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # a name the terminal can't show is no failure
 
 
-def _fail(problem: str, code: str, fix: str, status: int) -> NoReturn:
-    print(f"error: {problem} [{code}]\n  fix: {fix}", file=sys.stderr)
-    sys.exit(status)
-
-
 def _discard_output() -> None:
-    """Lets the interpreter's last flush of standard output succeed."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Send standard output to the null device, so that the interpreter's last flush succeeds."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -1,110 +1,98 @@
-"""Tables, JSON, notes and progress, the same for every command."""
+"""Answers on standard output: tables and JSON, the same for every command."""
 
-import contextlib
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from deploykit.cli.terminal import raw, visible, visibly
-from deploykit.util.progress import Progress as StageProgress
+from deploykit.cli.terminal import raw, visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import TaskID
+    from rich.table import Table
 
-_WIDEST = 1000  # columns of any table here, and more
+_UNLIMITED = 1000  # columns, more than any table here has
+_NARROWEST_TEXT = 24  # columns, of a cell that is wrapped
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
-def print_json(value: Any) -> None:
-    """Prints dataclasses, paths and plain values as JSON."""
+def print_json(value: object) -> None:
+    """Print dataclasses, paths and plain values as JSON."""
     print(json.dumps(value, indent=1, default=_plain))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table, its first column to the left and the others to the right; never cut, whatever the width."""
+    """Print a table that fits the terminal, or the width that COLUMNS says.
+
+    The first column is aligned to the left and the others to the right. In a table that is too wide the
+    widest column is wrapped; where that column would get too narrow, each row becomes a block of lines.
+    Nothing is cut. Where standard output is no terminal and COLUMNS is unset, the width is unlimited.
+    """
     from rich.console import Console
+
+    cells = [[visible(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    console = Console(file=raw(sys.stdout), markup=False, highlight=False, width=_UNLIMITED)
+    table = _table(columns, cells, wrapped=None)
+    natural, allowed = console.measure(table).maximum, _output_width()
+    left = allowed - (natural - max(widths))  # for the widest column
+    if natural <= allowed:
+        console.width = natural
+    elif left >= _NARROWEST_TEXT:
+        console.width = allowed
+        table = _table(columns, cells, wrapped=widths.index(max(widths)))
+    else:
+        print("\n\n".join(_stacked(columns, row, allowed) for row in cells))
+        return
+    console.print(table)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, wrapped: int | None) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        justify = "right" if index and index != wrapped else "left"
+        table.add_column(column, justify=justify, no_wrap=index != wrapped, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(visible(str(cell)) for cell in row))
-    width = Console(width=_WIDEST).measure(table).maximum
-    Console(file=raw(sys.stdout), markup=False, highlight=False, width=width).print(table)
+        table.add_row(*row)
+    return table
 
 
-def note(sentence: str) -> None:
-    """A sentence beside the result, on standard error."""
-    print(f"note: {sentence}", file=sys.stderr)
+def _stacked(columns: Sequence[str], row: Sequence[str], width: int) -> str:
+    """Return a row as lines `column: value`, of which all but the first are indented."""
+    lines = []
+    for index, (column, value) in enumerate(zip(columns, row, strict=True)):
+        text = f"{column}: {value}" if column else value
+        if value:
+            indent = "  " if index else ""
+            wrapped = textwrap.wrap(
+                text,
+                max(width, _NARROWEST_TEXT),
+                initial_indent=indent,
+                subsequent_indent=f"{indent}  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            lines.extend(wrapped)
+    return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def phases(label: str) -> Iterator[StageProgress]:
-    """A spinner whose text is the current phase; nothing where standard error is no terminal."""
-    with _console().status(label) as status, visibly():
-
-        def update(stage: str, done: float = 0, total: float | None = None) -> None:
-            count = "" if total is None else f", {done:g} of {total:g}"
-            status.update(visible(f"{label}: {stage}{count}"))
-
-        yield update
-
-
-@contextlib.contextmanager
-def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
-    """A bar fed with (done, total); nothing where standard error is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = _console()
-    count = (MofNCompleteColumn(), TextColumn(unit)) if unit else ()
-    columns = (TextColumn("{task.description}"), BarColumn(), *count, TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bar as progress, visibly():
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def stages() -> Iterator[StageProgress]:
-    """A bar a stage with its pace, fed with (stage, done, total); nothing where stderr is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = _console()
-    pace = TextColumn("{task.fields[pace]}")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        pace,
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bar as progress, visibly():
-
-        def update(stage: str, done: float = 0, total: float | None = None) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(visible(stage), pace="")
-            task = progress.tasks[tasks[stage]]
-            pace = f"{task.speed:.1f}/s" if task.speed else ""
-            progress.update(tasks[stage], completed=done, total=total, pace=pace)
-
-        yield update
-
-
-def _console() -> "Console":
-    """Of standard error, on which progress is shown."""
-    from rich.console import Console
-
-    return Console(file=raw(sys.stderr), markup=False)
+def _output_width() -> int:
+    """Return how many columns standard output has: COLUMNS, or the terminal's, or unlimited."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _UNLIMITED
+    except (OSError, ValueError):  # no terminal; ValueError: a closed stream
+        return _UNLIMITED
 
 
 def _plain(value: object) -> object:

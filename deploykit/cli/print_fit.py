@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from deploykit.cli.notes import note
 from deploykit.cli.number_format import apart, as_given, beside
-from deploykit.cli.output import note, print_table
+from deploykit.cli.output import print_table
 from deploykit.networks.scaling import format_phi
 from deploykit.planning.fit.result import Candidate, FitResult
 

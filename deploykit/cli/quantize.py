@@ -3,7 +3,9 @@ from pathlib import Path
 import click
 
 from deploykit.cli.int8_options import int8_options
-from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.engine.quantize_model import quantize_model
 from deploykit.quantize.int8_options import Int8Options
 
@@ -27,7 +29,7 @@ def command(
     Example:
       deploykit quantize --data photos/ --eval labelled/ --max-drop 0.5
     """
-    with phases("quantizing") as progress:
+    with show_progress("quantizing") as progress:
         path, plan = quantize_model(
             phi=phi, onnx=onnx, int8=int8, output=output, note=note, progress=progress
         )

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import click
 
-from deploykit.cli.output import json_option, note, phases, print_json
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.reporting.report import write_report
 from deploykit.reporting.report.page import DEFAULT_TITLE
 
@@ -24,7 +26,7 @@ def command(records: tuple[Path, ...], output: Path, title: str, predict: str | 
     Example:
       deploykit report records -o report.html --predict T4
     """
-    with phases("writing the report"):
+    with show_progress("writing the report"):
         sections = write_report(
             records,
             output,

@@ -2,7 +2,7 @@ from typing import Any
 
 import click
 
-from deploykit.cli.network_options import chosen, names_network, network_options
+from deploykit.cli.network_options import NetworkChoice, network_options
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.networks.families.registry import find_family
 from deploykit.networks.member import Member, choose_member
@@ -11,7 +11,7 @@ from deploykit.networks.member import Member, choose_member
 @click.command(name="scale")
 @network_options
 @json_option
-def command(as_json: bool, **network: Any) -> None:
+def command(network: NetworkChoice, as_json: bool) -> None:
     """Print a family's members, or one: depth, width, side, parameters and multiply-accumulates (MACs).
 
     \b
@@ -19,11 +19,11 @@ def command(as_json: bool, **network: Any) -> None:
       deploykit scale --phi 2.5
       deploykit scale --family efficientnetv2
     """
-    if names_network(**network):
-        shown = [("", chosen(**network))]
+    if network.names_only_family:
+        names = find_family(network.family).members
+        shown = [(name, choose_member(network.family, named=name)) for name in names]
     else:
-        names = find_family(network["family"]).members
-        shown = [(name, choose_member(network["family"], named=name)) for name in names]
+        shown = [("", network.resolve())]
     rows = [_fields(name, member) for name, member in shown]
     if as_json:
         print_json(rows)

@@ -5,7 +5,9 @@ from pathlib import Path
 import click
 
 from deploykit.cli.network_options import family_option
-from deploykit.cli.output import json_option, note, print_json, print_table, stages
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.progress import show_progress
 from deploykit.planning.search.coefficient_grid import DEFAULT_STEP, DEFAULT_TOLERANCE
 from deploykit.planning.search.search import (
     DEFAULT_GPU,
@@ -79,7 +81,7 @@ def command(
       deploykit search-scaling --score-command "python train.py {onnx}" --jobs 4
     """
     try:
-        with stages() as progress:
+        with show_progress("searching") as progress:
             search = search_scaling(
                 family,
                 budget=_multiple(budget),

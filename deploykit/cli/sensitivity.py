@@ -3,7 +3,9 @@ from pathlib import Path
 import click
 
 from deploykit.cli.image_options import ImageOptions, image_options
-from deploykit.cli.output import json_option, note, print_json, print_table, stages
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.progress import show_progress
 from deploykit.quantize.placement import DEFAULT_POLICY, POLICIES
 from deploykit.quantize.sensitivity import BlockCost, Sensitivity, measure_sensitivity
 
@@ -37,7 +39,7 @@ def command(
     Example:
       deploykit sensitivity engines/efficientnet-phi3/model.onnx --data labelled/
     """
-    with stages() as progress:
+    with show_progress("measuring") as progress:
         measured = measure_sensitivity(
             model,
             data,

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from deploykit.cli.output import json_option, note, phases, print_json, print_table
+from deploykit.cli.notes import Verbosity, note, print_notes_at_once, verbosity
+from deploykit.cli.output import json_option, print_json, print_table
+from deploykit.cli.progress import show_progress
 from deploykit.cli.units import duration_ms, size_bytes
 from deploykit.serving.repository.check import CheckedRepository, check_repository
 from deploykit.serving.repository.options import BACKENDS, Backend, ModelOptions
@@ -22,7 +24,7 @@ _DAY_S = 86_400
 _MODEL_OPTIONS = ("name", "backend", "max_latency", "batching", "instances", "threads", "max_queue", "images")
 _SERVER_OPTIONS = (
     *("host", "http_port", "grpc_port", "metrics_port", "max_body", "connections"),
-    *("shutdown_timeout", "startup_timeout", "poll", "python", "verbose"),
+    *("shutdown_timeout", "startup_timeout", "poll", "python"),
 )
 
 
@@ -139,7 +141,6 @@ def _folder(_context: click.Context, option: click.Parameter, text: str | None) 
     type=click.Path(path_type=Path),
     help="Python that runs models in Triton; default: the one that runs deploykit.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Print Triton's log.")
 @json_option
 def command(
     engines: tuple[Path, ...],
@@ -163,7 +164,6 @@ def command(
     startup_timeout: str,
     poll: str,
     python: Path | None,
-    verbose: bool,
     as_json: bool,
 ) -> None:
     """Serve ENGINES, or the model repository DIR, with Triton; or write a repository for another Triton.
@@ -190,7 +190,7 @@ def command(
     )
     if triton is not None:
         _require_unused(_SERVER_OPTIONS, reason="--triton starts no server")
-        with phases("writing"):
+        with show_progress("writing"):
             written = write_repository(triton, engines, options, note=note)
         _print_written(written, as_json=as_json)
         return
@@ -207,15 +207,16 @@ def command(
         startup_timeout_s=_seconds(startup_timeout, "--startup-timeout", least=1),
         poll_s=_seconds(poll, "--poll", least=1),
     )
-    log = _print_line if verbose else lambda line: None
+    log = _print_line if verbosity() is Verbosity.VERBOSE else lambda line: None
     with ExitStack() as stack:
         running: Server | None = None
         try:
-            with phases("loading and warming up"):
+            with show_progress("loading and warming up"):
                 running = stack.enter_context(
                     serve(engines, options, server, python=python, note=note, log=log)
                 )
             _announce(running, as_json=as_json)
+            print_notes_at_once()
             running.wait()
         except KeyboardInterrupt:
             if running is None:

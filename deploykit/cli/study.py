@@ -8,7 +8,9 @@ from deploykit.bench.layers.layer_profile import LayerProfile
 from deploykit.bench.record import Record
 from deploykit.cli.interrupts import ignore_interrupts
 from deploykit.cli.network_options import family_option
-from deploykit.cli.output import json_option, note, print_json, progress_bar
+from deploykit.cli.notes import note
+from deploykit.cli.output import json_option, print_json
+from deploykit.cli.progress import show_progress
 from deploykit.cli.record_output import Keeper, Kept, wandb_option
 from deploykit.cli.units import numbers
 from deploykit.networks.scaling import AXES
@@ -83,7 +85,7 @@ def command(
             Kept(path=None, run=run).print()
 
     try:
-        with progress_bar("measuring") as progress:
+        with show_progress("measuring") as progress:
             study = run_study(
                 output,
                 gpu=gpu,
@@ -95,7 +97,7 @@ def command(
                 threads=threads,
                 seconds=seconds,
                 on_start=start,
-                progress=lambda stage, done=0, total=None: progress(done, total or 0),
+                progress=progress,
                 on_record=show,
             )
     except KeyboardInterrupt:

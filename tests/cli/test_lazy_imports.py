@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from small_models import colour_blocks, colour_ranges
 
-from deploykit.cli.main import COMMANDS
+from deploykit.cli.commands import COMMANDS
 
 HEAVY = frozenset({"torch", "onnx", "onnxruntime", "tensorrt_rtx", "numpy", "PIL", "safetensors"})
 

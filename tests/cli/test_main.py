@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from deploykit import __version__
-from deploykit.cli.main import COMMANDS
+from deploykit.cli.commands import COMMANDS
 from deploykit.runtime import Engine
 
 ROOT = Path(__file__).parents[2]

@@ -59,7 +59,7 @@ BAD_INPUT = {
 
 
 def test_a_model_given_without_its_option_is_told_of_it(run):
-    assert "name a model's file with --onnx" in run("build-engine", "model.onnx").err
+    assert "fix: deploykit build-engine --onnx model.onnx\n" in run("build-engine", "model.onnx").err
     assert "--onnx" not in run("compare", "a", "b", "c").err
 
 

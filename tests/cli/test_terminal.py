@@ -12,7 +12,8 @@ from records import engine, latency
 from waiting import wait_for
 
 from deploykit.bench.record_file import write_record
-from deploykit.cli.output import phases, print_table
+from deploykit.cli.output import print_table
+from deploykit.cli.progress import show_progress
 from deploykit.cli.terminal import visible, visibly
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe"
@@ -62,7 +63,7 @@ def test_tables_and_progress_do_not_either(capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
-    with visibly(), phases("measuring") as progress:
+    with visibly(), show_progress("measuring") as progress:
         progress(HOSTILE)
         sys.stdout.write(f"{HOSTILE}\n")
         time.sleep(0.2)  # until it is drawn

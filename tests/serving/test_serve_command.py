@@ -68,7 +68,6 @@ def test_a_backend_missing_from_this_triton_is_refused(run, engine, tmp_path):
         (("ENGINE", "--poll", "3s"), ("option-not-applicable", "--poll")),
         (("folder", "--no-images"), ("option-not-applicable", "--no-images")),
         (("folder", "--max-latency", "9ms"), ("option-not-applicable", "--max-latency")),
-        (("--triton", "models", "ENGINE", "-v"), ("option-not-applicable", "--verbose")),
         (("--check", "folder", "--backend", "python"), ("option-not-applicable", "--backend")),
         (("ENGINE", "--python", "folder"), ("triton-python-unusable", "folder")),
     ],
