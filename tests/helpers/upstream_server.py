@@ -1,4 +1,4 @@
-"""A proxy before a server that does as its path says, without Triton."""
+"""An upstream server whose answer depends on the path, and a proxy in front of it, without Triton."""
 
 import http.client
 import http.server
@@ -16,16 +16,17 @@ from deploykit.serving.proxy.relay import Limits
 ECHO, SLOW, HALF, GONE, CUT, LAST, MUCH = (
     f"/v2/models/{name}/infer" for name in ("echo", "slow", "half", "gone", "cut", "last", "much")
 )
-MUCH_BYTES = 2**24  # more than systems buffer
+MUCH_BYTES = 2**24  # more than sockets buffer
 BEGIN = f"POST {ECHO} HTTP/1.1\r\n".encode()
 BINARY = {"Inference-Header-Content-Length": "0"}  # none of the body is JSON
 
 
-class Behind(http.server.BaseHTTPRequestHandler):
-    """Answers with what it was sent.
+class Upstream(http.server.BaseHTTPRequestHandler):
+    """Answers with the body of the request, except for these paths.
 
-    To SLOW once it may, to HALF with the head at once and the body once it may, to CUT with status 500 and
-    less than it promised, to LAST with a connection that ends unsaid, to MUCH with MUCH_BYTES, to GONE not.
+    SLOW: waits for may_answer. HALF: sends the head at once, and waits before the body. CUT: sends status 500
+    and less than the stated length. LAST: closes the connection without saying so. MUCH: sends MUCH_BYTES.
+    GONE: closes the connection without an answer.
     """
 
     protocol_version = "HTTP/1.1"
@@ -37,7 +38,7 @@ class Behind(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         if self.headers.get("transfer-encoding"):
-            raise AssertionError("passed on what the proxy refuses")
+            raise AssertionError("the proxy passed on what it should refuse")
         body = self.rfile.read(int(self.headers["content-length"]))
         self.seen.append(self.requestline)
         if self.path == SLOW:
@@ -70,13 +71,13 @@ class Behind(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """The proxy ends connections in the midst of what is sent, as tests want it to."""
+        """Ignore connections that the proxy ends early, as tests make it do."""
 
 
 @contextmanager
 def run_upstream() -> Iterator[int]:
-    """Gives its port."""
-    server = Server(("127.0.0.1", 0), Behind)
+    """Run the upstream server; yields its port."""
+    server = Server(("127.0.0.1", 0), Upstream)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_port
@@ -86,17 +87,17 @@ def run_upstream() -> Iterator[int]:
 
 @contextmanager
 def held() -> Iterator[threading.Event]:
-    """Until it is set, SLOW does not answer."""
-    Behind.seen.clear()
-    Behind.may_answer.clear()
+    """Yields an event; SLOW and HALF wait until it is set."""
+    Upstream.seen.clear()
+    Upstream.may_answer.clear()
     try:
-        yield Behind.may_answer
+        yield Upstream.may_answer
     finally:
-        Behind.may_answer.set()
+        Upstream.may_answer.set()
 
 
 def is_asked(path: str) -> bool:
-    return f"POST {path} HTTP/1.1" in Behind.seen
+    return f"POST {path} HTTP/1.1" in Upstream.seen
 
 
 @contextmanager

@@ -35,7 +35,7 @@ HEAD_BYTES = 9
 PING = 6
 NO_ERROR, CANCEL = 0, 8
 RESOURCE_EXHAUSTED, UNIMPLEMENTED = "8", "12"
-MARK = encoded_frame(PING, 0, b"the mark")  # passed on in order, so all frames before it have arrived by then
+MARK = encoded_frame(PING, 0, b"the mark")  # frames keep their order, so all earlier ones have arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,17 @@ class End:
 
 
 @pytest.fixture
-def behind() -> Iterator[socket.socket]:
+def upstream() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(PATIENCE_S)
         yield server
 
 
 @pytest.fixture
-def proxy(behind, monkeypatch) -> Iterator[Proxy]:
+def proxy(upstream, monkeypatch) -> Iterator[Proxy]:
     monkeypatch.setattr("deploykit.serving.proxy.grpc_relay._GOODBYE_S", 0.2)
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=PATIENCE_S)
-    opened = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    opened = Proxy(upstream_port=upstream.getsockname()[1], limits=limits, relay=GrpcRelay)
     opened.open("127.0.0.1", 0)
     yield opened
     if not opened.is_closing:
@@ -98,11 +98,11 @@ def connected(proxy: Proxy) -> Iterator[End]:
 
 
 @pytest.fixture
-def ends(behind, proxy) -> Iterator[tuple[End, End]]:
+def ends(upstream, proxy) -> Iterator[tuple[End, End]]:
     """The client's end and the server's end, with a proxy in between."""
     with connected(proxy) as client:
         client.send(PREFACE)
-        accepted, _ = behind.accept()
+        accepted, _ = upstream.accept()
         with accepted:
             accepted.settimeout(PATIENCE_S)
             server = End(accepted)
@@ -241,7 +241,7 @@ def test_closing_answers_running_calls_and_accepts_no_new_ones(ends, proxy):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1), begun_call("ModelInfer", 3))
     assert proxy.requests == 2
-    closing = Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than this waits
+    closing = Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than the test waits
     closing.start()
     goaway = client.frame()
     assert (goaway.kind, goaway.stream) == (GOAWAY, 0)
@@ -265,7 +265,7 @@ def test_closing_answers_running_calls_and_accepts_no_new_ones(ends, proxy):
 def test_closing_does_not_wait_for_cancelled_or_refused_calls(ends, proxy, last):
     client, server = ends
     sent(client, server, begun_call("ModelInfer", 1))
-    closing = Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than this waits
+    closing = Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than the test waits
     closing.start()
     assert client.frame().kind == GOAWAY
     sent(client, server, last)
@@ -273,13 +273,13 @@ def test_closing_does_not_wait_for_cancelled_or_refused_calls(ends, proxy, last)
     assert not closing.is_alive()
 
 
-def test_a_grpc_client_that_does_not_read_is_disconnected(behind):
+def test_a_grpc_client_that_does_not_read_is_disconnected(upstream):
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.2)
-    proxy = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    proxy = Proxy(upstream_port=upstream.getsockname()[1], limits=limits, relay=GrpcRelay)
     proxy.open("127.0.0.1", 0)
     with connected(proxy) as client:
         client.send(PREFACE)
-        accepted, _ = behind.accept()
+        accepted, _ = upstream.accept()
         with accepted, suppress(OSError):
             accepted.settimeout(PATIENCE_S)
             while True:  # until the proxy ends it
@@ -306,9 +306,9 @@ def test_a_protocol_violation_ends_only_its_own_connection(ends, proxy, text):
     assert [each.encoded for each in sent(client, server, whole)] == [whole]
 
 
-def test_a_client_that_never_completes_the_preface_is_disconnected(behind):
+def test_a_client_that_never_completes_the_preface_is_disconnected(upstream):
     limits = Limits(body_bytes=MOST_BYTES, connections=8, idle_s=0.1)
-    proxy = Proxy(upstream_port=behind.getsockname()[1], limits=limits, relay=GrpcRelay)
+    proxy = Proxy(upstream_port=upstream.getsockname()[1], limits=limits, relay=GrpcRelay)
     proxy.open("127.0.0.1", 0)
     with connected(proxy) as silent:
         silent.send(PREFACE[:5])

@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from upstream_server import BEGIN, Behind, ask, open_proxy, raw, run_upstream
+from upstream_server import BEGIN, Upstream, ask, open_proxy, raw, run_upstream
 from waiting import wait_for
 
 from deploykit.serving.proxy.proxy import Proxy
@@ -14,14 +14,14 @@ from deploykit.serving.proxy.request_json import sanitize_request_json
 
 
 @pytest.fixture(scope="module")
-def behind() -> Iterator[int]:
+def upstream() -> Iterator[int]:
     with run_upstream() as port:
         yield port
 
 
 @pytest.fixture
-def proxy(behind) -> Iterator[Proxy]:
-    with open_proxy(behind) as opened:
+def proxy(upstream) -> Iterator[Proxy]:
+    with open_proxy(upstream) as opened:
         yield opened
 
 
@@ -118,20 +118,20 @@ def test_tensor_data_may_fill_the_whole_request():
     ],
 )
 def test_json_that_would_crash_triton_is_refused(proxy, text, problem):
-    before = len(Behind.seen)
+    before = len(Upstream.seen)
     status, answer = ask(proxy, text, headers={})
-    if problem is None:  # deep, and no deeper than is safe
+    if problem is None:  # deep, but still safe
         assert (status, json.loads(answer)) == (200, json.loads(text))
         return
     assert status == 400
     assert problem in json.loads(answer)["error"]
-    assert len(Behind.seen) == before
+    assert len(Upstream.seen) == before
 
 
 @pytest.mark.parametrize("depth", [1_000, 50_000, 1_000_000])
-def test_deeply_nested_json_is_refused(behind, depth):
+def test_deeply_nested_json_is_refused(upstream, depth):
     text = b'{"inputs":[{"name":"x","shape":[1],"data":' + b"[" * depth + b"]" * depth + b"}]}"
-    with open_proxy(behind, body_bytes=2**22) as proxy:
+    with open_proxy(upstream, body_bytes=2**22) as proxy:
         status, answer = ask(proxy, text, headers={})
     assert (status, "recursion" in json.loads(answer)["error"]) == (400, True)
 
@@ -151,18 +151,18 @@ def test_deeply_nested_json_is_refused(behind, depth):
 )
 def test_a_body_that_triton_parses_as_json_is_checked_as_json(proxy, path):
     """Deeply nested arrays would crash it."""
-    before = len(Behind.seen)
+    before = len(Upstream.seen)
     status, text = ask(proxy, b"hello", path=path)
     assert status == 400
     assert json.loads(text)["error"] == "Inference-Header-Content-Length is only for /v2/models/MODEL/infer"
     status, text = ask(proxy, b'{"a":' + b"[" * 300, path=path, headers={})
     assert (status, "failed to parse" in json.loads(text)["error"]) == (400, True)
-    assert len(Behind.seen) == before
+    assert len(Upstream.seen) == before
 
 
-def test_json_waiting_to_be_parsed_is_limited_over_all_connections(behind):
+def test_json_waiting_to_be_parsed_is_limited_over_all_connections(upstream):
     long = json.dumps({"inputs": [{"shape": [1], "data": "x" * 900}]}).encode()
-    with open_proxy(behind) as proxy:
+    with open_proxy(upstream) as proxy:
         begun = BEGIN + b"Host: here\r\nContent-Length: 1000\r\n\r\n" + bytes(950)
         waiting = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(4)]
         for each in waiting:
@@ -170,7 +170,7 @@ def test_json_waiting_to_be_parsed_is_limited_over_all_connections(behind):
         wait_for(lambda: proxy.state.buffered_bytes == 4 * 950)
         status, text = ask(proxy, long, headers={})
         assert (status, "too much JSON is waiting to be parsed" in text.decode()) == (503, True)
-        assert ask(proxy, bytes(1000))[0] == 200  # of which none is JSON
+        assert ask(proxy, bytes(1000))[0] == 200  # none of it is JSON
         waiting.pop().close()
         wait_for(lambda: proxy.state.buffered_bytes == 3 * 950)
         assert ask(proxy, long, headers={})[0] == 200
@@ -203,8 +203,8 @@ def test_json_waiting_to_be_parsed_is_limited_over_all_connections(behind):
     ],
 )
 def test_ambiguous_requests_are_refused(proxy, head, status):
-    before = len(Behind.seen)
+    before = len(Upstream.seen)
     answer = raw(proxy, BEGIN + b"Host: here\r\n" + head + b"\r\n\r\nhello")
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
     assert "error" in json.loads(answer.partition(b"\r\n\r\n")[2])
-    assert len(Behind.seen) == before
+    assert len(Upstream.seen) == before

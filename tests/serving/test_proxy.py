@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,20 +36,20 @@ from deploykit.serving.proxy.relay import Limits
 
 
 @pytest.fixture(scope="module")
-def behind() -> Iterator[int]:
+def upstream() -> Iterator[int]:
     with run_upstream() as port:
         yield port
 
 
 @pytest.fixture
-def slow(behind) -> Iterator[threading.Event]:
+def slow(upstream) -> Iterator[threading.Event]:
     with held() as may_answer:
         yield may_answer
 
 
 @pytest.fixture
-def proxy(behind) -> Iterator[Proxy]:
-    with open_proxy(behind, last_request_s=PATIENCE_S) as opened:
+def proxy(upstream) -> Iterator[Proxy]:
+    with open_proxy(upstream, last_request_s=PATIENCE_S) as opened:
         yield opened
 
 
@@ -89,6 +90,7 @@ def test_a_connection_that_the_upstream_closed_is_opened_again(proxy):
     for path in (LAST, LAST, ECHO):
         connection.request("POST", path, b"hello", BINARY)
         assert connection.getresponse().read() == b"hello"
+        time.sleep(0.2)  # until the proxy has seen the end of the upstream's connection
     connection.close()
 
 
@@ -98,8 +100,8 @@ def test_an_http_1_0_client_needs_no_host_header(proxy):
     assert answer.endswith(b"\r\n\r\ngot")
 
 
-def test_clients_that_do_not_read_are_disconnected(behind):
-    with open_proxy(behind, connections=2, idle_s=0.2) as proxy:
+def test_clients_that_do_not_read_are_disconnected(upstream):
+    with open_proxy(upstream, connections=2, idle_s=0.2) as proxy:
         deaf = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(2)]
         for each in deaf:
             each.sendall(BEGIN.replace(b"echo", b"much") + b"Host: here\r\nContent-Length: 2\r\n\r\n{}")
@@ -123,15 +125,15 @@ def test_a_slow_reader_gets_the_whole_answer_while_the_proxy_closes(proxy):
     assert len(answer.partition(b"\r\n\r\n")[2]) == MUCH_BYTES
 
 
-def test_closing_does_not_wait_for_a_connection_whose_answer_is_complete(behind, slow):
-    with open_proxy(behind, last_request_s=0.1) as proxy:
+def test_closing_does_not_wait_for_a_connection_whose_answer_is_complete(upstream, slow):
+    with open_proxy(upstream, last_request_s=0.1) as proxy:
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
         connection.request("POST", HALF, b"hello", BINARY)
-        answer = connection.getresponse()  # of its head
-        closing = threading.Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than this waits
+        answer = connection.getresponse()  # the head only
+        closing = threading.Thread(target=proxy.close, args=(3 * PATIENCE_S,))  # longer than the join below
         closing.start()
         wait_for(lambda: proxy.is_closing)
-        closing.join(0.5)  # until what looks for idle connections has looked
+        closing.join(0.5)  # until the proxy has looked for idle connections
         assert closing.is_alive()
         slow.set()
         assert answer.read() == b"hello"
@@ -140,8 +142,8 @@ def test_closing_does_not_wait_for_a_connection_whose_answer_is_complete(behind,
         connection.close()
 
 
-def test_a_silent_upstream_times_out(behind, slow):
-    proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, answer_s=0.2))
+def test_a_silent_upstream_times_out(upstream, slow):
+    proxy = Proxy(upstream_port=upstream, limits=Limits(body_bytes=1000, answer_s=0.2))
     proxy.open("127.0.0.1", 0)
     assert ask(proxy, path=SLOW) == (503, b'{"error": "the upstream server does not answer"}')
     proxy.close(1)
@@ -156,8 +158,8 @@ def test_a_missing_upstream_is_a_503():
     proxy.close(1)
 
 
-def test_a_silent_client_is_disconnected(behind):
-    proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, idle_s=0.2))
+def test_a_silent_client_is_disconnected(upstream):
+    proxy = Proxy(upstream_port=upstream, limits=Limits(body_bytes=1000, idle_s=0.2))
     proxy.open("127.0.0.1", 0)
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
         client.sendall(BEGIN)
@@ -165,12 +167,12 @@ def test_a_silent_client_is_disconnected(behind):
     proxy.close(1)
 
 
-def test_connections_over_the_limit_are_refused_until_others_close(behind):
-    proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000, connections=8))
+def test_connections_over_the_limit_are_refused_until_others_close(upstream):
+    proxy = Proxy(upstream_port=upstream, limits=Limits(body_bytes=1000, connections=8))
     proxy.open("127.0.0.1", 0)
     held = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(8)]
     wait_for(lambda: len(proxy._connections) == 8)
-    for sent in (0, 1000):  # what is left unread when a connection is closed would drop the answer
+    for sent in (0, 1000):  # data left unread at the close would drop the answer
         with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as ninth:
             ninth.sendall(BEGIN + b"Content-Length: 1000\r\n\r\n" + bytes(sent))
             assert ninth.recv(2**12).startswith(b"HTTP/1.1 503 ")
@@ -192,7 +194,7 @@ def test_closing_answers_running_requests_and_accepts_no_new_connections(proxy, 
     closing = threading.Thread(target=proxy.close, args=(PATIENCE_S,))
     closing.start()
     wait_for(lambda: proxy.is_closing)
-    idle.request("POST", ECHO, "meanwhile", BINARY)  # on a connection that was there
+    idle.request("POST", ECHO, "meanwhile", BINARY)  # on an existing connection
     last = idle.getresponse()
     assert (last.read(), last.headers["connection"]) == (b"meanwhile", "close")
     with pytest.raises(ConnectionRefusedError):
@@ -204,7 +206,7 @@ def test_closing_answers_running_requests_and_accepts_no_new_connections(proxy, 
     assert answers == [(200, b"hello")]
 
 
-def test_connections_being_accepted_when_the_proxy_closes_are_answered(behind):
+def test_connections_being_accepted_when_the_proxy_closes_are_answered(upstream):
     found: Counter[str] = Counter()
 
     def work(port: int) -> None:
@@ -221,7 +223,7 @@ def test_connections_being_accepted_when_the_proxy_closes_are_answered(behind):
                     found["lost"] += 1
 
     for _ in range(10):
-        proxy = Proxy(upstream_port=behind, limits=Limits(body_bytes=1000))
+        proxy = Proxy(upstream_port=upstream, limits=Limits(body_bytes=1000))
         proxy.open("127.0.0.1", 0)
         with ThreadPoolExecutor(8) as pool:
             asking = [pool.submit(work, proxy.port) for _ in range(8)]
@@ -230,18 +232,18 @@ def test_connections_being_accepted_when_the_proxy_closes_are_answered(behind):
             proxy.close(20)
         assert all(each.done() for each in asking)
     assert found["answered"] > 200
-    assert found["lost"] <= 1  # that the system queued in the moment between the last look and the close
+    assert found["lost"] <= 1  # queued by the system between the last accept and the close
 
 
 def test_closing_cancels_slow_requests_without_logging(proxy, slow, caplog):
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
         client.sendall(BEGIN.replace(b"echo", b"slow") + b"Host: here\r\nContent-Length: 2\r\n\r\n{}")
         wait_for(lambda: is_asked(SLOW))
-        proxy.close(0.1)  # returns, though there is no answer yet
+        proxy.close(0.1)  # returns although there is no answer yet
         assert client.recv(100) == b""
     assert caplog.records == []
 
 
-def test_a_port_in_use_is_refused(proxy, behind):
+def test_a_port_in_use_is_refused(proxy, upstream):
     with refuses("address-unavailable"):
-        Proxy(upstream_port=behind, limits=Limits(body_bytes=1)).open("127.0.0.1", proxy.port)
+        Proxy(upstream_port=upstream, limits=Limits(body_bytes=1)).open("127.0.0.1", proxy.port)

@@ -154,7 +154,7 @@ def test_new_versions_load_while_serving_and_bad_ones_never_replace_good_ones(en
         shutil.copytree(models / "colours" / "2", bad)
         (bad / "model.cpu.engine").write_bytes(b"no engine")
         bad.rename(models / "colours" / "3")  # not through deploykit, which would have refused it
-        for _ in range(2):  # it tries again and again
+        for _ in range(2):  # Triton retries at every poll
             wait_for(lambda: version_state(client, "3") == "UNAVAILABLE")
             time.sleep(1.5)
         assert client.is_server_ready()
@@ -167,7 +167,7 @@ def test_new_versions_load_while_serving_and_bad_ones_never_replace_good_ones(en
         _, said = process.communicate(timeout=60)
     assert (load.lost, load.wrong, load.refused) == ([], 0, 0)
     events = [line for line in said.splitlines() if line.startswith("note: ")]
-    first, bad, last = events  # each once, however often Triton looked
+    first, bad, last = events  # each once, however often Triton polled
     assert (first, last) == (
         "note: Triton has loaded colours, version 2.",
         "note: Triton has loaded colours, version 4.",
@@ -181,7 +181,7 @@ def version_state(client, version: str) -> str | None:
     return next((each["state"] for each in index if each.get("version") == version), None)
 
 
-@pytest.mark.parametrize("after_s", [0.9, 1.4])  # it starts in one to three seconds
+@pytest.mark.parametrize("after_s", [0.9, 1.4])  # startup takes one to three seconds
 def test_stopping_during_startup_leaves_no_processes(engine, after_s):
     def helpers() -> set[str]:
         return {each.parent.name for each in Path("/proc").glob("[0-9]*/cmdline") if is_helper(each)}
@@ -200,7 +200,7 @@ def test_stopping_during_startup_leaves_no_processes(engine, after_s):
 def is_helper(cmdline: Path) -> bool:
     try:
         return b"triton_python_backend_stub" in cmdline.read_bytes()
-    except OSError:  # gone meanwhile
+    except OSError:  # the process has ended
         return False
 
 
