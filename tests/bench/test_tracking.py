@@ -12,6 +12,7 @@ from deploykit.bench.record_file import write_record
 from deploykit.bench.tracking import log_to_wandb
 
 wandb = pytest.importorskip("wandb", reason="needs wandb: pip install '.[wandb]'")
+pytestmark = pytest.mark.integration
 _BLOCK, _HEADING, _FILE_HEADING = 32768, 7, 7
 
 
