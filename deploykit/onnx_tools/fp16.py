@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.onnx_tools.model_io import is_kept_in_fp32
+from deploykit.onnx_tools.rewriter import tensors_read
 from deploykit.util.errors import DeployError
 from deploykit.util.lazy_import import require
 
@@ -55,16 +56,16 @@ def _without_kept(model: "ModelProto") -> "tuple[ModelProto, list[NodeProto]]":
     kept: list[NodeProto] = []
     made: set[str] = set()
     for node in model.graph.node:
-        if is_kept_in_fp32(node) or made.intersection(node.input):
+        if is_kept_in_fp32(node) or made & tensors_read(node):
             kept.append(node)
             made.update(node.output)
     if not kept:
         return body, kept
     nodes = [node for node in model.graph.node if not made.intersection(node.output)]
-    read = {name for node in kept for name in node.input}
+    read = set[str]().union(*map(tensors_read, kept))
     others = [value for value in model.graph.output if value.name not in made]
     cut = sorted((read & {name for node in nodes for name in node.output}) - {value.name for value in others})
-    used = {name for node in nodes for name in node.input}
+    used = set[str]().union(*map(tensors_read, nodes))
     constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del body.graph.node[:], body.graph.output[:], body.graph.initializer[:], body.graph.value_info[:]
     body.graph.node.extend(nodes)
@@ -81,7 +82,7 @@ def _append(converted: "ModelProto", kept: "list[NodeProto]", model: "ModelProto
         return
     graph = converted.graph
     taken = {tensor.name for tensor in graph.initializer}
-    read = {name for node in kept for name in node.input}
+    read = set[str]().union(*map(tensors_read, kept))
     renamed = {
         tensor.name: f"{tensor.name}.fp32" for tensor in model.graph.initializer if tensor.name in taken
     }

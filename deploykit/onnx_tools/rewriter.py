@@ -6,13 +6,34 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 
 def node_attributes(node: "NodeProto") -> dict[str, Any]:
     from onnx import helper
 
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def tensors_read(node: "NodeProto") -> set[str]:
+    """Return the tensors that a node reads itself or that its subgraphs take from the graph around them."""
+    read = set(node.input)
+    for subgraph in subgraphs_of(node):
+        defined = {value.name for value in subgraph.input} | {tensor.name for tensor in subgraph.initializer}
+        defined |= {name for inner in subgraph.node for name in inner.output}
+        inner_reads = {value.name for value in subgraph.output}
+        inner_reads.update(*map(tensors_read, subgraph.node))
+        read |= inner_reads - defined
+    return read
+
+
+def subgraphs_of(node: "NodeProto") -> "list[GraphProto]":
+    """Return the bodies of an If, Loop or Scan."""
+    graphs: list[GraphProto] = []
+    for item in node.attribute:
+        graphs += [item.g] if item.HasField("g") else []
+        graphs += item.graphs
+    return graphs
 
 
 class GraphEdit:
@@ -71,7 +92,7 @@ class GraphEdit:
         for node in reversed(self._nodes):
             if needed & set(node.output):
                 kept.append(node)
-                needed |= set(node.input)
+                needed |= tensors_read(node)
         del graph.node[:], graph.initializer[:]
         graph.node.extend(reversed(kept))
         graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in needed)

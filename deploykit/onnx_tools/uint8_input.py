@@ -4,14 +4,16 @@ Everything that looks into a model sees it without them: read_model takes them o
 a model or compiles it puts them on again, where its metadata say so.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deploykit.data.preprocessing import Preprocessing
+from deploykit.onnx_tools.rewriter import subgraphs_of
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 _PREFIX = "preprocess."
 _PREPARED = f"{_PREFIX}images"
@@ -93,7 +95,13 @@ def _size(dim: "object") -> int | str:
 
 
 def _rename(model: "ModelProto", before: str, after: str) -> None:
-    for node in model.graph.node:
-        for at, name in enumerate(node.input):
+    _rename_in(model.graph.node, before, after)
+
+
+def _rename_in(nodes: "Iterable[NodeProto]", before: str, after: str) -> None:
+    for node in nodes:
+        for position, name in enumerate(node.input):
             if name == before:
-                node.input[at] = after
+                node.input[position] = after
+        for subgraph in subgraphs_of(node):
+            _rename_in(subgraph.node, before, after)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deploykit.onnx_tools.rewriter import GraphEdit, node_attributes
+from deploykit.onnx_tools.rewriter import GraphEdit, node_attributes, tensors_read
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -51,7 +51,7 @@ class ChannelsLast:
     def keep(self, node: "NodeProto") -> None:
         """Takes over a node of the source."""
         if not self._has_no_need_of_layout(node):
-            self.write_channels_first(node.input)
+            self.write_channels_first(sorted(tensors_read(node)))
             self._edit.keep(node)
             return
         attributes = node_attributes(node)

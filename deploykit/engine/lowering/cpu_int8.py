@@ -20,7 +20,7 @@ from deploykit.engine.lowering.accumulators import fit_weight
 from deploykit.engine.lowering.channels_last import TO_LAST, ChannelsLast
 from deploykit.onnx_tools.inline_constants import inline_constants
 from deploykit.onnx_tools.products import Product, find_products
-from deploykit.onnx_tools.rewriter import GraphEdit
+from deploykit.onnx_tools.rewriter import GraphEdit, tensors_read
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -118,7 +118,7 @@ class _Lowering:
             if activation is not None:
                 needed.add(activation.tensor)
             elif needed & set(node.output):
-                needed.update(node.input)
+                needed |= tensors_read(node)
         return needed
 
     def _to_uint8(self, node: "NodeProto") -> "NodeProto":
