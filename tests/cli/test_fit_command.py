@@ -142,7 +142,7 @@ def measured(tiny, monkeypatch):
         ("cpu,RTX 5090", (), "[gpu-facts-missing]"),
         ("cpu,RTX 5090,T4", ("--precision", "best"), "[gpu-facts-missing]"),
         ("cpu,RTX 9999", (), "No GPU named 'RTX 9999'"),
-        ("cpu,local", (), "no NVIDIA GPU"),
+        ("cpu,local", (), "[gpu-not-found]"),
     ],
 )
 def test_what_refuses_a_gpu_is_told_before_another_is_measured(run, measured, gpus, options, sentence):
@@ -291,7 +291,7 @@ def test_what_is_no_model_of_ours_is_not_replaced(run, tmp_path):
     model = tmp_path / "engines" / "efficientnet-phi0" / "model.onnx"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"somebody else's")
-    assert "is another model" in run(*SMALLEST).err
+    assert run(*SMALLEST).code == "model-would-be-replaced"
     assert model.read_bytes() == b"somebody else's"
 
 

@@ -138,6 +138,14 @@ def log_axis(title: str, traces: Sequence[Trace], letter: Literal["x", "y"]) -> 
     }
 
 
+def work_latency_layout(traces: Sequence[Trace]) -> dict[str, Any]:
+    """Return the axes of a plot of latency against work."""
+    return {
+        "xaxis": log_axis("multiply-accumulates per image, G", traces, "x"),
+        "yaxis": log_axis("median latency at batch 1, ms", traces, "y"),
+    }
+
+
 def _make_hover(hover_lines: Sequence[Sequence[str]] | None) -> Trace:
     if hover_lines is None:
         return {"hoverinfo": "skip"}

@@ -10,7 +10,7 @@ from deploykit.reporting.report.report_data import ReportData
 from deploykit.reporting.report.section import Column, Section, Table, Trace
 from deploykit.reporting.report.setup import Setup
 from deploykit.reporting.report.text import format_giga, join_words
-from deploykit.reporting.report.traces import COLOURS, PALE, SYMBOLS, log_axis, scatter
+from deploykit.reporting.report.traces import COLOURS, PALE, SYMBOLS, scatter, work_latency_layout
 from deploykit.stats.estimate import Estimate, ratio_between
 
 _MAX_WORK_RATIO = 1.3  # beyond, the cost of a multiply-accumulate is not compared
@@ -55,10 +55,7 @@ def _make_section(
         title=f"What does compound scaling cost compared with one axis alone? {setup.title(setups)}",
         findings=_find(shown, ordered),
         traces=traces,
-        layout={
-            "xaxis": log_axis("multiply-accumulates per image, G", traces, "x"),
-            "yaxis": log_axis("median latency at batch 1, ms", traces, "y"),
-        },
+        layout=work_latency_layout(traces),
         table=Table(
             columns=(
                 Column(title="network"),

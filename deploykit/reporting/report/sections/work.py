@@ -12,7 +12,7 @@ from deploykit.reporting.report.report_data import ReportData
 from deploykit.reporting.report.section import Column, Section, Table, Trace
 from deploykit.reporting.report.setup import Setup
 from deploykit.reporting.report.text import format_giga, join_words
-from deploykit.reporting.report.traces import COLOURS, GREY, log_axis, scatter
+from deploykit.reporting.report.traces import COLOURS, GREY, scatter, work_latency_layout
 from deploykit.stats.estimate import Estimate, ratio_between
 
 
@@ -39,10 +39,7 @@ def section(data: ReportData, predicted: Sequence[PredictedMember]) -> Section |
         title="Does latency follow the multiply-accumulates?",
         findings=tuple(findings),
         traces=tuple(traces),
-        layout={
-            "xaxis": log_axis("multiply-accumulates per image, G", traces, "x"),
-            "yaxis": log_axis("median latency at batch 1, ms", traces, "y"),
-        },
+        layout=work_latency_layout(traces),
         table=Table(
             columns=(
                 Column(title="network"),
