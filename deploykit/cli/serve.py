@@ -168,6 +168,8 @@ def command(
 ) -> None:
     """Serve ENGINES, or the model repository DIR, with Triton; or write a repository for another Triton.
 
+    With --verbose, the server prints Triton's log.
+
     \b
     Example:
       deploykit serve engines/efficientnet-phi3/model.int8.cpu.onnx
@@ -240,7 +242,7 @@ def _announce(server: Server, *, as_json: bool) -> None:
         print(f"ready: {server.url}, {grpc}, {metrics}")
         print(f"models: {', '.join(server.models)}")
         if not _is_loopback(server.host):
-            note("There is no authentication: put an authenticating proxy in front.")
+            note("There is no authentication: put an authenticating proxy in front.", important=True)
     sys.stdout.flush()
 
 

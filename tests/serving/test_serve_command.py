@@ -86,6 +86,15 @@ def test_a_mistake_gives_one_sentence_and_a_fix(run, engine, tmp_path, arguments
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("--drain", "--shutdown-timeout"), ("--ready", "--startup-timeout")]
+)
+def test_an_old_option_name_works_with_a_note(run, engine, old, new):
+    done = run("serve", str(engine), old, "soon")
+    assert done.code == "invalid-duration"
+    assert f"note: {old} is now {new}" in done.err
+
+
 def test_check_exits_with_3_for_a_repository_that_disagrees(run, engine, tmp_path):
     assert run("serve", "--triton", "models", str(engine), "--name", "colours").status == 0
     assert run("serve", "--check", "models").status == 0

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from deploykit.cli.notes import print_notes
 from deploykit.cli.serve import _announce
 from deploykit.serving import client
 from deploykit.serving.repository.names import version_numbers
@@ -158,6 +159,7 @@ def test_the_client_accepts_the_announced_urls(capsys, host, shown, is_open):
     client.Client(found["http"])
     client.Client(found["grpc"])
     _announce(server, as_json=False)
+    print_notes()
     printed = capsys.readouterr()
     assert f"ready: {found['http']}, {found['grpc']}, {found['metrics']}\n" in printed.out
     assert ("There is no authentication" in printed.err) == is_open
