@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.data.images.generated import GENERATED
+from deploykit.data.images.open import DEFAULT_IMAGES
 from deploykit.data.images.sampling import sample_evenly
 from deploykit.data.images.selection import Images, OnSkipped, report_each_once
 from deploykit.networks.model_info import input_side_px, read_model_info
@@ -77,7 +78,8 @@ def calibrate(
     if images.source == GENERATED and read_model_info(graph).weights != "random":
         settings.note("Calibrating on generated images: expect less accuracy than with --data DIR.")
     if images.count < images.requested:
-        settings.note(f"Using all {images.count} images of {images.source} ({images.requested} requested).")
+        wanted = "recommended" if images.requested == DEFAULT_IMAGES else "requested"
+        settings.note(f"Using all {images.count} images of {images.source} ({images.requested} {wanted}).")
     measured, held_out = _split(images) if settings.method is None else (images, images)
     if settings.method is None and images.count < _MIN_IMAGES_TO_SPLIT:
         settings.note("Comparing methods on the calibration images themselves: too few to hold any out.")

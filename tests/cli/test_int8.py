@@ -34,7 +34,7 @@ def test_calibrate_says_of_what_and_how(run):
     assert shown.out == "r.json: ranges of 3 tensors from 5 images\nmethod: max\n"
     notes = shown.err.splitlines()
     assert len(notes) == 1
-    assert re.fullmatch(r"note: flat has 5 images, .*512.*", notes[0])
+    assert re.fullmatch(r"note: Using all 5 images of flat .*512.*", notes[0])
 
 
 def test_auto_says_what_it_chose_among(run):
