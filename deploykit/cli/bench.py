@@ -13,7 +13,7 @@ from deploykit.bench.server_scenario import DEFAULT_SEARCH_SECONDS, SERVER_PERCE
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.cli.progress import show_progress
 from deploykit.cli.record_output import Keeper, Kept, wandb_option
-from deploykit.cli.units import duration_ms, numbers
+from deploykit.cli.units import parse_duration_ms, parse_numbers
 from deploykit.engine.manifest import is_bundle, read_engine_manifest
 from deploykit.stats.estimate import Estimate
 from deploykit.stats.latency_percentiles import required_samples
@@ -29,28 +29,37 @@ _SLOWEST = 10
     type=click.Choice(get_args(Scenario)),
     default="single-stream",
     show_default=True,
-    help="MLPerf's: one call after another; throughput; the highest rate that holds --max-latency.",
+    help="MLPerf scenario: one call after another, throughput, or the highest request rate that holds "
+    "--max-latency.",
 )
 @click.option(
     "--scope",
     type=click.Choice(get_args(Scope)),
     default="end-to-end",
     show_default=True,
-    help="Of a call: all; what the GPU takes to compute; what the host takes to enqueue.",
+    help="Part of a call that is timed: all of it, the GPU's computation, or the host's enqueueing.",
 )
-@click.option("--batch", metavar="N,N", help="Images a call, one record each; default: what it is tuned for.")
-@click.option("--max-latency", metavar="10ms", help="What `server` holds at the 99th percentile.")
-@click.option("--seconds", type=float, help=f"Measure so long at least; default: {DEFAULT_SECONDS:g}.")
-@click.option("--samples", type=int, help=f"Measure so many calls at least; default: {DEFAULT_SAMPLES}.")
+@click.option(
+    "--batch", metavar="N,N", help="Batch sizes, one record each; default: the one the engine is tuned for."
+)
+@click.option(
+    "--max-latency", metavar="10ms", help="Latency that the server scenario holds at the 99th percentile."
+)
+@click.option(
+    "--seconds", type=float, help=f"Shortest duration of a measurement; default: {DEFAULT_SECONDS:g}."
+)
+@click.option("--samples", type=int, help=f"Fewest calls that are measured; default: {DEFAULT_SAMPLES}.")
 @click.option(
     "--search-seconds",
     type=float,
-    help=f"How long `server` searches at most; default: {DEFAULT_SEARCH_SECONDS:g}.",
+    help=f"Longest duration of the server scenario's search; default: {DEFAULT_SEARCH_SECONDS:g}.",
 )
-@click.option("--threads", type=int, help="CPU threads; default: one a core.")
-@click.option("--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="On a GPU.")
-@click.option("--layers", is_flag=True, help="Time by layer, beside the roofline's bound.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder to write the records to.")
+@click.option("--threads", type=int, help="Number of CPU threads; default: one per core.")
+@click.option(
+    "--cuda-graph/--no-cuda-graph", default=True, show_default=True, help="Replay a CUDA graph on a GPU."
+)
+@click.option("--layers", is_flag=True, help="Time each layer and compare it with the roofline bound.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the records.")
 @wandb_option
 @json_option
 def command(
@@ -69,7 +78,7 @@ def command(
     wandb: str | None,
     as_json: bool,
 ) -> None:
-    """Measure ENGINE on this machine, in one of MLPerf's scenarios.
+    """Measure the latency or throughput of ENGINE on this machine, in one of MLPerf's scenarios.
 
     \b
     Example:
@@ -80,19 +89,19 @@ def command(
     if layers:
         if (max_latency, scenario, scope) != (None, "single-stream", "end-to-end"):
             raise DeployError(
-                "--layers times layers, one run after another, and has no scenario.",
+                "--layers times one run after another, so scenarios do not apply.",
                 code="option-not-applicable",
-                fix="leave out --scenario, --scope and --max-latency, or --layers",
+                fix="remove --scenario, --scope and --max-latency, or remove --layers",
             )
         if (seconds, samples, search_seconds) != (None, None, None):
             raise DeployError(
-                f"--layers times {MEASURED_RUNS} runs, however long they take.",
+                f"--layers always times {MEASURED_RUNS} runs.",
                 code="option-not-applicable",
-                fix="leave out --seconds, --samples and --search-seconds, or --layers",
+                fix="remove --seconds, --samples and --search-seconds, or remove --layers",
             )
         _profile(engine, _batches(batch), threads, keeper, cuda_graphs=cuda_graph, as_json=as_json)
         return
-    bound_ms, records = duration_ms(max_latency), []
+    bound_ms, records = parse_duration_ms(max_latency), []
     _require_batches(engine, _batches(batch))
     for size in _batches(batch):
         with show_progress("measuring") as progress:
@@ -116,10 +125,10 @@ def command(
     first = records[0][0]
     print(f"{engine}: {first.engine.precision.upper()} on {first.machine.name}, {first.runtime}")
     _print_figures([record for record, _ in records])
-    print(f"method: {_method(first)}; intervals hold with 95 % confidence")
+    print(f"method: {_method(first)}; with 95 % confidence intervals")
     for record, kept in records:
-        for remark in record.caveats:
-            print(f"batch {record.method.batch}: {remark}")
+        for caveat in record.caveats:
+            print(f"batch {record.method.batch}: {caveat}")
         kept.print()
 
 
@@ -151,12 +160,12 @@ def _profile(
         _print_profile(profile)
         kept.print()
     print(
-        "bound: the least that so many MACs and bytes take, on a CPU as measured, on a GPU by its datasheet"
+        "bound: the shortest time for these MACs and bytes, at the CPU's measured or the GPU's published peak"
     )
     layers = [layer for profile, _ in found for layer in profile.layers]
     if beating := sum(layer.beats_bound for layer in layers):
         why = explain_beaten_bounds(found[0][0])
-        print(f"*: faster than that, as {beating} of {len(layers)} layers are. {why}")
+        print(f"*: faster than the bound ({beating} of {len(layers)} layers). {why}")
 
 
 def _print_profile(profile: LayerProfile) -> None:
@@ -170,13 +179,13 @@ def _print_profile(profile: LayerProfile) -> None:
     ):
         _print_layers(title, rows, total_ms=total_ms)
         print()
-    for doubt in profile.run_caveats:
-        print(f"batch {profile.batch}: {doubt}")
+    for caveat in profile.run_caveats:
+        print(f"batch {profile.batch}: {caveat}")
 
 
 def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None:
     print_table(
-        (title, "time", "of all", "MACs", "moved", "bound", "time / bound"),
+        (title, "time", "share", "MACs", "moved", "bound", "time / bound"),
         [
             (
                 row.name,
@@ -193,12 +202,12 @@ def _print_layers(title: str, rows: list[LayerTime], *, total_ms: float) -> None
 
 
 def _batches(text: str | None) -> tuple[int | None, ...]:
-    """`1,8,32`; without a text what the engine is tuned for."""
-    return (None,) if text is None else numbers(text, int, option="--batch", example="1,8,32")
+    """Return the sizes in `1,8,32`; without a text, None for the size the engine is tuned for."""
+    return (None,) if text is None else parse_numbers(text, int, option="--batch", example="1,8,32")
 
 
 def _require_batches(engine: Path, batches: tuple[int | None, ...]) -> None:
-    """Fails before the first is measured where a later one can't be; a bundle tells when it is loaded."""
+    """Refuse an unsupported batch size before any is measured; a bundle is checked when it is loaded."""
     if len(batches) > 1 and not is_bundle(engine):
         manifest = read_engine_manifest(engine)
         for size in batches:
@@ -213,7 +222,7 @@ def _print_figures(records: list[Record]) -> None:
             (
                 record.method.batch,
                 *(_percentile(record, percent) for percent in PERCENTILES),
-                # of a part of the calls there is none
+                # partial scopes have no throughput
                 f"{record.images_per_s.value:.4g} images/s" if record.method.scope == "end-to-end" else "",
                 len(record.latency_ms),
             )
@@ -241,7 +250,7 @@ def _print_figures(records: list[Record]) -> None:
 
 
 def _percentile(record: Record, percent: float) -> str:
-    """Marked where it is of fewer calls than it takes."""
+    """Return a percentile, marked with ~ if there are too few calls for it."""
     mark = "~" if len(record.latency_ms) < required_samples(percent) else ""
     return f"{mark}{_interval(record.percentile_ms(percent), 'ms')}"
 
@@ -260,7 +269,7 @@ def _method(record: Record) -> str:
 
 
 def _fields(record: Record, kept: Kept) -> dict[str, Any]:
-    """The figures, and everything that they come from."""
+    """Return the figures with the record they come from."""
     return {
         **_values(kept),
         **{f"p{percent}_ms": record.percentile_ms(percent) for percent in PERCENTILES},

@@ -16,28 +16,51 @@ from deploykit.util.types import Precision
 
 
 @click.command(name="build-engine")
-@click.option("--fp16", is_flag=True, help="The default for GPUs.")
-@click.option("--int8", "to_int8", is_flag=True, help="What --int8-policy says in INT8, the rest in FP16.")
-@click.option("--fp32", is_flag=True, help="The default for the CPU.")
+@click.option("--fp16", is_flag=True, help="Build in FP16, the default for GPUs.")
+@click.option(
+    "--int8",
+    "to_int8",
+    is_flag=True,
+    help="Build in INT8 where --int8-policy says so, and in FP16 elsewhere.",
+)
+@click.option("--fp32", is_flag=True, help="Build in FP32, the default for the CPU.")
 @click.option("--gpu", help="GPU to compile for (T4, RTX 4090, ...), `local`, `portable`, or `cpu`.")
-@click.option("--phi", type=float, help="Which exported model, by its phi.")
-@click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
-@click.option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes; default 1,1,64.")
-@click.option("--profiles", metavar="B;B;...", help="Several of these, tuned for each: '1;8;64', say.")
-@click.option("--side", metavar="MIN,OPT,MAX", help="Sides of images, px; default the model's own alone.")
-@click.option("--compiler", type=click.Choice(["auto", *COMPILERS]), default="auto", show_default=True)
-@click.option("--optimization-level", type=int, help="0 builds fastest, 5 searches longest.")
-@click.option("--workspace", "workspace_mb", type=int, metavar="MIB", help="Device memory kernels work in.")
-@click.option("--version-compatible", is_flag=True, help="TensorRT: later versions run the engine too.")
+@click.option("--phi", type=float, help="Phi of the exported model.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="File of the exported model.")
+@click.option(
+    "--batch", metavar="MIN,OPT,MAX", help="Range of batch sizes, with the one to tune for; default: 1,1,64."
+)
+@click.option(
+    "--profiles", metavar="B;B;...", help="Several batch ranges, each tuned separately, for example '1;8;64'."
+)
+@click.option(
+    "--side", metavar="MIN,OPT,MAX", help="Range of input sides in pixels; default: the model's side only."
+)
+@click.option(
+    "--compiler",
+    type=click.Choice(["auto", *COMPILERS]),
+    default="auto",
+    show_default=True,
+    help="Compiler to use; auto picks the one for the GPU.",
+)
+@click.option(
+    "--optimization-level", type=int, help="Effort of the compiler: 0 builds fastest, 5 searches longest."
+)
+@click.option(
+    "--workspace", "workspace_mb", type=int, metavar="MIB", help="Device memory for the workspace of kernels."
+)
+@click.option(
+    "--version-compatible", is_flag=True, help="Let later TensorRT versions run the engine (TensorRT only)."
+)
 @click.option(
     "--hardware-compatible",
     is_flag=True,
-    help="TensorRT: other GPUs of SM80 and later, or of the same compute capability, run it too.",
+    help="Let other GPUs run the engine: SM80 and later, or the same compute capability (TensorRT only).",
 )
-@click.option("--strip", is_flag=True, help="TensorRT: leave the weights out of the plan.")
+@click.option("--strip", is_flag=True, help="Leave the weights out of the plan (TensorRT only).")
 @int8_options
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Engine file; default: beside the model."
+    "-o", "--output", type=click.Path(path_type=Path), help="Path of the engine; default: next to the model."
 )
 @json_option
 def command(
@@ -60,9 +83,9 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Compile the exported model to an engine, and write its manifest beside it.
+    """Compile the exported model to an engine, and write its manifest next to it.
 
-    Without --gpu: for the GPU of this machine, and where there is none, the portable engine.
+    Without --gpu, the engine is for the GPU of this machine. If there is no GPU, it is the portable engine.
 
     \b
     Example:
@@ -104,7 +127,7 @@ def command(
 def _batches(batch: str | None, profiles: str | None) -> tuple[BatchRange, ...]:
     if batch is not None and profiles is not None:
         raise DeployError(
-            "--batch and --profiles contradict each other.", code="option-conflict", fix="give one of them"
+            "--batch and --profiles contradict each other.", code="option-conflict", fix="remove one of them"
         )
     if profiles is not None:
         return parse_profiles(profiles)
@@ -120,5 +143,5 @@ def _precision(**asked: bool) -> Precision | None:
         case several:
             flags = " and ".join(f"--{name}" for name in several)
             raise DeployError(
-                f"{flags} contradict each other.", code="option-conflict", fix="give one of them"
+                f"{flags} contradict each other.", code="option-conflict", fix="remove one of them"
             )

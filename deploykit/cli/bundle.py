@@ -14,13 +14,21 @@ from deploykit.util.types import Precision
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("engines", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle: b3.dkb, say."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Path of the bundle, for example b3.dkb.",
 )
 @click.option(
-    "--fp32", is_flag=True, help="Where no plan runs, build an FP32 model as FP32; default: FP16 on GPUs."
+    "--fp32", is_flag=True, help="Build an FP32 model in FP32 where no plan runs; default: FP16 on GPUs."
 )
-@click.option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes to build for; default 1,1,64.")
-@click.option("--side", metavar="MIN,OPT,MAX", help="Sides to build for, px; default the model's own alone.")
+@click.option("--batch", metavar="MIN,OPT,MAX", help="Range of batch sizes to build for; default: 1,1,64.")
+@click.option(
+    "--side",
+    metavar="MIN,OPT,MAX",
+    help="Range of input sides to build for, in pixels; default: the model's side only.",
+)
 @json_option
 def command(
     model: Path,
@@ -31,9 +39,9 @@ def command(
     side: str | None,
     as_json: bool,
 ) -> None:
-    """Pack MODEL and any number of ENGINES made from it into one file for many machines.
+    """Pack MODEL and the ENGINES built from it into one file for many machines.
 
-    Loaded, it takes the plan that runs there; where none does, it builds one and keeps it.
+    A machine that loads the bundle uses the plan that runs there. If none does, it builds one and keeps it.
 
     \b
     Example:
@@ -56,7 +64,7 @@ def command(
     model_precision = contents.model.precision.upper()
     count = len(contents.plans)
     print(f"{output}: {model_precision} model and {count} plan{'s' if count != 1 else ''}")
-    print(f"  {'where none of them runs' if count else 'when it is loaded'}, {_built(contents.precision)}")
+    print(f"  {'where no plan runs' if count else 'when it is loaded'}, {_built(contents.precision)}")
     for plan in contents.plans:
         manifest = plan.manifest
         print(

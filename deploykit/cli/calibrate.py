@@ -11,32 +11,39 @@ from deploykit.quantize.calibration.ranges import Ranges
 from deploykit.quantize.calibration_files import AUTO, calibrate_to_file, merge_ranges_files
 from deploykit.util.errors import DeployError
 
-_METHOD = "How ranges are read off; auto: by the output error on images held out."
+_METHOD = "Method that picks the ranges; auto compares their output errors on held-out images."
 _PERCENTS = ", ".join(f"{percent:g} for {name}" for name, percent in DEFAULT_PERCENT.items())
 
 
 @click.command(name="calibrate")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--data", help="Folder of images, .npz with `images`, manifest .toml, or `generated`.")
-@click.option("--merge", is_flag=True, help="Merge the ranges FILES of one model instead of running it.")
-@click.option("--phi", type=float, help="Which exported model, by its phi.")
-@click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
 @click.option(
-    "--images", "limit", type=int, help="At most this many; default 512, or what the manifest says."
+    "--data", help="Images to calibrate on: a folder, a .npz with `images`, a manifest .toml, or `generated`."
+)
+@click.option("--merge", is_flag=True, help="Merge FILES, ranges of one model, instead of running the model.")
+@click.option("--phi", type=float, help="Phi of the exported model.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="File of the exported model.")
+@click.option(
+    "--images",
+    "limit",
+    type=int,
+    help="Largest number of images; default: 512, or the number in the manifest.",
 )
 @click.option(
     "--method", type=click.Choice([AUTO, *METHOD_NAMES]), default=AUTO, show_default=True, help=_METHOD
 )
-@click.option("--percentile", type=float, help=f"Kept unclipped; default {_PERCENTS}.")
-@click.option("--seed", type=int, help="Draw images at random by it; default: evenly.")
 @click.option(
-    "--manifest", type=click.Path(path_type=Path), help="Write down which images these were: .toml."
+    "--percentile", type=float, help=f"Percentage of values that are not clipped; default: {_PERCENTS}."
+)
+@click.option("--seed", type=int, help="Seed to draw images at random; default: evenly spaced images.")
+@click.option(
+    "--manifest", type=click.Path(path_type=Path), help="Write the list of the images to this .toml file."
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Ranges file; default: in calibration/, but for --merge.",
+    help="Path of the ranges file; default: in calibration/ (required with --merge).",
 )
 @image_options
 @json_option
@@ -57,7 +64,7 @@ def command(
 ) -> None:
     """Stream images through an exported model and write its activation ranges.
 
-    Interrupted and started again, it goes on from where it was.
+    An interrupted calibration resumes when the same command is run again.
 
     \b
     Example:
@@ -70,13 +77,13 @@ def command(
         path, ranges = merge_ranges_files(files, method=method, percentile=percentile, output=output)
     elif files:
         raise DeployError(
-            f"{files[0]} is one word too many.",
+            f"calibrate takes no argument such as {files[0]} without --merge.",
             code="unexpected-argument",
-            fix="name images with --data, or add --merge",
+            fix="give images with --data, or add --merge",
         )
     elif data is None:
         raise DeployError(
-            "There is nothing to calibrate on.", code="data-missing", fix="give --data a folder of images"
+            "Calibration needs images.", code="data-missing", fix="deploykit calibrate --data DIR"
         )
     else:
         with show_progress("calibrating") as progress:
@@ -101,15 +108,15 @@ def command(
 def _refuse(files: tuple[Path, ...], *others: object) -> None:
     if not files:
         raise DeployError(
-            "--merge names no files.",
+            "--merge needs the ranges files to merge.",
             code="option-incomplete",
             fix="deploykit calibrate --merge a.json b.json -o c.json",
         )
     if any(other is not None for other in others):
         raise DeployError(
-            "--merge takes ranges alone.",
+            "--merge only combines ranges files, so options about models and images do not apply.",
             code="option-conflict",
-            fix="leave out every option but --method, --percentile, -o and --json",
+            fix="remove all options except --method, --percentile, -o and --json",
         )
 
 
@@ -132,7 +139,7 @@ def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
     chosen = ""
     if scores:
         compared = scores[0].error.images
-        which = "these" if compared == ranges.images else f"{compared} others"
+        which = "the same images" if compared == ranges.images else f"{compared} other images"
         chosen = f", chosen among {len(scores)} by the output error on {which}"
     print(f"{path}: ranges of {len(intervals)} tensors from {ranges.images} images")
     print(f"method: {ranges.method}{chosen}")
@@ -140,6 +147,6 @@ def _report(path: Path, ranges: Ranges, *, as_json: bool) -> None:
     if clipped:
         most = min(clipped, key=clipped.__getitem__)
         print(
-            f"clipped to under half of the largest value seen: {len(clipped)} tensors, "
-            f"most of all {most} (to {100 * clipped[most]:.2g} %)"
+            f"clipped below half of the largest value: {len(clipped)} tensors, "
+            f"most strongly {most} (to {100 * clipped[most]:.2g} %)"
         )

@@ -8,6 +8,7 @@ import click
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.engine.manifest import is_bundle
 from deploykit.runtime.preflight import Check, preflight
+from deploykit.util.errors import DeployError
 
 if TYPE_CHECKING:
     from deploykit.runtime.bundle.bundle import Resolution
@@ -19,7 +20,9 @@ CANNOT_RUN = 3
 @click.argument("engine", type=click.Path(path_type=Path))
 @json_option
 def command(engine: Path, as_json: bool) -> None:
-    """Say whether this machine can run an engine or bundle, and if not why and what to do; exits with 3 then.
+    """Check whether this machine can run an engine or bundle, and if not, say why.
+
+    The exit status is 3 if it cannot.
 
     \b
     Example:
@@ -41,7 +44,7 @@ def command(engine: Path, as_json: bool) -> None:
 
 
 def _check_bundle(path: Path, *, as_json: bool) -> None:
-    """A bundle runs wherever something can be built, too."""
+    """Check a bundle, which also runs where an engine can be built from it."""
     from deploykit.runtime.bundle.bundle import Bundle
 
     found = Bundle(path).resolve()
@@ -68,9 +71,13 @@ def _print_bundle_json(path: Path, found: "Resolution") -> None:
             "kept": found.cached_path is not None,
             "drawback": found.fallback_reason,
             "unkept": found.uncacheable_reason,
-            "refusal": found.error and {"problem": found.error.problem, "fix": found.error.fix},
+            "refusal": found.error and _error(found.error),
         }
     )
+
+
+def _error(error: DeployError) -> dict[str, str]:
+    return {"code": error.code, "problem": error.problem, "fix": error.fix}
 
 
 def _conclusion(path: Path, found: "Resolution") -> Iterator[str]:
@@ -81,18 +88,18 @@ def _conclusion(path: Path, found: "Resolution") -> Iterator[str]:
         yield f"  {found.error.problem}"
         yield f"  {found.error.fix}"
     elif found.chosen_plan is not None:
-        yield f"{path}: runs by its plan for {found.chosen_plan.manifest.target.title}"
+        yield f"{path}: runs with its plan for {found.chosen_plan.manifest.target.title}"
     elif found.build_target is not None:
         done = "was built before and is kept" if found.cached_path else "would be built when it is loaded"
-        yield f"{path}: no plan of it runs here; one for {found.build_target.title} {done}"
+        yield f"{path}: none of its plans runs here; one for {found.build_target.title} {done}"
     if found.fallback_reason is not None:
-        yield f"  none for the GPU here: {found.fallback_reason}"
+        yield f"  no engine for the GPU of this machine: {found.fallback_reason}"
     if found.uncacheable_reason is not None and found.runs:
         yield f"  {found.uncacheable_reason} {TEMPORARY_ENGINE_NOTE}"
 
 
 def _print_checks(checks: Sequence[Check]) -> None:
     print_table(
-        ("", "wants", "here", ""),
+        ("", "required", "here", ""),
         [(each.name, each.wanted, each.found, "ok" if each.holds else "no") for each in checks],
     )

@@ -10,10 +10,12 @@ from deploykit.cli.output import json_option, print_json
 @click.command(name="compare")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("--ignore", metavar="NAME,NAME", help=f"What may be unlike: {', '.join(IGNORABLE_FIELDS)}.")
+@click.option(
+    "--ignore", metavar="NAME,NAME", help=f"Conditions that may differ: {', '.join(IGNORABLE_FIELDS)}."
+)
 @json_option
 def command(first: Path, second: Path, ignore: str | None, as_json: bool) -> None:
-    """Say how the figure of record SECOND relates to that of FIRST, if they were measured alike.
+    """Compare the figures of the records FIRST and SECOND, which must be measured the same way.
 
     \b
     Example:
@@ -35,10 +37,10 @@ def command(first: Path, second: Path, ignore: str | None, as_json: bool) -> Non
     for path, record, value in zip((first, second), records, (found.first, found.second), strict=True):
         print(f"{path}: {value:.4g} {found.figure}, {record.engine.name} on {record.machine.name}")
     ratio = found.ratio
-    verdict = "" if found.is_significant else "; which is greater is not clear"
+    verdict = "" if found.is_significant else "; the difference is within the uncertainty"
     print(f"second / first: {ratio}{verdict}")
     if found.ignored:
-        print(f"unlike, and ignored: {', '.join(found.ignored)}")
+        print(f"differs, and is ignored: {', '.join(found.ignored)}")
     for path, record in zip((first, second), records, strict=True):
-        for remark in record.caveats:
-            print(f"{path}: {remark}")
+        for caveat in record.caveats:
+            print(f"{path}: {caveat}")

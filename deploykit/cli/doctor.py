@@ -8,13 +8,13 @@ from deploykit.runtime.doctor import diagnose
 @click.command(name="doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Say what is installed, what this machine can build for and run, and what is missing.
+    """Show what is installed, what this machine can build and run, and what is missing.
 
     \b
     Example:
       deploykit doctor
     """
-    with show_progress("looking around"):
+    with show_progress("examining this machine"):
         found = diagnose()
     if as_json:
         print_json(found)

@@ -19,23 +19,28 @@ _AUTO = "auto"
 
 @click.command(name="eval")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="Folder (of one folder a class), .npz, .toml, or `generated`.")
-@click.option("--images", type=int, help="At most this many; default: all, and 512 generated ones.")
+@click.option(
+    "--data",
+    required=True,
+    help="Images: a folder with one folder per class, a .npz, a manifest .toml, or `generated`.",
+)
+@click.option("--images", type=int, help="Largest number of images; default: all, or 512 generated ones.")
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
-    help="FP32 model to compare with; default: found by its SHA-256.",
+    help="FP32 model to compare with; default: the one with the recorded SHA-256.",
 )
 @click.option(
     "--arithmetic",
     type=click.Choice([_AUTO, *ARITHMETICS]),
     default=_AUTO,
     show_default=True,
-    help="Of INT8: TensorRT's, or its runtime's own; auto: TensorRT's for ONNX, its own for an engine.",
+    help="INT8 arithmetic: TensorRT's, or the runtime's; auto uses TensorRT's for ONNX models and the "
+    "runtime's for engines.",
 )
 @image_options
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="A folder to write a record of top-1 to."
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder for a record of the top-1 accuracy."
 )
 @json_option
 def command(
@@ -50,7 +55,7 @@ def command(
 ) -> None:
     """Measure the accuracy of MODEL, an ONNX file or an engine, and its loss against FP32.
 
-    Without labels: how often it agrees with the FP32 model, and the SQNR of the logits.
+    Images without labels give the agreement with the FP32 model and the SQNR of the logits.
 
     \b
     Example:
@@ -58,10 +63,10 @@ def command(
     """
 
     def on_skipped(error: DeployError) -> None:
-        note(f"{error.problem} Skipped.")
+        note(f"Skipped: {error.problem}")
 
     if output is not None:
-        require_record_folder(output)  # now rather than after evaluating
+        require_record_folder(output)  # before the evaluation rather than after it
     with show_progress("evaluating") as progress:
         evaluation = evaluate_model(
             model,
@@ -100,7 +105,7 @@ def _print(evaluation: Evaluation) -> None:
         rows.append(("drop of top-1", f"{100 * drop.value:+.2f} points", _interval(drop, "points", sign="+")))
     for name, decibels in (
         ("SQNR of the logits", scores.sqnr_db),
-        ("of the median image", scores.median_sqnr_db),
+        ("SQNR of the median image", scores.median_sqnr_db),
     ):
         if decibels is not None:
             rows.append((name, "no difference" if decibels == math.inf else f"{decibels:.1f} dB", ""))
@@ -109,7 +114,7 @@ def _print(evaluation: Evaluation) -> None:
         print(_verdict(scores.top1_drop))
     if evaluation.reference is not None:
         print(f"FP32: {evaluation.reference}")
-    print(f"run by: {model.ran_by}")
+    print(f"runtime: {model.ran_by}")
 
 
 def _interval(estimate: Proportion, unit: str, *, sign: str = "") -> str:
@@ -118,7 +123,7 @@ def _interval(estimate: Proportion, unit: str, *, sign: str = "") -> str:
 
 def _verdict(drop: Proportion) -> str:
     if drop.low > 0:
-        return "the drop of top-1 is beyond chance"
+        return "the drop of top-1 is statistically significant"
     if drop.high < 0:
-        return "the gain of top-1 is beyond chance"
-    return "the difference of top-1 is within chance on so many images: agreement tells more"
+        return "the gain of top-1 is statistically significant"
+    return "the difference of top-1 is within the uncertainty of this many images: rely on the agreement"

@@ -15,14 +15,16 @@ from deploykit.onnx_tools.nms import Nms
 
 @click.command(name="export")
 @network_options
-@click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .pth or .pt checkpoint.")
-@checkpoint_options
-@click.option("--preprocess", is_flag=True, help="Take uint8 images and normalize them in the graph.")
-@nms_options
 @click.option(
-    "--labels", type=click.Path(path_type=Path), help="Text file with each class's name, a line each."
+    "--weights", type=click.Path(path_type=Path), help="Checkpoint to load: .safetensors, .pth or .pt."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder or .onnx file.")
+@checkpoint_options
+@click.option(
+    "--preprocess", is_flag=True, help="Make the model take uint8 images and normalize them itself."
+)
+@nms_options
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class name per line.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder or .onnx file to write.")
 @json_option
 def command(
     network: NetworkChoice,
@@ -69,7 +71,7 @@ def command(
 
 
 def print_export(result: Export) -> None:
-    """What was written, and how far it is from PyTorch."""
+    """Print what was written, and how far its outputs are from PyTorch's."""
     built, difference = result.network, result.difference
     print(
         f"{result.path}: {built.side_px} px, {built.num_classes} classes, "

@@ -7,7 +7,7 @@ from deploykit.networks.families.registry import FAMILIES
 @click.command(name="families")
 @json_option
 def command(as_json: bool) -> None:
-    """List the families of networks, with their published members.
+    """List the network families with their published members.
 
     \b
     Example:

@@ -11,7 +11,7 @@ from deploykit.planning.cost_model.cost_model import can_predict
 @click.command(name="gpus")
 @json_option
 def command(as_json: bool) -> None:
-    """List the GPUs that are known, and what can be done for each from anywhere.
+    """List the known GPUs, and what deploykit can do for each from any machine.
 
     \b
     Example:

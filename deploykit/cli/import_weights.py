@@ -25,10 +25,10 @@ from deploykit.networks.member import member_options
 
 @click.command(name="import-weights")
 @click.argument("weights", type=click.Path(path_type=Path))
-@click.option("--check", is_flag=True, help="Only print what matches; write nothing.")
+@click.option("--check", is_flag=True, help="Print what matches, and write nothing.")
 @network_options
 @checkpoint_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder or .onnx file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder or .onnx file to write.")
 @json_option
 def command(
     weights: Path,
@@ -38,9 +38,9 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Tell which network a checkpoint is of, and write it as ONNX.
+    """Recognize the network of the checkpoint WEIGHTS, and write it as ONNX.
 
-    The network is told by names and shapes of the tensors, or named as for export.
+    The network is recognized by the names and shapes of the tensors, or given as for export.
 
     \b
     Example:
@@ -68,7 +68,7 @@ def command(
     if as_json:
         print_json({**facts, "path": result.path, "info": result.info, "difference": result.difference})
         return
-    print(f"{weights.name} is {facts['network']} under the names of {facts['names']}")
+    print(f"{weights.name} is {facts['network']} with the tensor names of {facts['names']}")
     print_export(result)
 
 

@@ -17,7 +17,7 @@ _WIDEST_NODES = 60
 @click.argument("engine", type=click.Path(path_type=Path))
 @json_option
 def command(engine: Path, as_json: bool) -> None:
-    """Print what an engine is, what it was made from, and what its compiler made, layer by layer.
+    """Show what an engine is, what it was built from, and the layers that its compiler made.
 
     \b
     Example:
@@ -27,20 +27,20 @@ def command(engine: Path, as_json: bool) -> None:
     if as_json:
         print_json({"path": engine, "manifest": manifest})
         return
-    audit = manifest.audit
-    for number, profile in enumerate(audit.profiles):
-        if len(audit.profiles) > 1:
-            print(f"profile {number}, batches of {manifest.batches[number]}:")
-        _print_layers(profile.layers)
-        print()
     for name, value in _facts(engine, manifest):
         print(f"{name + ':':14}{value}")
+    profiles = manifest.audit.profiles
+    for number, profile in enumerate(profiles):
+        print()
+        if len(profiles) > 1:
+            print(f"profile {number}, batches of {manifest.batches[number]}:")
+        _print_layers(profile.layers)
 
 
 def _print_layers(layers: tuple[CompiledLayer, ...]) -> None:
     macs = sum(layer.macs for layer in layers) or 1
     print_table(
-        ("layer", "compiler's", "precision", "of the work", "remarks"),
+        ("layer", "kernel", "precision", "share of MACs", "remarks"),
         [
             (
                 _shown(layer),
@@ -55,7 +55,7 @@ def _print_layers(layers: tuple[CompiledLayer, ...]) -> None:
 
 
 def _shown(layer: CompiledLayer) -> str:
-    """`blocks.1.0.conv_pw + .silu.sigmoid + .silu`: of the other nodes, what the first has not said."""
+    """Return the nodes, those after the first without the shared part: `blocks.1.0.conv_pw + .silu.sigmoid`."""
     if not layer.nodes:
         return layer.name
     first, *others = sorted(layer.nodes, key=len)

@@ -1,19 +1,19 @@
-"""Numbers with as many digits as a sentence about them takes, never with an exponent."""
+"""Numbers in sentences: as many digits as the comparison needs, and never an exponent."""
 
 from decimal import Decimal
 
-_GIVEN = 12  # significant digits that people give; more is what a change of units adds
-_MOST = 40  # decimals, more than tell any two numbers of use apart
+_GIVEN = 12  # significant digits that people type; further digits come from unit conversions
+_MOST = 40  # decimals; more than any two useful numbers need to differ
 
 
 def as_given(value: float) -> str:
-    """A number that somebody typed: `10`, `637.4`, `1234567`."""
+    """Return a number as a user would type it: `10`, `637.4`, `1234567`."""
     text = f"{Decimal(f'{value:.{_GIVEN}g}'):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def beside(value: float, target: float, *, decimals: int) -> str:
-    """The value with so many decimals, or the target's, and more until it is on its side of the target."""
+    """Return the value with enough decimals to be on the correct side of the target as printed."""
     wanted = Decimal(as_given(target))
     decimals = max(decimals, len(as_given(target).partition(".")[2]))
     shown = (f"{value:.{count}f}" for count in range(decimals, _MOST))
@@ -25,6 +25,6 @@ def beside(value: float, target: float, *, decimals: int) -> str:
 
 
 def apart(one: float, other: float, *, decimals: int) -> tuple[str, str]:
-    """Both with so many decimals, and with more until they differ."""
+    """Return both numbers with this many decimals, or with more until they differ."""
     pairs = [(f"{one:.{count}f}", f"{other:.{count}f}") for count in range(decimals, _MOST)]
     return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])

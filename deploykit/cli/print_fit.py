@@ -1,4 +1,4 @@
-"""A fit as text."""
+"""The result of `fit` as text."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from deploykit.planning.fit.result import Candidate, FitResult
 
 
 def print_fit(fit: FitResult) -> None:
-    """One GPU's: a line a phi, the edge marked, and the answer."""
+    """Print one GPU's result: a line per phi, the largest that fits marked, and the answer."""
     predicted = any(each.latency.evidence == "predicted" for each in fit.candidates)
     how = [*(["predicted for TensorRT, with a 90 % interval"] if predicted else []), *_percentiles([fit])]
     family = f"{fit.family}{_axis(fit)}{',' if fit.axis else ''}"
@@ -20,20 +20,20 @@ def print_fit(fit: FitResult) -> None:
     for sentence in _afterwards(fit):
         print(sentence)
     for sentence in fit.notes:
-        note(sentence)
+        note(sentence, important=True)
 
 
 def _afterwards(fit: FitResult) -> Iterator[str]:
-    """What else there is to say."""
+    """Yield what follows the answer: the comparison of precisions, advice, and phis that may fit."""
     if fit.alternative is not None:
-        yield _why(fit, fit.alternative)
+        yield _compare_precisions(fit, fit.alternative)
     yield from fit.advice
     if fit.borderline is not None and not fit.optimistic:
-        yield _hope(fit, fit.borderline)
+        yield _describe_borderline(fit, fit.borderline)
 
 
-def _hope(fit: FitResult, borderline: Candidate) -> str:
-    """With those targets that its expected figures meet and the ends of their intervals miss."""
+def _describe_borderline(fit: FitResult, borderline: Candidate) -> str:
+    """Describe a phi whose expected figures meet the targets and whose intervals reach beyond them."""
     targets, latency = fit.targets, borderline.latency
     wanted_ms, wanted_rate = targets.max_latency_ms or 0, targets.min_images_per_s or 0
     predicted = latency.evidence == "predicted"
@@ -51,13 +51,13 @@ def _hope(fit: FitResult, borderline: Candidate) -> str:
 
 
 def _percentiles(fits: list[FitResult]) -> list[str]:
-    """Which one measured and recorded latencies are."""
+    """Return which percentile the measured and the recorded latencies are."""
     found = {each.latency.evidence for fit in fits for each in fit.candidates} - {"predicted"}
     return [f"{evidence}, p{fits[0].percentile:g}" for evidence in sorted(found)]
 
 
 def print_fits(fits: list[FitResult]) -> None:
-    """Several GPUs': a line each."""
+    """Print the results of several GPUs, a line each."""
     how = "; ".join(["the largest phi that fits", *_percentiles(fits)])
     print(f"{fits[0].family}{_axis(fits[0])}: {how}")
     rows = []
@@ -84,16 +84,16 @@ def print_fits(fits: list[FitResult]) -> None:
         nearest = () if fit.chosen else (_answer(fit),)
         for sentence in (*nearest, *_afterwards(fit)):
             print(f"{fit.gpu}: {sentence}")
-    for remark, gpus in _by_remark(fits).items():
-        note(remark if len(gpus) == len(fits) else f"{', '.join(gpus)}: {remark}")
+    for sentence, gpus in _gpus_by_note(fits).items():
+        note(sentence if len(gpus) == len(fits) else f"{', '.join(gpus)}: {sentence}", important=True)
 
 
-def _by_remark(fits: list[FitResult]) -> dict[str, list[str]]:
-    """Which GPUs each is about."""
+def _gpus_by_note(fits: list[FitResult]) -> dict[str, list[str]]:
+    """Return which GPUs each note is about."""
     found: dict[str, list[str]] = {}
     for fit in fits:
-        for remark in fit.notes:
-            found.setdefault(remark, []).append(fit.gpu)
+        for sentence in fit.notes:
+            found.setdefault(sentence, []).append(fit.gpu)
     return found
 
 
@@ -173,32 +173,30 @@ def _shortfall(miss: Candidate, fit: FitResult) -> str:
     decisive_ms = latency.expected_ms if fit.optimistic else latency.high_ms
     rate = latency.images_per_s if fit.optimistic else latency.low_images_per_s
     memory_mb = beside(miss.memory_bytes / 1e6, allowed_mb, decimals=0)
-    known = "nobody knows what"
+    accuracy = "unknown"
     if miss.accuracy is not None:
-        known = f"{beside(100 * miss.accuracy, wanted_percent, decimals=1)} %"
+        accuracy = f"{beside(100 * miss.accuracy, wanted_percent, decimals=1)} %"
     words = {
-        "latency": f"{beside(decisive_ms, wanted_ms, decimals=2)} ms where {as_given(wanted_ms)} ms "
-        "are wanted",
-        "throughput": f"{beside(rate, wanted_rate, decimals=0)} images/s where {as_given(wanted_rate)} "
-        "are wanted",
-        "memory": f"{memory_mb} MB where {as_given(allowed_mb)} are allowed",
-        "accuracy": f"{fit.metric} of {known} where {as_given(wanted_percent)} % are wanted",
+        "latency": f"{beside(decisive_ms, wanted_ms, decimals=2)} ms (target: {as_given(wanted_ms)} ms)",
+        "throughput": f"{beside(rate, wanted_rate, decimals=0)} images/s (target: {as_given(wanted_rate)})",
+        "memory": f"{memory_mb} MB (limit: {as_given(allowed_mb)} MB)",
+        "accuracy": f"{fit.metric} {accuracy} (target: {as_given(wanted_percent)} %)",
     }
     return ", ".join(words[target] for target in miss.misses)
 
 
-def _why(fit: FitResult, rival: FitResult) -> str:
-    better, other = fit.precision.upper(), rival.precision.upper()
+def _compare_precisions(fit: FitResult, other_fit: FitResult) -> str:
+    better, other = fit.precision.upper(), other_fit.precision.upper()
     if fit.chosen is None:
         return f"{other} doesn't fit either."
-    if rival.chosen is None:
+    if other_fit.chosen is None:
         return f"{better}, because nothing fits in {other}."
-    if fit.chosen.phi > rival.chosen.phi:
-        return f"{better}, because {other} ends at phi {format_phi(rival.chosen.phi)}."
-    rates = _rates(fit.chosen, rival.chosen)
-    return f"{better}, because phi {format_phi(fit.chosen.phi)} is faster in it: {rates}."
+    if fit.chosen.phi > other_fit.chosen.phi:
+        return f"{better}, because {other} ends at phi {format_phi(other_fit.chosen.phi)}."
+    rates = _rates(fit.chosen, other_fit.chosen)
+    return f"{better}, because phi {format_phi(fit.chosen.phi)} is faster in {better}: {rates}."
 
 
 def _rates(one: Candidate, other: Candidate) -> str:
     first, second = apart(one.images_per_s, other.images_per_s, decimals=0)
-    return f"{first} images/s, against {second}"
+    return f"{first} images/s against {second}"

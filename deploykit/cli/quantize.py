@@ -11,19 +11,22 @@ from deploykit.quantize.int8_options import Int8Options
 
 
 @click.command(name="quantize")
-@click.option("--phi", type=float, help="Which exported model, by its phi.")
-@click.option("--onnx", type=click.Path(path_type=Path), help="Which exported model, by its file.")
+@click.option("--phi", type=float, help="Phi of the exported model.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="File of the exported model.")
 @int8_options
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="ONNX file; default: model.int8.onnx beside it."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Path of the ONNX file; default: model.int8.onnx next to the model.",
 )
 @json_option
 def command(
     phi: float | None, onnx: Path | None, int8: Int8Options, output: Path | None, as_json: bool
 ) -> None:
-    """Write the exported model as INT8 ONNX, with explicit Q/DQ: what build-engine compiles.
+    """Write the exported model as INT8 ONNX with explicit Q/DQ, as build-engine compiles it.
 
-    TensorRT takes it on any machine, and `deploykit eval` measures it on this one.
+    TensorRT compiles the file on any machine, and `deploykit eval` measures its accuracy on this one.
 
     \b
     Example:

@@ -12,15 +12,20 @@ from deploykit.reporting.report.page import DEFAULT_TITLE
 @click.command(name="report")
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="HTML file to write.",
 )
-@click.option("--title", default=DEFAULT_TITLE, show_default=True)
-@click.option("--predict", metavar="GPU,GPU", help="Show these GPUs' predicted latencies beside.")
+@click.option("--title", default=DEFAULT_TITLE, show_default=True, help="Title of the page.")
+@click.option("--predict", metavar="GPU,GPU", help="GPUs whose predicted latencies are shown as well.")
 @json_option
 def command(records: tuple[Path, ...], output: Path, title: str, predict: str | None, as_json: bool) -> None:
-    """Write one HTML page of what RECORDS show: files of bench, study and eval, or folders of them.
+    """Write an HTML report from RECORDS, which are files of bench, study and eval, or folders of them.
 
-    The page needs no network, and has the table under each plot.
+    The page works offline, and has a table under each plot.
 
     \b
     Example:

@@ -12,7 +12,9 @@ from deploykit.networks.member import Member, choose_member
 @network_options
 @json_option
 def command(network: NetworkChoice, as_json: bool) -> None:
-    """Print a family's members, or one: depth, width, side, parameters and multiply-accumulates (MACs).
+    """Show a family's published networks, or one network, with scale, parameters and MACs.
+
+    MACs are multiply-accumulates.
 
     \b
     Example:

@@ -25,37 +25,45 @@ FAILED, STOPPED = 1, 130
 @click.command(name="search-scaling")
 @family_option
 @click.option(
-    "--budget", default="2x", show_default=True, help="How much more work than the baseline, as 2x."
+    "--budget",
+    default="2x",
+    show_default=True,
+    help="Multiply-accumulates as a multiple of the baseline's, for example 2x.",
 )
-@click.option("--step", type=float, default=DEFAULT_STEP, show_default=True, help="Of the grid.")
+@click.option("--step", type=float, default=DEFAULT_STEP, show_default=True, help="Step of the grid.")
 @click.option(
     "--tolerance",
     type=float,
     default=DEFAULT_TOLERANCE,
     show_default=True,
-    help="How far alpha * beta^2 * gamma^2 may be off, as a fraction.",
+    help="Largest relative deviation of alpha * beta^2 * gamma^2 from the budget.",
 )
 @click.option(
     "--gpu",
-    help=f"GPU to predict for; `local` and `cpu` measure. Default: the one that is here, else {DEFAULT_GPU}.",
+    help="GPU to predict for; `local` and `cpu` measure. Default: the GPU of this machine, else "
+    f"{DEFAULT_GPU}.",
 )
 @click.option(
-    "--precision", type=click.Choice(["fp16", "int8", "fp32"]), help="Default: fp16; fp32 on the CPU."
+    "--precision",
+    type=click.Choice(["fp16", "int8", "fp32"]),
+    help="Precision of the engines; default: fp16, or fp32 on the CPU.",
 )
 @click.option(
     "--score-command",
     metavar="COMMAND",
-    help="Run for each network; {onnx} is its file, DEPLOYKIT_FAMILY, _DEPTH, _WIDTH and _SIDE in the "
-    "environment its scale, and the last line it prints the score: the larger, the better.",
+    help="Command that scores a network and prints the score in its last line; larger is better. {onnx} "
+    "stands for the model file; DEPLOYKIT_FAMILY, _DEPTH, _WIDTH and _SIDE in the environment say the scale.",
 )
-@click.option("--jobs", type=int, default=1, show_default=True, help="Commands at once.")
+@click.option(
+    "--jobs", type=int, default=1, show_default=True, help="Number of scoring commands that run at once."
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     default=Path("search"),
     show_default=True,
-    help="Folder that keeps the scores; what is there is not asked again.",
+    help="Folder that keeps the scores; scores that are there are not computed again.",
 )
 @json_option
 def command(
@@ -70,10 +78,10 @@ def command(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Search the grid of alpha, beta and gamma that compound scaling begins with.
+    """Search the grid of scaling coefficients alpha, beta and gamma.
 
-    Ranks by what --score-command prints, or by latency at equal work. Stopped and started again, it goes on
-    where it was.
+    Networks are ranked by the score that --score-command prints, or by latency at equal work. A stopped
+    search resumes when the same command is run again.
 
     \b
     Example:
@@ -95,7 +103,10 @@ def command(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        print(f"stopped; what was found so far is in {output}, and the same command goes on", file=sys.stderr)
+        print(
+            f"stopped; the results so far are in {output}; run the same command again to resume",
+            file=sys.stderr,
+        )
         sys.exit(STOPPED)
     if as_json:
         print_json(
@@ -111,7 +122,10 @@ def command(
         _print(search)
     failed = [point for point in search.points if point.failure is not None]
     if failed:
-        note(f"{len(failed)} have no score; of the first, {failed[0].member.name}: {failed[0].failure}")
+        note(
+            f"{len(failed)} networks have no score. The first, {failed[0].member.name}: {failed[0].failure}",
+            important=True,
+        )
         sys.exit(FAILED)
 
 
@@ -119,9 +133,9 @@ def _multiple(text: str) -> float:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*x?\s*", text.lower())
     if match is None:
         raise DeployError(
-            f"{text!r} is no budget.",
+            f"--budget needs a multiple of the baseline's work, not {text!r}.",
             code="invalid-budget",
-            fix="write --budget 2x, twice the baseline's work",
+            fix="write --budget 2x",
         )
     return float(match[1])
 
@@ -168,7 +182,7 @@ def _print(search: SearchResult) -> None:
     )
     print(_answer(search))
     if any(point.is_off_budget for point in search.points):
-        note("Rounding takes networks off the budget; those that are more than 20 % off come last.")
+        note("Networks that rounding puts more than 20 % off the budget come last.", important=True)
 
 
 def _answer(search: SearchResult) -> str:

@@ -14,14 +14,24 @@ _BAR = 30  # characters of the longest
 
 @click.command(name="sensitivity")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="Folder (of one folder a class), .npz, .toml, or `generated`.")
-@click.option("--images", type=int, default=256, show_default=True, help="At most this many.")
+@click.option(
+    "--data",
+    required=True,
+    help="Images: a folder with one folder per class, a .npz, a manifest .toml, or `generated`.",
+)
+@click.option("--images", type=int, default=256, show_default=True, help="Largest number of images.")
 @click.option(
     "--ranges",
     type=click.Path(path_type=Path),
-    help="Ranges file; default: this model's in calibration/, else from --data.",
+    help="File of activation ranges; default: this model's in calibration/, else measured on --data.",
 )
-@click.option("--int8-policy", type=click.Choice(POLICIES), default=DEFAULT_POLICY, show_default=True)
+@click.option(
+    "--int8-policy",
+    type=click.Choice(POLICIES),
+    default=DEFAULT_POLICY,
+    show_default=True,
+    help="Which layers of a block run in INT8.",
+)
 @image_options
 @json_option
 def command(
@@ -33,7 +43,9 @@ def command(
     image_options: ImageOptions,
     as_json: bool,
 ) -> None:
-    """Show which blocks of MODEL, an FP32 ONNX file, cost accuracy in INT8: one block at a time.
+    """Show which blocks of MODEL, an FP32 ONNX file, cost accuracy in INT8.
+
+    One block at a time runs in INT8, and the others in FP32.
 
     \b
     Example:

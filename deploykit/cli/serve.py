@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from deploykit.cli.notes import Verbosity, note, print_notes_at_once, verbosity
 from deploykit.cli.output import json_option, print_json, print_table
 from deploykit.cli.progress import show_progress
-from deploykit.cli.units import duration_ms, size_bytes
+from deploykit.cli.units import parse_duration_ms, parse_size_bytes
 from deploykit.serving.repository.check import CheckedRepository, check_repository
 from deploykit.serving.repository.options import BACKENDS, Backend, ModelOptions
 from deploykit.serving.repository.write import WrittenModel, write_repository
@@ -183,7 +183,7 @@ def command(
     options = ModelOptions(
         name=name,
         backend=backend,
-        max_latency_ms=duration_ms(max_latency),
+        max_latency_ms=parse_duration_ms(max_latency),
         max_queue=max_queue,
         batching=batching,
         instances=instances,
@@ -203,7 +203,9 @@ def command(
     server = ServerOptions(
         host=host,
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
-        body_bytes=None if max_body is None else size_bytes(max_body, option="--max-body", example="64MB"),
+        body_bytes=None
+        if max_body is None
+        else parse_size_bytes(max_body, option="--max-body", example="64MB"),
         connections=connections,
         shutdown_timeout_s=_seconds(shutdown_timeout, "--shutdown-timeout", least=0),
         startup_timeout_s=_seconds(startup_timeout, "--startup-timeout", least=1),
@@ -324,7 +326,7 @@ def _require_unused(options: Sequence[str], *, reason: str) -> None:
 
 def _seconds(text: str, option: str, *, least: float) -> float:
     try:
-        seconds = (duration_ms(text) or 0.0) / 1000
+        seconds = (parse_duration_ms(text) or 0.0) / 1000
     except DeployError as error:
         raise DeployError(
             f"{option} needs a duration, not {text!r}.", code="invalid-duration", fix=f"{option} 30s"

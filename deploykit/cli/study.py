@@ -12,7 +12,7 @@ from deploykit.cli.notes import note
 from deploykit.cli.output import json_option, print_json
 from deploykit.cli.progress import show_progress
 from deploykit.cli.record_output import Keeper, Kept, wandb_option
-from deploykit.cli.units import numbers
+from deploykit.cli.units import parse_numbers
 from deploykit.networks.scaling import AXES
 from deploykit.reporting.study.study import SECONDS, FinishedRecord, run_study
 from deploykit.util.errors import DeployError
@@ -22,15 +22,28 @@ STOPPED = 130
 
 
 @click.command(name="study")
-@click.option("--gpu", default="local", show_default=True, help="`local`, `cpu`, or the GPU that is here.")
-@family_option
-@click.option("--phi", metavar="N,N", help="Which members; default: all that were published.")
-@click.option("--precision", metavar="P,P", help="Default: fp32,int8 on a CPU; fp16,int8 on a GPU.")
-@click.option("--batch", metavar="N,N", help="Of throughput; default: 1,2,4,8 on a CPU; 1,8,32,128 on a GPU.")
-@click.option("--axes/--no-axes", default=True, help="Depth, width and side alone too; default: yes.")
-@click.option("--threads", type=int, help="CPU threads; default: one a core.")
 @click.option(
-    "--seconds", type=float, default=SECONDS, show_default=True, help="Of each measurement, at least."
+    "--gpu",
+    default="local",
+    show_default=True,
+    help="Where to measure: `local`, `cpu`, or the name of this machine's GPU.",
+)
+@family_option
+@click.option("--phi", metavar="N,N", help="Phis of the networks; default: all published ones.")
+@click.option(
+    "--precision", metavar="P,P", help="Precisions; default: fp32,int8 on a CPU, fp16,int8 on a GPU."
+)
+@click.option(
+    "--batch",
+    metavar="N,N",
+    help="Batch sizes of the throughput; default: 1,2,4,8 on a CPU, 1,8,32,128 on a GPU.",
+)
+@click.option(
+    "--axes/--no-axes", default=True, help="Scale depth, width and side separately as well; default: yes."
+)
+@click.option("--threads", type=int, help="Number of CPU threads; default: one per core.")
+@click.option(
+    "--seconds", type=float, default=SECONDS, show_default=True, help="Shortest duration of each measurement."
 )
 @click.option(
     "-o",
@@ -38,7 +51,7 @@ STOPPED = 130
     type=click.Path(path_type=Path),
     default=Path("records"),
     show_default=True,
-    help="Folder for the records; what is there already is not measured again.",
+    help="Folder for the records; measurements that are there are not repeated.",
 )
 @wandb_option
 @json_option
@@ -55,9 +68,10 @@ def command(
     wandb: str | None,
     as_json: bool,
 ) -> None:
-    """Measure a family over phi, precision and batch, and each scaling axis alone, for a report.
+    """Measure a family over phi, precision, batch size and scaling axis, for a report.
 
-    Weights are random, which is right for latency. Stopped and started again, it goes on where it was.
+    The weights are random, which does not affect latency. A stopped study resumes when the same command is
+    run again.
 
     \b
     Example:
@@ -72,7 +86,7 @@ def command(
         nonlocal measured, count
         measured, count = there, of
         if there and wandb is not None:
-            note(f"{there} of {of} records were there before and are not logged to Weights & Biases now.")
+            note(f"{there} of {of} records existed before and are not logged to Weights & Biases.")
 
     def show(each: FinishedRecord) -> None:
         nonlocal measured
@@ -80,8 +94,8 @@ def command(
         run = keeper.log(each.record, each.path)
         if not as_json:
             print(f"[{each.number}/{each.count}] {each.path}: {_words(each.record)}")
-            for doubt in each.record.run_caveats:
-                print(f"  {doubt}")
+            for caveat in each.record.run_caveats:
+                print(f"  {caveat}")
             Kept(path=None, run=run).print()
 
     try:
@@ -90,9 +104,9 @@ def command(
                 output,
                 gpu=gpu,
                 family=family,
-                phis=() if phi is None else numbers(phi, float, option="--phi", example="0,1,2"),
+                phis=() if phi is None else parse_numbers(phi, float, option="--phi", example="0,1,2"),
                 precisions=_precisions(precision),
-                batches=() if batch is None else numbers(batch, int, option="--batch", example="1,8"),
+                batches=() if batch is None else parse_numbers(batch, int, option="--batch", example="1,8"),
                 axes=AXES if axes else (),
                 threads=threads,
                 seconds=seconds,
@@ -102,15 +116,15 @@ def command(
             )
     except KeyboardInterrupt:
         ignore_interrupts()
-        there = f"{measured} of {count} measurements are in {output}, and " if count else ""
-        print(f"stopped; {there}the same command goes on", file=sys.stderr)
+        there = f"{measured} of {count} measurements are in {output}; " if count else ""
+        print(f"stopped; {there}run the same command again to resume", file=sys.stderr)
         sys.exit(STOPPED)
     if study.strays:
-        note(f"No records, and left alone: {', '.join(map(str, study.strays))}.")
+        note(f"Ignored files that are not records: {', '.join(map(str, study.strays))}.")
     if as_json:
         print_json({"folder": output, "records": study.records, "written": study.written})
     elif not study.written:
-        note(f"{output} has all {count} records already.")
+        note(f"{output} already has all {count} records.", important=True)
     else:
         print(f"{len(study.records)} of {count} records are in {output}, {len(study.written)} of them new")
 
@@ -119,7 +133,7 @@ def _precisions(text: str | None) -> tuple[Precision, ...]:
     names = text.split(",") if text is not None else ()
     if unknown := [name for name in names if name not in get_args(Precision)]:
         raise DeployError(
-            f"There is no precision {unknown[0]!r}.",
+            f"--precision takes fp32, fp16 and int8, not {unknown[0]!r}.",
             code="unknown-precision",
             fix="write --precision fp32,int8",
         )

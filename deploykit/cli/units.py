@@ -1,4 +1,4 @@
-"""Quantities with units, as people type them."""
+"""Quantities with units, as users type them."""
 
 import math
 import re
@@ -24,11 +24,11 @@ _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _MICRO = str.maketrans("\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}", "uu")
 
 
-def duration_ms(text: str | None) -> float | None:
-    """`10ms`, `500us`, `0.5s` -> milliseconds.
+def parse_duration_ms(text: str | None) -> float | None:
+    """Return `10ms`, `500us` or `0.5s` in milliseconds.
 
     Raises:
-        DeployError: no number, or no unit.
+        DeployError: The number or the unit is missing.
     """
     if text is None:
         return None
@@ -38,20 +38,22 @@ def duration_ms(text: str | None) -> float | None:
     bare = re.fullmatch(_NUMBER, plain)
     if bare and _float(bare[1]) is not None:
         raise DeployError(
-            f"{bare[1]} what? A latency has a unit.",
+            f"--max-latency needs a unit, for example {bare[1]}ms.",
             code="unit-missing",
             fix=f"write --max-latency {bare[1]}ms",
         )
     raise DeployError(
-        f"{text!r} is not a latency.", code="invalid-latency-target", fix="write --max-latency 10ms"
+        f"--max-latency needs a duration with a unit, not {text!r}.",
+        code="invalid-latency-target",
+        fix="write --max-latency 10ms",
     )
 
 
-def images_per_s(text: str | None) -> float | None:
-    """`500` or `500/s` -> images a second.
+def parse_images_per_s(text: str | None) -> float | None:
+    """Return `500` or `500/s` in images per second.
 
     Raises:
-        DeployError: no number.
+        DeployError: The text is not a number.
     """
     if text is None:
         return None
@@ -59,33 +61,35 @@ def images_per_s(text: str | None) -> float | None:
     number = _float(match[1]) if match else None
     if number is None:
         raise DeployError(
-            f"{text!r} is not a throughput.",
+            f"--min-throughput needs a number of images per second, not {text!r}.",
             code="invalid-throughput-target",
-            fix="write --min-throughput 500, images a second",
+            fix="write --min-throughput 500",
         )
     return number
 
 
-def size_bytes(text: str, *, option: str, example: str) -> int:
-    """`4GB`, `512MiB` -> bytes.
+def parse_size_bytes(text: str, *, option: str, example: str) -> int:
+    """Return `4GB` or `512MiB` in bytes.
 
     Raises:
-        DeployError: no number, or no unit.
+        DeployError: The number or the unit is missing.
     """
     match = _SIZE.fullmatch(text.lower())
     size = (_float(match[1]) or 0.0) * _BYTES[match[2]] if match else 0.0
     if not 0 < size < math.inf:
         raise DeployError(
-            f"{text!r} is not a size.", code="invalid-memory-target", fix=f"write {option} {example}"
+            f"{option} needs a size with a unit, not {text!r}.",
+            code="invalid-memory-target",
+            fix=f"write {option} {example}",
         )
     return round(size)
 
 
-def fraction(text: str | None) -> float | None:
-    """`80%`, `80` or `0.8` -> 0.8.
+def parse_fraction(text: str | None) -> float | None:
+    """Return `80%`, `80` or `0.8` as 0.8.
 
     Raises:
-        DeployError: no such number.
+        DeployError: The text is not a number.
     """
     if text is None:
         return None
@@ -93,22 +97,26 @@ def fraction(text: str | None) -> float | None:
     number = _float(match[1]) if match else None
     if match is None or number is None:
         raise DeployError(
-            f"{text!r} is not an accuracy.", code="invalid-accuracy-target", fix="write --min-accuracy 80%"
+            f"--min-accuracy needs a percentage, not {text!r}.",
+            code="invalid-accuracy-target",
+            fix="write --min-accuracy 80%",
         )
     return round(number / 100, FRACTION_DIGITS) if match[2] or number > 1 else number
 
 
-def numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -> tuple[T, ...]:
-    """`1,8,32`.
+def parse_numbers(text: str, kind: Callable[[str], T], *, option: str, example: str) -> tuple[T, ...]:
+    """Return the numbers in `1,8,32`.
 
     Raises:
-        DeployError: some part is no number of that kind.
+        DeployError: A part is not a number of this kind.
     """
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise DeployError(
-            f"{text!r} is not what {option} takes.", code="invalid-duration", fix=f"write {option} {example}"
+            f"{option} needs numbers separated by commas, not {text!r}.",
+            code="invalid-duration",
+            fix=f"write {option} {example}",
         ) from error
 
 

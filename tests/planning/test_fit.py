@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from refusals import refuses
 
-from deploykit.cli.units import fraction
+from deploykit.cli.units import parse_fraction
 from deploykit.networks.architecture.builder import NetworkBuilder
 from deploykit.networks.families.registry import FAMILIES, find_family
 from deploykit.networks.member import choose_member
@@ -247,7 +247,7 @@ def test_a_member_meets_its_own_published_accuracy_in_any_notation(name):
     for published in FAMILIES[name].accuracy.values():
         percent = f"{100 * published.value:.6g}"
         for text in (f"{percent}%", percent, f"{float(percent) / 100:.8g}"):
-            assert fraction(text) == published.value, text
+            assert parse_fraction(text) == published.value, text
         targets = Targets(max_latency_ms=1, min_accuracy=float(percent) / 100)
         assert targets.is_accurate_enough(published.value)
     if name == "efficientnet":
