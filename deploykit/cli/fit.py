@@ -210,7 +210,7 @@ def _fit_all(
 
 def _kept(folder: Path) -> str:
     if any(folder.glob("*.json")):
-        return f"the measurements so far are in {folder}; run the same command again to resume"
+        return f"the measurements so far are in {folder} (run the same command again to resume)"
     return "no result was written"
 
 

@@ -55,7 +55,7 @@ def _print_layers(layers: tuple[CompiledLayer, ...]) -> None:
 
 
 def _shown(layer: CompiledLayer) -> str:
-    """Return the nodes, those after the first without the shared part: `blocks.1.0.conv_pw + .silu.sigmoid`."""
+    """Return the nodes as `blocks.1.0.conv_pw + .silu`, without the parts that the first one has."""
     if not layer.nodes:
         return layer.name
     first, *others = sorted(layer.nodes, key=len)

@@ -104,7 +104,7 @@ def command(
             )
     except KeyboardInterrupt:
         print(
-            f"stopped; the results so far are in {output}; run the same command again to resume",
+            f"stopped; the results so far are in {output} (run the same command again to resume)",
             file=sys.stderr,
         )
         sys.exit(STOPPED)

@@ -116,8 +116,9 @@ def command(
             )
     except KeyboardInterrupt:
         ignore_interrupts()
-        there = f"{measured} of {count} measurements are in {output}; " if count else ""
-        print(f"stopped; {there}run the same command again to resume", file=sys.stderr)
+        there = f"{measured} of {count} measurements are in {output} " if count else ""
+        resume = "run the same command again to resume"
+        print(f"stopped; {there}({resume})" if count else f"stopped; {resume}", file=sys.stderr)
         sys.exit(STOPPED)
     if study.strays:
         note(f"Ignored files that are not records: {', '.join(map(str, study.strays))}.")

@@ -115,7 +115,7 @@ def parse_numbers(text: str, kind: Callable[[str], T], *, option: str, example: 
     except ValueError as error:
         raise DeployError(
             f"{option} needs numbers separated by commas, not {text!r}.",
-            code="invalid-duration",
+            code="invalid-option-value",
             fix=f"write {option} {example}",
         ) from error
 

@@ -46,7 +46,7 @@ def test_layers_are_recorded(run):
     assert [f"record: {path}" in shown.out for path in paths] == [True, True]
 
 
-def test_a_study_tells_what_it_measures_and_goes_on(run):
+def test_a_study_prints_what_it_measures_and_resumes(run):
     study = (
         "study",
         "--gpu",
@@ -75,7 +75,7 @@ def test_a_study_tells_what_it_measures_and_goes_on(run):
     assert first.out.splitlines()[-1] == "3 of 3 records are in records, 3 of them new"
     again = run(*study)
     assert (again.status, again.out) == (0, "")
-    assert "records has all 3 records already" in again.err
+    assert "all 3 records" in again.err
     told = json.loads(run(*study, "--json").out)
     assert sorted(told["records"]) == sorted(map(str, Path("records").iterdir()))
     assert told["written"] == []
@@ -101,19 +101,18 @@ def test_a_percentile_of_too_few_calls_is_printed_and_kept_with_an_open_interval
 
 
 @pytest.mark.parametrize(
-    ("options", "about"),
+    ("options", "code"),
     [
-        (("--layers", "--seconds", "3"), "--layers times 50 runs"),
-        (("--layers", "--samples", "3"), "--layers times 50 runs"),
-        (("--search-seconds", "3"), "[option-not-applicable]"),
-        (("--scenario", "server", "--max-latency", "9ms", "--search-seconds", "0"), "[invalid-duration]"),
-        (("--scenario", "server", "--max-latency", "9ms", "--samples", "0"), "[invalid-sample-count]"),
-        (("--scenario", "server", "--max-latency", "1us"), "[latency-unattainable]"),
+        (("--layers", "--seconds", "3"), "option-not-applicable"),
+        (("--layers", "--samples", "3"), "option-not-applicable"),
+        (("--search-seconds", "3"), "option-not-applicable"),
+        (("--scenario", "server", "--max-latency", "9ms", "--search-seconds", "0"), "invalid-duration"),
+        (("--scenario", "server", "--max-latency", "9ms", "--samples", "0"), "invalid-sample-count"),
+        (("--scenario", "server", "--max-latency", "1us"), "latency-unattainable"),
     ],
 )
-def test_options_work_or_are_refused(run, options, about):
+def test_options_work_or_are_refused(run, options, code):
     run("export", "--phi", "0", "--side", "32")
     run("build-engine", "--gpu", "cpu")
     refused = run("bench", "engines/efficientnet-phi0/model.fp32.cpu.onnx", *options)
-    assert (refused.status, refused.out) == (2, "")
-    assert about in refused.err
+    assert (refused.status, refused.out, refused.code) == (2, "", code)

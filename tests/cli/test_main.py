@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import wait_for
 
 from deploykit import __version__
 from deploykit.cli.commands import COMMANDS
@@ -82,7 +83,7 @@ def test_scale_interpolates_between_members(run):
 
 def test_export_says_what_random_weights_are_good_for(run):
     shown = run("export", "--phi", "0", "--side", "64")
-    assert "useless for accuracy" in shown.err
+    assert "weights are random" in shown.err
     assert re.search(r"difference from PyTorch: \S+ absolute, \S+ relative", shown.out)
 
 
@@ -109,7 +110,7 @@ def test_inspect_shows_what_the_compiler_made_layer_by_layer(run):
     assert shown.status == 0
     assert re.search(r"^conv_head\.product +QGemm +INT8 +\d+\.\d %", shown.out, re.MULTILINE)
     assert re.search(r"^blocks\.6\.0\.conv_dw +Conv +FP32 +0\.1 % +depthwise", shown.out, re.MULTILINE)
-    assert max(map(len, shown.out.split("\n\n")[0].splitlines())) <= 120
+    assert max(map(len, shown.out.split("\n\n")[1].splitlines())) <= 120
     assert "input, float32 (n, 3, 64, 64), n of 1 to 64" in shown.out
     assert "shorter side to 96 px (bicubic), centre 64 px, mean 0.485 0.456 0.406" in shown.out
     manifest = json.loads(run("inspect", engine, "--json").out)["manifest"]
@@ -158,13 +159,14 @@ def test_an_engine_for_another_gpu_is_refused_naming_both(run):
     run("build-engine", "--gpu", "T4")
     shown = run("bench", "engines/efficientnet-phi0/model.fp16.sm75.engine")
     assert shown.status == 2
-    assert "for T4 (SM75); this machine has" in shown.err
+    assert shown.code == "engine-cannot-run"
+    assert "T4 (SM75)" in shown.err
 
 
 def test_fit_without_a_fit_says_by_how_much_and_exits_with_3(run):
     shown = run("fit", "--gpu", "T4", "--max-latency", "0.1ms")
     assert shown.status == 3
-    assert re.search(r"nothing fits; the nearest miss is phi 0: \S+ ms where 0.1 ms are wanted", shown.out)
+    assert re.search(r"nothing fits; the nearest miss is phi 0: \S+ ms \(target: 0.1 ms\)", shown.out)
 
 
 @pytest.mark.parametrize("name", ["t4", "Tesla T4", "NVIDIA T4"])
@@ -234,8 +236,8 @@ def test_an_interrupted_build_leaves_nothing(random_b0, tmp_path, kind):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    process.stderr.readline()  # the note about the portable engine: the build is about to begin
+    libraries = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: "tensorrt" in libraries.read_text() or process.poll() is not None)  # the build begins
     time.sleep(0.3)
     process.send_signal(kind)
     rest = process.communicate(timeout=60)[1]

@@ -10,67 +10,76 @@ def nothing_written(folder: Path) -> bool:
 
 
 BAD_INPUT = {
-    "phi out of range": (("export", "--phi", "8"), "between 0 and 7"),
-    "phi that is no number": (("export", "--phi", "three"), "'three' is not a valid float"),
-    "phi that is not a number": (("export", "--phi", "nan"), "between 0 and 7"),
-    "a latency without a unit": (("fit", "--gpu", "T4", "--max-latency", "10"), "10 what?"),
-    "an unknown GPU": (("fit", "--gpu", "T5", "--max-latency", "10ms"), "No GPU named 'T5'"),
-    "an unknown command": (("expart",), "No such command"),
-    "no target": (("fit", "--gpu", "T4"), "no target"),
-    "a batch range that falls": (("build-engine", "--batch", "8,4,1"), "rising order"),
-    "nothing exported": (("build-engine",), "model-not-found"),
-    "a missing image folder": (("calibrate", "--data", "nowhere"), "model-not-found"),
-    "a missing model": (("build-engine", "--onnx", "no.onnx"), "no model file no.onnx"),
-    "batches that are no numbers": (("bench", "x.engine", "--batch", "1,b"), "is not what --batch takes"),
-    "a record that is not there": (("compare", "a.json", "b.json"), "record-not-found"),
-    "a missing engine": (("bench", "no.engine"), "no engine no.engine"),
-    "a folder as an engine": (("bench", "."), "no engine ."),
-    "contradicting precisions": (("build-engine", "--fp16", "--int8"), "contradict each other"),
-    "images without INT8": (("build-engine", "--data", "generated"), "for INT8 alone"),
+    "phi out of range": (("export", "--phi", "8"), "invalid-phi", ""),
+    "phi that is no number": (("export", "--phi", "three"), "usage", "'three'"),
+    "phi that is not a number": (("export", "--phi", "nan"), "invalid-phi", ""),
+    "a latency without a unit": (("fit", "--gpu", "T4", "--max-latency", "10"), "unit-missing", ""),
+    "an unknown GPU": (("fit", "--gpu", "T5", "--max-latency", "10ms"), "unknown-gpu", "'T5'"),
+    "an unknown command": (("expart",), "usage", ""),
+    "no target": (("fit", "--gpu", "T4"), "target-missing", ""),
+    "a batch range that falls": (("build-engine", "--batch", "8,4,1"), "invalid-batch", ""),
+    "nothing exported": (("build-engine",), "model-not-found", ""),
+    "a missing image folder": (("calibrate", "--data", "nowhere"), "model-not-found", ""),
+    "a missing model": (("build-engine", "--onnx", "no.onnx"), "model-not-found", "no.onnx"),
+    "batches that are no numbers": (("bench", "x.engine", "--batch", "1,b"), "invalid-option-value", ""),
+    "a record that is not there": (("compare", "a.json", "b.json"), "record-not-found", ""),
+    "a missing engine": (("bench", "no.engine"), "engine-not-found", "no.engine"),
+    "a folder as an engine": (("bench", "."), "engine-not-found", ""),
+    "contradicting precisions": (("build-engine", "--fp16", "--int8"), "option-conflict", ""),
+    "images without INT8": (("build-engine", "--data", "generated"), "option-not-applicable", ""),
     "images to evaluate on without INT8": (
         ("build-engine", "--eval", "x", "--max-drop", "1"),
-        "for INT8 alone",
+        "option-not-applicable",
+        "",
     ),
-    "nothing exported to quantize": (("quantize", "--data", "generated"), "model-not-found"),
-    "a missing model to quantize": (("quantize", "--onnx", "no.onnx"), "no model file no.onnx"),
+    "nothing exported to quantize": (("quantize", "--data", "generated"), "model-not-found", ""),
+    "a missing model to quantize": (("quantize", "--onnx", "no.onnx"), "model-not-found", "no.onnx"),
     "two ways to name a model to quantize": (
         ("quantize", "--phi", "0", "--onnx", "m.onnx"),
         "option-conflict",
+        "",
     ),
     "a missing model to look into": (
         ("sensitivity", "no.onnx", "--data", "generated"),
-        "no model file no.onnx",
+        "model-not-found",
+        "no.onnx",
     ),
     "ranges to merge that are missing": (
         ("calibrate", "--merge", "a.json", "-o", "b.json"),
-        "no ranges file a.json",
+        "ranges-not-found",
+        "a.json",
     ),
-    "two ways to name a model": (("build-engine", "--phi", "0", "--onnx", "m.onnx"), "option-conflict"),
-    "a missing checkpoint": (("export", "--phi", "0", "--weights", "no.pth"), "checkpoint-not-found"),
-    "an unwritable place": (("export", "--phi", "0", "-o", "/proc/nowhere/x"), "written"),
+    "two ways to name a model": (("build-engine", "--phi", "0", "--onnx", "m.onnx"), "option-conflict", ""),
+    "a missing checkpoint": (("export", "--phi", "0", "--weights", "no.pth"), "checkpoint-not-found", ""),
+    "an unwritable place": (("export", "--phi", "0", "-o", "/proc/nowhere/x"), "output-unwritable", ""),
     "an export that is named as no model is": (
         ("export", "--phi", "0", "-o", "a/notes.txt"),
         "invalid-output-name",
+        "",
     ),
-    "a page that is named as no page is": (("report", "x", "-o", "x.pdf"), "no name for an HTML page"),
-    "FP16 on the CPU": (("build-engine", "--gpu", "cpu", "--fp16"), "no FP16 arithmetic"),
-    "a GPU no compiler here builds for": (("build-engine", "--gpu", "H100"), "can't compile for H100"),
+    "a page that is named as no page is": (("report", "x", "-o", "x.pdf"), "invalid-output-name", ""),
+    "FP16 on the CPU": (("build-engine", "--gpu", "cpu", "--fp16"), "precision-unsupported", ""),
+    "a GPU no compiler here builds for": (
+        ("build-engine", "--gpu", "H100"),
+        "compiler-target-mismatch",
+        "H100",
+    ),
 }
 
 
-def test_a_model_given_without_its_option_is_told_of_it(run):
+def test_a_model_without_its_option_gets_the_corrected_command(run):
     assert "fix: deploykit build-engine --onnx model.onnx\n" in run("build-engine", "model.onnx").err
     assert "--onnx" not in run("compare", "a", "b", "c").err
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, tmp_path, case):
-    arguments, about = BAD_INPUT[case]
+    arguments, code, value = BAD_INPUT[case]
     shown = run(*arguments)
     assert shown.status == 2
     problem, fix = shown.err.splitlines()
-    assert problem.startswith("error: ")
-    assert about in problem
+    assert shown.code == code
+    assert value in problem
     assert fix.startswith("  fix: ")
     assert shown.out == ""
     assert nothing_written(tmp_path)

@@ -73,7 +73,7 @@ def test_tables_and_progress_do_not_either(capsys, monkeypatch):
 
 
 def test_several_interrupts_at_once_end_it_once_and_quietly(tmp_path):
-    command = ("study", "--gpu", "cpu", "--phi", "0", "--precision", "fp32", "--seconds", "30")
+    command = ("study", "--gpu", "cpu", "--phi", "0", "--precision", "fp32", "--seconds", "30", "-q")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(
@@ -90,4 +90,5 @@ def test_several_interrupts_at_once_end_it_once_and_quietly(tmp_path):
         time.sleep(0.01)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err == "stopped; 0 of 6 measurements are in records, and the same command goes on\n"
+    assert err.startswith("stopped; 0 of 6 measurements are in records ")
+    assert len(err.splitlines()) == 1

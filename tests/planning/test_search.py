@@ -189,7 +189,7 @@ def test_ctrl_c_stops_the_commands_and_keeps_their_scores(family):
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=30)
     assert search.returncode == 130
-    assert "stopped; what was found so far is in search" in err
+    assert "stopped; the results so far are in search" in err
     for pid in started:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
