@@ -30,6 +30,7 @@ SHARED = Path(os.environ.get("DEPLOYKIT_TEST_DATA", Path(__file__).parents[2] / 
 def pytest_configure() -> None:
     """Tests that interrupt a process work where they themselves run in the background, deaf to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("COLUMNS", None)  # xdist sets it; tables would fit that width
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         _keep_to_one_core(int(worker.removeprefix("gw")))
 

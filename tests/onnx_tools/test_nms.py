@@ -161,7 +161,7 @@ def test_tensorrt_rtx_is_refused_with_what_else_to_do(exported):
 
 def test_tensorrt_rtx_itself_has_no_kernel_for_it_still(exported, monkeypatch):
     """Where this fails, a new version has one, and compilers.py may say so."""
-    rtx = replace(compilers.COMPILERS["tensorrt-rtx"], suppresses=True)
+    rtx = replace(compilers.COMPILERS["tensorrt-rtx"], has_nms=True)
     monkeypatch.setitem(compilers.COMPILERS, "tensorrt-rtx", rtx)
     with pytest.raises(DeployError, match="no runners"):
         build_engine(onnx=exported.path, precision="fp16", gpu="A10")
@@ -174,7 +174,7 @@ DETECTOR = ("--family", "efficientdet", "--phi", "0")
     ("arguments", "about"),
     [
         (("--phi", "0", "--nms"), "nms-not-applicable"),
-        ((*DETECTOR, "--max-detections", "9"), "--max-detections is for --nms"),
+        ((*DETECTOR, "--max-detections", "9"), "--max-detections has no effect without --nms"),
         ((*DETECTOR, "--nms", "--max-detections", "0"), "0 detections are not"),
         ((*DETECTOR, "--nms", "--iou-threshold", "0"), "are not both parts of 1"),
         ((*DETECTOR, "--nms", "--score-threshold", "nan"), "are not both parts of 1"),

@@ -35,9 +35,16 @@ class ExecutionContext:
     """
 
     def __init__(
-        self, core: Any, device: Any, context: Any, manifest: EngineManifest, *, title: str, cuda_graphs: bool
+        self,
+        core: Any,
+        device: Any,
+        trt_context: Any,
+        manifest: EngineManifest,
+        *,
+        title: str,
+        cuda_graphs: bool,
     ) -> None:
-        self._core, self._device, self._context, self._manifest = core, device, context, manifest
+        self._core, self._device, self._trt_context, self._manifest = core, device, trt_context, manifest
         self._title, self._cuda_graphs = title, cuda_graphs
         self.stream = device.create_stream()
         self.launched_without_graph = False
@@ -99,8 +106,8 @@ class ExecutionContext:
 
         It times only input shapes that are new from now on: a captured CUDA graph has no timing events.
         """
-        self._context.profiler = profiler
-        self._context.enqueue_emits_profile = False
+        self._trt_context.profiler = profiler
+        self._trt_context.enqueue_emits_profile = False
 
     def report(self) -> bool:
         """Report the layer times of the last call, which must have finished, to the profiler.
@@ -108,7 +115,7 @@ class ExecutionContext:
         Returns:
             Whether TensorRT had times to report.
         """
-        return bool(self._context.report_to_profiler())
+        return bool(self._trt_context.report_to_profiler())
 
     def close(self) -> None:
         self.stream.sync()
@@ -118,7 +125,7 @@ class ExecutionContext:
         for buffers in self._buffers_by_shape.values():
             buffers.close()
         self._buffers_by_shape.clear()
-        del self._context
+        del self._trt_context
         self.stream.close()
 
     def _wait_for_last_call(self, stream: Any) -> None:
@@ -162,41 +169,41 @@ class ExecutionContext:
         self.bind(buffers)
         self._execute(shape, stream)
         self.stream.sync()
-        if not is_capturable(self._context, stream):
+        if not is_capturable(self._trt_context, stream):
             _log.warning("note: %s runs input shape %s without a CUDA graph.", self._title, shape)
             return None
-        builder = self.stream.create_graph_builder()
+        graph_builder = self.stream.create_graph_builder()
         try:
-            builder.begin_building("thread_local")
+            graph_builder.begin_building("thread_local")
             self._execute(shape, stream)
-            return builder.end_building().complete()
+            return graph_builder.end_building().complete()
         except Exception as error:  # cuda-core's exceptions share no public base class
             _log.warning("note: %s runs input shape %s without a CUDA graph: %s", self._title, shape, error)
             return None
         finally:
             with suppress(Exception):  # closing reports an invalidated capture once more
-                builder.close()
+                graph_builder.close()
 
     def _bind(
         self, shape: tuple[int, ...], profile: int, source: int, outputs: list[int], stream: Any
     ) -> None:
-        context, specs = self._context, self._manifest.outputs
+        trt_context, specs = self._trt_context, self._manifest.outputs
         if self._profile != profile:
-            if not context.set_optimization_profile_async(profile, int(stream.handle)):
+            if not trt_context.set_optimization_profile_async(profile, int(stream.handle)):
                 raise self._run_error(shape)
             self._profile = profile
         if not (
-            context.set_input_shape(self._manifest.input.name, shape)
-            and context.set_tensor_address(self._manifest.input.name, source)
+            trt_context.set_input_shape(self._manifest.input.name, shape)
+            and trt_context.set_tensor_address(self._manifest.input.name, source)
             and all(
-                context.set_tensor_address(spec.name, output)
+                trt_context.set_tensor_address(spec.name, output)
                 for spec, output in zip(specs, outputs, strict=True)
             )
         ):
             raise self._run_error(shape)
 
     def _execute(self, shape: tuple[int, ...], stream: int) -> None:
-        if not self._context.execute_async_v3(stream):
+        if not self._trt_context.execute_async_v3(stream):
             raise self._run_error(shape)
 
     def _run_error(self, shape: tuple[int, ...]) -> DeployError:

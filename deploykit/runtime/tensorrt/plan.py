@@ -63,9 +63,9 @@ def create_execution_context(engine: Any, manifest: EngineManifest) -> Any:
     return engine.create_execution_context(runtime_config)
 
 
-def is_capturable(context: Any, stream: int) -> bool:
+def is_capturable(trt_context: Any, stream: int) -> bool:
     """Return whether a CUDA graph can capture the execution; some of TensorRT-RTX cannot be captured."""
-    can: Callable[[int], bool] | None = getattr(context, "is_stream_capturable", None)
+    can: Callable[[int], bool] | None = getattr(trt_context, "is_stream_capturable", None)
     return can is None or can(stream)
 
 
