@@ -90,7 +90,7 @@ def _conclusion(path: Path, found: "Resolution") -> Iterator[str]:
     elif found.chosen_plan is not None:
         yield f"{path}: runs with its plan for {found.chosen_plan.manifest.target.title}"
     elif found.build_target is not None:
-        done = "was built before and is kept" if found.cached_path else "would be built when it is loaded"
+        done = "was built before and is kept" if found.cached_path else "will be built when it is loaded"
         yield f"{path}: none of its plans runs here; one for {found.build_target.title} {done}"
     if found.fallback_reason is not None:
         yield f"  no engine for the GPU of this machine: {found.fallback_reason}"

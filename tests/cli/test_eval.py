@@ -1,4 +1,4 @@
-"""`deploykit eval` as its users meet it."""
+"""`deploykit eval` from the command line."""
 
 import json
 import re
@@ -116,7 +116,7 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, tmp_path, case):
+def test_bad_input_is_refused_with_a_fix_and_writes_nothing(run, tmp_path, case):
     (tmp_path / "empty").mkdir()
     (tmp_path / "lone.engine").write_bytes(b"plan")
     before = sorted(tmp_path.rglob("*"))
@@ -130,7 +130,7 @@ def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, tm
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_top1_is_recorded_with_the_model_and_the_one_it_comes_from(run, tmp_path):
+def test_a_top1_record_names_the_model_and_its_fp32_source(run, tmp_path):
     shown = run("eval", "model.int8.onnx", "--data", "images", "-o", "records")
     (path,) = Path("records").iterdir()
     assert shown.out.endswith(f"\nrecord: {path}\n")
@@ -145,7 +145,7 @@ def test_top1_is_recorded_with_the_model_and_the_one_it_comes_from(run, tmp_path
     assert fp32.onnx_sha256 == fp32.sha256 == int8.onnx_sha256
 
 
-def test_image_sets_are_told_by_their_images_and_not_by_their_labels_alone(run, tmp_path):
+def test_image_sets_are_identified_by_their_images_and_labels(run, tmp_path):
     def recorded(folder: str) -> AccuracyRecord:
         fields = json.loads(run("eval", "model.onnx", "--data", "images", "-o", folder, "--json").out)
         found = read_any_record(fields["record"])
@@ -160,7 +160,7 @@ def test_image_sets_are_told_by_their_images_and_not_by_their_labels_alone(run, 
     assert once.data_sha256 == other.data_sha256
 
 
-def test_without_labels_there_is_no_top1_to_record(run, tmp_path):
+def test_a_top1_record_needs_labels(run, tmp_path):
     np.savez(tmp_path / "bare.npz", images=np.zeros((3, SIDE_PX, SIDE_PX, 3), np.uint8))
     refused = run("eval", "model.int8.onnx", "--data", "bare.npz", "-o", "records")
     assert refused.status == 2

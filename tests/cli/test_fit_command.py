@@ -1,4 +1,4 @@
-"""`deploykit fit` as its users meet it."""
+"""`deploykit fit` from the command line."""
 
 import json
 import re
@@ -16,14 +16,14 @@ from deploykit.util.local_gpu import local_gpu
 TARGET = ("fit", "--gpu", "T4", "--max-latency", "10ms")
 
 
-def test_the_edge_is_marked(run):
+def test_the_largest_phi_is_marked(run):
     lines = run(*TARGET).out.splitlines()
     marked = [line for line in lines if line.endswith("yes, the largest")]
     chosen = re.search(r"largest phi that fits: (\d)", "\n".join(lines))[1]
     assert [line.split()[0] for line in marked] == [chosen]
 
 
-def test_a_gpu_named_twice_is_asked_once(run):
+def test_a_gpu_named_twice_is_fitted_once(run):
     assert run("fit", "--gpu", "T4,Tesla T4,t4", "--max-latency", "10ms").out == run(*TARGET).out
 
 
@@ -37,14 +37,14 @@ def test_gpus_may_have_spaces_around_them(run, measured):
     assert run("fit", "--gpu", "T4, cpu", *options).status == 0
 
 
-def test_an_accuracy_nobody_published_is_not_said_to_be_too_low(run):
+def test_an_unpublished_accuracy_is_reported_as_unknown(run):
     result = run(*TARGET, "--axis", "width", "--min-accuracy", "70%")
     first, second = result.out.splitlines()[2:4]
     assert first.endswith("yes, the largest")  # phi 0 is B0 on any axis
     assert second.endswith("no: accuracy unknown")
 
 
-def test_a_gpu_without_int8_facts_is_not_compared_in_int8_and_that_is_said(run, tmp_path):
+def test_a_gpu_without_int8_facts_is_compared_without_int8_and_a_note(run, tmp_path):
     facts = {"sm_count": 58, "boost_mhz": 2000, "memory_bandwidth_gb_s": 280, "tdp_w": 120}
     peaks = {"fp32_tflops": 29, "fp16_tensor_tflops": 120}
     lines = [f"{name} = {value}" for name, value in (facts | peaks).items()]
@@ -75,7 +75,7 @@ def described(tmp_path, name, **texts):
         ("Mine", '["A100"]', "A100 40GB"),
     ],
 )
-def test_a_description_answers_to_each_of_its_names(run, tmp_path, name, aliases, asked):
+def test_a_gpu_file_is_found_by_any_of_its_names(run, tmp_path, name, aliases, asked):
     described(tmp_path, name, aliases=aliases)
     result = run("fit", "--gpu", asked, "--gpu-file", "my.toml", "--max-latency", "10ms")
     assert result.status == 3, result.err  # an A100 holds that easily
@@ -85,19 +85,19 @@ def test_a_description_answers_to_each_of_its_names(run, tmp_path, name, aliases
     assert both.out == result.out
 
 
-def test_a_description_does_not_answer_to_another_gpus_name(run, tmp_path):
+def test_a_gpu_file_does_not_change_other_gpus(run, tmp_path):
     described(tmp_path, "A100 80GB", aliases='["Mine"]')
     result = run("fit", "--gpu", "A100", "--gpu-file", "my.toml", "--max-latency", "10ms")
     assert result.status == 0
     assert "no GPU of my.toml, which has A100 80GB" in result.err
 
 
-def test_records_that_tell_nothing_are_said_to(run, tmp_path):
+def test_records_without_a_match_get_a_note(run, tmp_path):
     (tmp_path / "records").mkdir()
     assert "No record matches a network" in run(*TARGET, "--records", "records").err
 
 
-def test_several_gpus_make_a_line_each(run):
+def test_several_gpus_get_a_line_each(run):
     result = run(
         "fit", "--gpu", "T4,L4,A100", "--max-latency", "5ms", "--batch", "auto", "--precision", "best"
     )
@@ -110,7 +110,7 @@ def test_several_gpus_make_a_line_each(run):
     assert [each["fit"]["gpu"] for each in plain] == ["T4", "L4"]
 
 
-def test_of_several_gpus_each_has_its_nearest_miss_advice_and_remarks(run):
+def test_each_of_several_gpus_has_its_nearest_miss_advice_and_notes(run):
     result = run("fit", "--gpu", "T4,A100", "--max-latency", "1.3ms", "--axis", "depth")
     assert result.out.startswith("EfficientNet, depth alone: ")
     assert "T4: nothing fits; the nearest miss is phi 0: " in result.out
@@ -145,7 +145,7 @@ def measured(tiny, monkeypatch):
         ("cpu,local", (), "gpu-not-found"),
     ],
 )
-def test_what_refuses_a_gpu_is_told_before_another_is_measured(run, measured, gpus, options, code):
+def test_a_wrong_gpu_is_refused_before_another_is_measured(run, measured, gpus, options, code):
     if "local" in gpus and local_gpu() is not None:
         pytest.skip("this machine has a GPU")
     result = run("fit", "--gpu", gpus, "--family", "tiny.py", "--max-latency", "1000ms", *options)
@@ -153,7 +153,7 @@ def test_what_refuses_a_gpu_is_told_before_another_is_measured(run, measured, gp
     assert measured == []
 
 
-def test_a_folder_is_for_those_of_several_that_are_measured(run, tmp_path, measured):
+def test_the_folder_is_used_for_measured_gpus_only(run, tmp_path, measured):
     options = ("--family", "tiny.py", "--max-latency", "1000ms", "--phi-step", "7", "--folder", "mine")
     result = run("fit", "--gpu", "cpu,T4", *options)
     assert result.status == 0, result.err
@@ -168,7 +168,7 @@ def test_a_folder_is_for_those_of_several_that_are_measured(run, tmp_path, measu
 @pytest.mark.parametrize(
     ("file", "head"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.html", b"<!doctype html>")]
 )
-def test_the_picture_is_of_the_kind_that_was_named(run, tmp_path, file, head):
+def test_the_plot_has_the_format_of_its_file_name(run, tmp_path, file, head):
     assert run(*TARGET, "--plot", file).status == 0
     assert (tmp_path / file).read_bytes().startswith(head)
 
@@ -176,7 +176,7 @@ def test_the_picture_is_of_the_kind_that_was_named(run, tmp_path, file, head):
 @pytest.mark.parametrize(
     ("file", "title"), [("a.png", ""), ("a.html", r"on Mine $\\x$ &lt;b&gt;, predicted")]
 )
-def test_in_a_picture_a_gpus_name_is_plain_text(run, tmp_path, file, title):
+def test_a_gpus_name_in_a_plot_is_plain_text(run, tmp_path, file, title):
     name = r"Mine $\x$ <b>"
     own = (Path(__file__).parents[2] / "docs" / "fit.md").read_text("utf-8")
     own = own.partition("```toml\n")[2].partition("```")[0]
@@ -186,7 +186,7 @@ def test_in_a_picture_a_gpus_name_is_plain_text(run, tmp_path, file, title):
     assert title in (tmp_path / file).read_text("utf-8", errors="replace")
 
 
-def test_the_picture_in_the_terminal_has_a_line_a_phi_and_the_target(run):
+def test_the_terminal_plot_has_a_line_per_phi_and_the_target(run):
     out = run(*TARGET, "--plot").out
     drawn = [line for line in out.splitlines() if "├" in line]
     assert [line.split()[0] for line in drawn] == list("01234567")
@@ -213,11 +213,11 @@ def test_nothing_fits_with_status_3_and_advice(run):
         (("--max-latency", "1s", "--max-memory", "13.5MB"), r": 13\.\d+ MB \(limit: 13\.5 MB\)\n"),
     ],
 )
-def test_a_miss_is_told_with_the_digits_it_takes(run, targets, sentence):
+def test_a_miss_is_printed_with_enough_digits(run, targets, sentence):
     assert re.search(sentence, run("fit", "--gpu", "T4", *targets).out)
 
 
-def test_what_may_fit_is_told_with_the_target_at_stake(run):
+def test_a_phi_that_may_fit_is_printed_with_its_target(run):
     by_rate, by_latency = (
         run("fit", "--gpu", "T4", *targets).out
         for targets in (("--min-throughput", "150"), ("--max-latency", "10ms"))
@@ -235,7 +235,7 @@ def test_the_first_line_says_what_was_scaled(run):
     assert first.startswith("EfficientNet, depth alone, FP16 on A100 SXM4 40GB, batch 1, predicted")
 
 
-def test_export_goes_on_to_the_engine(run, tmp_path):
+def test_fit_export_builds_the_engine(run, tmp_path):
     result = run(
         "fit", "--gpu", "T4", "--max-latency", "1.5ms", "--optimistic", "--precision", "best", "--export"
     )
@@ -254,7 +254,7 @@ def test_the_json_of_an_export_has_its_files(run):
     assert found["engine"].endswith(".engine")
 
 
-def test_an_engine_that_can_not_be_built_is_refused_before_anything_is_exported(run, tmp_path):
+def test_an_engine_that_cannot_be_built_is_refused_before_the_export(run, tmp_path):
     result = run("fit", "--gpu", "H100", "--max-latency", "10ms", "--export")
     assert result.status == 2
     assert "H100" in result.err
@@ -286,7 +286,7 @@ def test_another_model_is_not_replaced(run, tmp_path, there):
     assert list(model.parent.iterdir()) == [model]
 
 
-def test_what_is_no_model_of_ours_is_not_replaced(run, tmp_path):
+def test_a_foreign_file_is_not_replaced(run, tmp_path):
     model = tmp_path / "engines" / "efficientnet-phi0" / "model.onnx"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"somebody else's")
@@ -300,7 +300,7 @@ def test_the_same_model_is_exported_again(run):
     assert second.out == first.out
 
 
-def test_a_picture_that_can_not_be_written_does_not_take_the_answer_with_it(run, monkeypatch):
+def test_the_answer_is_printed_even_if_the_plot_cannot_be_written(run, monkeypatch):
     def full(*_):
         raise DeployError(
             "fit.svg can't be written: No space left on device.",
@@ -316,7 +316,7 @@ def test_a_picture_that_can_not_be_written_does_not_take_the_answer_with_it(run,
     assert "plot" not in found
 
 
-def test_the_json_of_a_rival_says_as_much(run):
+def test_the_json_of_the_other_precision_has_the_same_fields(run):
     found = json.loads(run(*TARGET, "--precision", "best", "--json").out)["fit"]
     candidates, alternatives = found["candidates"], found["alternative"]["candidates"]
     assert {each.keys() >= {"fits", "images_per_s"} for each in (*candidates, *alternatives)} == {True}
@@ -373,7 +373,7 @@ def test_mistakes_are_refused(run, options, code):
         ),
     ],
 )
-def test_ctrl_c_says_what_is_kept(run, tmp_path, monkeypatch, files, sentence):
+def test_ctrl_c_prints_what_is_kept(run, tmp_path, monkeypatch, files, sentence):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -394,7 +394,7 @@ def test_predicting_imports_nothing_heavy():
     assert not {"numpy", "torch", "onnx", "onnxruntime", "matplotlib", "plotly"} & set(done.stdout.split())
 
 
-def test_where_no_network_is_accurate_enough_to_be_measured_nothing_fits(run):
+def test_nothing_fits_if_no_network_is_accurate_enough(run):
     done = run("fit", "--gpu", "cpu", "--max-latency", "1s", "--min-accuracy", "95%")
     assert done.status == 3
     error, fix = done.err.splitlines()

@@ -26,7 +26,7 @@ def parse(*arguments: str) -> ImageOptions:
     return options
 
 
-def test_without_any_everything_is_as_the_model_records():
+def test_without_options_the_model_decides():
     assert parse() == ImageOptions(skip_bad=False, overrides=Overrides())
 
 
@@ -49,7 +49,7 @@ def test_each_option_sets_what_it_names(arguments, options):
 
 @pytest.mark.parametrize("text", ["", "0.5", "0.5,0.5", "1,1,1,1", "a,b,c", "1;1;1", "1,,1"])
 @pytest.mark.parametrize("option", ["--mean", "--std"])
-def test_what_is_not_three_numbers_is_refused_by_the_options_name(option, text):
+def test_a_value_that_is_not_three_numbers_is_refused_with_the_options_name(option, text):
     with refuses("invalid-option-value") as caught:
         parse(option, text)
     assert f"{option} 0.5,0.5,0.5" in caught.value.fix
@@ -58,14 +58,14 @@ def test_what_is_not_three_numbers_is_refused_by_the_options_name(option, text):
 @pytest.mark.parametrize(
     ("option", "text"), [("--crop-padding", "-1"), ("--crop-padding", "x"), ("--interpolation", "area")]
 )
-def test_values_no_option_takes_are_refused_by_its_name(option, text):
+def test_an_invalid_value_is_refused_with_the_options_name(option, text):
     with pytest.raises(click.UsageError) as caught:
         parse(option, text)
     assert option in caught.value.format_message()
     assert text in caught.value.format_message()
 
 
-def test_help_names_them_beside_the_commands_own():
+def test_help_lists_them_with_the_commands_other_options():
     shown = CliRunner().invoke(command, ["--help"]).output
     assert "Of its own." in shown
     for option in (

@@ -28,7 +28,7 @@ SENSITIVITY = ("sensitivity", "model.onnx", "--data", "images")
 BUILD = ("build-engine", "--int8", "--gpu", "cpu", *MODEL, "-o", "e.onnx")
 
 
-def test_calibrate_says_of_what_and_how(run):
+def test_calibrate_prints_images_and_method(run):
     shown = run(*CALIBRATE, "--data", "flat", "--method", "max")
     assert shown.status == 0
     assert shown.out == "r.json: ranges of 3 tensors from 5 images\nmethod: max\n"
@@ -37,7 +37,7 @@ def test_calibrate_says_of_what_and_how(run):
     assert re.fullmatch(r"note: Using all 5 images .*512.*", notes[0])
 
 
-def test_auto_says_what_it_chose_among(run):
+def test_auto_prints_how_many_methods_it_compared(run):
     shown = run(*CALIBRATE, "--data", "generated", "--images", "12")
     assert shown.status == 0
     assert re.search(
@@ -46,7 +46,7 @@ def test_auto_says_what_it_chose_among(run):
     assert "from 9 images" in shown.out
 
 
-def test_calibrates_json_is_the_files_ranges(run, folder):
+def test_calibrates_json_has_the_ranges_of_the_file(run, folder):
     shown = json.loads(run(*CALIBRATE, "--data", "generated", "--images", "12", "--json").out)
     file = json.loads((folder / "r.json").read_text())
     assert (shown["path"], shown["images"]) == ("r.json", 9)
@@ -57,7 +57,7 @@ def test_calibrates_json_is_the_files_ranges(run, folder):
 
 
 # 20 of 255 is 7.84 %.
-def test_what_is_clipped_is_shown(run, folder):
+def test_clipped_tensors_are_printed(run, folder):
     pixels = np.full((60, 8, 8, 3), 20, np.uint8)
     pixels[:, 0, 0] = 10
     pixels[7] = 255
@@ -68,13 +68,13 @@ def test_what_is_clipped_is_shown(run, folder):
     assert json.loads(run(*arguments, "--json").out)["clipped"].keys() == {"input", "blocks.0.relu", "flat"}
 
 
-def test_images_all_alike_are_warned_of(run):
+def test_identical_images_get_a_note(run):
     shown = run(*CALIBRATE, "--data", "same.npz", "--images", "3", "--method", "max")
     assert shown.status == 0
     assert shown.err == "note: All 3 images are identical: the ranges describe a single image.\n"
 
 
-def test_bad_images_are_left_out_by_name_where_that_is_wanted(run):
+def test_skip_bad_skips_unreadable_images_by_name(run):
     shown = run(*CALIBRATE, "--data", "broken", "--images", "5", "--method", "max", "--skip-bad")
     assert shown.status == 0
     assert "from 4 images" in shown.out
@@ -102,7 +102,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", ["percentile", "peak-percentile"])
-def test_merging_both_halves_is_calibrating_on_both(run, folder, random_b0, halves, method):
+def test_merging_two_halves_equals_calibrating_on_both(run, folder, random_b0, halves, method):
     command = ("calibrate", "--onnx", str(random_b0.path), "--method", method)
     for name, data in {"a": halves / "a", "b": halves / "b", "all": halves}.items():
         assert run(*command, "--data", str(data), "-o", f"{name}.json").status == 0
@@ -114,7 +114,7 @@ def test_merging_both_halves_is_calibrating_on_both(run, folder, random_b0, halv
     assert {**merged, "sources": None} == {**whole, "sources": None}
 
 
-def test_merged_ranges_can_be_read_off_by_another_method(run, folder):
+def test_merged_ranges_can_use_another_method(run, folder):
     run("calibrate", *MODEL, "--data", "generated", "--images", "12", "-o", "a.json")
     run("calibrate", *MODEL, "--data", "flat", "-o", "b.json", "--method", "mse")
     assert run("calibrate", "--merge", "a.json", "b.json", "-o", "c.json").status == 2
@@ -135,7 +135,7 @@ def test_quantize_writes_int8_that_eval_measures(run, folder):
     assert measured["reference"] == "model.onnx"
 
 
-def test_quantize_lands_beside_the_model_and_calibrates_on_the_way(run, folder):
+def test_quantize_calibrates_and_writes_next_to_the_model(run, folder):
     shown = json.loads(run("quantize", *MODEL, "--data", "flat", "--json").out)
     assert shown["path"] == "model.int8.onnx"
     assert shown["int8"]["policy"] == "dense"
@@ -154,7 +154,7 @@ def test_generated_images_for_trained_weights_are_noted(run):
     assert "note: Calibrating on generated images" in shown.err
 
 
-def test_the_gate_says_which_blocks_it_left_in_float(run):
+def test_the_gate_names_the_blocks_it_leaves_in_float(run):
     shown = run(*QUANTIZE, "--ranges", "clipped.json", "--eval", "images", "--max-drop", "10")
     assert shown.status == 0
     assert (
@@ -174,7 +174,7 @@ def test_a_looser_gate_leaves_everything_in_int8(run):
     assert shown["int8"]["share"] == 1
 
 
-def test_build_engine_records_what_the_gate_did(run):
+def test_build_engine_records_the_gates_decision(run):
     command = (*BUILD, "--ranges", "clipped.json", "--eval", "images", "--max-drop", "10", "--json")
     shown = run(*command)
     assert shown.status == 0, shown.err
@@ -182,7 +182,7 @@ def test_build_engine_records_what_the_gate_did(run):
     assert (int8["excluded"], int8["drop"], int8["method"]) == (["blocks.1"], 0, "max")
 
 
-def test_sensitivity_prints_blocks_the_costliest_first_and_the_whole(run):
+def test_sensitivity_prints_the_costliest_block_first_and_the_total_last(run):
     shown = run(*SENSITIVITY, "--ranges", "clipped.json", "--int8-policy", "all-conv")
     assert shown.status == 0
     head, columns, *rows = shown.out.splitlines()
@@ -205,7 +205,7 @@ def test_sensitivity_without_labels_has_no_column_for_top1(run):
     assert shown.out.startswith("5 images; one block")
 
 
-def test_sensitivitys_json_has_every_block(run):
+def test_the_json_of_sensitivity_has_every_block(run):
     command = (*SENSITIVITY, "--ranges", "clipped.json", "--int8-policy", "all-conv", "--json")
     shown = json.loads(run(*command).out)
     assert (shown["images"], shown["top1"]) == (5, 1)
@@ -215,7 +215,7 @@ def test_sensitivitys_json_has_every_block(run):
     assert shown["whole"]["block"] == "all"
 
 
-def test_sensitivity_of_images_that_are_all_the_same_to_int8_is_exact(run, folder):
+def test_a_block_without_int8_error_is_exact(run, folder):
     np.savez(folder / "black.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
     shown = run("sensitivity", "model.onnx", "--data", "black.npz", "--ranges", "sound.json")
     assert shown.status == 0
@@ -223,7 +223,7 @@ def test_sensitivity_of_images_that_are_all_the_same_to_int8_is_exact(run, folde
     assert "█" not in shown.out
 
 
-def test_sensitivity_measures_ranges_where_there_are_none(run):
+def test_sensitivity_measures_missing_ranges(run):
     shown = run(*SENSITIVITY, "--images", "4")
     assert shown.status == 0
     assert shown.out.startswith("4 images")

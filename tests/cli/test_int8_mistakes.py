@@ -1,4 +1,4 @@
-"""What calibrate, quantize, sensitivity and build-engine --int8 say of mistakes."""
+"""How calibrate, quantize, sensitivity and build-engine --int8 refuse wrong input."""
 
 from pathlib import Path
 
@@ -257,7 +257,7 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, folder, case):
+def test_bad_input_is_refused_with_a_fix_and_writes_nothing(run, folder, case):
     before = contents(folder)
     arguments, code, value = BAD_INPUT[case]
     shown = run(*arguments)
@@ -271,7 +271,7 @@ def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, fo
 
 
 @pytest.mark.parametrize("command", ["calibrate", "quantize", "sensitivity"])
-def test_a_model_in_int8_already_is_refused(run, folder, command):
+def test_an_int8_model_is_refused(run, folder, command):
     assert run(*QUANTIZE, "--ranges", "sound.json").status == 0
     before = contents(folder)
     named = ["q.onnx"] if command == "sensitivity" else ["--onnx", "q.onnx"]

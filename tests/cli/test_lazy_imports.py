@@ -42,7 +42,7 @@ def test_a_commands_own_help_loads_neither_torch_nor_a_compiler_nor_onnx(tmp_pat
     assert loaded & {"torch", "onnx", "onnxruntime", "tensorrt_rtx"} == set()
 
 
-def test_a_fit_for_a_gpu_that_is_not_here_needs_neither_torch_nor_onnx(tmp_path):
+def test_a_prediction_needs_neither_torch_nor_onnx(tmp_path):
     loaded = loaded_by(command_line("fit", "--gpu", "T4", "--max-latency", "10ms"), tmp_path)
     assert "rich" in loaded  # it came to printing its table
     assert loaded & {"torch", "onnx", "onnxruntime", "tensorrt_rtx"} == set()
@@ -78,7 +78,7 @@ def test_its_names_load_on_first_use(tmp_path):
     assert loaded & HEAVY == set()
 
 
-def test_all_public_names_are_there_and_no_other():
+def test_unknown_names_raise_attribute_errors():
     import deploykit
 
     assert all(getattr(deploykit, name) is not None for name in deploykit.__all__)

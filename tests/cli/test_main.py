@@ -1,4 +1,4 @@
-"""The command line as its users meet it."""
+"""The command line as a whole."""
 
 import contextlib
 import json
@@ -81,7 +81,7 @@ def test_scale_interpolates_between_members(run):
     assert 260 < member["side_px"] < 300
 
 
-def test_export_says_what_random_weights_are_good_for(run):
+def test_export_notes_that_weights_are_random(run):
     shown = run("export", "--phi", "0", "--side", "64")
     assert "weights are random" in shown.err
     assert re.search(r"difference from PyTorch: \S+ absolute, \S+ relative", shown.out)
@@ -122,7 +122,7 @@ def test_inspect_shows_what_the_compiler_made_layer_by_layer(run):
         assert digest[:12] in shown.out
 
 
-def test_an_engine_for_other_sizes_is_not_replaced_without_a_word(run):
+def test_replacing_an_engine_for_other_sizes_gets_a_note(run):
     run("export", "--phi", "0", "--side", "64")
     build = ("build-engine", "--gpu", "cpu")
     assert "Replacing" not in run(*build).err + run(*build).err
@@ -154,7 +154,7 @@ def test_bench_reports_percentiles_method_and_samples(run):
         assert part in shown.out
 
 
-def test_an_engine_for_another_gpu_is_refused_naming_both(run):
+def test_an_engine_for_another_gpu_is_refused(run):
     run("export", "--phi", "0", "--side", "64")
     run("build-engine", "--gpu", "T4")
     shown = run("bench", "engines/efficientnet-phi0/model.fp16.sm75.engine")
@@ -163,7 +163,7 @@ def test_an_engine_for_another_gpu_is_refused_naming_both(run):
     assert "T4 (SM75)" in shown.err
 
 
-def test_fit_without_a_fit_says_by_how_much_and_exits_with_3(run):
+def test_fit_prints_the_nearest_miss_and_exits_with_3_if_nothing_fits(run):
     shown = run("fit", "--gpu", "T4", "--max-latency", "0.1ms")
     assert shown.status == 3
     assert re.search(r"nothing fits; the nearest miss is phi 0: \S+ ms \(target: 0.1 ms\)", shown.out)
@@ -185,7 +185,7 @@ def test_the_newest_of_several_exports_is_taken_and_named(run, tmp_path):
 
 
 def on_a_terminal(*arguments: str, folder: Path) -> str:
-    """What a person at a terminal gets to see, whose progress bars and spinners other tests never draw."""
+    """Return what a terminal shows, with progress bars, which other tests never draw."""
     keyboard, screen = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "deploykit", *arguments],

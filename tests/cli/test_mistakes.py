@@ -1,4 +1,4 @@
-"""What the commands say of input that is wrong."""
+"""How commands refuse wrong input."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_a_model_without_its_option_gets_the_corrected_command(run):
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_a_sentence_a_fix_and_status_2_and_writes_nothing(run, tmp_path, case):
+def test_bad_input_is_refused_with_a_fix_and_writes_nothing(run, tmp_path, case):
     arguments, code, value = BAD_INPUT[case]
     shown = run(*arguments)
     assert shown.status == 2
@@ -136,7 +136,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(run, tmp_pat
     assert [path.name for path in (tmp_path / "engines" / "efficientnet-phi0").iterdir()] == ["model.onnx"]
 
 
-def test_inspect_refuses_what_is_no_engine(run, tmp_path):
+def test_inspect_refuses_other_files(run, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"no engine")
     for name, code in {"photo.png": "manifest-not-found", "none.engine": "engine-not-found"}.items():
         refused = run("inspect", name)

@@ -11,7 +11,7 @@ from deploykit.cli.number_format import apart, as_given, beside
     ("value", "text"),
     [(10.0, "10"), (637.4, "637.4"), (1234567.0, "1234567"), (1.1 * 1e-3, "0.0011"), (1e9, "1000000000")],
 )
-def test_what_was_given_is_shown_as_it_was(value, text):
+def test_a_typed_number_is_printed_as_typed(value, text):
     assert as_given(value) == text
 
 
@@ -27,7 +27,7 @@ def test_what_was_given_is_shown_as_it_was(value, text):
         (10.0, 10.0, 2, "10.00"),
     ],
 )
-def test_a_value_is_shown_on_the_side_of_its_target_that_it_is_on(value, target, decimals, text):
+def test_a_value_is_printed_on_the_correct_side_of_its_target(value, target, decimals, text):
     assert beside(value, target, decimals=decimals) == text
 
 
@@ -39,7 +39,7 @@ def test_no_rounding_hides_a_miss(value, part, decimals):
     assert (shown > target, shown < target) == (value > target, value < target)
 
 
-def test_two_numbers_get_the_digits_that_tell_them_apart():
+def test_two_numbers_get_enough_digits_to_differ():
     assert apart(100.04, 100.02, decimals=0) == ("100.04", "100.02")
     assert apart(831.4, 555.1, decimals=0) == ("831", "555")
     assert apart(2.0, 2.0, decimals=0) == ("2", "2")

@@ -1,4 +1,4 @@
-"""What reaches the terminal, and what does not."""
+"""Control characters and interrupts at the terminal."""
 
 import io
 import os
@@ -28,11 +28,11 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe"
         ("\x9b\u202e\u2066", r"\x9b\u202e\u2066"),
     ],
 )
-def test_control_characters_are_shown_and_not_sent(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert visible(text) == shown
 
 
-def test_whatever_prints_names_does_not_send_them(run, tmp_path):
+def test_commands_escape_control_characters_in_names(run, tmp_path):
     paths = [
         write_record(latency(engine(name=f"{HOSTILE}{at}", sha256=str(at)), 4.0), tmp_path / "records")
         for at in range(2)
@@ -50,7 +50,7 @@ def test_whatever_prints_names_does_not_send_them(run, tmp_path):
     assert r"\x1b[2J" in run("compare", *map(str, paths)).out
 
 
-def test_tables_and_progress_do_not_either(capsys, monkeypatch):
+def test_tables_and_progress_escape_control_characters(capsys, monkeypatch):
     with visibly():
         print_table(("name",), [(HOSTILE,)])
     assert capsys.readouterr().out.splitlines()[1].startswith(r"\x1b[2J")
@@ -72,7 +72,7 @@ def test_tables_and_progress_do_not_either(capsys, monkeypatch):
     assert r"\x1b[2J" in terminal.getvalue()
 
 
-def test_several_interrupts_at_once_end_it_once_and_quietly(tmp_path):
+def test_several_interrupts_stop_a_command_once(tmp_path):
     command = ("study", "--gpu", "cpu", "--phi", "0", "--precision", "fp32", "--seconds", "30", "-q")
     scratch = tmp_path / "scratch"
     scratch.mkdir()

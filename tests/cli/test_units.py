@@ -16,7 +16,7 @@ def test_latencies_are_read_with_their_units(text, expected):
 
 
 @pytest.mark.parametrize("text", ["10", "ms", "", "-5ms", "1.2.3ms", "10m", "ten ms", "10ms!"])
-def test_latencies_that_are_none_are_refused(text):
+def test_invalid_latencies_are_refused(text):
     with pytest.raises(DeployError):
         parse_duration_ms(text)
 
@@ -24,7 +24,7 @@ def test_latencies_that_are_none_are_refused(text):
 @pytest.mark.parametrize(
     ("text", "expected"), [("500", 500), ("500/s", 500), ("500 images/s", 500), ("1e3", 1000)]
 )
-def test_throughputs_are_images_a_second(text, expected):
+def test_throughputs_are_images_per_second(text, expected):
     assert parse_images_per_s(text) == expected
 
 
@@ -37,6 +37,6 @@ def test_sizes_are_read_with_their_units(text, expected):
 
 
 @pytest.mark.parametrize("text", ["4", "GB", "", "0GB", "-1GB", "1e999GB", "1PB", "4i"])
-def test_sizes_that_are_none_are_refused(text):
+def test_invalid_sizes_are_refused(text):
     with refuses("invalid-memory-target"):
         parse_size_bytes(text, option="--max-memory", example="4GB")

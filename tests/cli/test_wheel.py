@@ -15,7 +15,7 @@ _ROOT = Path(deploykit.__file__).parents[1]
 @pytest.mark.skipif(
     (_ROOT / "pyproject.toml").is_file(), reason="runs from a checkout: make check tests the wheel"
 )
-def test_the_wheel_holds_the_package_alone():
+def test_the_wheel_contains_the_package_only():
     files = [str(file) for file in importlib.metadata.distribution(DISTRIBUTION).files or []]
     packaged = [
         file for file in files if not file.split("/")[0].endswith(".dist-info") and "bin/" not in file
