@@ -132,5 +132,5 @@ def test_bench_and_study_log_what_they_measure(run, workplace):
     assert run(*study, "--wandb", "efficientnets").out.count("wandb: ") == 3
     again = run(*study, "--wandb", "efficientnets")
     assert again.out.count("wandb: ") == 0
-    assert "note: 3 of 3 records were there before and are not logged to Weights & Biases now." in again.err
+    assert "note: 3 of 3 records existed before and are not logged to Weights & Biases." in again.err
     assert len(list((workplace / "wandb").glob("offline-run-*"))) == 6
