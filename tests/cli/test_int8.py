@@ -1,4 +1,4 @@
-"""calibrate, quantize, sensitivity and build-engine --int8 as their users meet them.
+"""calibrate, quantize, sensitivity and build-engine --int8 from the command line.
 
 The model is small_models', the images solid_colours'; clipped.json has it answer two of the five wrongly.
 """

@@ -1,4 +1,4 @@
-"""Quantities with units, as people type them."""
+"""Quantities with units, as users type them."""
 
 import pytest
 from refusals import refuses
