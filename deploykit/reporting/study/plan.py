@@ -14,7 +14,7 @@ MeasurementKind = Literal["single-stream", "offline", "layers"]
 
 # Smallest number of calls. p90 needs a hundred; throughput is a mean, which needs fewer.
 CALLS: dict[MeasurementKind, int] = {"single-stream": 100, "offline": 10, "layers": 60}
-MAX_AXIS_PHI = 4.0  # one axis alone is scaled up to this phi's work; beyond, nobody would use the networks
+MAX_AXIS_PHI = 4.0  # one axis alone is scaled up to this phi's work; larger networks of this kind have no use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
