@@ -226,8 +226,9 @@ def test_a_failed_build_does_not_pass_on_its_compute_capability(build):
 
 
 def test_a_workspace_that_is_too_small_is_refused(build):
-    with refuses("invalid-workspace") as caught:
+    with refuses("compiler-out-of-memory") as caught:
         build(0, "fp16", resolve_target("A100"), options=BuildOptions(workspace_mb=1))
+    assert "1 MiB" in caught.value.problem
     assert "--workspace" in caught.value.fix
 
 
