@@ -23,6 +23,7 @@ from deploykit.networks.export import prepare_export
 from deploykit.networks.onnx_writer.writer import build_onnx_model
 from deploykit.onnx_tools.model_io import to_bytes
 from deploykit.runtime import Engine
+from deploykit.runtime.tensorrt.execution_context import view_host_memory
 from deploykit.runtime.tensorrt.plan import create_execution_context, deserialize_plan
 from deploykit.util.local_gpu import ORDINAL, local_gpu
 
@@ -74,7 +75,7 @@ def _raw(path: Path, manifest: EngineManifest, images: np.ndarray) -> tuple[Call
         for size in (images.nbytes, 4 * len(images) * manifest.output.shape[0])
     )
     staged = LegacyPinnedMemoryResource().allocate(images.nbytes)
-    np.from_dlpack(staged).view(np.float32)[:] = images.ravel()
+    view_host_memory(staged, images.shape, images.dtype)[...] = images
     source.copy_from(staged, stream=stream)
     stream.sync()
     runtime, engine = deserialize_plan(path, manifest)

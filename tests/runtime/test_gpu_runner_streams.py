@@ -13,6 +13,7 @@ from cuda_stub.loaded import CLASSES, TWO_OUTPUTS, expected, loaded, over_the_st
 from refusals import refuses
 
 from deploykit.runtime.arrays import as_device_array
+from deploykit.runtime.tensorrt.execution_context import view_host_memory
 
 pytestmark = pytest.mark.usefixtures("cuda_stub")
 
@@ -160,7 +161,7 @@ def test_cuda_core_buffers_give_buffers(by):
     with loaded() as engine:
         device, stream = Device(), driver.new_stream()
         on_host = LegacyPinnedMemoryResource().allocate(images.nbytes)
-        np.from_dlpack(on_host).view(np.float32)[:] = images.ravel()
+        view_host_memory(on_host, images.shape, images.dtype)[...] = images
         there = device.memory_resource.allocate(images.nbytes, stream=device.default_stream)
         there.copy_from(on_host, stream=device.default_stream)
         answer = engine.run(there, by=by, stream=stream)

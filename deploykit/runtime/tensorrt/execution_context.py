@@ -255,9 +255,10 @@ class ShapeBuffers:
                     fix="run smaller batches",
                 ) from error
             self._stack = stack.pop_all()
-        self.staged_input = _as_array(self.host_input, shape, dtype)
+        self.staged_input = view_host_memory(self.host_input, shape, dtype)
         self.staged_outputs = [
-            _as_array(host, each, _FLOAT) for host, each in zip(self.host_outputs, output_shapes, strict=True)
+            view_host_memory(host, each, _FLOAT)
+            for host, each in zip(self.host_outputs, output_shapes, strict=True)
         ]
 
     def close(self) -> None:
@@ -266,7 +267,15 @@ class ShapeBuffers:
         self._stack.close()
 
 
-def _as_array(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    # np.from_dlpack would do, were its view not read-only before NumPy 2.1.
+def view_host_memory(buffer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return a writable array over cuda-core's pinned host memory, which must outlive it.
+
+    np.from_dlpack gives a read-only view before NumPy 2.1.
+
+    Args:
+        buffer: A cuda.core Buffer of at least as many bytes as the array, in host memory.
+        shape: Shape of the array.
+        dtype: Its element type.
+    """
     memory = (ctypes.c_uint8 * buffer.size).from_address(int(buffer.handle))
     return np.frombuffer(memory, dtype).reshape(shape)
